@@ -1,0 +1,370 @@
+"""ClosedFormLastLayer: a linear layer whose weights are solved for, not descended to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import linalg
+from .linalg import Moments
+
+__all__ = ["ClosedFormLastLayer"]
+
+MEMORIES = ("proximal", "statistics")
+SOLVERS = ("auto", "cholesky", *linalg.SOLVERS)
+_MOMENT_BUFFERS = tuple(f"moments_{name}" for name in Moments._fields)
+
+
+class ClosedFormLastLayer(nn.Module):
+    """Linear last layer whose weights minimise the squared loss in closed form.
+
+    It holds no parameters, only buffers: an optimiser over ``model.parameters()`` trains
+    the backbone alone. Call :meth:`update` on each batch in the training loop::
+
+        prediction = head.update(backbone(x), y)  # solves, then predicts
+        F.mse_loss(prediction, y).backward()      # gradient of the backbone, weights held
+
+    Parameters
+    ----------
+    in_features : int
+        Width d of the features.
+    out_features : int
+        Number k of targets.
+    ridge : float, default=1.0
+        Strength α of the pull towards the memory, relative to the mean feature power, so
+        that it means the same for any backbone. ``ridge=0`` interpolates a batch with
+        fewer rows than features, after which the backbone learns nothing.
+    decay : float, default=1.0
+        Share γ of the earlier information that survives an update. With ``"proximal"``
+        memory 1 is the paper's update and 0 fits each batch afresh; with ``"statistics"``
+        it is the forgetting factor of recursive least squares.
+    memory : {"proximal", "statistics"}, default="proximal"
+        "proximal" remembers the last weights; "statistics" the decayed moments of all rows
+        seen: with ``decay=1`` and a frozen backbone the exact ridge fit to all of them, in
+        any order and any split into batches.
+    solver : {"auto", "cholesky", "primal", "dual", "cg"}, default="auto"
+        How a proximal update is solved. "auto" takes conjugate gradients where they are
+        cheaper and accurate, else the smaller of the two factorisations.
+    fit_intercept : bool, default=True
+        The intercept is never penalised.
+    device, dtype : optional
+        As for :class:`torch.nn.Linear`.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (out_features, in_features)
+    bias : Tensor of shape (out_features,), or None without intercept
+        Same names and shapes as in :class:`torch.nn.Linear`: the two load each other's
+        ``state_dict`` (a layer that also holds moments exports itself by
+        :meth:`to_linear`).
+
+    Notes
+    -----
+    Features may have any leading dimensions, ``(..., in_features)``: on a grid each point
+    is a row of the solve.
+
+    References
+    ----------
+    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cfll import ClosedFormLastLayer
+    >>> features = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    >>> targets = features @ torch.ones(8, 1) + 3.0
+    >>> head = ClosedFormLastLayer(8, 1, ridge=1e-6)
+    >>> prediction = head.update(features, targets)
+    >>> bool(torch.allclose(prediction, targets, atol=1e-3))
+    True
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    moments_total: Tensor | None
+    moments_ridge: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        ridge: float = 1.0,
+        decay: float = 1.0,
+        memory: str = "proximal",
+        solver: str = "auto",
+        fit_intercept: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_choice("memory", memory, MEMORIES)
+        _check_choice("solver", solver, SOLVERS)
+        if not ridge >= 0:
+            raise ValueError(f"`ridge` must be zero or positive, got {ridge!r}.")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"`decay` must lie between 0 and 1, got {decay!r}.")
+        self.in_features, self.out_features = in_features, out_features
+        self.ridge, self.decay = ridge, decay
+        self.memory, self.solver = memory, solver
+        self.fit_intercept = fit_intercept
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.register_buffer("weight", torch.zeros(out_features, in_features, **factory))
+        self.register_buffer("bias", torch.zeros(out_features, **factory) if fit_intercept else None)
+        for name in _MOMENT_BUFFERS:
+            self.register_buffer(name, None)
+        self.register_buffer("moments_ridge", None)  # of the last solve; variance needs it
+
+    # -- predicting -----------------------------------------------------------------
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Predict ``features @ weight.T + bias``; shape (..., k)."""
+        return F.linear(features, self.weight, self.bias)
+
+    def variance(self, features: Tensor, noise_variance: Tensor | float = 1.0) -> Tensor:
+        """Predictive variance of a new observation, ``σ² (1 + leverage)``.
+
+        Parameters
+        ----------
+        features : Tensor of shape (..., d)
+        noise_variance : float or Tensor of shape (k,), default=1.0
+            σ², best from held-out rows: residuals of the training rows are too small.
+
+        Returns
+        -------
+        Tensor of shape (..., k)
+
+        Raises
+        ------
+        RuntimeError
+            Where no moments are held, that is before :meth:`refit` with
+            ``memory="proximal"``.
+        """
+        block = self._held_moments("variance")
+        rows = features.reshape(-1, self.in_features).to(block.gram)
+        leverage = linalg.leverage(
+            rows, block, self._solved_ridge(), fit_intercept=self.fit_intercept
+        )
+        noise = torch.as_tensor(noise_variance, device=rows.device, dtype=rows.dtype)
+        variance = (1.0 + leverage).unsqueeze(1) * noise.expand(self.out_features)
+        return variance.reshape(*features.shape[:-1], self.out_features).to(features.dtype)
+
+    # -- solving --------------------------------------------------------------------
+
+    def update(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        total: float | None = None,
+    ) -> Tensor:
+        """Solve for new weights on this batch and what is remembered, then predict.
+
+        No gradient flows through the solve (envelope theorem); it flows from the result
+        into ``features``.
+
+        Parameters
+        ----------
+        features : Tensor of shape (..., d)
+        targets : Tensor of shape (..., k)
+        sample_weight : Tensor of shape (...), or (n,) for one weight a sample, optional
+        total : float, optional
+            Divides the batch's weighted squared error; default the sum of its weights. A
+            loop over mini-batches with weights that average one over all rows passes the
+            batch's number of rows.
+
+        Returns
+        -------
+        Tensor of shape (..., k)
+            Predictions with the new weights.
+        """
+        with torch.no_grad():
+            rows = self._as_rows(features.detach(), targets, sample_weight)
+            if self.memory == "statistics":
+                self._absorb(*rows, decay=self.decay)
+                self._solve(self.ridge)
+            else:
+                weight, bias = linalg.proximal_update(
+                    rows[0],
+                    rows[1],
+                    self.weight,
+                    ridge=self.ridge,
+                    decay=self.decay,
+                    sample_weight=rows[2],
+                    total=total,
+                    fit_intercept=self.fit_intercept,
+                    solver=self.solver,
+                )
+                self._assign(weight, bias)
+        return self(features)
+
+    @torch.no_grad()
+    def accumulate(
+        self, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+    ) -> ClosedFormLastLayer:
+        """Add rows to the held moments without solving; shapes as in :meth:`update`."""
+        self._absorb(*self._as_rows(features, targets, sample_weight), decay=1.0)
+        return self
+
+    @torch.no_grad()
+    def solve(self, ridge: float | None = None) -> ClosedFormLastLayer:
+        """Ridge fit to all rows in the held moments, pulled towards zero.
+
+        Parameters
+        ----------
+        ridge : float, optional
+            Relative to the mean feature power; default the layer's own.
+        """
+        self._held_moments("solve")
+        self._solve(self.ridge if ridge is None else ridge)
+        return self
+
+    def refit(
+        self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None
+    ) -> ClosedFormLastLayer:
+        """Exact ridge fit over batches of rows, in one pass and O(d²) memory.
+
+        Parameters
+        ----------
+        batches : iterable of (features, targets) or (features, targets, sample_weight)
+        ridge : float, optional
+            Relative to the mean feature power; default the layer's own.
+
+        Returns
+        -------
+        self
+            The moments stay, for :meth:`variance` and for more rows (:meth:`accumulate`).
+        """
+        self.reset_memory()
+        for batch in batches:
+            self.accumulate(*batch)
+        return self.solve(ridge)
+
+    def reset_memory(self) -> None:
+        """Forget the moments of earlier rows; the weights stay."""
+        for name in (*_MOMENT_BUFFERS, "moments_ridge"):
+            setattr(self, name, None)
+
+    # -- exchanging -----------------------------------------------------------------
+
+    @property
+    def moments(self) -> Moments | None:
+        """Moments of the rows remembered, or None (see :class:`linalg.Moments`)."""
+        if self.moments_total is None:
+            return None
+        return Moments(*(getattr(self, name) for name in _MOMENT_BUFFERS))
+
+    def to_linear(self) -> nn.Linear:
+        """A plain :class:`torch.nn.Linear` with these weights."""
+        linear = nn.utils.skip_init(
+            nn.Linear,
+            self.in_features,
+            self.out_features,
+            bias=self.fit_intercept,
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
+        with torch.no_grad():
+            linear.weight.copy_(self.weight)
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return linear
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"ridge={self.ridge:g}, decay={self.decay:g}, memory={self.memory!r}"
+        )
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Moments come and go: take the shape of what is loaded, forget what is not in it.
+        for name in (*_MOMENT_BUFFERS, "moments_ridge"):
+            value = state_dict.get(prefix + name)
+            if value is None:
+                setattr(self, name, None)
+            elif getattr(self, name) is None or getattr(self, name).shape != value.shape:
+                setattr(self, name, torch.empty_like(value, device=self.weight.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # -- private --------------------------------------------------------------------
+
+    def _as_rows(
+        self, features: Tensor, targets: Tensor, sample_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Flatten leading dimensions; a weight a sample is repeated over its positions."""
+        if features.shape[-1] != self.in_features:
+            raise ValueError(
+                f"`features` must have {self.in_features} columns (in_features), "
+                f"got shape {tuple(features.shape)}."
+            )
+        expected = (*features.shape[:-1], self.out_features)
+        if targets.shape != expected:
+            raise ValueError(
+                f"`targets` must have shape {tuple(expected)} to match features of shape "
+                f"{tuple(features.shape)}, got {tuple(targets.shape)}. A single target "
+                "needs its own last dimension: targets.unsqueeze(-1)."
+            )
+        if sample_weight is not None:
+            leading = features.shape[:-1]
+            if sample_weight.shape == leading[:1]:
+                sample_weight = sample_weight.reshape(-1, *[1] * (len(leading) - 1))
+            elif sample_weight.shape != leading:
+                raise ValueError(
+                    f"`sample_weight` must have shape {tuple(leading[:1])} or "
+                    f"{tuple(leading)}, got {tuple(sample_weight.shape)}."
+                )
+            sample_weight = sample_weight.expand(leading).reshape(-1).to(features.dtype)
+        return (
+            features.reshape(-1, self.in_features),
+            targets.reshape(-1, self.out_features).to(features.dtype),
+            sample_weight,
+        )
+
+    def _absorb(
+        self, features: Tensor, targets: Tensor, sample_weight: Tensor | None, decay: float
+    ) -> None:
+        # Sums of products over many rows lose half the digits of float32, so moments are
+        # added up in float64 wherever the device has it.
+        if features.device.type != "mps":
+            features, targets = features.double(), targets.double()
+            sample_weight = None if sample_weight is None else sample_weight.double()
+        block = linalg.moments(features, targets, sample_weight, center=self.fit_intercept)
+        held = self.moments
+        if held is not None:
+            held = linalg.scale_moments(held, decay)
+            block = linalg.merge_moments(held, block, center=self.fit_intercept)
+        for name, value in zip(_MOMENT_BUFFERS, block, strict=True):
+            setattr(self, name, value)
+
+    def _solve(self, ridge: float) -> None:
+        block = self._held_moments("solve")
+        self.moments_ridge = torch.tensor(ridge, dtype=block.total.dtype)
+        weight, bias = linalg.solve_moments(block, ridge)
+        self._assign(weight, bias)
+
+    def _solved_ridge(self) -> float:
+        return self.ridge if self.moments_ridge is None else float(self.moments_ridge)
+
+    def _assign(self, weight: Tensor, bias: Tensor) -> None:
+        # New tensors, never in place: an autograd graph may still hold the old ones.
+        self.weight = weight.to(self.weight.dtype)
+        if self.bias is not None:
+            self.bias = bias.to(self.bias.dtype)
+
+    def _held_moments(self, method: str) -> Moments:
+        block = self.moments
+        if block is None:
+            raise RuntimeError(
+                f"`{method}` needs the moments of the training rows, and none are held: "
+                'call `refit(batches)` first, or train with memory="statistics".'
+            )
+        return block
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {list(choices)}, got {value!r}.")

@@ -1,0 +1,194 @@
+"""Rows, data sets and batches: from arrays to tensors on the device, by index selection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, default_collate
+
+__all__ = ["BatchIterator", "RowsDataset", "as_rows", "unpack_batch"]
+
+
+class DenseRows:
+    """Rows of an array or tensor; on the device and in its dtype unless memory-mapped."""
+
+    def __init__(self, data: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        if isinstance(data, np.memmap):
+            # Stays on disk: a batch is read, cast and moved when its turn comes.
+            self.data = torch.from_numpy(data) if data.flags.writeable else _from_readonly(data)
+        else:
+            data = data if isinstance(data, Tensor) else np.asarray(data)
+            self.data = torch.as_tensor(data).to(device, dtype)
+        self.shape = tuple(self.data.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor | slice) -> Tensor:
+        if isinstance(indices, Tensor):
+            indices = indices.to(self.data.device)
+        return self.data[indices].to(self.device, self.dtype)
+
+
+class SparseRows:
+    """Rows of a SciPy sparse matrix, made dense a batch at a time."""
+
+    def __init__(self, data: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.data = data.tocsr()
+        self.shape = tuple(data.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor | slice) -> Tensor:
+        chosen = indices.numpy() if isinstance(indices, Tensor) else indices
+        return torch.as_tensor(self.data[chosen].toarray()).to(self.device, self.dtype)
+
+
+class DatasetRows:
+    """Inputs of a ``torch.utils.data.Dataset``, fetched a batch at a time."""
+
+    def __init__(self, data: Dataset, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype, self.data = device, dtype, data
+        self.shape = (len(data), *_inputs(data[0]).shape)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor | slice) -> Tensor:
+        if isinstance(indices, slice):
+            indices = torch.arange(len(self))[indices]
+        inputs = [_inputs(self.data[i]) for i in indices.tolist()]
+        return torch.stack(inputs).to(self.device, self.dtype)
+
+
+Rows = DenseRows | SparseRows | DatasetRows
+
+
+def as_rows(data: Any, device: torch.device | str, dtype: torch.dtype) -> Rows:
+    """Whatever the user holds as rows that a batch can be taken from."""
+    kind: Any = DenseRows
+    if isinstance(data, Dataset):
+        kind = DatasetRows
+    elif scipy.sparse.issparse(data):
+        kind = SparseRows
+    return kind(data, torch.device(device), dtype)
+
+
+class RowsDataset(Dataset):
+    """Inputs, targets and sample weights as one data set that hands out whole batches.
+
+    Parameters
+    ----------
+    inputs : Rows
+    targets : Tensor of shape (n, ..., k), optional
+    sample_weight : Tensor of shape (n,), optional
+    """
+
+    def __init__(
+        self, inputs: Rows, targets: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> None:
+        self.inputs, self.targets, self.sample_weight = inputs, targets, sample_weight
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(
+            part[0]
+            for part in self.batch(torch.tensor([index]))
+            if part is not None
+        )
+
+    def batch(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Inputs, targets and weights of some rows, on the device."""
+        chosen = indices.to(self.inputs.device) if isinstance(indices, Tensor) else indices
+        return (
+            self.inputs.take(indices),
+            None if self.targets is None else self.targets[chosen],
+            None if self.sample_weight is None else self.sample_weight[chosen],
+        )
+
+
+class BatchIterator:
+    """Batches by index selection; a drop-in for skorch's ``iterator_train``.
+
+    Rows are spread evenly over ``ceil(n / batch_size)`` batches, so that no short last
+    batch pulls the last layer as hard as a full one does.
+
+    Parameters
+    ----------
+    dataset : RowsDataset or torch.utils.data.Dataset
+    batch_size : int
+    shuffle : bool, default=False
+        One batch that holds all rows is never shuffled.
+    seed : int, default=0
+        Epoch e is shuffled by ``(seed, e)`` alone: a resumed run sees the same batches.
+    """
+
+    def __init__(
+        self, dataset: Any, batch_size: int, shuffle: bool = False, seed: int = 0
+    ) -> None:
+        self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return max(1, -(-len(self.dataset) // self.batch_size))
+
+    def __iter__(self) -> Iterator[Any]:
+        n_rows, n_batches = len(self.dataset), len(self)
+        shuffle = self.shuffle and n_batches > 1
+        if shuffle:
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
+            order = torch.randperm(n_rows, generator=generator)
+        self.epoch += 1
+        edges = [n_rows * i // n_batches for i in range(n_batches + 1)]
+        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+            yield fetch(self.dataset, order[start:stop] if shuffle else slice(start, stop))
+
+
+def fetch(dataset: Any, indices: Tensor | slice) -> Any:
+    """A batch of any map-style data set, at once where the data set knows how."""
+    if hasattr(dataset, "batch"):
+        return dataset.batch(indices)
+    if isinstance(indices, slice):
+        indices = torch.arange(len(dataset))[indices]
+    if isinstance(dataset, Subset):
+        return fetch(dataset.dataset, torch.as_tensor(dataset.indices)[indices])
+    chosen = indices.tolist()
+    if hasattr(dataset, "__getitems__"):
+        return default_collate(dataset.__getitems__(chosen))
+    return default_collate([dataset[i] for i in chosen])
+
+
+def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:
+    """Inputs, targets and weights of a batch that may lack the last or the last two."""
+    if not isinstance(batch, tuple | list):
+        return batch, None, None
+    inputs, targets, sample_weight = (*batch, None, None)[:3]
+    return inputs, targets, sample_weight
+
+
+def mix_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch; near seeds and epochs give unrelated streams."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _inputs(item: Any) -> Tensor:
+    return torch.as_tensor(item[0] if isinstance(item, tuple | list) else item)
+
+
+def _from_readonly(data: np.memmap) -> Tensor:
+    # torch warns about memory that it must not write to; batches are copies, never written.
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(data)

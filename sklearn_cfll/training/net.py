@@ -1,0 +1,403 @@
+"""CFLLNet: skorch's training loop around a backbone and a closed-form last layer."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import skorch
+import torch
+from skorch.callbacks import Callback, EpochTimer, PrintLog
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ..last_layer import ClosedFormLastLayer
+from .batches import BatchIterator, RowsDataset, as_rows, fetch, mix_seed, unpack_batch
+from .schedules import SCHEDULES
+from .steps import UPDATE_ORDERS, CFLLModule, match_targets, squared_error
+
+__all__ = ["CFLLNet"]
+
+BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+
+
+class CFLLNet(skorch.NeuralNet):
+    """A skorch net that trains a backbone by gradient and its last layer in closed form.
+
+    Everything of :class:`skorch.NeuralNet` works as skorch documents it: ``module__*``,
+    ``optimizer__*``, ``iterator_train__*``, callbacks, history, checkpoints, ``set_params``.
+    The loss is squared error. Batches are index selections from tensors on the device;
+    skorch's records per batch are kept only while a callback listens to batches.
+
+    Parameters
+    ----------
+    module : torch.nn.Module class or instance
+        The *backbone*: maps inputs to features of shape (n, ..., d).
+    optimizer : torch.optim.Optimizer class, default=torch.optim.AdamW
+        Trains the backbone; the last layer has no parameters.
+    lr : float, default=0.01
+    lr_schedule : {"constant", "cosine", "linear", "one_cycle"}, default="constant"
+        Factor of ``lr`` from step to step over ``max_epochs``. Leave "constant" beside
+        skorch's ``LRScheduler``.
+    update_order : {"last_layer_first", "backbone_first"}, default="backbone_first"
+        Which of the two moves first on each batch. "backbone_first" is the paper's
+        Algorithm 1 and costs a second forward pass.
+    last_layer : class, default=ClosedFormLastLayer
+        Built with ``last_layer__ridge``, ``last_layer__decay``, ``last_layer__memory``...;
+        ``last_layer__in_features`` and ``last_layer__out_features`` are read off the first
+        batch where they are not given.
+    train_split : callable or None, default=None
+        skorch's split into training and validation rows.
+    random_state : int or None, default=None
+        Drives initialisation, shuffling and dropout; the global random state is restored
+        after training. None draws a seed from torch's global state.
+    **kwargs
+        Further parameters of :class:`skorch.NeuralNet`.
+
+    Attributes
+    ----------
+    module_ : CFLLModule
+        ``module_.backbone`` and ``module_.last_layer``; one ``state_dict`` holds both, so
+        skorch's ``Checkpoint``, ``EarlyStopping(load_best=True)``, ``save_params`` and
+        ``load_params`` restore the last layer and its memory too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from sklearn_cfll import CFLLNet
+    >>> X = np.linspace(-1, 1, 200, dtype="float32").reshape(-1, 1)
+    >>> y = np.sin(4 * X)
+    >>> net = CFLLNet(nn.Sequential(nn.Linear(1, 32), nn.Tanh()), max_epochs=20,
+    ...               last_layer__ridge=1e-3, batch_size=50, verbose=0, random_state=0)
+    >>> float(np.square(net.fit(X, y).predict(X) - y).mean()) < 0.01
+    True
+    """
+
+    prefixes_ = [*skorch.NeuralNet.prefixes_, "last_layer"]
+
+    def __init__(
+        self,
+        module: Any,
+        *,
+        criterion: Any = nn.MSELoss,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
+        lr: float = 0.01,
+        lr_schedule: str = "constant",
+        update_order: str = "backbone_first",
+        last_layer: type[ClosedFormLastLayer] = ClosedFormLastLayer,
+        iterator_train: Any = BatchIterator,
+        iterator_train__shuffle: bool = True,
+        iterator_valid: Any = BatchIterator,
+        train_split: Any = None,
+        random_state: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.lr_schedule = lr_schedule
+        self.update_order = update_order
+        self.last_layer = last_layer
+        self.iterator_train__shuffle = iterator_train__shuffle
+        self.random_state = random_state
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            iterator_train=iterator_train,
+            iterator_valid=iterator_valid,
+            train_split=train_split,
+            **kwargs,
+        )
+
+    # -- setting up -----------------------------------------------------------------
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        # No PassthroughScoring: it reads records of every batch; `run_single_epoch` keeps
+        # the sums instead.
+        return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
+
+    def initialize(self) -> CFLLNet:
+        for name, value, known in (
+            ("update_order", self.update_order, UPDATE_ORDERS),
+            ("lr_schedule", self.lr_schedule, SCHEDULES),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
+        self.seed_ = int(torch.randint(2**31 - 1, ())) if self.random_state is None else int(
+            self.random_state
+        )
+        self.best_losses_: dict[str, float] = {}
+        with preserved_random_state(self.device, self.seed_):
+            super().initialize()
+        return self
+
+    def _initialize_callbacks(self) -> CFLLNet:
+        super()._initialize_callbacks()
+        self.listeners_ = {
+            hook: any(
+                getattr(type(callback), hook) is not getattr(Callback, hook)
+                for _, callback in self.callbacks_
+            )
+            for hook in BATCH_HOOKS
+        }
+        return self
+
+    def initialize_module(self) -> CFLLNet:
+        backbone = self.initialized_instance(self.module, self.get_params_for("module"))
+        options = self.get_params_for("last_layer")
+        backbone = backbone.to(self.device)
+        options.setdefault("dtype", module_dtype(backbone))
+        sample = getattr(self, "sample_", None)
+        if "in_features" not in options or "out_features" not in options:
+            if sample is None:
+                raise ValueError(
+                    "The last layer's sizes are read off the data at `fit`. To initialise "
+                    "before, give `last_layer__in_features` and `last_layer__out_features`."
+                )
+            inputs, targets, _ = sample
+            with torch.no_grad():
+                backbone.eval()
+                features = backbone(self._on_device(inputs, options["dtype"]))
+            targets = torch.as_tensor(targets)
+            one_target = targets.ndim == features.ndim - 1
+            options.setdefault("in_features", features.shape[-1])
+            options.setdefault("out_features", 1 if one_target else targets.shape[-1])
+        self.module_ = CFLLModule(backbone, self.last_layer(**options))
+        return self
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> CFLLNet:
+        trained = [
+            (name, p) for name, p in self.module_.named_parameters() if p.requires_grad
+        ]
+        if not trained:  # fixed features: only the last layer is fitted
+            self.optimizer_ = None
+            return self
+        positional, options = self.get_params_for_optimizer("optimizer", trained)
+        self.optimizer_ = self.optimizer(*positional, **options)
+        return self
+
+    def torch_compile(self, module: nn.Module, name: str) -> nn.Module:
+        # Compiling the backbone in place keeps module_ and its state_dict as they are.
+        if self.compile and isinstance(module, CFLLModule):
+            module.backbone.compile(**self.get_params_for("compile"))
+        return module
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> CFLLNet:
+        self._remember_sample(X, y)
+        return super().fit(X, y, **fit_params)
+
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+    ) -> CFLLNet:
+        """Train for ``max_epochs`` more; Ctrl-C ends training and keeps the model."""
+        if not self.initialized_:
+            self._remember_sample(X, y)
+            self.initialize()
+        self.first_epoch_ = len(self.history)
+        self.interrupted_ = True
+        with preserved_random_state(self.device, self.seed_):
+            super().partial_fit(X, y, classes, **fit_params)
+        if self.interrupted_:
+            warnings.warn(
+                f"Training was interrupted after {len(self.history)} epochs; the model "
+                "trained so far is kept.",
+                stacklevel=2,
+            )
+        return self
+
+    def fit_loop(self, *args: Any, **kwargs: Any) -> CFLLNet:
+        super().fit_loop(*args, **kwargs)
+        self.interrupted_ = False  # skorch swallows KeyboardInterrupt around this method
+        return self
+
+    # -- data -----------------------------------------------------------------------
+
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        if isinstance(X, Dataset | DataLoader) and y is None:
+            return X
+        if isinstance(X, dict | list | tuple):  # several inputs: skorch's own data set
+            return super().get_dataset(X, y)
+        dtype = self._dtype()
+        targets = None if y is None else torch.as_tensor(y).to(self.device, dtype)
+        return RowsDataset(as_rows(X, self.device, dtype), targets)
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        if isinstance(dataset, DataLoader):
+            return dataset
+        iterator = super().get_iterator(dataset, training=training)
+        if isinstance(iterator, BatchIterator):
+            iterator.seed = getattr(self, "seed_", 0)
+            iterator.epoch = len(self.history or ())
+            if not training:
+                iterator.shuffle = False
+        return iterator
+
+    def _remember_sample(self, X: Any, y: Any) -> None:
+        """Two rows, off which the last layer's sizes are read."""
+        dataset = self.get_dataset(X, y)
+        if isinstance(dataset, DataLoader):
+            self.sample_ = unpack_batch(next(iter(dataset)))
+        else:
+            self.sample_ = unpack_batch(fetch(dataset, slice(0, 2)))
+
+    def _dtype(self) -> torch.dtype:
+        if getattr(self, "initialized_", False):
+            return self.module_.last_layer.weight.dtype
+        return module_dtype(self.module) if isinstance(self.module, nn.Module) else torch.float32
+
+    def _on_device(self, value: Any, dtype: torch.dtype | None = None) -> Any:
+        if isinstance(value, dict):
+            return {key: self._on_device(part, dtype) for key, part in value.items()}
+        tensor = torch.as_tensor(value)
+        if tensor.is_floating_point():
+            return tensor.to(self.device, dtype or self._dtype())
+        return tensor.to(self.device)
+
+    # -- steps ----------------------------------------------------------------------
+
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
+    ) -> None:
+        """One pass over the batches; records the mean loss of its rows."""
+        if iterator is None:
+            return
+        if training:
+            # Everything random in an epoch follows from (seed, epoch): a run resumed from
+            # a checkpoint repeats what an uninterrupted one would have done.
+            torch.manual_seed(mix_seed(self.seed_, len(self.history)))
+            self.epoch_progress_ = self._progress(len(iterator))
+        self._set_training(training)
+        if self.listeners_["on_batch_begin"] or self.listeners_["on_batch_end"]:
+            super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+            rows = self.history[-1, "batches", :, (f"{prefix}_loss", f"{prefix}_batch_size")]
+            losses, sizes = zip(*rows, strict=True)
+        else:
+            losses, sizes = [], []
+            for batch in iterator:
+                losses.append(step_fn(batch, **fit_params)["loss"])
+                sizes.append(len(batch[0]))
+        loss = float(np.average([float(value) for value in losses], weights=sizes))
+        name = f"{prefix}_loss"
+        self.history.record(name, loss)
+        self.history.record(f"{name}_best", loss < self.best_losses_.get(name, math.inf))
+        self.best_losses_[name] = min(loss, self.best_losses_.get(name, math.inf))
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Both moves on one batch, in ``update_order``; stops where the loss is not finite."""
+        inputs, targets, sample_weight = self._unpack(batch)
+        if not self.module_.training:
+            self._set_training(True)
+        if self.lr_schedule != "constant" and self.optimizer_ is not None:
+            factor = SCHEDULES[self.lr_schedule](next(self.epoch_progress_))
+            for group in self.optimizer_.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        step = UPDATE_ORDERS[self.update_order]
+        loss, prediction = step(self.module_, inputs, targets, sample_weight, self._descend)
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            self._raise_diverged()
+        return {"loss": loss, "y_pred": prediction}
+
+    def _descend(self, loss: Tensor) -> None:
+        """One optimiser step on the backbone."""
+        if self.optimizer_ is None:
+            return
+        self.optimizer_.zero_grad()
+        loss.backward()
+        if self.listeners_["on_grad_computed"]:
+            self.notify(
+                "on_grad_computed",
+                named_parameters=list(self.module_.named_parameters()),
+                training=True,
+            )
+        self.optimizer_.step()
+
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        inputs, targets, sample_weight = self._unpack(batch)
+        if self.module_.training:
+            self._set_training(False)
+        with torch.no_grad():
+            features = self.module_.features(inputs)
+            prediction = self.module_.last_layer(features)
+            targets = match_targets(targets, features, prediction.shape[-1])
+            loss = squared_error(prediction, targets, sample_weight)
+        if not torch.isfinite(loss):
+            self._raise_diverged()
+        return {"loss": loss, "y_pred": prediction}
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
+        self.check_is_fitted()
+        with torch.set_grad_enabled(training):
+            self._set_training(training)
+            inputs = self._on_device(unpack_batch(batch)[0])
+            return self.module_.last_layer(self.module_.features(inputs))
+
+    def features(self, X: Any) -> Tensor:
+        """The backbone's output in evaluation mode, on the CPU."""
+        return torch.cat([self._features(batch).cpu() for batch in self._batches(X)])
+
+    def labelled_features(self, X: Any, y: Any = None) -> Iterator[tuple[Tensor, ...]]:
+        """Batches of (features, targets, weights) in evaluation mode: what ``refit`` takes."""
+        for batch in self._batches(X, y):
+            features = self._features(batch)
+            _, targets, sample_weight = self._unpack(batch)
+            targets = match_targets(targets, features, self.module_.last_layer.out_features)
+            yield features, targets, sample_weight
+
+    def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:
+        return squared_error(y_pred, self._on_device(y_true))
+
+    def _batches(self, X: Any, y: Any = None) -> Any:
+        return self.get_iterator(self.get_dataset(X, y), training=False)
+
+    @torch.no_grad()
+    def _features(self, batch: Any) -> Tensor:
+        self._set_training(False)
+        return self.module_.features(self._on_device(unpack_batch(batch)[0]))
+
+    def _unpack(self, batch: Any) -> tuple[Any, Tensor, Tensor | None]:
+        inputs, targets, sample_weight = unpack_batch(batch)
+        if isinstance(batch, tuple) and isinstance(inputs, Tensor) and inputs.dtype == self._dtype():
+            return inputs, targets, sample_weight  # ours: on the device, cast already
+        targets = self._on_device(targets, self._dtype())
+        if targets.dtype != self._dtype():
+            targets = targets.to(self._dtype())
+        if sample_weight is not None:
+            sample_weight = self._on_device(sample_weight).to(self._dtype())
+        return self._on_device(inputs), targets, sample_weight
+
+    def _progress(self, n_batches: int) -> Iterator[float]:
+        epoch = len(self.history) - 1 - self.first_epoch_
+        for batch in range(n_batches):
+            yield (epoch * n_batches + batch) / (self.max_epochs * n_batches)
+
+    def _raise_diverged(self) -> None:
+        layer = self.module_.last_layer
+        raise FloatingPointError(
+            f"Training diverged in epoch {len(self.history)}: the loss is not finite. Lower "
+            f"`learning_rate` (now {self.lr:g}) or raise `ridge` (now {layer.ridge:g})."
+        )
+
+
+def module_dtype(module: nn.Module) -> torch.dtype:
+    """Floating dtype in which a module computes; float32 where it holds nothing."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+@contextlib.contextmanager
+def preserved_random_state(device: Any, seed: int) -> Iterator[None]:
+    """Seed torch inside the block; put the global random state back after it."""
+    device = torch.device(device)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.random.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        yield
