@@ -1,8 +1,9 @@
 """Neural networks whose last layer is solved in closed form, for scikit-learn."""
 
+from .estimators import CFLLClassifier, CFLLRegressor
 from .last_layer import ClosedFormLastLayer
 from .training import CFLLNet
 
 __version__ = "0.1.0"
 
-__all__ = ["CFLLNet", "ClosedFormLastLayer"]
+__all__ = ["CFLLClassifier", "CFLLNet", "CFLLRegressor", "ClosedFormLastLayer"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,20 +12,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
-__all__ = ["BatchIterator", "RowsDataset", "as_rows", "unpack_batch"]
+__all__ = ["BatchIterator", "RowsDataset", "as_rows", "input_statistics", "unpack_batch"]
 
 
 class DenseRows:
-    """Rows of an array or tensor; on the device and in its dtype unless memory-mapped."""
+    """Rows of an array or tensor, on the device and in its dtype.
 
-    def __init__(self, data: Any, device: torch.device, dtype: torch.dtype) -> None:
+    With ``lazy`` rows (a memory map) stay where they are: a batch is read, cast and moved
+    when its turn comes.
+    """
+
+    def __init__(
+        self, data: Any, device: torch.device, dtype: torch.dtype, lazy: bool = False
+    ) -> None:
         self.device, self.dtype = device, dtype
-        if isinstance(data, np.memmap):
-            # Stays on disk: a batch is read, cast and moved when its turn comes.
-            self.data = torch.from_numpy(data) if data.flags.writeable else _from_readonly(data)
-        else:
-            data = data if isinstance(data, Tensor) else np.asarray(data)
-            self.data = torch.as_tensor(data).to(device, dtype)
+        self.data = data if isinstance(data, Tensor) else _from_numpy(np.asarray(data))
+        if not lazy:
+            self.data = self.data.to(device, dtype)
         self.shape = tuple(self.data.shape)
 
     def __len__(self) -> int:
@@ -69,17 +73,34 @@ class DatasetRows:
         return torch.stack(inputs).to(self.device, self.dtype)
 
 
-Rows = DenseRows | SparseRows | DatasetRows
+class ChosenRows:
+    """Some rows of others, by index: nothing is copied, also not from a file on disk."""
+
+    def __init__(self, rows: Any, indices: Tensor) -> None:
+        self.rows, self.indices = rows, indices
+        self.device, self.dtype = rows.device, rows.dtype
+        self.shape = (len(indices), *rows.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor | slice) -> Tensor:
+        return self.rows.take(self.indices[indices])
 
 
-def as_rows(data: Any, device: torch.device | str, dtype: torch.dtype) -> Rows:
+Rows = DenseRows | SparseRows | DatasetRows | ChosenRows
+
+
+def as_rows(
+    data: Any, device: torch.device | str, dtype: torch.dtype, lazy: bool = False
+) -> Rows:
     """Whatever the user holds as rows that a batch can be taken from."""
-    kind: Any = DenseRows
+    device = torch.device(device)
     if isinstance(data, Dataset):
-        kind = DatasetRows
-    elif scipy.sparse.issparse(data):
-        kind = SparseRows
-    return kind(data, torch.device(device), dtype)
+        return DatasetRows(data, device, dtype)
+    if scipy.sparse.issparse(data):
+        return SparseRows(data, device, dtype)
+    return DenseRows(data, device, dtype, lazy or isinstance(data, np.memmap))
 
 
 class RowsDataset(Dataset):
@@ -107,6 +128,16 @@ class RowsDataset(Dataset):
             if part is not None
         )
 
+    def subset(self, indices: Any) -> RowsDataset:
+        """The data set of some rows."""
+        chosen = torch.as_tensor(indices)
+        on_device = chosen.to(self.inputs.device)
+        return RowsDataset(
+            ChosenRows(self.inputs, chosen),
+            None if self.targets is None else self.targets[on_device],
+            None if self.sample_weight is None else self.sample_weight[on_device],
+        )
+
     def batch(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Inputs, targets and weights of some rows, on the device."""
         chosen = indices.to(self.inputs.device) if isinstance(indices, Tensor) else indices
@@ -115,6 +146,22 @@ class RowsDataset(Dataset):
             None if self.targets is None else self.targets[chosen],
             None if self.sample_weight is None else self.sample_weight[chosen],
         )
+
+
+def input_statistics(dataset: RowsDataset, batch_size: int = 8192) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation of each input column, in float64, in batches."""
+
+    def average(values: Any) -> Tensor:
+        total: Any = 0.0
+        weights: Any = 0.0
+        for inputs, _, weight in BatchIterator(dataset, batch_size):
+            weight = inputs.new_ones(len(inputs)) if weight is None else weight
+            total = total + weight.double() @ values(inputs.double())
+            weights = weights + weight.double().sum()
+        return total / weights
+
+    mean = average(lambda inputs: inputs)
+    return mean, average(lambda inputs: (inputs - mean).square()).sqrt()
 
 
 class BatchIterator:
@@ -185,10 +232,8 @@ def _inputs(item: Any) -> Tensor:
     return torch.as_tensor(item[0] if isinstance(item, tuple | list) else item)
 
 
-def _from_readonly(data: np.memmap) -> Tensor:
-    # torch warns about memory that it must not write to; batches are copies, never written.
-    import warnings
-
+def _from_numpy(data: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+        # torch warns about memory that it must not write to; batches are never written.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
         return torch.from_numpy(data)

@@ -215,6 +215,14 @@ class CFLLNet(skorch.NeuralNet):
         self.interrupted_ = False  # skorch swallows KeyboardInterrupt around this method
         return self
 
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        try:
+            super().notify(method_name, **kwargs)
+        except KeyboardInterrupt:
+            # Early stopping and its like end training this way: no interruption.
+            self.interrupted_ = False
+            raise
+
     # -- data -----------------------------------------------------------------------
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
@@ -282,6 +290,8 @@ class CFLLNet(skorch.NeuralNet):
                 losses.append(step_fn(batch, **fit_params)["loss"])
                 sizes.append(len(batch[0]))
         loss = float(np.average([float(value) for value in losses], weights=sizes))
+        if training:
+            self.history.record("learning_rate", self._current_rate())
         name = f"{prefix}_loss"
         self.history.record(name, loss)
         self.history.record(f"{name}_best", loss < self.best_losses_.get(name, math.inf))
@@ -374,6 +384,9 @@ class CFLLNet(skorch.NeuralNet):
         epoch = len(self.history) - 1 - self.first_epoch_
         for batch in range(n_batches):
             yield (epoch * n_batches + batch) / (self.max_epochs * n_batches)
+
+    def _current_rate(self) -> float:
+        return 0.0 if self.optimizer_ is None else self.optimizer_.param_groups[0]["lr"]
 
     def _raise_diverged(self) -> None:
         layer = self.module_.last_layer

@@ -1,0 +1,5 @@
+"""Backbones: recipes that build one, and the splitting-off of a network's last layer."""
+
+from .mlp import MLPBackbone
+
+__all__ = ["MLPBackbone"]

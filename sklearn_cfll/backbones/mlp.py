@@ -1,0 +1,95 @@
+"""MLPBackbone: the recipe of the default network."""
+
+from __future__ import annotations
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "MLPBackbone"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "identity": nn.Identity,
+}
+
+
+class Standardize(nn.Module):
+    """Centre and scale input columns by what the training rows showed.
+
+    Columns that are constant, or nearly so against their own size, are only centred: a
+    tiny standard deviation would turn a small change at prediction time into 1e9s.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    @torch.no_grad()
+    def adapt_to(self, mean: Tensor, std: Tensor) -> None:
+        """Take weighted means and standard deviations of the training rows."""
+        info = torch.finfo(self.scale.dtype)
+        constant = std <= 10 * info.eps * mean.abs() + info.tiny
+        self.mean = mean.to(self.mean)
+        self.scale = torch.where(constant, torch.ones_like(std), std).to(self.scale)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.mean) / self.scale
+
+
+class MLPBackbone(BaseEstimator):
+    """Recipe of a multilayer perceptron; its last hidden layer gives the features.
+
+    Inputs are standardised inside, by the training rows.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of int, default=(256, 256)
+        Widths; the last one is the number of features.
+    activation : {"relu", "tanh", "silu", "gelu", "elu", "identity"}, default="relu"
+    dropout : float, default=0.0
+        Share of hidden units dropped after each layer but the last while training.
+
+    Examples
+    --------
+    >>> from sklearn_cfll.backbones import MLPBackbone
+    >>> MLPBackbone(hidden_layer_sizes=(8,)).build((3,))  # doctest: +ELLIPSIS
+    Sequential(...
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: tuple[int, ...] = (256, 256),
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """A fresh module for samples of this shape, initialised from torch's generator."""
+        if len(input_shape) != 1:
+            raise ValueError(
+                f"An MLP takes rows of columns, got samples of shape {tuple(input_shape)}. "
+                "Give a `backbone` for images or fields, or reshape X to 2-d."
+            )
+        sizes = tuple(self.hidden_layer_sizes)
+        if not sizes or any(int(size) != size or size < 1 for size in sizes):
+            raise ValueError(
+                "`hidden_layer_sizes` must hold at least one positive integer, "
+                f"got {self.hidden_layer_sizes!r}."
+            )
+        width = input_shape[0]
+        layers: list[nn.Module] = [Standardize(width)]
+        for i, size in enumerate(sizes):
+            layers += [nn.Linear(width, int(size)), ACTIVATIONS[self.activation]()]
+            if self.dropout and i < len(sizes) - 1:
+                layers.append(nn.Dropout(self.dropout))
+            width = int(size)
+        return nn.Sequential(*layers)

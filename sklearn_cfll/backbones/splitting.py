@@ -1,0 +1,185 @@
+"""Splitting the last linear layer off a whole network, and putting one back."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Backbone", "ChannelsLast", "join_last_layer", "split_last_layer", "strip_last_layer"]
+
+
+class Backbone(NamedTuple):
+    """A module that maps samples (n, ...) to features (n, ..., d).
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+    feature_shape : tuple of int
+        Shape of one sample's features; the last entry is d.
+    channels_first : bool
+        The network it came from predicts (n, k, ...): channels before positions.
+    removed : str or None
+        Name, inside the network, of the last layer that was split off.
+    """
+
+    module: nn.Module
+    feature_shape: tuple[int, ...]
+    channels_first: bool
+    removed: str | None
+
+
+class ChannelsLast(nn.Module):
+    """Move channels (n, d, ...) behind positions (n, ..., d), where a last layer wants them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs).movedim(1, -1)
+
+
+def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
+    """Replace a network's last linear layer by the identity, where there is one.
+
+    The layer counts as last when the network's output *is* that layer's output: a
+    `torch.nn.Linear`, or a convolution with kernel 1 (a linear layer at each position).
+    A network that ends otherwise (an activation, a pooling) is a backbone already.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Changed in place.
+    sample : Tensor of shape (m, ...)
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    ValueError
+        Where the output is not a float tensor with a row per sample, or the network cannot
+        take the sample.
+    """
+    name, inputs_of_last, output = _trace(network, sample)
+    channels_first = False
+    features = output
+    if name is not None:
+        channels_first = not isinstance(network.get_submodule(name), nn.Linear)
+        stripped = strip_last_layer(copy.deepcopy(network), name, channels_first)
+        features = _evaluate(stripped, sample)
+        expected = inputs_of_last.movedim(1, -1) if channels_first else inputs_of_last
+        # What follows the layer (a reshape to its width, say) must pass features unchanged.
+        if features.shape == expected.shape and torch.equal(features, expected):
+            network = stripped
+        else:
+            name, channels_first, features = None, False, output
+    if features.ndim < 2:
+        raise ValueError(
+            "The backbone's output must have a row per sample and at least one column of "
+            f"features, got shape {tuple(features.shape)} for {len(sample)} samples."
+        )
+    return Backbone(network, tuple(features.shape[1:]), channels_first, name)
+
+
+def strip_last_layer(network: nn.Module, removed: str | None, channels_first: bool) -> nn.Module:
+    """Split off a layer whose name is known, as :func:`split_last_layer` did once."""
+    if removed is None:
+        return network
+    network = _replace(network, removed, nn.Identity())
+    return ChannelsLast(network) if channels_first else network
+
+
+def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
+    """The whole network again: a copy of the backbone with ``linear`` as its last layer."""
+    module = copy.deepcopy(backbone.module)
+    if backbone.removed is None:
+        return nn.Sequential(module, linear)
+    if not backbone.channels_first:
+        return _replace(module, backbone.removed, linear)
+    convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(backbone.feature_shape) - 1]
+    last = convolution(linear.in_features, linear.out_features, 1, bias=linear.bias is not None)
+    last.to(linear.weight)
+    with torch.no_grad():
+        last.weight.copy_(linear.weight.reshape(last.weight.shape))
+        if last.bias is not None:
+            last.bias.copy_(linear.bias)
+    return _replace(module.network, backbone.removed, last)
+
+
+def _trace(network: nn.Module, sample: Tensor) -> tuple[str | None, Tensor | None, Tensor]:
+    """Name and input of the linear layer whose output the network returns, and the output."""
+    calls: list[tuple[str, Tensor, Tensor, int]] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda _, inputs, output, name=name: calls.append(
+                (name, inputs[0], output, output._version)
+            )
+        )
+        for name, module in network.named_modules()
+        if _is_pointwise_linear(module)
+    ]
+    try:
+        output = _evaluate(network, sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        kind = f"dtype {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"The backbone's output must be a floating-point tensor of features, got {kind}."
+        )
+    if output.ndim == 0 or len(output) != len(sample):
+        raise ValueError(
+            f"The backbone's output must have a row per sample: {len(sample)} samples gave "
+            f"shape {tuple(output.shape)}."
+        )
+    if calls:
+        name, inputs, last, version = calls[-1]
+        same_memory = last.data_ptr() == output.data_ptr() and last.numel() == output.numel()
+        untouched = output._version == version  # an in-place activation would have changed it
+        used_once = sum(call[0] == name for call in calls) == 1
+        if same_memory and untouched and used_once:
+            return name, inputs, output
+    return None, None, output
+
+
+def _is_pointwise_linear(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return (
+            set(module.kernel_size) == {1}
+            and set(module.stride) == {1}
+            and module.groups == 1
+            and module.padding in ("valid", (0,) * len(module.kernel_size))
+        )
+    return isinstance(module, nn.Linear)
+
+
+@torch.no_grad()
+def _evaluate(network: nn.Module, sample: Tensor) -> Tensor:
+    """One evaluation-mode pass; the training flags are put back."""
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        return network(sample)
+    except Exception as error:
+        raise ValueError(
+            f"The backbone cannot take samples of shape {tuple(sample.shape[1:])} and dtype "
+            f"{sample.dtype}: {error}"
+        ) from error
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _replace(network: nn.Module, name: str, new: nn.Module) -> nn.Module:
+    """Put a module at a dotted name; an empty name is the network itself."""
+    if not name:
+        return new
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, new)
+    return network

@@ -1,0 +1,116 @@
+"""One source for the parameters that the estimators share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["shared_docs"]
+
+PARAMETERS = '''backbone : None, torch.nn.Module, recipe or callable, default=None
+        What computes the features. None is a multilayer perceptron from the next three
+        parameters, with inputs standardised inside. A module is copied at fit; a callable
+        takes ``(input_shape, **backbone_kwargs)`` and returns a module; a recipe has
+        ``build(input_shape)`` and parameters of its own (``backbone__...`` in a grid), as
+        :class:`~sklearn_cfll.backbones.MLPBackbone`. Where a network ends in an
+        ``nn.Linear`` or a convolution with kernel 1, that layer is split off and replaced.
+    backbone_kwargs : dict, default=None
+        Keyword arguments for a callable ``backbone``.
+    hidden_layer_sizes : tuple of int, default=(256, 256)
+        Widths of the perceptron; the last is the number of features.
+    activation : {{"relu", "tanh", "silu", "gelu", "elu", "identity"}}, default="relu"
+        Of the perceptron.
+    dropout : float, default=0.0
+        Of the perceptron, between its hidden layers.
+    ridge : float, default={ridge}
+        Pull of the last layer towards its memory, relative to the mean feature power.
+        Small follows each batch, large averages over many; the best falls with the square
+        of the batch size. In full-batch mode the ridge penalty itself.
+    decay : float, default=1.0
+        Share of the earlier information that survives a batch: 1 is the paper's proximal
+        update, 0 forgets.
+    memory : {{"proximal", "statistics"}}, default="proximal"
+        What the last layer remembers: its last weights, or decayed moments of all rows
+        seen (with ``decay=1`` the exact ridge fit to them while the backbone rests).
+    update_order : {{"backbone_first", "last_layer_first"}}, default="{update_order}"
+        Which moves first on each batch. "backbone_first" is the paper's algorithm and takes
+        a second forward pass; "last_layer_first" is cheaper.
+    optimizer : {{"adamw", "adam", "sgd", ...}} or torch.optim.Optimizer class, default="adamw"
+        Of the backbone.
+    learning_rate : float, default={learning_rate}
+        Three to ten times what Adam on all layers takes is stable: the last layer follows
+        at once.
+    weight_decay : float, default={weight_decay}
+        Of the backbone, as the optimiser defines it.
+    learning_rate_schedule : {{"cosine", "constant", "linear", "one_cycle"}}, default="cosine"
+        Over ``max_epochs``, step by step.
+    batch_size : int or "full", default=256
+        Rows a batch, spread evenly. "full" is the deterministic method: all rows in one
+        batch, the last layer their exact ridge fit at every step.
+    max_epochs : int, default=100
+        Passes over the training rows.
+    early_stopping : bool or "auto", default="auto"
+        Hold rows out, watch their loss, keep the best epoch. "auto": from 200 rows on.
+    validation_fraction : float, default=0.1
+        Share of the rows held out.
+    n_iter_no_change : int, default={patience}
+        Epochs without improvement of the held-out loss before training stops.
+    tol : float, default=0.0
+        Improvement that counts.
+    refit_last_layer : bool, default=True
+        Finish with an exact ridge fit of the last layer on all rows, in evaluation mode,
+        its ridge chosen on held-out rows where there are any.
+    {own}
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is one, else the CPU.
+    precision : {{"auto", "float32", "float64"}}, default="auto"
+        "auto" is float64 up to 1,000 rows on a CPU, else float32. Predictions come in the
+        precision they were computed in.
+    compile : bool, default=False
+        Compile the backbone by ``torch.compile``.
+    callbacks : list of skorch callbacks, default=None
+    warm_start : bool, default=False
+        Let ``fit`` go on from the previous one.
+    random_state : int, RandomState instance or None, default=None
+        Initial weights, shuffling, dropout and the held-out rows. The global random states
+        are left alone.
+    verbose : int, default=0
+        1 shows a progress bar, 2 skorch's table.'''
+
+ATTRIBUTES = '''backbone_ : torch.nn.Module
+        The trained backbone.
+    coef_ : ndarray of shape (n_outputs_, d)
+        Weights of the last layer.
+    intercept_ : ndarray of shape (n_outputs_,)
+    ridge_ : float
+        Ridge of the final solve.
+    decay_ : float
+        Decay in force while training.
+    noise_variance_ : ndarray of shape (n_outputs_,)
+        Mean squared residual, of held-out rows where there are any.
+    history_ : list of dict
+        Per epoch: epoch, train_loss, valid_loss, learning_rate, seconds.
+    n_iter_ : int
+        Epochs trained.
+    best_iteration_ : int
+        The epoch that was kept.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X had column names.
+    n_outputs_ : int
+    device_ : torch.device
+    net_ : CFLLNet
+        The skorch net inside.'''
+
+
+def shared_docs(**own: Any) -> Any:
+    """Fill the shared parameters and attributes into a class docstring."""
+
+    def fill(cls: type) -> type:
+        if cls.__doc__:  # stripped under python -OO
+            parameters = PARAMETERS.format(**own)
+            cls.__doc__ = cls.__doc__.replace("{parameters}", parameters).replace(
+                "{attributes}", ATTRIBUTES
+            )
+        return cls
+
+    return fill

@@ -1,0 +1,54 @@
+"""Options that mean something only next to the data or the machine, resolved before work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["draw_seed", "resolve_device", "resolve_dtype"]
+
+# Below this many entries of X a float64 fit takes no noticeable time, and weights then
+# equal repetitions to 1e-7, as scikit-learn's checks ask.
+FLOAT64_ROWS = 1000
+
+
+def resolve_device(device: Any) -> torch.device:
+    """The torch device meant; "auto" is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"`device`={device!r} is no torch device: {error}") from error
+    available = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }.get(resolved.type, lambda: True)()
+    if not available:
+        raise ValueError(
+            f"`device`={device!r} was asked for, but torch sees no {resolved.type.upper()} "
+            'device here. Use device="auto" to take what there is, or device="cpu".'
+        )
+    return resolved
+
+
+def resolve_dtype(precision: str, n_rows: int, device: torch.device) -> torch.dtype:
+    """The dtype to compute in; "auto" is float64 for few rows on a CPU, else float32."""
+    if precision == "float64" or (
+        precision == "auto" and n_rows <= FLOAT64_ROWS and device.type == "cpu"
+    ):
+        if device.type == "mps":
+            raise ValueError('`precision`="float64" is not available on MPS; use "float32".')
+        return torch.float64
+    return torch.float32
+
+
+def draw_seed(random_state: Any) -> int:
+    """A seed from ``random_state``; None takes fresh entropy, not NumPy's global state."""
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31 - 1))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    return int(random_state)

@@ -1,0 +1,324 @@
+"""CFLLClassifier."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_expit, log_softmax, softmax
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.exceptions import DataConversionWarning
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import check_array, compute_sample_weight
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.validation import check_is_fitted
+
+from ..training.batches import RowsDataset
+from ._base import BaseCFLL
+from ._docs import shared_docs
+
+__all__ = ["CFLLClassifier"]
+
+
+@shared_docs(
+    ridge=1.0,
+    update_order="backbone_first",
+    learning_rate=0.01,
+    weight_decay=0.0,
+    patience=20,
+    own="""class_weight : dict, "balanced" or None, default=None
+        Weights of classes, multiplied into ``sample_weight``.""",
+)
+class CFLLClassifier(ClassifierMixin, BaseCFLL):
+    """Neural-network classification with a closed-form last layer.
+
+    Squared loss on one-hot targets (one column for two classes, one a label for
+    multilabel targets): that is what makes the last layer closed form.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+    classes_ : ndarray of shape (n_classes,)
+
+    References
+    ----------
+    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_cfll import CFLLClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> CFLLClassifier(max_epochs=20, random_state=0).fit(X, y).score(X, y) > 0.9
+    True
+    """
+
+    _parameter_constraints = {
+        **BaseCFLL._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        backbone_kwargs: dict[str, Any] | None = None,
+        hidden_layer_sizes: Any = (256, 256),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        ridge: float = 1.0,
+        decay: float = 1.0,
+        memory: str = "proximal",
+        update_order: str = "backbone_first",
+        optimizer: Any = "adamw",
+        learning_rate: float = 0.01,
+        weight_decay: float = 0.0,
+        learning_rate_schedule: str = "cosine",
+        batch_size: Any = 256,
+        max_epochs: int = 100,
+        early_stopping: Any = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 20,
+        tol: float = 0.0,
+        refit_last_layer: bool = True,
+        class_weight: Any = None,
+        device: Any = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        callbacks: list[Any] | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.backbone_kwargs = backbone_kwargs
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.ridge = ridge
+        self.decay = decay
+        self.memory = memory
+        self.update_order = update_order
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.learning_rate_schedule = learning_rate_schedule
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.refit_last_layer = refit_last_layer
+        self.class_weight = class_weight
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
+    ) -> CFLLClassifier:
+        """One epoch over these rows; the first call settles classes, widths and scales.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+        classes : array-like of shape (n_classes,), default=None
+            All classes there will be; needed in the first call where y lacks some.
+
+        Returns
+        -------
+        self
+        """
+        with self._previous_fit_kept():
+            if classes is not None and not hasattr(self, "net_"):
+                self._given_classes = unique_labels(classes)
+            try:
+                return self._partial_fit(X, y, sample_weight)
+            finally:
+                vars(self).pop("_given_classes", None)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Estimated class indicators, centred: the largest one wins.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
+            Positive for the second class (for a label that applies).
+        """
+        check_is_fitted(self)
+        scores = self._outputs(X) - 0.5
+        return scores[:, 0] if self._is_binary else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), or (n_samples, n_labels) of 0 and 1 for multilabel
+        """
+        scores = self.decision_function(X)
+        if self.multilabel_:
+            return (scores > 0).astype(np.int64)
+        if self._is_binary:
+            return self.classes_[(scores > 0).astype(np.int64)]
+        return self.classes_[scores.argmax(1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities.
+
+        Softmax (a sigmoid for two classes or labels) of the decision values over a
+        temperature: the one with the least log loss on held-out rows, else the residual
+        variance, which a Gaussian model of the residuals gives.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Rows sum to one. For multilabel the probability of each label.
+        """
+        scores = np.asarray(self.decision_function(X)) / self._temperature
+        if self.multilabel_:
+            return expit(scores)
+        if self._is_binary:
+            positive = expit(scores)
+            return np.stack([1.0 - positive, positive], axis=1)
+        return softmax(scores, axis=1)
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithm of :meth:`predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        scores = np.asarray(self.decision_function(X)) / self._temperature
+        if self.multilabel_:
+            return log_expit(scores)
+        if self._is_binary:
+            return np.stack([log_expit(-scores), log_expit(scores)], axis=1)
+        return log_softmax(scores, axis=1)
+
+    # -- the kind -------------------------------------------------------------------
+
+    @property
+    def _is_binary(self) -> bool:
+        return not self.multilabel_ and len(self.classes_) == 2
+
+    def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
+        if y.ndim == 2 and y.shape[1] == 1:
+            warnings.warn(
+                "A column-vector y was passed when a 1d array was expected. Please change the "
+                "shape of y to (n_samples,), for example using ravel().",
+                DataConversionWarning,
+                stacklevel=2,
+            )
+            y = y.ravel()
+        if y.dtype.kind in "fc":
+            y = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=self)
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y")
+        if kind == "multiclass-multioutput":
+            raise ValueError(
+                "y holds several columns of classes. Fit one classifier a column (for example "
+                "sklearn.multioutput.MultiOutputClassifier); columns of 0 and 1 are multilabel."
+            )
+        multilabel = kind == "multilabel-indicator"
+        if reset:
+            self.multilabel_ = multilabel
+            given = getattr(self, "_given_classes", None)
+            self.classes_ = unique_labels(y) if given is None else given
+            if len(self.classes_) < 2 and not multilabel:
+                raise ValueError(
+                    "CFLLClassifier needs at least two classes, y holds one class only: "
+                    f"{self.classes_[0]!r}."
+                )
+        elif multilabel != self.multilabel_:
+            raise ValueError(f"y is {kind}, unlike the y of the first fit.")
+        if multilabel:
+            return y.astype(np.float64)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y holds classes {unknown.tolist()} that are not in classes_ "
+                f"{self.classes_.tolist()}. Give all of them as `classes` in the first call."
+            )
+        indicators = LabelBinarizer().fit(self.classes_).transform(y)
+        return indicators[:, 0] * 1.0 if len(self.classes_) == 2 else indicators * 1.0
+
+    def _fit_weights(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
+        if self.class_weight is None:
+            return sample_weight
+        weights = compute_sample_weight(self.class_weight, y)
+        if self.class_weight == "balanced" and sample_weight is not None and y.ndim == 1:
+            # Weights mean repetitions: balance the weighted class sizes.
+            codes = np.searchsorted(self.classes_, y.ravel())
+            sizes = np.bincount(codes, sample_weight, len(self.classes_))
+            weights = (sample_weight.sum() / (len(self.classes_) * sizes))[codes]
+        weights = weights if sample_weight is None else weights * sample_weight
+        return weights / weights.mean()
+
+    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
+        if self.multilabel_:
+            return None
+        return y[:, 0].astype(np.int64) if y.shape[1] == 1 else y.argmax(1)
+
+    def _finish(self, valid: RowsDataset | None, train: RowsDataset) -> None:
+        """Temperature of the probabilities."""
+        # The mean residual variance of an indicator: the temperature at which softmax is
+        # the posterior of classes whose scores spread like a Gaussian around one-hot means.
+        gaussian = float(np.clip(self.noise_variance_.mean(), 1e-6, None))
+        self._temperature = gaussian
+        if valid is None:
+            return
+        with torch.no_grad():
+            outputs = torch.cat(list(self.net_.forward_iter(valid, device="cpu")))
+        scores = outputs.double().numpy() - 0.5
+        targets = valid.targets.double().cpu().numpy()
+        weights = None if valid.sample_weight is None else valid.sample_weight.cpu().numpy()
+
+        def log_loss(log_temperature: float) -> float:
+            scaled = scores / np.exp(log_temperature)
+            if self._is_binary or self.multilabel_:
+                losses = -(targets * log_expit(scaled) + (1 - targets) * log_expit(-scaled))
+            else:
+                losses = -targets * log_softmax(scaled, axis=1)
+            return float(np.average(losses.sum(1), weights=weights))
+
+        center = np.log(gaussian)
+        found = minimize_scalar(log_loss, bounds=(center - 4, center + 4), method="bounded")
+        self._temperature = float(np.exp(found.x))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

@@ -1,0 +1,201 @@
+"""CFLLRegressor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils import check_array
+
+from ._base import BaseCFLL
+from ._docs import shared_docs
+from ._targets import TargetScale
+
+__all__ = ["CFLLRegressor"]
+
+
+@shared_docs(
+    ridge=1.0,
+    update_order="backbone_first",
+    learning_rate=0.01,
+    weight_decay=0.0,
+    patience=20,
+    own="""normalize_y : bool, default=True
+        Standardise targets while training.""",
+)
+class CFLLRegressor(RegressorMixin, BaseCFLL):
+    """Neural-network regression with a closed-form last layer.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+
+    References
+    ----------
+    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn_cfll import CFLLRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = CFLLRegressor(max_epochs=20, random_state=0).fit(X[:300], y[:300])
+    >>> model.score(X[300:], y[300:]) > 0.4
+    True
+    """
+
+    _parameter_constraints = {**BaseCFLL._parameter_constraints, "normalize_y": ["boolean"]}
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        backbone_kwargs: dict[str, Any] | None = None,
+        hidden_layer_sizes: Any = (256, 256),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        ridge: float = 1.0,
+        decay: float = 1.0,
+        memory: str = "proximal",
+        update_order: str = "backbone_first",
+        optimizer: Any = "adamw",
+        learning_rate: float = 0.01,
+        weight_decay: float = 0.0,
+        learning_rate_schedule: str = "cosine",
+        batch_size: Any = 256,
+        max_epochs: int = 100,
+        early_stopping: Any = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 20,
+        tol: float = 0.0,
+        refit_last_layer: bool = True,
+        normalize_y: bool = True,
+        device: Any = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        callbacks: list[Any] | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.backbone_kwargs = backbone_kwargs
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.ridge = ridge
+        self.decay = decay
+        self.memory = memory
+        self.update_order = update_order
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.learning_rate_schedule = learning_rate_schedule
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.refit_last_layer = refit_last_layer
+        self.normalize_y = normalize_y
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CFLLRegressor:
+        """One epoch over these rows; the first call settles widths and scales.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        self
+        """
+        return self._partial_fit(X, y, sample_weight)
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predict targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        return_std : bool, default=False
+            Also the predictive standard deviation of a new observation: Bayesian linear
+            regression on the features, its noise from held-out rows where there are any.
+
+        Returns
+        -------
+        y : ndarray of y's shape at fit
+        std : ndarray of the same shape
+            With ``return_std=True``.
+        """
+        if not return_std:
+            outputs = self._outputs(X)  # first: it says so where nothing is fitted
+            return self._layout.from_rows(outputs)
+        dataset = self._rows_to_predict(X)
+        layer = self.net_.module_.last_layer
+        if layer.moments is None:
+            raise ValueError(
+                "`return_std` needs the moments of the training rows, and none are kept: fit "
+                'with refit_last_layer=True or memory="statistics".'
+            )
+        means, deviations = [], []
+        unit_noise = torch.as_tensor(self.noise_variance_ / self._scale.scale**2)
+        with torch.no_grad():
+            for batch in self.net_._batches(dataset):
+                features = self.net_._features(batch)
+                means.append(layer(features).cpu())
+                deviations.append(layer.variance(features, unit_noise).sqrt().cpu())
+        std = torch.cat(deviations).numpy() * self._scale.scale
+        mean = self._unscale(torch.cat(means).numpy())
+        return self._layout.from_rows(mean), self._layout.from_rows(std.astype(mean.dtype))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination; fields are scored point by point.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        float
+        """
+        y, prediction = np.asarray(y), self.predict(X)
+        if y.ndim > 2:
+            y, prediction = y.reshape(len(y), -1), prediction.reshape(len(y), -1)
+        return r2_score(y, prediction, sample_weight=sample_weight)
+
+    # -- the kind -------------------------------------------------------------------
+
+    def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
+        return check_array(
+            y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self
+        )
+
+    def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
+        if not self.normalize_y:
+            return super()._fit_scale(rows, sample_weight)
+        return TargetScale.fit(rows, sample_weight)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
