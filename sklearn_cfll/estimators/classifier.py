@@ -204,9 +204,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         """
         scores = np.asarray(self.decision_function(X)) / self._temperature
         if self.multilabel_:
-            return expit(scores)
+            return _probability(scores)
         if self._is_binary:
-            positive = expit(scores)
+            positive = _probability(scores)
             return np.stack([1.0 - positive, positive], axis=1)
         return softmax(scores, axis=1)
 
@@ -221,12 +221,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        scores = np.asarray(self.decision_function(X)) / self._temperature
-        if self.multilabel_:
-            return log_expit(scores)
-        if self._is_binary:
-            return np.stack([log_expit(-scores), log_expit(scores)], axis=1)
-        return log_softmax(scores, axis=1)
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
 
     # -- the kind -------------------------------------------------------------------
 
@@ -296,7 +292,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         """Temperature of the probabilities."""
         # The mean residual variance of an indicator: the temperature at which softmax is
         # the posterior of classes whose scores spread like a Gaussian around one-hot means.
-        gaussian = float(np.clip(self.noise_variance_.mean(), 1e-6, None))
+        # Training residuals are too small, hence the floor (odds of e^100 between classes).
+        gaussian = max(float(self.noise_variance_.mean()), 0.01)
         self._temperature = gaussian
         if valid is None:
             return
@@ -322,3 +319,10 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _probability(scores: np.ndarray) -> np.ndarray:
+    """Sigmoid, strictly between 0 and 1 also where it rounds to one of them."""
+    probability = expit(scores)
+    eps = np.finfo(probability.dtype).eps
+    return np.clip(probability, eps, 1.0 - eps)
