@@ -106,6 +106,8 @@ class ClosedFormLastLayer(nn.Module):
         _check_choice("solver", solver, SOLVERS)
         if not ridge >= 0:
             raise ValueError(f"`ridge` must be zero or positive, got {ridge!r}.")
+        if solver == "cg" and ridge == 0:
+            raise ValueError('`solver`="cg" needs a positive `ridge`; use "auto" for ridge=0.')
         if not 0 <= decay <= 1:
             raise ValueError(f"`decay` must lie between 0 and 1, got {decay!r}.")
         self.in_features, self.out_features = in_features, out_features
@@ -200,7 +202,7 @@ class ClosedFormLastLayer(nn.Module):
                     solver=self.solver,
                 )
                 self._assign(weight, bias)
-        return self(features)
+        return F.linear(features, self.weight, self.bias)
 
     @torch.no_grad()
     def accumulate(
@@ -350,10 +352,12 @@ class ClosedFormLastLayer(nn.Module):
         return self.ridge if self.moments_ridge is None else float(self.moments_ridge)
 
     def _assign(self, weight: Tensor, bias: Tensor) -> None:
-        # New tensors, never in place: an autograd graph may still hold the old ones.
-        self.weight = weight.to(self.weight.dtype)
-        if self.bias is not None:
-            self.bias = bias.to(self.bias.dtype)
+        # New tensors, never in place: an autograd graph may still hold the old ones. Past
+        # nn.Module.__setattr__, which would cost as much as the intercept's solve.
+        buffers = self._buffers
+        buffers["weight"] = weight.to(self.weight.dtype)
+        if self.fit_intercept:
+            buffers["bias"] = bias.to(self.weight.dtype)
 
     def _held_moments(self, method: str) -> Moments:
         block = self.moments

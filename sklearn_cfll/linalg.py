@@ -39,7 +39,7 @@ __all__ = [
 
 # Four steps from the previous weights leave 2e-2 of the update unsolved at ridge 1 and
 # d = 256, eight leave 2e-3; the trained network is the same (benchmarks/solvers.py).
-CONJUGATE_GRADIENT_STEPS = 6
+CONJUGATE_GRADIENT_STEPS = 4
 
 
 class Moments(NamedTuple):
@@ -99,31 +99,35 @@ def center_rows(
     CenteredRows
         Rows ``√w (φ - φ̄)`` and ``√w (y - ȳ)``, the means, and ``Σ w``.
     """
-    if sample_weight is None:
-        total: Tensor | float = float(features.shape[0])
-        feature_mean = features.mean(0) if center else features.new_zeros(features.shape[1])
-        target_mean = targets.mean(0) if center else targets.new_zeros(targets.shape[1])
-        if not center:
-            return CenteredRows(features, targets, feature_mean, target_mean, total)
-        return CenteredRows(
-            features - feature_mean, targets - target_mean, feature_mean, target_mean, total
-        )
-    total = sample_weight.sum()
-    if center:
-        # A batch of weightless rows has no mean; zero keeps the update finite.
-        share = sample_weight / total.clamp_min(torch.finfo(total.dtype).tiny)
-        feature_mean, target_mean = share @ features, share @ targets
-    else:
-        feature_mean = features.new_zeros(features.shape[1])
-        target_mean = targets.new_zeros(targets.shape[1])
-    root = sample_weight.sqrt().unsqueeze(1)
-    return CenteredRows(
-        (features - feature_mean) * root,
-        (targets - target_mean) * root,
-        feature_mean,
-        target_mean,
-        total,
+    feature_mean, target_mean, total = weighted_means(
+        features, targets, sample_weight, center=center
     )
+    if center:
+        features, targets = features - feature_mean, targets - target_mean
+    if sample_weight is not None:
+        root = sample_weight.sqrt().unsqueeze(1)
+        features, targets = features * root, targets * root
+    return CenteredRows(features, targets, feature_mean, target_mean, total)
+
+
+def weighted_means(
+    features: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    center: bool = True,
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Weighted means of features and targets (zeros unless ``center``), and ``Σ w``."""
+    total: Tensor | float = (
+        float(features.shape[0]) if sample_weight is None else sample_weight.sum()
+    )
+    if not center:
+        return features.new_zeros(features.shape[1]), targets.new_zeros(targets.shape[1]), total
+    if sample_weight is None:
+        return features.mean(0), targets.mean(0), total
+    # A batch of weightless rows has no mean; zero keeps the update finite.
+    share = sample_weight / total.clamp_min(torch.finfo(features.dtype).tiny)
+    return share @ features, share @ targets, total
 
 
 def feature_power(
@@ -139,8 +143,8 @@ def feature_power(
     small instead of exploding.
     """
     info = torch.finfo(square_sum.dtype)
-    floor = info.eps * feature_mean.square().mean() + info.tiny**0.5
-    return torch.maximum(square_sum / total / n_features, floor)
+    floor = torch.dot(feature_mean, feature_mean) * (info.eps / n_features)
+    return torch.maximum(square_sum / (total * n_features), floor).clamp_min_(info.tiny**0.5)
 
 
 def primal_update(
@@ -209,36 +213,65 @@ def conjugate_gradient_update(
     decay: float = 1.0,
     total: Tensor | float | None = None,
     *,
+    feature_mean: Tensor | None = None,
+    sample_weight: Tensor | None = None,
     n_steps: int = CONJUGATE_GRADIENT_STEPS,
 ) -> Tensor:
     """Proximal ridge update by conjugate gradients started at the previous weights.
 
     Each step costs ``4ndk`` operations against ``2nd·min(n, d)`` for a factorisation, and
     starts from ``γW_t``, which earlier batches have brought close. With ``n_steps`` ≥ d it
-    is exact up to rounding. A penalty of zero or a tiny one needs a factorisation instead.
+    is exact up to rounding. It needs a positive penalty, and few steps suffice only where
+    that is not tiny.
 
-    Rows of ``weight`` are kept as rows (k × d): skinny products in this layout are up to
-    eight times faster than in the transposed one.
+    Parameters
+    ----------
+    features, targets, weight, penalty, decay, total
+        As for :func:`primal_update`.
+    feature_mean : Tensor of shape (d,), optional
+        Weighted mean of *raw* features, subtracted inside the products: a centred copy of
+        the features would push a training step's other arrays out of the cache.
+    sample_weight : Tensor of shape (n,), optional
+        Weights of raw rows; ``targets`` are centred but unweighted.
+    n_steps : int
+
+    Returns
+    -------
+    Tensor of shape (k, d)
+
+    Notes
+    -----
+    Rows of ``weight`` stay rows (k × d): skinny products are up to eight times faster than
+    in columns. With weighted means removed, ``Aᵀ D (A p) = Φᵀ D (Φ p - φ̄ᵀp)``: the second
+    centring vanishes.
     """
     total = float(features.shape[0]) if total is None else total
-    prior = decay * weight
-    residual = targets.T - prior @ features.T
-    descent = (residual @ features).div_(total)
-    correction = torch.zeros_like(descent)
-    direction = descent.clone()
-    power = descent.square().sum(1, keepdim=True)
-    tiny = torch.finfo(features.dtype).tiny  # a solved column has power 0: 0 / tiny = 0
+    shift = torch.as_tensor(penalty).to(features) * total
+    tiny = torch.finfo(features.dtype).tiny  # keeps 0 / 0 of a solved column at 0
+
+    def project(rows: Tensor) -> Tensor:
+        if feature_mean is None:
+            return rows @ features.T
+        return torch.addmm(torch.mv(rows, feature_mean).unsqueeze_(1), rows, features.T, beta=-1)
+
+    weight = decay * weight
+    residual = targets.T - project(weight)
+    descent = (residual if sample_weight is None else residual * sample_weight) @ features
+    direction = descent
+    power = torch.linalg.vecdot(descent, descent).clamp_min_(tiny)
     for step in range(n_steps):
-        curved = ((direction @ features.T) @ features).div_(total).add_(penalty * direction)
-        length = power / (direction * curved).sum(1, keepdim=True).clamp_min_(tiny)
-        correction.addcmul_(length, direction)
-        if step == n_steps - 1:
-            break
-        descent.addcmul_(length, curved, value=-1.0)
-        new_power = descent.square().sum(1, keepdim=True)
-        direction.mul_(new_power / power.clamp_min(tiny)).add_(descent)
-        power = new_power
-    return prior + correction
+        projected = project(direction)
+        if sample_weight is not None:
+            projected = projected * sample_weight
+        curved = torch.addcmul(projected @ features, direction, shift)
+        length = power.div(torch.linalg.vecdot(direction, curved).clamp_min_(tiny)).unsqueeze_(1)
+        weight = torch.addcmul(weight, length, direction)
+        if step < n_steps - 1:
+            descent = torch.addcmul(descent, length, curved, value=-1.0)
+            new_power = torch.linalg.vecdot(descent, descent).clamp_min_(tiny)
+            direction = torch.addcmul(descent, (new_power / power).unsqueeze_(1), direction)
+            power = new_power
+    return weight
 
 
 SOLVERS = {
@@ -296,20 +329,48 @@ def proximal_update(
     weight : Tensor of shape (k, d)
     bias : Tensor of shape (k,)
     """
-    rows = center_rows(features, targets, sample_weight, center=fit_intercept)
+    n_rows, n_features = features.shape
     if solver in ("auto", "cholesky"):
-        n_rows, n_features = features.shape
         solver = choose_solver(
             n_rows, n_features, targets.shape[1], ridge if solver == "auto" else 0.0
         )
-    penalty = ridge * feature_power(
-        rows.features.square().sum(), features.shape[1], rows.total, rows.feature_mean
-    )
-    divisor = rows.total if total is None else total
-    weight = SOLVERS[solver](rows.features, rows.targets, weight, penalty, decay, divisor)
-    if not fit_intercept:
-        return weight, torch.zeros_like(rows.target_mean)
-    return weight, rows.target_mean - weight @ rows.feature_mean
+    means = weighted_means(features, targets, sample_weight, center=fit_intercept)
+    feature_mean, target_mean, mass = means
+    divisor = mass if total is None else total
+    if solver == "cg":
+        penalty = ridge * _raw_power(features, feature_mean, sample_weight, mass)
+        weight = conjugate_gradient_update(
+            features,
+            targets - target_mean,
+            weight,
+            penalty,
+            decay,
+            divisor,
+            feature_mean=feature_mean if fit_intercept else None,
+            sample_weight=sample_weight,
+        )
+    else:
+        rows = center_rows(features, targets, sample_weight, center=fit_intercept)
+        penalty = ridge * feature_power(
+            rows.features.square().sum(), n_features, mass, feature_mean
+        )
+        update = SOLVERS[solver]
+        weight = update(rows.features, rows.targets, weight, penalty, decay, divisor)
+    return weight, target_mean - torch.mv(weight, feature_mean)
+
+
+def _raw_power(
+    features: Tensor, mean: Tensor, sample_weight: Tensor | None, total: Tensor | float
+) -> Tensor:
+    """:func:`feature_power` of raw rows, without a centred copy of them."""
+    if sample_weight is None:
+        flat = features.reshape(-1)
+        square_sum = torch.dot(flat, flat)
+    else:
+        square_sum = torch.linalg.vecdot(features, features) @ sample_weight
+    # Rounding of the difference is of the order of feature_power's floor.
+    centered = square_sum - torch.dot(mean, mean) * total
+    return feature_power(centered, features.shape[1], total, mean)
 
 
 def moments(

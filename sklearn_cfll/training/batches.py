@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
-__all__ = ["BatchIterator", "RowsDataset", "as_rows", "input_statistics", "unpack_batch"]
+__all__ = ["Batch", "BatchIterator", "RowsDataset", "as_rows", "input_statistics", "unpack_batch"]
 
 
 class DenseRows:
@@ -103,6 +103,14 @@ def as_rows(
     return DenseRows(data, device, dtype, lazy or isinstance(data, np.memmap))
 
 
+class Batch(NamedTuple):
+    """Rows on the device, in the dtype of training."""
+
+    inputs: Tensor
+    targets: Tensor | None
+    sample_weight: Tensor | None
+
+
 class RowsDataset(Dataset):
     """Inputs, targets and sample weights as one data set that hands out whole batches.
 
@@ -123,9 +131,7 @@ class RowsDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         return tuple(
-            part[0]
-            for part in self.batch(torch.tensor([index]))
-            if part is not None
+            part[0] for part in self.batch(torch.tensor([index])) if part is not None
         )
 
     def subset(self, indices: Any) -> RowsDataset:
@@ -138,10 +144,10 @@ class RowsDataset(Dataset):
             None if self.sample_weight is None else self.sample_weight[on_device],
         )
 
-    def batch(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def batch(self, indices: Tensor | slice) -> Batch:
         """Inputs, targets and weights of some rows, on the device."""
         chosen = indices.to(self.inputs.device) if isinstance(indices, Tensor) else indices
-        return (
+        return Batch(
             self.inputs.take(indices),
             None if self.targets is None else self.targets[chosen],
             None if self.sample_weight is None else self.sample_weight[chosen],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..last_layer import ClosedFormLastLayer
-from .batches import BatchIterator, RowsDataset, as_rows, fetch, mix_seed, unpack_batch
+from .batches import Batch, BatchIterator, RowsDataset, as_rows, fetch, mix_seed, unpack_batch
 from .schedules import SCHEDULES
 from .steps import UPDATE_ORDERS, CFLLModule, match_targets, squared_error
 
@@ -370,12 +370,10 @@ class CFLLNet(skorch.NeuralNet):
         return self.module_.features(self._on_device(unpack_batch(batch)[0]))
 
     def _unpack(self, batch: Any) -> tuple[Any, Tensor, Tensor | None]:
+        if isinstance(batch, Batch):
+            return batch  # of a RowsDataset: on the device, cast already
         inputs, targets, sample_weight = unpack_batch(batch)
-        if isinstance(batch, tuple) and isinstance(inputs, Tensor) and inputs.dtype == self._dtype():
-            return inputs, targets, sample_weight  # ours: on the device, cast already
-        targets = self._on_device(targets, self._dtype())
-        if targets.dtype != self._dtype():
-            targets = targets.to(self._dtype())
+        targets = self._on_device(targets).to(self._dtype())
         if sample_weight is not None:
             sample_weight = self._on_device(sample_weight).to(self._dtype())
         return self._on_device(inputs), targets, sample_weight

