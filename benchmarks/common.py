@@ -189,9 +189,7 @@ def stock_skorch(
         train_split=None,
         iterator_train__shuffle=True,
         verbose=0,
-        callbacks=[
-            _Recorder(lambda seconds, net: look((seconds, _predictor(net.module_), None)))
-        ],
+        callbacks=[_Recorder(lambda seconds, net: look((seconds, _predictor(net.module_), None)))],
     )
     net.fit(X, y)
 

@@ -116,7 +116,9 @@ class ClosedFormLastLayer(nn.Module):
         self.fit_intercept = fit_intercept
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.register_buffer("weight", torch.zeros(out_features, in_features, **factory))
-        self.register_buffer("bias", torch.zeros(out_features, **factory) if fit_intercept else None)
+        self.register_buffer(
+            "bias", torch.zeros(out_features, **factory) if fit_intercept else None
+        )
         for name in _MOMENT_BUFFERS:
             self.register_buffer(name, None)
         self.register_buffer("moments_ridge", None)  # of the last solve; variance needs it
@@ -262,7 +264,7 @@ class ClosedFormLastLayer(nn.Module):
 
     def to_linear(self) -> nn.Linear:
         """A plain :class:`torch.nn.Linear` with these weights."""
-        linear = nn.utils.skip_init(
+        linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
             nn.Linear,
             self.in_features,
             self.out_features,

@@ -25,6 +25,9 @@ class Standardize(nn.Module):
     tiny standard deviation would turn a small change at prediction time into 1e9s.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, n_features: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_features))

@@ -48,21 +48,18 @@ def build_backbone(
 
 
 def rebuild_backbone(
-    backbone: Any,
-    backbone_kwargs: Mapping[str, Any] | None,
-    sample: Tensor,
-    feature_shape: tuple[int, ...],
-    channels_first: bool,
-    removed: str | None,
+    backbone: Any, backbone_kwargs: Mapping[str, Any] | None, sample: Tensor, like: Backbone
 ) -> Backbone:
-    """The same modules as at fit, untrained: for a state that is loaded into them."""
+    """The same modules as at fit, untrained: for a state that is loaded into them.
+
+    ``like`` says which layer was split off; its own module is not looked at.
+    """
     module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]))
     module = cast_module(module, sample.device, sample.dtype)
     if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         with torch.no_grad():
             module(sample)
-    module = strip_last_layer(module, removed, channels_first)
-    return Backbone(module, feature_shape, channels_first, removed)
+    return like._replace(module=strip_last_layer(module, like.removed, like.channels_first))
 
 
 def cast_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -68,7 +68,7 @@ def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
     name, inputs_of_last, output = _trace(network, sample)
     channels_first = False
     features = output
-    if name is not None:
+    if name is not None and inputs_of_last is not None:
         channels_first = not isinstance(network.get_submodule(name), nn.Linear)
         stripped = strip_last_layer(copy.deepcopy(network), name, channels_first)
         features = _evaluate(stripped, sample)
@@ -108,6 +108,7 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
         last.weight.copy_(linear.weight.reshape(last.weight.shape))
         if last.bias is not None:
             last.bias.copy_(linear.bias)
+    assert isinstance(module, ChannelsLast)
     return _replace(module.network, backbone.removed, last)
 
 

@@ -3,56 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from numbers import Integral, Real
-from typing import Any
+from numbers import Integral
+from typing import Any, ClassVar
 
 import numpy as np
-import scipy.sparse
 import torch
-from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
-from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .. import persistence
-from ..backbones.mlp import ACTIVATIONS, MLPBackbone, Standardize
-from ..backbones.recipe import build_backbone
+from ..backbones.mlp import MLPBackbone, Standardize
 from ..backbones.splitting import join_last_layer
-from ..last_layer import MEMORIES
-from ..training.batches import RowsDataset, as_rows, input_statistics
+from ..training.batches import RowsDataset, input_statistics
 from ..training.callbacks import EpochBar, TaskBridge
-from ..training.net import CFLLNet, preserved_random_state
-from ..training.optimizers import OPTIMIZERS, optimizer_class, optimizer_options
+from ..training.net import CFLLNet
+from ..training.optimizers import optimizer_class, optimizer_options
 from ..training.refit import mean_squared_residuals, refit_last_layer
-from ..training.schedules import SCHEDULES
-from ..training.steps import UPDATE_ORDERS
-from ._data import (
-    check_inputs,
-    check_lengths,
-    check_sample_shape,
-    check_targets_given,
-    check_weights,
-    targets_of_dataset,
-)
+from ._compat import CallbackSupportMixin
+from ._data import Checked, check_data, check_inputs, check_sample_shape, held_out_rows
 from ._options import draw_seed, resolve_device, resolve_dtype
-from ._targets import TargetLayout, TargetScale
-
-try:  # scikit-learn >= 1.9; an older one is served without its callbacks
-    from sklearn.callback import CallbackSupportMixin
-except ImportError:
-
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stand-in: no callbacks before scikit-learn 1.9."""
-
-        def _init_callback_context(self, **kwargs: Any) -> None:
-            return None
-
+from ._parameters import CONSTRAINTS
+from ._plan import Plan
+from ._state import from_arrays, to_arrays
+from ._targets import TargetScale
 
 # A tenth of fewer rows says too little about when to stop, and a random split would make
 # weights differ from repetitions on the tiny sets of scikit-learn's checks.
@@ -65,35 +43,14 @@ PREDICTION_ROWS = 1024
 class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Training, prediction of raw outputs, adaptation and persistence."""
 
-    _parameter_constraints: dict[str, Any] = {
-        "backbone": "no_validation",  # build_backbone says what is wrong with it
-        "backbone_kwargs": [dict, None],
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "ridge": [Interval(Real, 0, None, closed="left")],
-        "decay": [Interval(Real, 0, 1, closed="both")],
-        "memory": [StrOptions(set(MEMORIES))],
-        "update_order": [StrOptions(set(UPDATE_ORDERS))],
-        "optimizer": [StrOptions(set(OPTIMIZERS)), type],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"full"})],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean", StrOptions({"auto"})],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "refit_last_layer": ["boolean"],
-        "device": [str, torch.device],
-        "precision": [StrOptions({"auto", "float32", "float64"})],
-        "compile": ["boolean"],
-        "callbacks": [list, None],
-        "warm_start": ["boolean"],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _plan: Plan
+    net_: CFLLNet
+    device_: torch.device
+    n_outputs_: int
+    ridge_: float
+    noise_variance_: np.ndarray
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
 
     # -- what the two estimators fill in --------------------------------------------
 
@@ -111,7 +68,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         return None
 
-    def _finish(self, valid: RowsDataset | None, train: RowsDataset) -> None:
+    def _finish(self, train: RowsDataset, valid: RowsDataset | None) -> None:
         """Attributes of one kind of estimator, set after training."""
 
     # -- fitting --------------------------------------------------------------------
@@ -149,17 +106,16 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             Where training diverges, at that batch.
         """
         with self._previous_fit_kept():
-            warm = self.warm_start and hasattr(self, "net_")
+            warm = self.warm_start and self.__sklearn_is_fitted__()
             task = self._init_callback_context(max_subtasks=self.max_epochs)
-            data = self._prepare(X, y, sample_weight, reset=not warm, min_samples=2)
+            checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
+            plan = self._plan if warm else self._make_plan(checked)
+            train, valid = self._split(plan, checked, X_val, y_val)
             if not warm:
-                self._build(data)
-            train, valid = self._split(data, X_val, y_val)
-            if not warm:
-                self._adapt_inputs(train)
+                self._start(plan, train)
             self._train(train, valid, self.max_epochs, self.learning_rate_schedule, task, X, y)
             if not self.warm_start:
-                self.net_.initialize_optimizer()  # partial_fit starts with a fresh one
+                self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
             self._solve(train, valid)
             if task is not None:
                 task.call_on_fit_task_end(
@@ -170,110 +126,63 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Any:
         """One epoch over these rows, at a constant rate, with no rows held out."""
         with self._previous_fit_kept():
-            first = not hasattr(self, "net_")
-            data = self._prepare(X, y, sample_weight, reset=first, min_samples=1)
+            first = not self.__sklearn_is_fitted__()
+            checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
+            plan = self._make_plan(checked) if first else self._plan
+            data = plan.dataset(checked)
             if first:
-                self._build(data)
-                self._adapt_inputs(data)
+                self._start(plan, data)
             self._train(data, None, 1, "constant", None, X, y)
-            self.noise_variance_ = self._unscale_variance(mean_squared_residuals(self.net_, data))
-            self.ridge_, self.decay_ = self._effective_ridge(), self._effective_decay()
-            self._finish(None, data)
+            noise = mean_squared_residuals(self.net_, data)
+            self._set_solved(self._effective_ridge(), noise, data, None)
         return self
 
-    def _prepare(
-        self, X: Any, y: Any, sample_weight: Any, *, reset: bool, min_samples: int
-    ) -> RowsDataset:
-        """Checked rows, targets and weights on the device; targets still in y's units."""
-        lazy = isinstance(X, np.memmap)
-        if isinstance(X, Dataset) and y is None:
-            y = targets_of_dataset(X)
-        check_targets_given(self, y)
-        X = check_inputs(self, X, reset=reset, min_samples=min_samples)
-        y = y.toarray() if scipy.sparse.issparse(y) else np.asarray(y)
-        check_lengths(X, y)
-        rows, weights = check_weights(sample_weight, X)
-        y = y if rows is None else y[rows]
-        targets = self._encode_targets(y, reset=reset)
-        weights = self._fit_weights(y, weights)
-        if reset:
-            self.device_ = resolve_device(self.device)
-            self._dtype = resolve_dtype(self.precision, len(targets), self.device_)
-            self._seed = draw_seed(self.random_state)
-            self._sample_shape = None
-        else:
-            check_sample_shape(X, self._sample_shape)
-        inputs = as_rows(X, self.device_, self._dtype, lazy)
-        data = RowsDataset(inputs)
-        if rows is not None:
-            data = data.subset(rows)
-        data.targets = targets  # numpy until the backbone says how they are laid out
-        data.sample_weight = None if weights is None else self._tensor(weights)
-        if reset:
-            self._sample_shape = tuple(inputs.shape[1:])
-        else:
-            self._lay_out(data)
-        return data
-
-    def _build(self, data: RowsDataset) -> None:
-        """Backbone, target layout and an untrained net."""
+    def _make_plan(self, checked: Checked) -> Plan:
         recipe = self.backbone
         if recipe is None:
             sizes = self.hidden_layer_sizes
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
             recipe = MLPBackbone(sizes, self.activation, self.dropout)
-        elif isinstance(recipe, BaseEstimator):
-            recipe = clone(recipe)
-        sample = data.inputs.take(slice(0, 2))
-        if len(sample) == 1:
-            sample = sample.repeat(2, *[1] * (sample.ndim - 1))
-        with preserved_random_state(self.device_, self._seed):
-            self._split_backbone = build_backbone(recipe, self.backbone_kwargs, sample)
-        self._recipe = (recipe, self.backbone_kwargs)
-        backbone = self._split_backbone
-        self._layout = TargetLayout.infer(
-            data.targets.shape, backbone.feature_shape, backbone.channels_first
+        device = resolve_device(self.device)
+        plan = Plan.make(
+            recipe,
+            self.backbone_kwargs,
+            checked,
+            seed=draw_seed(self.random_state),
+            device=device,
+            dtype=resolve_dtype(self.precision, len(checked.y), device),
         )
-        self.n_outputs_ = self._layout.n_targets
-        self._scale = None
-        self._lay_out(data)
-        self.net_ = self._make_net()
-        with preserved_random_state(self.device_, self._seed):
-            self.net_.initialize()
+        plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
+        return plan
 
-    def _lay_out(self, data: RowsDataset) -> None:
-        """Targets as (n, positions..., k) tensors, in the scale of training."""
-        expected = self._layout.own_shape
-        rows = self._layout.to_rows(np.asarray(data.targets, dtype=np.float64))
-        if rows.shape[-1] != self.n_outputs_:
-            raise ValueError(
-                f"y has shape {data.targets.shape}, but the estimator was fitted on targets "
-                f"of shape {expected}."
-            )
-        if self._scale is None:
-            weights = data.sample_weight
-            self._scale = self._fit_scale(
-                rows, None if weights is None else weights.double().cpu().numpy()
-            )
-        data.targets = self._tensor(self._scale.transform(rows))
+    def _start(self, plan: Plan, train: RowsDataset) -> None:
+        """An untrained net, its inputs standardised by the training rows."""
+        first = next(plan.backbone.module.children(), None)
+        if isinstance(first, Standardize):
+            first.adapt_to(*input_statistics(train))
+        self.net_ = self._make_net(plan)
+        self._plan = plan
+        self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
+        self.history_: list[dict[str, Any]] = []
 
-    def _make_net(self) -> CFLLNet:
+    def _make_net(self, plan: Plan) -> CFLLNet:
         optimizer = optimizer_class(self.optimizer)
         options = optimizer_options(optimizer, self.weight_decay)
-        return CFLLNet(
-            self._split_backbone.module,
+        net = CFLLNet(
+            plan.backbone.module,
             optimizer=optimizer,
             **{f"optimizer__{name}": value for name, value in options.items()},
-            last_layer__in_features=self._split_backbone.feature_shape[-1],
-            last_layer__out_features=self.n_outputs_,
+            last_layer__in_features=plan.backbone.feature_shape[-1],
+            last_layer__out_features=plan.layout.n_targets,
             last_layer__memory=self.memory,
-            last_layer__dtype=self._dtype,
-            device=str(self.device_),
+            last_layer__dtype=plan.dtype,
+            device=str(plan.device),
             compile=self.compile,
-            random_state=self._seed,
+            random_state=plan.seed,
             iterator_valid__batch_size=PREDICTION_ROWS,
             verbose=0,
         )
+        return net.initialize()
 
     def _train(
         self,
@@ -288,21 +197,20 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """Run the net's loop with this estimator's settings on top of whatever came before."""
         net = self.net_
         full = self.batch_size == "full"
-        net.update_order, net.lr_schedule, net.max_epochs = self.update_order, schedule, epochs
-        net.lr = self.learning_rate
-        net.batch_size = len(train) if full else self.batch_size
-        net.verbose = max(0, int(self.verbose) - 1)
-        net.train_split = None if valid is None else predefined_split(valid)
-        if net.optimizer_ is not None:
-            for group in net.optimizer_.param_groups:
-                group["lr"] = group["initial_lr"] = self.learning_rate
-        layer = net.module_.last_layer
-        layer.ridge, layer.decay = self._effective_ridge(), self._effective_decay()
-        layer.memory = self.memory
-        if full:
-            layer.solver = "cholesky"
+        net.configure(
+            update_order=self.update_order,
+            lr_schedule=schedule,
+            lr=self.learning_rate,
+            max_epochs=epochs,
+            batch_size=len(train) if full else self.batch_size,
+            ridge=self._effective_ridge(),
+            decay=self._effective_decay(),
+            memory=self.memory,
+            solver="cholesky" if full else "auto",
+            verbose=max(0, int(self.verbose) - 1),
+        )
+        callbacks: list[Any] = list(self.callbacks or ())
         stopper = None
-        net.callbacks = list(self.callbacks or ())
         if valid is not None and self.early_stopping is not False:
             stopper = EarlyStopping(
                 patience=self.n_iter_no_change,
@@ -311,21 +219,16 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 load_best=True,
                 sink=_silent,
             )
-            net.callbacks.append(("early_stopping", stopper))
+            callbacks.append(("early_stopping", stopper))
         if self.verbose == 1:
-            net.callbacks.append(("epoch_bar", EpochBar()))
+            callbacks.append(("epoch_bar", EpochBar()))
         if task is not None:
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            bridge = TaskBridge(self, task, X, y, None, self._fitted_now)
-            net.callbacks.append(("task_bridge", bridge))
-        net._initialize_callbacks()
-        try:
-            net.partial_fit(train)
-        finally:
-            net.callbacks, net.callbacks_, net.train_split = None, [], None
+            callbacks.append(("task_bridge", TaskBridge(self, task, X, y, self._fitted_now)))
+        net.run(train, valid, callbacks)
         first = net.first_epoch_
         rows = net.history[first:]
-        self.history_ = [*getattr(self, "history_", [])[:first], *map(_history_row, rows)]
+        self.history_ = [*self.history_[:first], *map(_history_row, rows)]
         self.n_iter_ = len(self.history_)
         self.best_iteration_ = self.n_iter_
         if stopper is not None and hasattr(stopper, "best_epoch_"):
@@ -334,17 +237,20 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _solve(self, train: RowsDataset, valid: RowsDataset | None) -> None:
         """The final exact solve and the noise that is left."""
         net = self.net_
-        self.decay_ = self._effective_decay()
         if self.refit_last_layer:
-            found = refit_last_layer(net, train, valid, self._refit_ridge(train))
-            self.ridge_, noise = found.ridge, found.noise_variance
+            ridge, noise = refit_last_layer(net, train, valid, self._refit_ridge(train))
         else:
-            self.ridge_ = self._effective_ridge()
+            ridge = self._effective_ridge()
             noise = mean_squared_residuals(net, train if valid is None else valid)
-        if not torch.isfinite(net.module_.last_layer.weight).all():
-            net._raise_diverged()
-        self.noise_variance_ = self._unscale_variance(noise)
-        self._finish(valid, train)
+        net.check_finite()
+        self._set_solved(ridge, noise, train, valid)
+
+    def _set_solved(
+        self, ridge: float, noise: Tensor, train: RowsDataset, valid: RowsDataset | None
+    ) -> None:
+        self.ridge_, self.decay_ = ridge, self._effective_decay()
+        self.noise_variance_ = self._plan.unscale_variance(noise)
+        self._finish(train, valid)
 
     def _effective_ridge(self) -> float:
         return float(self.ridge)
@@ -361,17 +267,20 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """
         if self.batch_size == "full":
             return self._effective_ridge()
-        n_rows = train.targets[..., 0].numel()
-        return self._effective_ridge() * min(1.0, self._split_backbone.feature_shape[-1] / n_rows)
+        feature_shape = self._plan.backbone.feature_shape
+        n_rows = len(train) * int(np.prod(feature_shape[:-1]))
+        return self._effective_ridge() * min(1.0, feature_shape[-1] / n_rows)
 
     def _split(
-        self, data: RowsDataset, X_val: Any, y_val: Any
+        self, plan: Plan, checked: Checked, X_val: Any, y_val: Any
     ) -> tuple[RowsDataset, RowsDataset | None]:
         """Training and held-out rows."""
         if (X_val is None) != (y_val is None) and not isinstance(X_val, Dataset):
             raise ValueError("Give both `X_val` and `y_val`, or neither.")
+        data = plan.dataset(checked)
         if X_val is not None:
-            return data, self._prepare(X_val, y_val, None, reset=False, min_samples=1)
+            held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
+            return data, plan.dataset(held_out)
         n_rows = len(data)
         wanted = self.early_stopping
         if wanted == "auto":
@@ -383,58 +292,25 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 f"`early_stopping`=True holds out rows and needs at least 10, got n_samples="
                 f'{n_rows}. Use early_stopping="auto" or False, or give `X_val` and `y_val`.'
             )
-        chosen = self._held_out(data)
-        held_out = np.zeros(n_rows, dtype=bool)
-        held_out[chosen] = True
-        return data.subset(np.flatnonzero(~held_out)), data.subset(np.flatnonzero(held_out))
-
-    def _held_out(self, data: RowsDataset) -> np.ndarray:
-        """Indices of a random ``validation_fraction`` of the rows, stratified by class."""
-        from sklearn.model_selection import train_test_split
-
-        codes = self._stratify(data.targets.cpu().numpy())
-        n_rows = len(data)
-        n_held = max(1, round(self.validation_fraction * n_rows))
-        if codes is not None:
-            counts = np.unique(codes, return_counts=True)[1]
-            if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):
-                codes = None  # too few rows a class to have each on both sides
-        return train_test_split(
-            np.arange(n_rows), test_size=n_held, stratify=codes, random_state=self._seed
-        )[1]
-
-    def _adapt_inputs(self, train: RowsDataset) -> None:
-        """Let the default backbone standardise by the training rows."""
-        module = self._split_backbone.module
-        first = next(module.children(), None)
-        if isinstance(first, Standardize):
-            first.adapt_to(*input_statistics(train))
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array)).to(self.device_, self._dtype)
-
-    def _unscale_variance(self, variance: Tensor) -> np.ndarray:
-        return variance.double().cpu().numpy() * self._scale.scale**2
+        classes = self._stratify(checked.y)
+        train, held = held_out_rows(n_rows, self.validation_fraction, classes, plan.seed)
+        return data.subset(train), data.subset(held)
 
     # -- using ----------------------------------------------------------------------
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Raw predictions (n, positions..., k) in y's units."""
-        dataset = self._rows_to_predict(X)
+        dataset = self._dataset_to_predict(X)
         with torch.no_grad():
             parts = list(self.net_.forward_iter(dataset, device="cpu"))
-        return self._unscale(torch.cat(parts).numpy())
+        return self._plan.unscale(torch.cat(parts).numpy())
 
-    def _rows_to_predict(self, X: Any) -> RowsDataset:
+    def _dataset_to_predict(self, X: Any) -> RowsDataset:
         check_is_fitted(self)
         lazy = isinstance(X, np.memmap)
         X = check_inputs(self, X, reset=False)
-        check_sample_shape(X, self._sample_shape)
-        return RowsDataset(as_rows(X, self.device_, self._dtype, lazy))
-
-    def _unscale(self, rows: np.ndarray) -> np.ndarray:
-        scale = self._scale
-        return rows * scale.scale.astype(rows.dtype) + scale.mean.astype(rows.dtype)
+        check_sample_shape(X, self._plan.sample_shape)
+        return RowsDataset(self._plan.rows(X, lazy))
 
     def features(self, X: Any) -> np.ndarray:
         """The backbone's output: what the last layer sees.
@@ -447,7 +323,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         -------
         ndarray of shape (n_samples, ..., d)
         """
-        return self.net_.features(self._rows_to_predict(X)).numpy()
+        return self.net_.features(self._dataset_to_predict(X)).numpy()
 
     def adapt(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Add rows to the last layer's exact ridge fit; the backbone stays as it is.
@@ -472,7 +348,8 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         with self._previous_fit_kept():
-            data = self._prepare(X, y, sample_weight, reset=False, min_samples=1)
+            checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
+            data = self._plan.dataset(checked)
             layer = self.net_.module_.last_layer
             if layer.moments is None:
                 raise ValueError(
@@ -503,19 +380,19 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         with torch.no_grad():
             linear.weight.copy_(torch.as_tensor(self.coef_))
             linear.bias.copy_(torch.as_tensor(self.intercept_))
-        return join_last_layer(self._split_backbone, linear).cpu().eval()
+        return join_last_layer(self._plan.backbone, linear).cpu().eval()
 
     @property
     def coef_(self) -> np.ndarray:
         """Last layer's weights (k, d) in y's units: ``features(X) @ coef_.T + intercept_``."""
         weight = self._fitted_layer("coef_").weight.double().cpu().numpy()
-        return weight * self._scale.scale[:, None]
+        return weight * self._plan.scale.scale[:, None]
 
     @property
     def intercept_(self) -> np.ndarray:
         """Last layer's intercept (k,) in y's units."""
         bias = self._fitted_layer("intercept_").bias.double().cpu().numpy()
-        return bias * self._scale.scale + self._scale.mean
+        return self._plan.unscale(bias)
 
     @property
     def backbone_(self) -> nn.Module:
@@ -524,7 +401,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         return self.net_.module_.backbone
 
     def _fitted_layer(self, name: str) -> Any:
-        if "net_" not in vars(self):  # AttributeError: hasattr must say False before fit
+        if not self.__sklearn_is_fitted__():  # AttributeError: hasattr must say False before fit
             raise AttributeError(f"{type(self).__name__} has no `{name}` before it is fitted.")
         return self.net_.module_.last_layer
 
@@ -533,23 +410,21 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     @contextlib.contextmanager
     def _previous_fit_kept(self) -> Iterator[None]:
         """Put everything back as it was where the block raises."""
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         net = before.get("net_")
-        snapshot = None if net is None else _snapshot(net)
+        snapshot = None if net is None else net.snapshot()
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             if net is not None:
-                _restore(net, snapshot)
+                net.restore(snapshot)
             raise
 
     def _fitted_now(self) -> dict[str, Any]:
         """Attributes of the estimator as if training had stopped here."""
-        state = {name: value for name, value in vars(self).items() if name.endswith("_")}
-        state |= {name: vars(self)[name] for name in persistence.PRIVATE_STATE if name in vars(self)}
-        return state
+        return {k: v for k, v in self.__dict__.items() if k.endswith("_") or k == "_plan"}
 
     def save(self, path: Any) -> None:
         """Write the fitted estimator to one file that opens without running code.
@@ -559,7 +434,9 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         path : str or path-like
         """
         check_is_fitted(self)
-        persistence.save(self, path)
+        left_out = ("callbacks", "_skl_callbacks", "_metadata_request")
+        state = {k: v for k, v in self.__getstate__().items() if k not in left_out}
+        persistence.save(type(self).__name__, state, path)
 
     @classmethod
     def load(cls, path: Any, *, backbone: Any = None, device: str = "cpu") -> Any:
@@ -574,16 +451,19 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         device : str, default="cpu"
             Where to put it, whatever it was fitted on.
         """
-        return persistence.load(cls, path, backbone=backbone, device=device)
+        state = persistence.load(cls.__name__, path, backbone)
+        estimator = cls.__new__(cls)
+        estimator.__setstate__({**state, "callbacks": None, "device_": device})
+        return estimator
 
     def __getstate__(self) -> dict[str, Any]:
-        return persistence.to_arrays(super().__getstate__())
+        return to_arrays(super().__getstate__())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        persistence.from_arrays(self, state)
+        from_arrays(self, state)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "net_" in vars(self)
+        return "net_" in self.__dict__
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -601,20 +481,6 @@ def _history_row(row: dict[str, Any]) -> dict[str, Any]:
         "seconds": row.get("dur"),
     }
     return kept
-
-
-def _snapshot(net: CFLLNet) -> tuple[Any, Any, int]:
-    optimizer = None if net.optimizer_ is None else copy.deepcopy(net.optimizer_.state_dict())
-    return copy.deepcopy(net.module_.state_dict()), optimizer, len(net.history)
-
-
-def _restore(net: CFLLNet, snapshot: tuple[Any, Any, int] | None) -> None:
-    assert snapshot is not None
-    module, optimizer, n_epochs = snapshot
-    net.module_.load_state_dict(module)
-    if optimizer is not None:
-        net.optimizer_.load_state_dict(optimizer)
-    del net.history[n_epochs:]
 
 
 def _silent(*args: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
+from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
@@ -13,14 +15,49 @@ from sklearn.utils.validation import (
 )
 from torch.utils.data import Dataset
 
-__all__ = [
-    "check_inputs",
-    "check_lengths",
-    "check_sample_shape",
-    "check_targets_given",
-    "check_weights",
-    "targets_of_dataset",
-]
+__all__ = ["Checked", "check_data", "check_inputs", "check_sample_shape", "held_out_rows"]
+
+
+class Checked(NamedTuple):
+    """Checked inputs, encoded targets and weights.
+
+    Attributes
+    ----------
+    X : ndarray, sparse matrix or Dataset of all samples
+    rows : ndarray of int, or None
+        Rows of X that count (of positive weight); None for all.
+    y : ndarray of shape (n, ...)
+        Encoded targets of those rows.
+    sample_weight : ndarray of shape (n,) with mean one, or None where all are equal
+    lazy : bool
+        X stays where it is (a memory map) and is read batch by batch.
+    """
+
+    X: Any
+    rows: np.ndarray | None
+    y: np.ndarray
+    sample_weight: np.ndarray | None
+    lazy: bool
+
+
+def check_data(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool, min_samples: int
+) -> Checked:
+    """Check and encode what a fit is given; the estimator encodes its targets and weights."""
+    lazy = isinstance(X, np.memmap)
+    if isinstance(X, Dataset) and y is None:
+        y = _targets_of_dataset(X)
+    if y is None:
+        raise ValueError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is None."
+        )
+    X = check_inputs(estimator, X, reset=reset, min_samples=min_samples)
+    y = y.toarray() if scipy.sparse.issparse(y) else np.asarray(y)
+    _check_lengths(X, y)
+    rows, weights = _check_weights(sample_weight, X)
+    y = y if rows is None else y[rows]
+    targets = estimator._encode_targets(y, reset=reset)
+    return Checked(X, rows, targets, estimator._fit_weights(y, weights), lazy)
 
 
 def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
@@ -59,9 +96,7 @@ def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
     )
 
 
-def check_weights(
-    sample_weight: Any, X: Any
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _check_weights(sample_weight: Any, X: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Rows of positive weight (None: all) and their weights, mean one (None: all equal).
 
     Rows of weight zero are dropped: a weight means a number of repetitions.
@@ -86,22 +121,30 @@ def check_weights(
     return rows, weights / weights.mean()
 
 
-def check_targets_given(estimator: Any, y: Any) -> None:
-    if y is None:
-        raise ValueError(
-            f"{type(estimator).__name__} requires y to be passed, but the target y is None."
-        )
-
-
-def targets_of_dataset(dataset: Dataset) -> np.ndarray:
+def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
     """Targets of a Dataset of (inputs, target) pairs, gathered in one pass."""
     targets = [np.asarray(dataset[i][1]) for i in range(len(dataset))]  # type: ignore[arg-type]
     return np.stack(targets)
 
 
-def check_lengths(X: Any, y: np.ndarray) -> None:
+def _check_lengths(X: Any, y: np.ndarray) -> None:
     if isinstance(X, Dataset):
         if len(X) != len(y):  # type: ignore[arg-type]
             raise ValueError(f"X has {len(X)} samples, y has {len(y)}.")  # type: ignore[arg-type]
         return
     check_consistent_length(X, y)
+
+
+def held_out_rows(
+    n_rows: int, fraction: float, classes: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training rows and of a random fraction held out, stratified by class."""
+    n_held = max(1, round(fraction * n_rows))
+    if classes is not None:
+        counts = np.unique(classes, return_counts=True)[1]
+        if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):
+            classes = None  # too few rows a class to have each on both sides
+    train, held = train_test_split(
+        np.arange(n_rows), test_size=n_held, stratify=classes, random_state=seed
+    )
+    return np.sort(train), np.sort(held)

@@ -22,11 +22,10 @@ def resolve_device(device: Any) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"`device`={device!r} is no torch device: {error}") from error
-    available = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-    }.get(resolved.type, lambda: True)()
-    if not available:
+    missing = (resolved.type == "cuda" and not torch.cuda.is_available()) or (
+        resolved.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
         raise ValueError(
             f"`device`={device!r} was asked for, but torch sees no {resolved.type.upper()} "
             'device here. Use device="auto" to take what there is, or device="cpu".'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..training.batches import RowsDataset
 from ._base import BaseCFLL
-from ._docs import shared_docs
+from ._parameters import shared_docs
 
 __all__ = ["CFLLClassifier"]
 
@@ -61,7 +61,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     True
     """
 
-    _parameter_constraints = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
@@ -145,12 +145,12 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self
         """
         with self._previous_fit_kept():
-            if classes is not None and not hasattr(self, "net_"):
+            if classes is not None and not self.__sklearn_is_fitted__():
                 self._given_classes = unique_labels(classes)
             try:
                 return self._partial_fit(X, y, sample_weight)
             finally:
-                vars(self).pop("_given_classes", None)
+                self.__dict__.pop("_given_classes", None)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Estimated class indicators, centred: the largest one wins.
@@ -286,9 +286,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         if self.multilabel_:
             return None
-        return y[:, 0].astype(np.int64) if y.shape[1] == 1 else y.argmax(1)
+        return y.astype(np.int64) if y.ndim == 1 else y.argmax(1)
 
-    def _finish(self, valid: RowsDataset | None, train: RowsDataset) -> None:
+    def _finish(self, train: RowsDataset, valid: RowsDataset | None) -> None:
         """Temperature of the probabilities."""
         # The mean residual variance of an indicator: the temperature at which softmax is
         # the posterior of classes whose scores spread like a Gaussian around one-hot means.
@@ -300,6 +300,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         with torch.no_grad():
             outputs = torch.cat(list(self.net_.forward_iter(valid, device="cpu")))
         scores = outputs.double().numpy() - 0.5
+        assert valid.targets is not None
         targets = valid.targets.double().cpu().numpy()
         weights = None if valid.sample_weight is None else valid.sample_weight.cpu().numpy()
 

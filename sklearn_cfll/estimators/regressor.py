@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 
 from ._base import BaseCFLL
-from ._docs import shared_docs
+from ._parameters import shared_docs
 from ._targets import TargetScale
 
 __all__ = ["CFLLRegressor"]
@@ -51,7 +51,10 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     True
     """
 
-    _parameter_constraints = {**BaseCFLL._parameter_constraints, "normalize_y": ["boolean"]}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseCFLL._parameter_constraints,
+        "normalize_y": ["boolean"],
+    }
 
     def __init__(
         self,
@@ -147,8 +150,9 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         """
         if not return_std:
             outputs = self._outputs(X)  # first: it says so where nothing is fitted
-            return self._layout.from_rows(outputs)
-        dataset = self._rows_to_predict(X)
+            return self._plan.layout.from_rows(outputs)
+        dataset = self._dataset_to_predict(X)
+        plan = self._plan
         layer = self.net_.module_.last_layer
         if layer.moments is None:
             raise ValueError(
@@ -156,15 +160,14 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
                 'with refit_last_layer=True or memory="statistics".'
             )
         means, deviations = [], []
-        unit_noise = torch.as_tensor(self.noise_variance_ / self._scale.scale**2)
+        unit_noise = torch.as_tensor(self.noise_variance_ / plan.scale.scale**2)
         with torch.no_grad():
-            for batch in self.net_._batches(dataset):
-                features = self.net_._features(batch)
+            for features in self.net_.iterate_features(dataset):
                 means.append(layer(features).cpu())
                 deviations.append(layer.variance(features, unit_noise).sqrt().cpu())
-        std = torch.cat(deviations).numpy() * self._scale.scale
-        mean = self._unscale(torch.cat(means).numpy())
-        return self._layout.from_rows(mean), self._layout.from_rows(std.astype(mean.dtype))
+        mean = plan.unscale(torch.cat(means).numpy())
+        std = (torch.cat(deviations).numpy() * plan.scale.scale).astype(mean.dtype)
+        return plan.layout.from_rows(mean), plan.layout.from_rows(std)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination; fields are scored point by point.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -91,9 +92,7 @@ class ChosenRows:
 Rows = DenseRows | SparseRows | DatasetRows | ChosenRows
 
 
-def as_rows(
-    data: Any, device: torch.device | str, dtype: torch.dtype, lazy: bool = False
-) -> Rows:
+def as_rows(data: Any, device: torch.device | str, dtype: torch.dtype, lazy: bool = False) -> Rows:
     """Whatever the user holds as rows that a batch can be taken from."""
     device = torch.device(device)
     if isinstance(data, Dataset):
@@ -130,9 +129,7 @@ class RowsDataset(Dataset):
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(
-            part[0] for part in self.batch(torch.tensor([index])) if part is not None
-        )
+        return tuple(part[0] for part in self.batch(torch.tensor([index])) if part is not None)
 
     def subset(self, indices: Any) -> RowsDataset:
         """The data set of some rows."""
@@ -186,9 +183,7 @@ class BatchIterator:
         Epoch e is shuffled by ``(seed, e)`` alone: a resumed run sees the same batches.
     """
 
-    def __init__(
-        self, dataset: Any, batch_size: int, shuffle: bool = False, seed: int = 0
-    ) -> None:
+    def __init__(self, dataset: Any, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
         self.epoch = 0
 
@@ -203,7 +198,7 @@ class BatchIterator:
             order = torch.randperm(n_rows, generator=generator)
         self.epoch += 1
         edges = [n_rows * i // n_batches for i in range(n_batches + 1)]
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in itertools.pairwise(edges):
             yield fetch(self.dataset, order[start:stop] if shuffle else slice(start, stop))
 
 

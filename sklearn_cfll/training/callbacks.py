@@ -40,7 +40,7 @@ class TaskBridge(Callback):
         The one that is being fitted.
     context : sklearn.callback.CallbackContext
         Its root task.
-    X, y, sample_weight
+    X, y
         What it is fitted on.
     fitted_attributes : callable
         Gives the attributes of the estimator as if training had stopped here.
@@ -52,11 +52,10 @@ class TaskBridge(Callback):
         context: Any,
         X: Any,
         y: Any,
-        sample_weight: Any,
         fitted_attributes: Callable[[], dict[str, Any]],
     ) -> None:
         self.estimator, self.context = estimator, context
-        self.X, self.y, self.sample_weight = X, y, sample_weight
+        self.X, self.y = X, y
         self.fitted_attributes = fitted_attributes
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
@@ -64,12 +63,10 @@ class TaskBridge(Callback):
         self.task_.call_on_fit_task_begin(estimator=self.estimator, X=self.X, y=self.y)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        weights = None if self.sample_weight is None else {"sample_weight": self.sample_weight}
         stop = self.task_.call_on_fit_task_end(
             estimator=self.estimator,
             X=self.X,
             y=self.y,
-            metadata=weights,
             reconstruction_attributes=self.fitted_attributes,
         )
         if stop:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import skorch
 import torch
 from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -78,7 +80,7 @@ class CFLLNet(skorch.NeuralNet):
     True
     """
 
-    prefixes_ = [*skorch.NeuralNet.prefixes_, "last_layer"]
+    prefixes_: ClassVar[list[str]] = [*skorch.NeuralNet.prefixes_, "last_layer"]
 
     def __init__(
         self,
@@ -128,8 +130,10 @@ class CFLLNet(skorch.NeuralNet):
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
-        self.seed_ = int(torch.randint(2**31 - 1, ())) if self.random_state is None else int(
-            self.random_state
+        self.seed_ = (
+            int(torch.randint(2**31 - 1, ()))
+            if self.random_state is None
+            else int(self.random_state)
         )
         self.best_losses_: dict[str, float] = {}
         with preserved_random_state(self.device, self.seed_):
@@ -171,9 +175,7 @@ class CFLLNet(skorch.NeuralNet):
         return self
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> CFLLNet:
-        trained = [
-            (name, p) for name, p in self.module_.named_parameters() if p.requires_grad
-        ]
+        trained = [(name, p) for name, p in self.module_.named_parameters() if p.requires_grad]
         if not trained:  # fixed features: only the last layer is fitted
             self.optimizer_ = None
             return self
@@ -191,9 +193,7 @@ class CFLLNet(skorch.NeuralNet):
         self._remember_sample(X, y)
         return super().fit(X, y, **fit_params)
 
-    def partial_fit(
-        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
-    ) -> CFLLNet:
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> CFLLNet:
         """Train for ``max_epochs`` more; Ctrl-C ends training and keeps the model."""
         if not self.initialized_:
             self._remember_sample(X, y)
@@ -222,6 +222,47 @@ class CFLLNet(skorch.NeuralNet):
             # Early stopping and its like end training this way: no interruption.
             self.interrupted_ = False
             raise
+
+    def configure(
+        self, *, ridge: float, decay: float, memory: str, solver: str, lr: float, **settings: Any
+    ) -> None:
+        """Change settings of an initialised net without touching what it has learnt."""
+        for name, value in settings.items():
+            setattr(self, name, value)
+        layer = self.module_.last_layer
+        layer.ridge, layer.decay, layer.memory, layer.solver = ridge, decay, memory, solver
+        self.lr = lr
+        for group in self.optimizer_.param_groups if self.optimizer_ is not None else ():
+            group["lr"] = group["initial_lr"] = lr
+
+    def run(self, train: Dataset, valid: Dataset | None, callbacks: list[Any]) -> None:
+        """Train on with these callbacks and rows; neither stays in the net."""
+        self.callbacks = callbacks
+        self.train_split = None if valid is None else predefined_split(valid)
+        self._initialize_callbacks()
+        try:
+            self.partial_fit(train)
+        finally:
+            self.callbacks, self.train_split = None, None  # type: ignore[assignment]
+            self.callbacks_: list[Any] = []
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimiser's state (moments of past gradients)."""
+        self._initialize_optimizer()
+
+    def snapshot(self) -> tuple[Any, Any, int]:
+        """Copies of weights and optimiser state, and the number of epochs; for `restore`."""
+        optimizer = None if self.optimizer_ is None else self.optimizer_.state_dict()
+        module = self.module_.state_dict()
+        return copy.deepcopy(module), copy.deepcopy(optimizer), len(self.history)
+
+    def restore(self, snapshot: tuple[Any, Any, int]) -> None:
+        """Go back to a `snapshot`."""
+        module, optimizer, n_epochs = snapshot
+        self.module_.load_state_dict(module)
+        if optimizer is not None and self.optimizer_ is not None:
+            self.optimizer_.load_state_dict(optimizer)
+        del self.history[n_epochs:]
 
     # -- data -----------------------------------------------------------------------
 
@@ -280,12 +321,13 @@ class CFLLNet(skorch.NeuralNet):
             torch.manual_seed(mix_seed(self.seed_, len(self.history)))
             self.epoch_progress_ = self._progress(len(iterator))
         self._set_training(training)
+        losses: list[Any] = []
+        sizes: list[int] = []
         if self.listeners_["on_batch_begin"] or self.listeners_["on_batch_end"]:
             super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
-            rows = self.history[-1, "batches", :, (f"{prefix}_loss", f"{prefix}_batch_size")]
-            losses, sizes = zip(*rows, strict=True)
+            names = (f"{prefix}_loss", f"{prefix}_batch_size")
+            losses, sizes = map(list, zip(*self.history[-1, "batches", :, names], strict=True))
         else:
-            losses, sizes = [], []
             for batch in iterator:
                 losses.append(step_fn(batch, **fit_params)["loss"])
                 sizes.append(len(batch[0]))
@@ -348,9 +390,13 @@ class CFLLNet(skorch.NeuralNet):
 
     def features(self, X: Any) -> Tensor:
         """The backbone's output in evaluation mode, on the CPU."""
-        return torch.cat([self._features(batch).cpu() for batch in self._batches(X)])
+        return torch.cat([features.cpu() for features in self.iterate_features(X)])
 
-    def labelled_features(self, X: Any, y: Any = None) -> Iterator[tuple[Tensor, ...]]:
+    def iterate_features(self, X: Any) -> Iterator[Tensor]:
+        """The backbone's output in evaluation mode, batch by batch."""
+        return (self._features(batch) for batch in self._batches(X))
+
+    def labelled_features(self, X: Any, y: Any = None) -> Iterator[tuple[Any, ...]]:
         """Batches of (features, targets, weights) in evaluation mode: what ``refit`` takes."""
         for batch in self._batches(X, y):
             features = self._features(batch)
@@ -358,7 +404,9 @@ class CFLLNet(skorch.NeuralNet):
             targets = match_targets(targets, features, self.module_.last_layer.out_features)
             yield features, targets, sample_weight
 
-    def get_loss(self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False) -> Tensor:
+    def get_loss(
+        self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False
+    ) -> Tensor:
         return squared_error(y_pred, self._on_device(y_true))
 
     def _batches(self, X: Any, y: Any = None) -> Any:
@@ -369,7 +417,7 @@ class CFLLNet(skorch.NeuralNet):
         self._set_training(False)
         return self.module_.features(self._on_device(unpack_batch(batch)[0]))
 
-    def _unpack(self, batch: Any) -> tuple[Any, Tensor, Tensor | None]:
+    def _unpack(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         if isinstance(batch, Batch):
             return batch  # of a RowsDataset: on the device, cast already
         inputs, targets, sample_weight = unpack_batch(batch)
@@ -385,6 +433,11 @@ class CFLLNet(skorch.NeuralNet):
 
     def _current_rate(self) -> float:
         return 0.0 if self.optimizer_ is None else self.optimizer_.param_groups[0]["lr"]
+
+    def check_finite(self) -> None:
+        """Raise where the last layer's weights are not finite."""
+        if not torch.isfinite(self.module_.last_layer.weight).all():
+            self._raise_diverged()
 
     def _raise_diverged(self) -> None:
         layer = self.module_.last_layer

@@ -1,12 +1,52 @@
-"""One source for the parameters that the estimators share."""
+"""One source for the parameters that the estimators share: what is legal, what they mean."""
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["shared_docs"]
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
 
-PARAMETERS = '''backbone : None, torch.nn.Module, recipe or callable, default=None
+from ..backbones.mlp import ACTIVATIONS
+from ..last_layer import MEMORIES
+from ..training.optimizers import OPTIMIZERS
+from ..training.schedules import SCHEDULES
+from ..training.steps import UPDATE_ORDERS
+
+__all__ = ["CONSTRAINTS", "shared_docs"]
+
+CONSTRAINTS: dict[str, Any] = {
+    "backbone": "no_validation",  # build_backbone says what is wrong with it
+    "backbone_kwargs": [dict, None],
+    "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+    "activation": [StrOptions(set(ACTIVATIONS))],
+    "dropout": [Interval(Real, 0, 1, closed="left")],
+    "ridge": [Interval(Real, 0, None, closed="left")],
+    "decay": [Interval(Real, 0, 1, closed="both")],
+    "memory": [StrOptions(set(MEMORIES))],
+    "update_order": [StrOptions(set(UPDATE_ORDERS))],
+    "optimizer": [StrOptions(set(OPTIMIZERS)), type],
+    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
+    "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"full"})],
+    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "early_stopping": ["boolean", StrOptions({"auto"})],
+    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "refit_last_layer": ["boolean"],
+    "device": [str, torch.device],
+    "precision": [StrOptions({"auto", "float32", "float64"})],
+    "compile": ["boolean"],
+    "callbacks": [list, None],
+    "warm_start": ["boolean"],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+}
+
+PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=None
         What computes the features. None is a multilayer perceptron from the next three
         parameters, with inputs standardised inside. A module is copied at fit; a callable
         takes ``(input_shape, **backbone_kwargs)`` and returns a module; a recipe has
@@ -74,9 +114,9 @@ PARAMETERS = '''backbone : None, torch.nn.Module, recipe or callable, default=No
         Initial weights, shuffling, dropout and the held-out rows. The global random states
         are left alone.
     verbose : int, default=0
-        1 shows a progress bar, 2 skorch's table.'''
+        1 shows a progress bar, 2 skorch's table."""
 
-ATTRIBUTES = '''backbone_ : torch.nn.Module
+ATTRIBUTES = """backbone_ : torch.nn.Module
         The trained backbone.
     coef_ : ndarray of shape (n_outputs_, d)
         Weights of the last layer.
@@ -99,7 +139,7 @@ ATTRIBUTES = '''backbone_ : torch.nn.Module
     n_outputs_ : int
     device_ : torch.device
     net_ : CFLLNet
-        The skorch net inside.'''
+        The skorch net inside."""
 
 
 def shared_docs(**own: Any) -> Any:

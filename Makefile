@@ -1,0 +1,56 @@
+# Everything here starts on a fresh machine: `make demo` and `make test` build their own
+# environment in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+# On a machine without a GPU a smaller torch will do:
+# make test TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_FLAGS ?=
+DATA ?=
+WORKERS ?= 2
+
+.PHONY: help env env-test demo test test-slow lint types check bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet -c constraints.txt $(TORCH_FLAGS) $(TORCH)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[plot]'
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[plot,test,dev]'
+	touch $@
+
+env: $(VENV)/.installed  ## environment with the package and matplotlib
+
+env-test: $(VENV)/.installed-test  ## the same with all that tests and linters need
+
+demo: env  ## closed form against Adam and MLPRegressor on real data; writes demo.png
+	$(BIN)/python examples/demo.py
+
+test: env-test  ## all tests but the slow ones, in WORKERS processes
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' --cov --cov-report=term
+
+test-slow: env-test  ## the slow tests
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+lint: env-test  ## ruff: rules and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: env-test  ## mypy on the package
+	$(BIN)/mypy
+
+check: lint types test test-slow  ## what CI runs, without the demo
+
+bench: env  ## the benchmark harness; DATA=folder adds the sets that are not bundled
+	$(BIN)/python benchmarks/harness.py $(if $(DATA),--data $(DATA))
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.png

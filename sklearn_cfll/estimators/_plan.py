@@ -1,0 +1,114 @@
+"""Plan: what a first fit settles, and every later call goes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone
+from torch import Tensor
+
+from ..backbones.recipe import build_backbone, rebuild_backbone
+from ..backbones.splitting import Backbone
+from ..training.batches import Rows, RowsDataset, as_rows
+from ..training.net import preserved_random_state
+from ._data import Checked
+from ._targets import TargetLayout, TargetScale
+
+__all__ = ["Plan"]
+
+
+@dataclass
+class Plan:
+    """Backbone, target layout and scale, device and precision of one fitted model.
+
+    Attributes
+    ----------
+    recipe : recipe, torch.nn.Module or callable
+        What the backbone was built from; with ``backbone_kwargs`` it rebuilds the modules.
+    sample_shape : tuple of int
+        Shape of one input.
+    seed : int
+    device : torch.device
+    dtype : torch.dtype
+    backbone : Backbone
+    layout : TargetLayout
+    scale : TargetScale
+    """
+
+    recipe: Any
+    backbone_kwargs: dict[str, Any] | None
+    sample_shape: tuple[int, ...]
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    backbone: Backbone = field(init=False)
+    layout: TargetLayout = field(init=False)
+    scale: TargetScale = field(init=False)
+
+    @classmethod
+    def make(
+        cls,
+        recipe: Any,
+        backbone_kwargs: dict[str, Any] | None,
+        checked: Checked,
+        *,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Plan:
+        """Build the backbone and see what it makes of the data; ``scale`` is set by the caller."""
+        if isinstance(recipe, BaseEstimator):
+            recipe = clone(recipe)
+        inputs = as_rows(checked.X, device, dtype, checked.lazy)
+        plan = cls(recipe, backbone_kwargs, tuple(inputs.shape[1:]), seed, device, dtype)
+        sample = inputs.take(slice(0, 2))
+        if len(sample) == 1:  # batch normalisation and the like want two rows
+            sample = sample.repeat(2, *[1] * (sample.ndim - 1))
+        with preserved_random_state(device, seed):
+            plan.backbone = build_backbone(recipe, backbone_kwargs, sample)
+        plan.layout = TargetLayout.infer(
+            checked.y.shape, plan.backbone.feature_shape, plan.backbone.channels_first
+        )
+        return plan
+
+    def rebuild(self) -> None:
+        """Fresh modules in place of those that were not kept with the plan."""
+        sample = torch.zeros(2, *self.sample_shape, device=self.device, dtype=self.dtype)
+        with preserved_random_state(self.device, self.seed):
+            self.backbone = rebuild_backbone(
+                self.recipe, self.backbone_kwargs, sample, self.backbone
+            )
+
+    def rows(self, X: Any, lazy: bool) -> Rows:
+        return as_rows(X, self.device, self.dtype, lazy)
+
+    def dataset(self, checked: Checked) -> RowsDataset:
+        """Checked rows on the device, targets in the scale of training."""
+        rows = self.layout.to_rows(checked.y)
+        if rows.shape[-1] != self.layout.n_targets:
+            raise ValueError(
+                f"y has shape {checked.y.shape}, but the estimator was fitted on targets with "
+                f"{self.layout.n_targets} columns."
+            )
+        inputs = self.rows(checked.X, checked.lazy)
+        data = RowsDataset(inputs)
+        if checked.rows is not None:
+            data = data.subset(checked.rows)
+        data.targets = self.tensor(self.scale.transform(rows))
+        if checked.sample_weight is not None:
+            data.sample_weight = self.tensor(checked.sample_weight)
+        return data
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(array)).to(self.device, self.dtype)
+
+    def unscale(self, rows: np.ndarray) -> np.ndarray:
+        """Outputs (n, positions..., k) of the net in y's units."""
+        return rows * self.scale.scale.astype(rows.dtype) + self.scale.mean.astype(rows.dtype)
+
+    def unscale_variance(self, variance: Tensor) -> np.ndarray:
+        """Variances (k,) of the net's outputs in y's units."""
+        return np.asarray(variance.double().cpu().numpy() * self.scale.scale**2)

@@ -1,0 +1,107 @@
+"""An estimator's state as arrays plus the recipe that rebuilds its modules.
+
+Pickle, joblib, copies and :meth:`save` share it. It holds no live module, optimiser or device
+tensor, so what was fitted on a GPU opens on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.history import History
+from torch import Tensor, nn
+
+from ..backbones.splitting import Backbone
+from ._plan import Plan
+from ._targets import TargetLayout, TargetScale
+
+__all__ = ["from_arrays", "to_arrays"]
+
+
+def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
+    """An estimator's ``__dict__`` with the net and the backbone as plain data."""
+    state = dict(state)
+    net = state.pop("net_", None)
+    if net is None:
+        return state
+    plan = state.pop("_plan")
+    backbone = plan.backbone
+    optimizer = None if net.optimizer_ is None else net.optimizer_.state_dict()
+    if optimizer is not None and not optimizer["state"]:
+        optimizer = None  # not stepped yet: nothing to keep
+    state["_packed"] = {
+        "module": map_tensors(net.module_.state_dict()),
+        "optimizer": map_tensors(optimizer),
+        "optimizer_class": type(net.optimizer_).__name__,
+        "history": [dict(row, batches=[]) for row in net.history],
+        "best_losses": net.best_losses_,
+        "recipe": (plan.recipe, plan.backbone_kwargs),
+        "sample_shape": plan.sample_shape,
+        "seed": plan.seed,
+        "dtype": str(plan.dtype).removeprefix("torch."),
+        "backbone": (backbone.feature_shape, backbone.channels_first, backbone.removed),
+        "layout": tuple(plan.layout),
+        "scale": tuple(plan.scale),
+    }
+    state["device_"] = str(state["device_"])
+    return state
+
+
+def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
+    """Set an estimator's ``__dict__`` from :func:`to_arrays`, rebuilding its net."""
+    state = dict(state)
+    packed = state.pop("_packed", None)
+    vars(estimator).update(state)
+    if packed is None:
+        return
+    device = torch.device(estimator.device_)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        device = torch.device("cpu")
+    estimator.device_ = device
+    recipe, backbone_kwargs = packed["recipe"]
+    plan = Plan(
+        recipe,
+        backbone_kwargs,
+        tuple(packed["sample_shape"]),
+        packed["seed"],
+        device,
+        getattr(torch, packed["dtype"]),
+    )
+    feature_shape, channels_first, removed = packed["backbone"]
+    plan.backbone = Backbone(nn.Identity(), tuple(feature_shape), channels_first, removed)
+    own_shape, channels_first = packed["layout"]
+    plan.layout = TargetLayout(tuple(own_shape), channels_first)
+    plan.scale = TargetScale(*packed["scale"])
+    plan.rebuild()
+    net = estimator._make_net(plan)
+    net.module_.load_state_dict(map_arrays(packed["module"]))
+    net.history_ = History(packed["history"])
+    net.best_losses_ = dict(packed["best_losses"])
+    same_optimizer = type(net.optimizer_).__name__ == packed["optimizer_class"]
+    if packed["optimizer"] is not None and same_optimizer:
+        net.optimizer_.load_state_dict(map_arrays(packed["optimizer"]))
+    estimator._plan, estimator.net_ = plan, net
+
+
+def map_tensors(value: Any) -> Any:
+    """Tensors to NumPy arrays, all through dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy().copy()
+    if isinstance(value, dict):
+        return {key: map_tensors(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(part) for part in value)
+    return value
+
+
+def map_arrays(value: Any) -> Any:
+    """The way back of :func:`map_tensors`."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, dict):
+        return {key: map_arrays(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_arrays(part) for part in value)
+    return value

@@ -1,0 +1,55 @@
+"""The mathematics of a closed-form last layer: pure functions on tensors.
+
+Shapes throughout: ``features`` (n, d), ``targets`` (n, k), ``sample_weight`` (n,),
+``weight`` (k, d) as in :class:`torch.nn.Linear`, so ``features @ weight.T + bias``
+predicts. A *penalty* is absolute: it multiplies ``‖weight‖²`` beside the **mean**
+squared error. A *ridge* is dimensionless: ``penalty = ridge * feature_power``.
+
+References
+----------
+Galashov, Da Costa, Xu, Hennig, Gretton, "Closed-Form Last Layer Optimization",
+arXiv 2510.04606 (the proximal update).
+"""
+
+from ._moments import (
+    Moments,
+    leave_one_out_residuals,
+    leverage,
+    merge_moments,
+    moments,
+    moments_power,
+    ridge_path,
+    scale_moments,
+    solve_moments,
+)
+from ._proximal import (
+    SOLVERS,
+    choose_solver,
+    conjugate_gradient_update,
+    dual_update,
+    primal_update,
+    proximal_update,
+)
+from ._rows import CenteredRows, center_rows, feature_power, weighted_means
+
+__all__ = [
+    "SOLVERS",
+    "CenteredRows",
+    "Moments",
+    "center_rows",
+    "choose_solver",
+    "conjugate_gradient_update",
+    "dual_update",
+    "feature_power",
+    "leave_one_out_residuals",
+    "leverage",
+    "merge_moments",
+    "moments",
+    "moments_power",
+    "primal_update",
+    "proximal_update",
+    "ridge_path",
+    "scale_moments",
+    "solve_moments",
+    "weighted_means",
+]

@@ -1,0 +1,188 @@
+"""Weighted second moments of rows, and every exact ridge fit that follows from them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._rows import center_rows, feature_power
+from ._symmetric import solve_symmetric
+
+__all__ = [
+    "Moments",
+    "leave_one_out_residuals",
+    "leverage",
+    "merge_moments",
+    "moments",
+    "moments_power",
+    "ridge_path",
+    "scale_moments",
+    "solve_moments",
+]
+
+
+class Moments(NamedTuple):
+    """Weighted second moments of features and targets: all that a ridge fit needs.
+
+    Attributes
+    ----------
+    total : Tensor of shape ()
+        Sum of the sample weights (number of rows when unweighted).
+    feature_mean, target_mean : Tensor of shape (d,) and (k,)
+        Weighted means; zeros when the rows were not centred.
+    gram : Tensor of shape (d, d)
+        ``Σ w (φ - mean)(φ - mean)ᵀ``.
+    cross : Tensor of shape (k, d)
+        ``Σ w (y - mean)(φ - mean)ᵀ``.
+    target_square : Tensor of shape (k,)
+        ``Σ w (y - mean)²``.
+    """
+
+    total: Tensor
+    feature_mean: Tensor
+    target_mean: Tensor
+    gram: Tensor
+    cross: Tensor
+    target_square: Tensor
+
+
+def moments(
+    features: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    center: bool = True,
+) -> Moments:
+    """Weighted moments of one block of rows (see :class:`Moments`)."""
+    rows = center_rows(features, targets, sample_weight, center=center)
+    return Moments(
+        torch.as_tensor(rows.total, dtype=features.dtype, device=features.device),
+        rows.feature_mean,
+        rows.target_mean,
+        rows.features.T @ rows.features,
+        rows.targets.T @ rows.features,
+        rows.targets.square().sum(0),
+    )
+
+
+def merge_moments(first: Moments, second: Moments, *, center: bool = True) -> Moments:
+    """Moments of the union of two blocks of rows (Chan, Golub, LeVeque 1979).
+
+    Works on centred blocks, so that no digits are lost to a large common mean, and is
+    associative up to rounding: the order and the split of the rows do not matter.
+    """
+    total = first.total + second.total
+    safe_total = total.clamp_min(torch.finfo(total.dtype).tiny)
+    gram = first.gram + second.gram
+    cross = first.cross + second.cross
+    target_square = first.target_square + second.target_square
+    feature_mean, target_mean = first.feature_mean, first.target_mean
+    if center:
+        share = second.total / safe_total
+        shared = first.total * share
+        feature_gap = second.feature_mean - first.feature_mean
+        target_gap = second.target_mean - first.target_mean
+        feature_mean = feature_mean + share * feature_gap
+        target_mean = target_mean + share * target_gap
+        gram = gram + shared * torch.outer(feature_gap, feature_gap)
+        cross = cross + shared * torch.outer(target_gap, feature_gap)
+        target_square = target_square + shared * target_gap.square()
+    return Moments(total, feature_mean, target_mean, gram, cross, target_square)
+
+
+def scale_moments(block: Moments, factor: float) -> Moments:
+    """Multiply every sample weight of a block by ``factor`` (forgetting); means stay."""
+    return block._replace(
+        total=block.total * factor,
+        gram=block.gram * factor,
+        cross=block.cross * factor,
+        target_square=block.target_square * factor,
+    )
+
+
+def moments_power(block: Moments) -> Tensor:
+    """:func:`feature_power` of the rows that a block of moments summarises."""
+    total = block.total.clamp_min(torch.finfo(block.total.dtype).tiny)
+    return feature_power(
+        block.gram.diagonal().sum(), block.gram.shape[0], total, block.feature_mean
+    )
+
+
+def solve_moments(block: Moments, ridge: float) -> tuple[Tensor, Tensor]:
+    """Exact ridge fit to all rows in a block: weights (k, d) and intercept (k,).
+
+    Equals :class:`sklearn.linear_model.Ridge` with ``alpha = total · ridge · power``.
+    ``ridge=0`` gives the minimum-norm least-squares solution.
+    """
+    total = block.total.clamp_min(torch.finfo(block.total.dtype).tiny)
+    penalty = ridge * moments_power(block) * total
+    weight = solve_symmetric(block.gram, penalty if ridge else 0.0, block.cross)
+    return weight, block.target_mean - weight @ block.feature_mean
+
+
+def ridge_path(block: Moments, ridges: Tensor) -> tuple[Tensor, Tensor]:
+    """Ridge fits for many ridges from one eigendecomposition of the Gram matrix.
+
+    Parameters
+    ----------
+    block : Moments
+    ridges : Tensor of shape (r,)
+        Dimensionless, positive.
+
+    Returns
+    -------
+    weights : Tensor of shape (r, k, d)
+    biases : Tensor of shape (r, k)
+    """
+    values, vectors = torch.linalg.eigh(block.gram)
+    penalties = ridges.to(values) * moments_power(block) * block.total
+    shrunk = (block.cross @ vectors) / (values.clamp_min(0.0) + penalties[:, None, None])
+    weights = shrunk @ vectors.T
+    return weights, block.target_mean - weights @ block.feature_mean
+
+
+def leverage(
+    features: Tensor, block: Moments, ridge: float, *, fit_intercept: bool = True
+) -> Tensor:
+    """``1/total + aᵀ(Gram + total·penalty·I)⁻¹a`` for each row, ``a = φ - φ̄``; shape (n,).
+
+    The predictive variance of Bayesian linear regression is ``σ² (1 + leverage)``, with
+    the intercept's flat prior giving the first term; that of a training row of weight
+    ``w`` is its hat-matrix entry divided by ``w``.
+    """
+    penalty = ridge * moments_power(block) * block.total
+    centered = features - block.feature_mean
+    solved = solve_symmetric(block.gram, penalty if ridge else 0.0, centered)
+    quadratic = (solved * centered).sum(1)
+    return quadratic + 1.0 / block.total if fit_intercept else quadratic
+
+
+def leave_one_out_residuals(
+    features: Tensor,
+    targets: Tensor,
+    penalty: float,
+    sample_weight: Tensor | None = None,
+    *,
+    fit_intercept: bool = True,
+) -> Tensor:
+    """Residual of each row under the ridge fit to all *other* rows, without refitting.
+
+    ``(yᵢ - ŷᵢ) / (1 - hᵢᵢ)``, h the hat matrix of the fit with the sum-form penalty
+    ``n·penalty‖W‖²`` held fixed while a row is left out (n = ``Σ w`` of all rows).
+
+    Returns
+    -------
+    Tensor of shape (n, k)
+    """
+    block = moments(features, targets, sample_weight, center=fit_intercept)
+    weight = solve_symmetric(block.gram, penalty * block.total, block.cross)
+    centered = features - block.feature_mean
+    residual = targets - block.target_mean - centered @ weight.T
+    hat = (solve_symmetric(block.gram, penalty * block.total, centered) * centered).sum(1)
+    if fit_intercept:
+        hat = hat + 1.0 / block.total
+    if sample_weight is not None:
+        hat = hat * sample_weight
+    return residual / (1.0 - hat).unsqueeze(1)

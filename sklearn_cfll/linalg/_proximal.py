@@ -1,0 +1,250 @@
+"""Proximal ridge updates of a last layer on one batch, and how they are solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._rows import center_rows, feature_power, weighted_means
+from ._symmetric import solve_symmetric
+
+__all__ = [
+    "SOLVERS",
+    "choose_solver",
+    "conjugate_gradient_update",
+    "dual_update",
+    "primal_update",
+    "proximal_update",
+]
+
+# Four steps from the previous weights leave 2e-2 of the update unsolved at ridge 1 and
+# d = 256, eight leave 2e-3; the trained network is the same (benchmarks/solvers.py).
+CONJUGATE_GRADIENT_STEPS = 4
+
+
+def primal_update(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    penalty: Tensor | float,
+    decay: float = 1.0,
+    total: Tensor | float | None = None,
+) -> Tensor:
+    r"""Proximal ridge update by a ``d × d`` system; the cheaper form when ``d ≤ n``.
+
+    ``γW + (ΦᵀΦ/n + αI)⁻¹ Φᵀ(Y - γΦW)/n``, the minimiser of
+    ``(1/n)‖Y - ΦW‖² + α‖W - γW_t‖²`` (METHOD section 2; arXiv 2510.04606 for γ = 1).
+
+    Parameters
+    ----------
+    features, targets : Tensor of shape (n, d) and (n, k)
+        Centred, weighted rows (see :func:`center_rows`).
+    weight : Tensor of shape (k, d)
+        The previous weights ``W_t``.
+    penalty : Tensor or float
+        ``α``, absolute. Zero gives the minimum-norm correction.
+    decay : float, default=1.0
+        ``γ``: the share of the previous weights to which the update is drawn.
+    total : Tensor or float, optional
+        Divides the squared error; default the number of rows.
+
+    Returns
+    -------
+    Tensor of shape (k, d)
+    """
+    total = float(features.shape[0]) if total is None else total
+    prior = decay * weight
+    residual = targets - features @ prior.T
+    gram = features.T @ features / total
+    return prior + solve_symmetric(gram, penalty, (residual.T @ features) / total)
+
+
+def dual_update(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    penalty: Tensor | float,
+    decay: float = 1.0,
+    total: Tensor | float | None = None,
+) -> Tensor:
+    """Proximal ridge update by an ``n × n`` system; the cheaper form when ``n < d``.
+
+    ``γW + Φᵀ(ΦΦᵀ + nαI)⁻¹ (Y - γΦW)``. It solves for the *residual* of the previous
+    weights: solving for the targets alone would forget the part of ``W_t`` outside the
+    span of this batch. Parameters and result as for :func:`primal_update`.
+    """
+    total = float(features.shape[0]) if total is None else total
+    prior = decay * weight
+    residual = targets - features @ prior.T
+    kernel = features @ features.T
+    return prior + solve_symmetric(kernel, penalty * total, residual.T) @ features
+
+
+def conjugate_gradient_update(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    penalty: Tensor | float,
+    decay: float = 1.0,
+    total: Tensor | float | None = None,
+    *,
+    feature_mean: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    n_steps: int = CONJUGATE_GRADIENT_STEPS,
+) -> Tensor:
+    """Proximal ridge update by conjugate gradients started at the previous weights.
+
+    Each step costs ``4ndk`` operations against ``2nd·min(n, d)`` for a factorisation, and
+    starts from ``γW_t``, which earlier batches have brought close. With ``n_steps`` ≥ d it
+    is exact up to rounding. It needs a positive penalty, and few steps suffice only where
+    that is not tiny.
+
+    Parameters
+    ----------
+    features, targets, weight, penalty, decay, total
+        As for :func:`primal_update`.
+    feature_mean : Tensor of shape (d,), optional
+        Weighted mean of *raw* features, subtracted inside the products: a centred copy of
+        the features would push a training step's other arrays out of the cache.
+    sample_weight : Tensor of shape (n,), optional
+        Weights of raw rows; ``targets`` are centred but unweighted.
+    n_steps : int
+
+    Returns
+    -------
+    Tensor of shape (k, d)
+
+    Notes
+    -----
+    Rows of ``weight`` stay rows (k × d): skinny products are up to eight times faster than
+    in columns. With weighted means removed, ``Aᵀ D (A p) = Φᵀ D (Φ p - φ̄ᵀp)``: the second
+    centring vanishes.
+    """
+    total = float(features.shape[0]) if total is None else total
+    shift = torch.as_tensor(penalty).to(features) * total
+    tiny = torch.finfo(features.dtype).tiny  # keeps 0 / 0 of a solved column at 0
+
+    def project(rows: Tensor) -> Tensor:
+        if feature_mean is None:
+            return rows @ features.T
+        return torch.addmm(torch.mv(rows, feature_mean).unsqueeze_(1), rows, features.T, beta=-1)
+
+    weight = decay * weight
+    residual = targets.T - project(weight)
+    descent = (residual if sample_weight is None else residual * sample_weight) @ features
+    direction = descent
+    power = torch.linalg.vecdot(descent, descent).clamp_min_(tiny)
+    for step in range(n_steps):
+        projected = project(direction)
+        if sample_weight is not None:
+            projected = projected * sample_weight
+        curved = torch.addcmul(projected @ features, direction, shift)
+        length = power.div(torch.linalg.vecdot(direction, curved).clamp_min_(tiny)).unsqueeze_(1)
+        weight = torch.addcmul(weight, length, direction)
+        if step < n_steps - 1:
+            descent = torch.addcmul(descent, length, curved, value=-1.0)
+            new_power = torch.linalg.vecdot(descent, descent).clamp_min_(tiny)
+            direction = torch.addcmul(descent, (new_power / power).unsqueeze_(1), direction)
+            power = new_power
+    return weight
+
+
+SOLVERS: dict[str, Callable[..., Tensor]] = {
+    "primal": primal_update,
+    "dual": dual_update,
+    "cg": conjugate_gradient_update,
+}
+
+
+def choose_solver(n_rows: int, n_features: int, n_targets: int, ridge: float) -> str:
+    """The cheapest solver that is accurate enough (measured: benchmarks/solvers.py).
+
+    Conjugate gradients pay where a factorisation is large and few columns share it, and
+    converge in a handful of steps only when the ridge is not small.
+    """
+    smaller = min(n_rows, n_features)
+    if smaller >= 128 and ridge >= 0.1 and 16 * n_targets <= smaller:
+        return "cg"
+    return "primal" if n_features <= n_rows else "dual"
+
+
+def proximal_update(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    *,
+    ridge: float,
+    decay: float = 1.0,
+    sample_weight: Tensor | None = None,
+    total: float | None = None,
+    fit_intercept: bool = True,
+    solver: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """One proximal update of weights and (unpenalised) intercept on a batch of raw rows.
+
+    Parameters
+    ----------
+    features, targets : Tensor of shape (n, d) and (n, k)
+    weight : Tensor of shape (k, d)
+        Previous weights.
+    ridge : float
+        Dimensionless: the penalty is ``ridge`` times :func:`feature_power` of the batch.
+    decay : float, default=1.0
+    sample_weight : Tensor of shape (n,), optional
+    total : float, optional
+        Divides the weighted squared error; default ``Σ w``, so that weights mean
+        repetitions. A mini-batch loop whose weights average one over *all* rows passes the
+        batch's row count, so that a batch of light rows moves the weights little.
+    fit_intercept : bool, default=True
+    solver : {"auto", "cholesky", "primal", "dual", "cg"}, default="auto"
+        "cholesky" is the smaller of "primal" and "dual".
+
+    Returns
+    -------
+    weight : Tensor of shape (k, d)
+    bias : Tensor of shape (k,)
+    """
+    n_rows, n_features = features.shape
+    if solver in ("auto", "cholesky"):
+        solver = choose_solver(
+            n_rows, n_features, targets.shape[1], ridge if solver == "auto" else 0.0
+        )
+    means = weighted_means(features, targets, sample_weight, center=fit_intercept)
+    feature_mean, target_mean, mass = means
+    divisor = mass if total is None else total
+    if solver == "cg":
+        penalty = ridge * _raw_power(features, feature_mean, sample_weight, mass)
+        weight = conjugate_gradient_update(
+            features,
+            targets - target_mean,
+            weight,
+            penalty,
+            decay,
+            divisor,
+            feature_mean=feature_mean if fit_intercept else None,
+            sample_weight=sample_weight,
+        )
+    else:
+        rows = center_rows(features, targets, sample_weight, center=fit_intercept)
+        penalty = ridge * feature_power(
+            rows.features.square().sum(), n_features, mass, feature_mean
+        )
+        update = SOLVERS[solver]
+        weight = update(rows.features, rows.targets, weight, penalty, decay, divisor)
+    return weight, target_mean - torch.mv(weight, feature_mean)
+
+
+def _raw_power(
+    features: Tensor, mean: Tensor, sample_weight: Tensor | None, total: Tensor | float
+) -> Tensor:
+    """:func:`feature_power` of raw rows, without a centred copy of them."""
+    if sample_weight is None:
+        flat = features.reshape(-1)
+        square_sum = torch.dot(flat, flat)
+    else:
+        square_sum = torch.linalg.vecdot(features, features) @ sample_weight
+    # Rounding of the difference is of the order of feature_power's floor.
+    centered = square_sum - torch.dot(mean, mean) * total
+    return feature_power(centered, features.shape[1], total, mean)

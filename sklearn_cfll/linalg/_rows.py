@@ -1,0 +1,89 @@
+"""Raw rows: weighted means, centring, and the power that makes a ridge dimensionless."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["CenteredRows", "center_rows", "feature_power", "weighted_means"]
+
+
+class CenteredRows(NamedTuple):
+    """Rows with their weighted means removed and scaled by the root of their weights."""
+
+    features: Tensor
+    targets: Tensor
+    feature_mean: Tensor
+    target_mean: Tensor
+    total: Tensor | float
+
+
+def weighted_means(
+    features: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    center: bool = True,
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """Weighted means of features and targets (zeros unless ``center``), and ``Σ w``."""
+    if not center:
+        total = float(features.shape[0]) if sample_weight is None else sample_weight.sum()
+        return features.new_zeros(features.shape[1]), targets.new_zeros(targets.shape[1]), total
+    if sample_weight is None:
+        return features.mean(0), targets.mean(0), float(features.shape[0])
+    total = sample_weight.sum()
+    # A batch of weightless rows has no mean; zero keeps the update finite.
+    share = sample_weight / total.clamp_min(torch.finfo(features.dtype).tiny)
+    return share @ features, share @ targets, total
+
+
+def center_rows(
+    features: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    center: bool = True,
+) -> CenteredRows:
+    """Remove weighted means, so that an unpenalised intercept drops out of the solve.
+
+    Parameters
+    ----------
+    features : Tensor of shape (n, d)
+    targets : Tensor of shape (n, k)
+    sample_weight : Tensor of shape (n,), optional
+    center : bool, default=True
+        False for a fit without intercept: means are then zero.
+
+    Returns
+    -------
+    CenteredRows
+        Rows ``√w (φ - φ̄)`` and ``√w (y - ȳ)``, the means, and ``Σ w``.
+    """
+    feature_mean, target_mean, total = weighted_means(
+        features, targets, sample_weight, center=center
+    )
+    if center:
+        features, targets = features - feature_mean, targets - target_mean
+    if sample_weight is not None:
+        root = sample_weight.sqrt().unsqueeze(1)
+        features, targets = features * root, targets * root
+    return CenteredRows(features, targets, feature_mean, target_mean, total)
+
+
+def feature_power(
+    square_sum: Tensor, n_features: int, total: Tensor | float, feature_mean: Tensor
+) -> Tensor:
+    """Mean power ``tr(ΦᵀΦ) / (total · d)`` of centred features: the unit of ``ridge``.
+
+    With ``penalty = ridge · power`` a ridge means the same for any backbone: multiplying
+    all features by ``c`` leaves predictions unchanged.
+
+    Dead or constant features have no power but rounding noise, relative to their mean of
+    size eps. The floor ``eps · mean(φ̄²)`` lies far above it, so that weights on noise stay
+    small instead of exploding.
+    """
+    info = torch.finfo(square_sum.dtype)
+    floor = torch.dot(feature_mean, feature_mean) * (info.eps / n_features)
+    return torch.maximum(square_sum / (total * n_features), floor).clamp_min_(info.tiny**0.5)
