@@ -192,6 +192,8 @@ class ClosedFormLastLayer(nn.Module):
                 self._absorb(*rows, decay=self.decay)
                 self._solve(self.ridge)
             else:
+                if self._buffers["moments_total"] is not None:
+                    self.reset_memory()  # of an earlier refit: no longer what weights come from
                 weight, bias = linalg.proximal_update(
                     rows[0],
                     rows[1],

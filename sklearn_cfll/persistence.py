@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def save(name: str, state: dict[str, Any], path: Any) -> None:
         np.savez(file, content=np.array(json.dumps(content)), **arrays)
 
 
-def load(name: str, path: Any, backbone: Any = None) -> dict[str, Any]:
+def load(name: str, path: Any, code: dict[str, Any]) -> dict[str, Any]:
     """Read the state that :func:`save` wrote.
 
     Parameters
@@ -43,14 +44,14 @@ def load(name: str, path: Any, backbone: Any = None) -> dict[str, Any]:
     name : str
         Name of the class that is expected.
     path : str or path-like
-    backbone : optional
-        Stands in for code that is not in the file.
+    code : dict
+        By parameter, what stands in for code that is not in the file.
     """
     try:
         with np.load(Path(path), allow_pickle=False) as file:
             content = json.loads(str(file["content"]))
             arrays = {key: file[key] for key in file.files if key != "content"}
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, AttributeError, EOFError, TypeError, BadZipFile) as error:
         raise ValueError(f"{str(path)!r} was not written by `save`.") from error
     if content["class"] != name:
         raise ValueError(
@@ -58,55 +59,64 @@ def load(name: str, path: Any, backbone: Any = None) -> dict[str, Any]:
         )
     if content["format"] > FORMAT:
         raise ValueError(f"{str(path)!r} was written by a newer version of sklearn_cfll.")
-    return _decode(content["state"], arrays, backbone)
+    return _decode(content["state"], arrays, code)
 
 
-def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """JSON for plain data; arrays go aside, code is left out by name."""
+def _encode(value: Any, arrays: dict[str, Any], parameter: str = "") -> Any:
+    """JSON for plain data; arrays go aside, code is left out by the parameter it came from."""
+
+    def encode(part: Any) -> Any:
+        return _encode(part, arrays, parameter)
+
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, np.generic):
-        return _encode(value.item(), arrays)
+        return encode(value.item())
     if isinstance(value, np.ndarray):
         if value.dtype == object:
-            return {"object_array": _encode(value.tolist(), arrays)}
+            return {"object_array": encode(value.tolist())}
         name = f"array_{len(arrays)}"
         arrays[name] = value
         return {"array": name}
     if isinstance(value, dict):
-        return {"dict": [[_encode(k, arrays), _encode(v, arrays)] for k, v in value.items()]}
+        names = {"recipe": "backbone"}
+        pairs = value.items()
+        return {"dict": [[encode(k), _encode(v, arrays, str(names.get(k, k)))] for k, v in pairs]}
     if isinstance(value, tuple):
-        return {"tuple": [_encode(part, arrays) for part in value]}
+        return {"tuple": [encode(part) for part in value]}
     if isinstance(value, list):
-        return [_encode(part, arrays) for part in value]
+        return [encode(part) for part in value]
     if type(value).__name__ in RECIPES:
-        return {"recipe": type(value).__name__, "params": _encode(value.get_params(), arrays)}
-    if value in OPTIMIZERS.values():
+        return {"recipe": type(value).__name__, "params": encode(value.get_params())}
+    if isinstance(value, type) and value in OPTIMIZERS.values():
         return {"optimizer": value.__name__}
-    return {"external": type(value).__name__}
+    return {"code": type(value).__name__, "parameter": parameter}
 
 
-def _decode(value: Any, arrays: dict[str, np.ndarray], backbone: Any) -> Any:
+def _decode(value: Any, arrays: dict[str, Any], code: dict[str, Any]) -> Any:
+    def decode(part: Any) -> Any:
+        return _decode(part, arrays, code)
+
     if isinstance(value, list):
-        return [_decode(part, arrays, backbone) for part in value]
+        return [decode(part) for part in value]
     if not isinstance(value, dict):
         return value
     if "array" in value:
         return arrays[value["array"]]
     if "object_array" in value:
-        return np.array(_decode(value["object_array"], arrays, backbone), dtype=object)
+        return np.array(decode(value["object_array"]), dtype=object)
     if "dict" in value:
-        pairs = value["dict"]
-        return {_decode(k, arrays, backbone): _decode(v, arrays, backbone) for k, v in pairs}
+        return {decode(k): decode(v) for k, v in value["dict"]}
     if "tuple" in value:
-        return tuple(_decode(part, arrays, backbone) for part in value["tuple"])
+        return tuple(decode(part) for part in value["tuple"])
     if "recipe" in value:
-        return RECIPES[value["recipe"]](**_decode(value["params"], arrays, backbone))
+        return RECIPES[value["recipe"]](**decode(value["params"]))
     if "optimizer" in value:
         return getattr(torch.optim, value["optimizer"])
-    if backbone is None:
+    given = code.get(value["parameter"])
+    if given is None:
         raise ValueError(
-            f"The estimator was fitted with a backbone of type {value['external']}, which is "
-            "code and not in the file: pass the same one as `backbone`."
+            f"The estimator was fitted with `{value['parameter']}` of type {value['code']}, "
+            f"which is code and not in the file: pass the same one as `{value['parameter']}`."
         )
-    return backbone
+    return given

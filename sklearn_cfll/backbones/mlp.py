@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
@@ -83,7 +85,7 @@ class MLPBackbone(BaseEstimator):
                 "Give a `backbone` for images or fields, or reshape X to 2-d."
             )
         sizes = tuple(self.hidden_layer_sizes)
-        if not sizes or any(int(size) != size or size < 1 for size in sizes):
+        if not sizes or any(not isinstance(size, Integral) or size < 1 for size in sizes):
             raise ValueError(
                 "`hidden_layer_sizes` must hold at least one positive integer, "
                 f"got {self.hidden_layer_sizes!r}."

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .splitting import Backbone, split_last_layer, strip_last_layer
+from .splitting import Backbone, keep_whole, split_last_layer, strip_last_layer
 
 __all__ = ["build_backbone", "cast_module", "rebuild_backbone"]
 
@@ -22,8 +22,9 @@ def build_backbone(
     Parameters
     ----------
     backbone : torch.nn.Module, recipe, or callable
-        A module is deep-copied; a recipe has ``build(input_shape)``; a callable takes
-        ``(input_shape, **backbone_kwargs)``. ``input_shape`` is one sample's shape.
+        A module is deep-copied; a recipe has ``build(input_shape)`` and builds a backbone,
+        never a whole network; a callable takes ``(input_shape, **backbone_kwargs)``.
+        ``input_shape`` is one sample's shape.
     backbone_kwargs : mapping, optional
         For a callable only.
     sample : Tensor of shape (m, ...)
@@ -44,7 +45,8 @@ def build_backbone(
             f"{type(backbone).__name__}; set its own parameters instead."
         )
     module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]))
-    return split_last_layer(cast_module(module, sample.device, sample.dtype), sample)
+    module = cast_module(module, sample.device, sample.dtype)
+    return keep_whole(module, sample) if _is_recipe(backbone) else split_last_layer(module, sample)
 
 
 def rebuild_backbone(
@@ -74,12 +76,16 @@ def cast_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> 
     return module._apply(cast)
 
 
+def _is_recipe(backbone: Any) -> bool:
+    return hasattr(backbone, "build") and not isinstance(backbone, type | nn.Module)
+
+
 def _instantiate(
     backbone: Any, backbone_kwargs: Mapping[str, Any] | None, input_shape: tuple[int, ...]
 ) -> nn.Module:
     if isinstance(backbone, nn.Module):
         module = copy.deepcopy(backbone)
-    elif hasattr(backbone, "build") and not isinstance(backbone, type):
+    elif _is_recipe(backbone):
         module = backbone.build(input_shape)
     elif callable(backbone):
         module = backbone(input_shape, **dict(backbone_kwargs or {}))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Backbone", "ChannelsLast", "join_last_layer", "split_last_layer", "strip_last_layer"]
+__all__ = [
+    "Backbone",
+    "ChannelsLast",
+    "join_last_layer",
+    "keep_whole",
+    "split_last_layer",
+    "strip_last_layer",
+]
 
 
 class Backbone(NamedTuple):
@@ -42,6 +49,12 @@ class ChannelsLast(nn.Module):
         return self.network(inputs).movedim(1, -1)
 
 
+def keep_whole(network: nn.Module, sample: Tensor) -> Backbone:
+    """Take a network's output as features; raises as :func:`split_last_layer` does."""
+    output = _check_output(_evaluate(network, sample), sample)
+    return Backbone(network, tuple(output.shape[1:]), False, None)
+
+
 def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
     """Replace a network's last linear layer by the identity, where there is one.
 
@@ -71,18 +84,17 @@ def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
     if name is not None and inputs_of_last is not None:
         channels_first = not isinstance(network.get_submodule(name), nn.Linear)
         stripped = strip_last_layer(copy.deepcopy(network), name, channels_first)
-        features = _evaluate(stripped, sample)
+        try:
+            features = _evaluate(stripped, sample)
+        except ValueError:  # its forward looks at the layer itself: leave the network whole
+            features = output.new_empty(0)
         expected = inputs_of_last.movedim(1, -1) if channels_first else inputs_of_last
         # What follows the layer (a reshape to its width, say) must pass features unchanged.
         if features.shape == expected.shape and torch.equal(features, expected):
             network = stripped
         else:
             name, channels_first, features = None, False, output
-    if features.ndim < 2:
-        raise ValueError(
-            "The backbone's output must have a row per sample and at least one column of "
-            f"features, got shape {tuple(features.shape)} for {len(sample)} samples."
-        )
+    features = _check_output(features, sample)
     return Backbone(network, tuple(features.shape[1:]), channels_first, name)
 
 
@@ -129,16 +141,7 @@ def _trace(network: nn.Module, sample: Tensor) -> tuple[str | None, Tensor | Non
     finally:
         for hook in hooks:
             hook.remove()
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        kind = f"dtype {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"The backbone's output must be a floating-point tensor of features, got {kind}."
-        )
-    if output.ndim == 0 or len(output) != len(sample):
-        raise ValueError(
-            f"The backbone's output must have a row per sample: {len(sample)} samples gave "
-            f"shape {tuple(output.shape)}."
-        )
+    _check_float(output)
     if calls:
         name, inputs, last, version = calls[-1]
         same_memory = last.data_ptr() == output.data_ptr() and last.numel() == output.numel()
@@ -147,6 +150,27 @@ def _trace(network: nn.Module, sample: Tensor) -> tuple[str | None, Tensor | Non
         if same_memory and untouched and used_once:
             return name, inputs, output
     return None, None, output
+
+
+def _check_float(output: Any) -> None:
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        kind = f"dtype {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"The backbone's output must be a floating-point tensor of features, got {kind}."
+        )
+
+
+def _check_output(output: Any, sample: Tensor) -> Tensor:
+    """Features must be floats, with a row per sample and at least one column."""
+    _check_float(output)
+    found = f"{len(sample)} samples gave shape {tuple(output.shape)}"
+    if output.ndim == 0 or len(output) != len(sample):
+        raise ValueError(f"The backbone's output must have a row per sample: {found}.")
+    if output.ndim == 1 or output.shape[-1] == 0:
+        raise ValueError(
+            f"The backbone's output must have at least one column of features: {found}."
+        )
+    return output
 
 
 def _is_pointwise_linear(module: nn.Module) -> bool:

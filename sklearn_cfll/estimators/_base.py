@@ -26,7 +26,7 @@ from ..training.optimizers import optimizer_class, optimizer_options
 from ..training.refit import mean_squared_residuals, refit_last_layer
 from ._compat import CallbackSupportMixin
 from ._data import Checked, check_data, check_inputs, check_sample_shape, held_out_rows
-from ._options import draw_seed, resolve_device, resolve_dtype
+from ._options import REFIT_RIDGE, draw_seed, resolve_device, resolve_dtype, resolve_ridge
 from ._parameters import CONSTRAINTS
 from ._plan import Plan
 from ._state import from_arrays, to_arrays
@@ -43,6 +43,7 @@ PREDICTION_ROWS = 1024
 class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Training, prediction of raw outputs, adaptation and persistence."""
 
+    _decision_threshold = 0.0  # what a raw output is compared with
     _plan: Plan
     net_: CFLLNet
     device_: torch.device
@@ -58,7 +59,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
         """Check y and turn it into float targets of shape (n, ...)."""
 
-    def _fit_weights(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
+    def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         """Sample weights, those of classes included."""
         return sample_weight
 
@@ -113,7 +114,10 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             train, valid = self._split(plan, checked, X_val, y_val)
             if not warm:
                 self._start(plan, train)
-            self._train(train, valid, self.max_epochs, self.learning_rate_schedule, task, X, y)
+            # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
+            decay = 0.0 if self.batch_size == "full" else float(self.decay)
+            schedule = self.learning_rate_schedule
+            self._train(train, valid, self.max_epochs, schedule, decay, task, X, y)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
             self._solve(train, valid)
@@ -129,12 +133,14 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             first = not self.__sklearn_is_fitted__()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
             plan = self._make_plan(checked) if first else self._plan
-            data = plan.dataset(checked)
+            if first:
+                plan.mean_weight = 1.0  # a stream's weights count as they come
+            data = plan.dataset(checked, as_added=self.memory == "statistics")
             if first:
                 self._start(plan, data)
-            self._train(data, None, 1, "constant", None, X, y)
+            self._train(data, None, 1, "constant", float(self.decay), None, X, y)
             noise = mean_squared_residuals(self.net_, data)
-            self._set_solved(self._effective_ridge(), noise, data, None)
+            self._set_solved(self._training_ridge(), noise, data, None)
         return self
 
     def _make_plan(self, checked: Checked) -> Plan:
@@ -151,8 +157,10 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             seed=draw_seed(self.random_state),
             device=device,
             dtype=resolve_dtype(self.precision, len(checked.y), device),
+            mean_weight=checked.mean_weight,
         )
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
+        self._plan = plan
         return plan
 
     def _start(self, plan: Plan, train: RowsDataset) -> None:
@@ -161,7 +169,6 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         if isinstance(first, Standardize):
             first.adapt_to(*input_statistics(train))
         self.net_ = self._make_net(plan)
-        self._plan = plan
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
 
@@ -190,6 +197,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         valid: RowsDataset | None,
         epochs: int,
         schedule: str,
+        decay: float,
         task: Any,
         X: Any,
         y: Any,
@@ -201,10 +209,10 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             update_order=self.update_order,
             lr_schedule=schedule,
             lr=self.learning_rate,
-            max_epochs=epochs,
+            max_epochs=epochs if net.optimizer_ is not None else 1,  # else: nothing to train
             batch_size=len(train) if full else self.batch_size,
-            ridge=self._effective_ridge(),
-            decay=self._effective_decay(),
+            ridge=self._training_ridge(),
+            decay=decay,
             memory=self.memory,
             solver="cholesky" if full else "auto",
             verbose=max(0, int(self.verbose) - 1),
@@ -238,38 +246,27 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """The final exact solve and the noise that is left."""
         net = self.net_
         if self.refit_last_layer:
-            ridge, noise = refit_last_layer(net, train, valid, self._refit_ridge(train))
+            # With fixed features or full batches a ridge of the user's is the penalty itself.
+            exact = net.optimizer_ is None or self.batch_size == "full"
+            given = exact and self.ridge != "auto"
+            ridge, noise = refit_last_layer(
+                net, train, valid, float(self.ridge) if given else REFIT_RIDGE
+            )
         else:
-            ridge = self._effective_ridge()
+            ridge = self._training_ridge()
             noise = mean_squared_residuals(net, train if valid is None else valid)
         net.check_finite()
         self._set_solved(ridge, noise, train, valid)
 
+    def _training_ridge(self) -> float:
+        return resolve_ridge(self.ridge, self._plan.backbone.feature_shape[-1], self.batch_size)
+
     def _set_solved(
         self, ridge: float, noise: Tensor, train: RowsDataset, valid: RowsDataset | None
     ) -> None:
-        self.ridge_, self.decay_ = ridge, self._effective_decay()
+        self.ridge_, self.decay_ = ridge, self.net_.module_.last_layer.decay
         self.noise_variance_ = self._plan.unscale_variance(noise)
         self._finish(train, valid)
-
-    def _effective_ridge(self) -> float:
-        return float(self.ridge)
-
-    def _effective_decay(self) -> float:
-        # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
-        return 0.0 if self.batch_size == "full" else float(self.decay)
-
-    def _refit_ridge(self, train: RowsDataset) -> float:
-        """The refit's ridge where no rows are held out: the training ridge, less per row.
-
-        A batch's ridge weighs against a batch; against all rows it should weigh the less
-        the more rows there are a feature. In full-batch mode the two are one.
-        """
-        if self.batch_size == "full":
-            return self._effective_ridge()
-        feature_shape = self._plan.backbone.feature_shape
-        n_rows = len(train) * int(np.prod(feature_shape[:-1]))
-        return self._effective_ridge() * min(1.0, feature_shape[-1] / n_rows)
 
     def _split(
         self, plan: Plan, checked: Checked, X_val: Any, y_val: Any
@@ -300,17 +297,26 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Raw predictions (n, positions..., k) in y's units."""
-        dataset = self._dataset_to_predict(X)
-        with torch.no_grad():
+        with self._rows_to_predict(X) as dataset, torch.no_grad():
             parts = list(self.net_.forward_iter(dataset, device="cpu"))
         return self._plan.unscale(torch.cat(parts).numpy())
 
-    def _dataset_to_predict(self, X: Any) -> RowsDataset:
+    @contextlib.contextmanager
+    def _rows_to_predict(self, X: Any) -> Iterator[RowsDataset]:
+        """Checked rows; where the backbone cannot take them, an error that says so."""
         check_is_fitted(self)
-        lazy = isinstance(X, np.memmap)
-        X = check_inputs(self, X, reset=False)
-        check_sample_shape(X, self._plan.sample_shape)
-        return RowsDataset(self._plan.rows(X, lazy))
+        lazy, fitted_shape = isinstance(X, np.memmap), self._plan.sample_shape
+        check_sample_shape(X, fitted_shape)
+        rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
+        try:
+            yield RowsDataset(rows)
+        except RuntimeError as error:
+            if rows.shape[1:] == fitted_shape:
+                raise
+            raise ValueError(
+                f"X has samples of shape {rows.shape[1:]}, which the backbone cannot take; it "
+                f"was fitted on samples of shape {fitted_shape}."
+            ) from error
 
     def features(self, X: Any) -> np.ndarray:
         """The backbone's output: what the last layer sees.
@@ -323,7 +329,8 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         -------
         ndarray of shape (n_samples, ..., d)
         """
-        return self.net_.features(self._dataset_to_predict(X)).numpy()
+        with self._rows_to_predict(X) as dataset:
+            return self.net_.features(dataset).numpy()
 
     def adapt(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Add rows to the last layer's exact ridge fit; the backbone stays as it is.
@@ -334,7 +341,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         X, y, sample_weight
-            As in :meth:`fit`. Weights average one over these rows.
+            As in :meth:`fit`. Weights count on the scale of those at fit.
 
         Returns
         -------
@@ -349,7 +356,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         check_is_fitted(self)
         with self._previous_fit_kept():
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
-            data = self._plan.dataset(checked)
+            data = self._plan.dataset(checked, as_added=True)
             layer = self.net_.module_.last_layer
             if layer.moments is None:
                 raise ValueError(
@@ -359,6 +366,11 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             for batch in self.net_.labelled_features(data):
                 layer.accumulate(*batch)
             layer.solve(self.ridge_)
+            if not torch.isfinite(layer.weight).all():
+                raise ValueError(
+                    "`adapt` met values that are not finite in X, y or the features. The "
+                    "estimator is left as it was."
+                )
         return self
 
     def to_torch(self) -> nn.Module:
@@ -379,7 +391,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             raise AssertionError("estimators fit an intercept")
         with torch.no_grad():
             linear.weight.copy_(torch.as_tensor(self.coef_))
-            linear.bias.copy_(torch.as_tensor(self.intercept_))
+            linear.bias.copy_(torch.as_tensor(self.intercept_ - self._decision_threshold))
         return join_last_layer(self._plan.backbone, linear).cpu().eval()
 
     @property
@@ -416,6 +428,9 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         try:
             yield
         except BaseException:
+            # scikit-learn tears its callbacks down after us and needs what it set up.
+            begun = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+            before |= {name: self.__dict__[name] for name in begun if name in self.__dict__}
             self.__dict__.clear()
             self.__dict__.update(before)
             if net is not None:
@@ -436,10 +451,14 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         check_is_fitted(self)
         left_out = ("callbacks", "_skl_callbacks", "_metadata_request")
         state = {k: v for k, v in self.__getstate__().items() if k not in left_out}
+        if isinstance(self.random_state, np.random.RandomState):
+            state["random_state"] = None  # a stream; the seed that was drawn is kept
         persistence.save(type(self).__name__, state, path)
 
     @classmethod
-    def load(cls, path: Any, *, backbone: Any = None, device: str = "cpu") -> Any:
+    def load(
+        cls, path: Any, *, backbone: Any = None, optimizer: Any = None, device: str = "cpu"
+    ) -> Any:
         """Read an estimator that :meth:`save` wrote.
 
         Parameters
@@ -448,10 +467,13 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         backbone : optional
             What was passed as ``backbone`` at fit, where that was code: a module or a
             callable. Recipes of this package are in the file.
+        optimizer : class, optional
+            What was passed as ``optimizer``, where that was a class outside torch.
         device : str, default="cpu"
             Where to put it, whatever it was fitted on.
         """
-        state = persistence.load(cls.__name__, path, backbone)
+        code = {"backbone": backbone, "optimizer": optimizer}
+        state = persistence.load(cls.__name__, path, code)
         estimator = cls.__new__(cls)
         estimator.__setstate__({**state, "callbacks": None, "device_": device})
         return estimator

@@ -29,6 +29,8 @@ class Checked(NamedTuple):
     y : ndarray of shape (n, ...)
         Encoded targets of those rows.
     sample_weight : ndarray of shape (n,) with mean one, or None where all are equal
+    mean_weight : float
+        What the weights were divided by.
     lazy : bool
         X stays where it is (a memory map) and is read batch by batch.
     """
@@ -37,6 +39,7 @@ class Checked(NamedTuple):
     rows: np.ndarray | None
     y: np.ndarray
     sample_weight: np.ndarray | None
+    mean_weight: float
     lazy: bool
 
 
@@ -51,13 +54,27 @@ def check_data(
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
+    if not reset:
+        check_sample_shape(X, estimator._plan.sample_shape)
     X = check_inputs(estimator, X, reset=reset, min_samples=min_samples)
     y = y.toarray() if scipy.sparse.issparse(y) else np.asarray(y)
     _check_lengths(X, y)
-    rows, weights = _check_weights(sample_weight, X)
-    y = y if rows is None else y[rows]
+    weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
+    rows, mean_weight = None, 1.0
+    if weights is not None:
+        # A weight means a number of repetitions: rows of weight zero are not there.
+        kept = np.flatnonzero(weights)
+        if len(kept) == 0:
+            raise ValueError(
+                "All entries of `sample_weight` (times `class_weight`) are zero: there is "
+                "nothing to fit. Give at least one row a positive weight."
+            )
+        if len(kept) < len(y):
+            rows, y, weights = kept, y[kept], weights[kept]
+        mean_weight = float(weights.mean())
+        weights = None if np.all(weights == weights[0]) else weights / mean_weight
     targets = estimator._encode_targets(y, reset=reset)
-    return Checked(X, rows, targets, estimator._fit_weights(y, weights), lazy)
+    return Checked(X, rows, targets, weights, mean_weight, lazy)
 
 
 def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
@@ -87,38 +104,22 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
 
 
 def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
-    """Samples with more than one dimension must have as many as at fit, and their channels."""
-    if isinstance(X, Dataset) or X.ndim - 1 == len(sample_shape):
+    """Samples must have as many dimensions as at fit; their sizes are the backbone's business."""
+    shape = np.shape(X) if not isinstance(X, Dataset) else None
+    if shape is None or len(sample_shape) == 1 or len(shape) - 1 == len(sample_shape):
         return
     raise ValueError(
-        f"X has samples of shape {tuple(X.shape[1:])}, but the estimator was fitted on "
-        f"samples of shape {sample_shape}."
+        f"X has samples of shape {shape[1:]}, but the estimator was fitted on samples of "
+        f"shape {sample_shape}."
     )
 
 
-def _check_weights(sample_weight: Any, X: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Rows of positive weight (None: all) and their weights, mean one (None: all equal).
-
-    Rows of weight zero are dropped: a weight means a number of repetitions.
-    """
+def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
     if sample_weight is None:
-        return None, None
-    n_samples = len(X) if isinstance(X, Dataset) else X.shape[0]  # type: ignore[arg-type]
-    reference = np.empty((n_samples, 1)) if isinstance(X, Dataset) else X
-    weights = _check_sample_weight(
-        sample_weight, reference, dtype=np.float64, ensure_non_negative=True
-    )
-    kept = np.flatnonzero(weights)
-    if len(kept) == 0:
-        raise ValueError(
-            "All entries of `sample_weight` are zero: there is nothing to fit. Give at "
-            "least one row a positive weight."
-        )
-    weights = weights[kept]
-    rows = kept if len(kept) < n_samples else None
-    if np.all(weights == weights[0]):
-        return rows, None
-    return rows, weights / weights.mean()
+        return None
+    if isinstance(X, Dataset):
+        X = np.empty((len(X), 1))  # type: ignore[arg-type]
+    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
 
 def _targets_of_dataset(dataset: Dataset) -> np.ndarray:

@@ -22,7 +22,7 @@ CONSTRAINTS: dict[str, Any] = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "dropout": [Interval(Real, 0, 1, closed="left")],
-    "ridge": [Interval(Real, 0, None, closed="left")],
+    "ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "decay": [Interval(Real, 0, 1, closed="both")],
     "memory": [StrOptions(set(MEMORIES))],
     "update_order": [StrOptions(set(UPDATE_ORDERS))],
@@ -61,25 +61,27 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Of the perceptron.
     dropout : float, default=0.0
         Of the perceptron, between its hidden layers.
-    ridge : float, default={ridge}
+    ridge : float or "auto", default="auto"
         Pull of the last layer towards its memory, relative to the mean feature power.
-        Small follows each batch, large averages over many; the best falls with the square
-        of the batch size. In full-batch mode the ridge penalty itself.
+        Small follows each batch, large averages over many. "auto" is
+        ``0.12 * d * min(1, d / batch_size)`` for d features, which is 30 with the other
+        defaults, and 0.3 in full batches, where it is the ridge penalty itself.
     decay : float, default=1.0
         Share of the earlier information that survives a batch: 1 is the paper's proximal
         update, 0 forgets.
     memory : {{"proximal", "statistics"}}, default="proximal"
         What the last layer remembers: its last weights, or decayed moments of all rows
         seen (with ``decay=1`` the exact ridge fit to them while the backbone rests).
-    update_order : {{"backbone_first", "last_layer_first"}}, default="{update_order}"
-        Which moves first on each batch. "backbone_first" is the paper's algorithm and takes
-        a second forward pass; "last_layer_first" is cheaper.
+    update_order : {{"last_layer_first", "backbone_first"}}, default="last_layer_first"
+        Which moves first on each batch. "last_layer_first" is cheaper and, with the final
+        refit, was as good or better on most tasks; "backbone_first" is the paper's
+        algorithm and takes a second forward pass.
     optimizer : {{"adamw", "adam", "sgd", ...}} or torch.optim.Optimizer class, default="adamw"
         Of the backbone.
-    learning_rate : float, default={learning_rate}
+    learning_rate : float, default=0.01
         Three to ten times what Adam on all layers takes is stable: the last layer follows
         at once.
-    weight_decay : float, default={weight_decay}
+    weight_decay : float, default=0.0
         Of the backbone, as the optimiser defines it.
     learning_rate_schedule : {{"cosine", "constant", "linear", "one_cycle"}}, default="cosine"
         Over ``max_epochs``, step by step.
@@ -92,7 +94,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Hold rows out, watch their loss, keep the best epoch. "auto": from 200 rows on.
     validation_fraction : float, default=0.1
         Share of the rows held out.
-    n_iter_no_change : int, default={patience}
+    n_iter_no_change : int, default=20
         Epochs without improvement of the held-out loss before training stops.
     tol : float, default=0.0
         Improvement that counts.

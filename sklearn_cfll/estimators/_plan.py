@@ -33,6 +33,8 @@ class Plan:
     seed : int
     device : torch.device
     dtype : torch.dtype
+    mean_weight : float
+        Mean sample weight at fit: rows added later are weighed on its scale.
     backbone : Backbone
     layout : TargetLayout
     scale : TargetScale
@@ -44,6 +46,7 @@ class Plan:
     seed: int
     device: torch.device
     dtype: torch.dtype
+    mean_weight: float = 1.0
     backbone: Backbone = field(init=False)
     layout: TargetLayout = field(init=False)
     scale: TargetScale = field(init=False)
@@ -58,12 +61,14 @@ class Plan:
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        mean_weight: float,
     ) -> Plan:
         """Build the backbone and see what it makes of the data; ``scale`` is set by the caller."""
         if isinstance(recipe, BaseEstimator):
             recipe = clone(recipe)
         inputs = as_rows(checked.X, device, dtype, checked.lazy)
-        plan = cls(recipe, backbone_kwargs, tuple(inputs.shape[1:]), seed, device, dtype)
+        shape = tuple(inputs.shape[1:])
+        plan = cls(recipe, backbone_kwargs, shape, seed, device, dtype, mean_weight)
         sample = inputs.take(slice(0, 2))
         if len(sample) == 1:  # batch normalisation and the like want two rows
             sample = sample.repeat(2, *[1] * (sample.ndim - 1))
@@ -85,21 +90,23 @@ class Plan:
     def rows(self, X: Any, lazy: bool) -> Rows:
         return as_rows(X, self.device, self.dtype, lazy)
 
-    def dataset(self, checked: Checked) -> RowsDataset:
-        """Checked rows on the device, targets in the scale of training."""
+    def dataset(self, checked: Checked, *, as_added: bool = False) -> RowsDataset:
+        """Checked rows on the device, targets in the scale of training.
+
+        Weights average one; those of rows ``as_added`` to the ones of the fit count on the
+        same scale as theirs.
+        """
+        self.layout.check(checked.y.shape, len(self.backbone.feature_shape) - 1)
         rows = self.layout.to_rows(checked.y)
-        if rows.shape[-1] != self.layout.n_targets:
-            raise ValueError(
-                f"y has shape {checked.y.shape}, but the estimator was fitted on targets with "
-                f"{self.layout.n_targets} columns."
-            )
         inputs = self.rows(checked.X, checked.lazy)
         data = RowsDataset(inputs)
         if checked.rows is not None:
             data = data.subset(checked.rows)
         data.targets = self.tensor(self.scale.transform(rows))
-        if checked.sample_weight is not None:
-            data.sample_weight = self.tensor(checked.sample_weight)
+        weights, relative = checked.sample_weight, checked.mean_weight / self.mean_weight
+        if as_added and relative != 1.0:
+            weights = relative * (np.ones(len(rows)) if weights is None else weights)
+        data.sample_weight = None if weights is None else self.tensor(weights)
         return data
 
     def tensor(self, array: np.ndarray) -> Tensor:

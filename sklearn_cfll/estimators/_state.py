@@ -36,10 +36,10 @@ def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
         "optimizer": map_tensors(optimizer),
         "optimizer_class": type(net.optimizer_).__name__,
         "history": [dict(row, batches=[]) for row in net.history],
-        "best_losses": net.best_losses_,
         "recipe": (plan.recipe, plan.backbone_kwargs),
         "sample_shape": plan.sample_shape,
         "seed": plan.seed,
+        "mean_weight": plan.mean_weight,
         "dtype": str(plan.dtype).removeprefix("torch."),
         "backbone": (backbone.feature_shape, backbone.channels_first, backbone.removed),
         "layout": tuple(plan.layout),
@@ -68,6 +68,7 @@ def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
         packed["seed"],
         device,
         getattr(torch, packed["dtype"]),
+        packed["mean_weight"],
     )
     feature_shape, channels_first, removed = packed["backbone"]
     plan.backbone = Backbone(nn.Identity(), tuple(feature_shape), channels_first, removed)
@@ -78,7 +79,6 @@ def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
     net = estimator._make_net(plan)
     net.module_.load_state_dict(map_arrays(packed["module"]))
     net.history_ = History(packed["history"])
-    net.best_losses_ = dict(packed["best_losses"])
     same_optimizer = type(net.optimizer_).__name__ == packed["optimizer_class"]
     if packed["optimizer"] is not None and same_optimizer:
         net.optimizer_.load_state_dict(map_arrays(packed["optimizer"]))

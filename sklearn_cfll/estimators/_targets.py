@@ -48,6 +48,19 @@ class TargetLayout(NamedTuple):
             + f", got {y_shape}. A backbone for one target a sample pools over positions."
         )
 
+    def check(self, y_shape: tuple[int, ...], n_positions: int) -> None:
+        """Raise where y is not laid out as at fit; the number of positions may differ."""
+        own = self.own_shape
+        found = y_shape[1 : 1 + len(own)] if self.channels_first else y_shape[1 + n_positions :]
+        if len(y_shape) != 1 + len(own) + n_positions or found != own:
+            positions = tuple(f"positions_{i + 1}" for i in range(n_positions))
+            parts = (*own, *positions) if self.channels_first else (*positions, *own)
+            expected = ", ".join(map(str, ("n", *parts))) + ("" if parts else ",")
+            raise ValueError(
+                f"y has shape {y_shape}, but the estimator was fitted on targets of shape "
+                f"({expected})."
+            )
+
     def to_rows(self, y: np.ndarray) -> np.ndarray:
         """y as (n, positions..., k)."""
         m = len(self.own_shape)

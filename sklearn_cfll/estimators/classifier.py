@@ -25,11 +25,6 @@ __all__ = ["CFLLClassifier"]
 
 
 @shared_docs(
-    ridge=1.0,
-    update_order="backbone_first",
-    learning_rate=0.01,
-    weight_decay=0.0,
-    patience=20,
     own="""class_weight : dict, "balanced" or None, default=None
         Weights of classes, multiplied into ``sample_weight``.""",
 )
@@ -61,6 +56,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     True
     """
 
+    _decision_threshold = 0.5  # halfway between a class's indicators 0 and 1
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -74,10 +70,10 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         hidden_layer_sizes: Any = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
-        ridge: float = 1.0,
+        ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
-        update_order: str = "backbone_first",
+        update_order: str = "last_layer_first",
         optimizer: Any = "adamw",
         learning_rate: float = 0.01,
         weight_decay: float = 0.0,
@@ -165,7 +161,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             Positive for the second class (for a label that applies).
         """
         check_is_fitted(self)
-        scores = self._outputs(X) - 0.5
+        scores = self._outputs(X) - self._decision_threshold
         return scores[:, 0] if self._is_binary else scores
 
     def predict(self, X: Any) -> np.ndarray:
@@ -271,17 +267,22 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         indicators = LabelBinarizer().fit(self.classes_).transform(y)
         return indicators[:, 0] * 1.0 if len(self.classes_) == 2 else indicators * 1.0
 
-    def _fit_weights(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
+    def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         if self.class_weight is None:
             return sample_weight
-        weights = compute_sample_weight(self.class_weight, y)
+        if isinstance(self.class_weight, dict) and min(self.class_weight.values()) < 0:
+            raise ValueError(
+                f"`class_weight` must hold no negative weight, got {self.class_weight!r}."
+            )
         if self.class_weight == "balanced" and sample_weight is not None and y.ndim == 1:
             # Weights mean repetitions: balance the weighted class sizes.
-            codes = np.searchsorted(self.classes_, y.ravel())
-            sizes = np.bincount(codes, sample_weight, len(self.classes_))
-            weights = (sample_weight.sum() / (len(self.classes_) * sizes))[codes]
-        weights = weights if sample_weight is None else weights * sample_weight
-        return weights / weights.mean()
+            codes = np.unique(y, return_inverse=True)[1]
+            sizes = np.bincount(codes, sample_weight)
+            present = np.count_nonzero(sizes)
+            share = np.divide(sample_weight.sum(), present * sizes, where=sizes > 0, out=sizes * 0)
+            return sample_weight * share[codes]
+        weights = compute_sample_weight(self.class_weight, y)
+        return weights if sample_weight is None else weights * sample_weight
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         if self.multilabel_:
@@ -299,7 +300,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             return
         with torch.no_grad():
             outputs = torch.cat(list(self.net_.forward_iter(valid, device="cpu")))
-        scores = outputs.double().numpy() - 0.5
+        scores = outputs.double().numpy() - self._decision_threshold
         assert valid.targets is not None
         targets = valid.targets.double().cpu().numpy()
         weights = None if valid.sample_weight is None else valid.sample_weight.cpu().numpy()

@@ -9,6 +9,7 @@ import torch
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseCFLL
 from ._parameters import shared_docs
@@ -18,11 +19,6 @@ __all__ = ["CFLLRegressor"]
 
 
 @shared_docs(
-    ridge=1.0,
-    update_order="backbone_first",
-    learning_rate=0.01,
-    weight_decay=0.0,
-    patience=20,
     own="""normalize_y : bool, default=True
         Standardise targets while training.""",
 )
@@ -64,10 +60,10 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         hidden_layer_sizes: Any = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
-        ridge: float = 1.0,
+        ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
-        update_order: str = "backbone_first",
+        update_order: str = "last_layer_first",
         optimizer: Any = "adamw",
         learning_rate: float = 0.01,
         weight_decay: float = 0.0,
@@ -151,9 +147,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         if not return_std:
             outputs = self._outputs(X)  # first: it says so where nothing is fitted
             return self._plan.layout.from_rows(outputs)
-        dataset = self._dataset_to_predict(X)
-        plan = self._plan
-        layer = self.net_.module_.last_layer
+        check_is_fitted(self)
+        plan, layer = self._plan, self.net_.module_.last_layer
         if layer.moments is None:
             raise ValueError(
                 "`return_std` needs the moments of the training rows, and none are kept: fit "
@@ -161,7 +156,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
             )
         means, deviations = [], []
         unit_noise = torch.as_tensor(self.noise_variance_ / plan.scale.scale**2)
-        with torch.no_grad():
+        with self._rows_to_predict(X) as dataset, torch.no_grad():
             for features in self.net_.iterate_features(dataset):
                 means.append(layer(features).cpu())
                 deviations.append(layer.variance(features, unit_noise).sqrt().cpu())

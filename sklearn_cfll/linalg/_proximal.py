@@ -79,7 +79,9 @@ def dual_update(
     prior = decay * weight
     residual = targets - features @ prior.T
     kernel = features @ features.T
-    return prior + solve_symmetric(kernel, penalty * total, residual.T) @ features
+    unpenalised = isinstance(penalty, float) and penalty == 0.0
+    shift = 0.0 if unpenalised else penalty * total
+    return prior + solve_symmetric(kernel, shift, residual.T) @ features
 
 
 def conjugate_gradient_update(
@@ -123,7 +125,7 @@ def conjugate_gradient_update(
     centring vanishes.
     """
     total = float(features.shape[0]) if total is None else total
-    shift = torch.as_tensor(penalty).to(features) * total
+    shift = torch.as_tensor(penalty, dtype=features.dtype, device=features.device) * total
     tiny = torch.finfo(features.dtype).tiny  # keeps 0 / 0 of a solved column at 0
 
     def project(rows: Tensor) -> Tensor:
@@ -232,7 +234,9 @@ def proximal_update(
             rows.features.square().sum(), n_features, mass, feature_mean
         )
         update = SOLVERS[solver]
-        weight = update(rows.features, rows.targets, weight, penalty, decay, divisor)
+        # A float zero, not a tensor: it asks for the minimum-norm solution.
+        shift = penalty if ridge else 0.0
+        weight = update(rows.features, rows.targets, weight, shift, decay, divisor)
     return weight, target_mean - torch.mv(weight, feature_mean)
 
 

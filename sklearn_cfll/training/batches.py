@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
+import skorch.dataset
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
@@ -110,8 +111,10 @@ class Batch(NamedTuple):
     sample_weight: Tensor | None
 
 
-class RowsDataset(Dataset):
+class RowsDataset(skorch.dataset.Dataset):
     """Inputs, targets and sample weights as one data set that hands out whole batches.
+
+    A skorch data set, so that scoring callbacks find ``X`` and ``y``.
 
     Parameters
     ----------
@@ -124,6 +127,14 @@ class RowsDataset(Dataset):
         self, inputs: Rows, targets: Tensor | None = None, sample_weight: Tensor | None = None
     ) -> None:
         self.inputs, self.targets, self.sample_weight = inputs, targets, sample_weight
+
+    @property
+    def X(self) -> Tensor:
+        return self.inputs.take(slice(None))
+
+    @property
+    def y(self) -> Tensor | None:
+        return self.targets
 
     def __len__(self) -> int:
         return len(self.inputs)

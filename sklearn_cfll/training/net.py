@@ -13,6 +13,7 @@ import numpy as np
 import skorch
 import torch
 from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.dataset import get_len
 from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..last_layer import ClosedFormLastLayer
 from .batches import Batch, BatchIterator, RowsDataset, as_rows, fetch, mix_seed, unpack_batch
 from .schedules import SCHEDULES
-from .steps import UPDATE_ORDERS, CFLLModule, match_targets, squared_error
+from .steps import UPDATE_ORDERS, CFLLModule, apply, match_targets, squared_error
 
 __all__ = ["CFLLNet"]
 
@@ -45,7 +46,7 @@ class CFLLNet(skorch.NeuralNet):
     lr_schedule : {"constant", "cosine", "linear", "one_cycle"}, default="constant"
         Factor of ``lr`` from step to step over ``max_epochs``. Leave "constant" beside
         skorch's ``LRScheduler``.
-    update_order : {"last_layer_first", "backbone_first"}, default="backbone_first"
+    update_order : {"last_layer_first", "backbone_first"}, default="last_layer_first"
         Which of the two moves first on each batch. "backbone_first" is the paper's
         Algorithm 1 and costs a second forward pass.
     last_layer : class, default=ClosedFormLastLayer
@@ -90,7 +91,7 @@ class CFLLNet(skorch.NeuralNet):
         optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
         lr: float = 0.01,
         lr_schedule: str = "constant",
-        update_order: str = "backbone_first",
+        update_order: str = "last_layer_first",
         last_layer: type[ClosedFormLastLayer] = ClosedFormLastLayer,
         iterator_train: Any = BatchIterator,
         iterator_train__shuffle: bool = True,
@@ -135,7 +136,6 @@ class CFLLNet(skorch.NeuralNet):
             if self.random_state is None
             else int(self.random_state)
         )
-        self.best_losses_: dict[str, float] = {}
         with preserved_random_state(self.device, self.seed_):
             super().initialize()
         return self
@@ -166,7 +166,7 @@ class CFLLNet(skorch.NeuralNet):
             inputs, targets, _ = sample
             with torch.no_grad():
                 backbone.eval()
-                features = backbone(self._on_device(inputs, options["dtype"]))
+                features = apply(backbone, self._on_device(inputs, options["dtype"]))
             targets = torch.as_tensor(targets)
             one_target = targets.ndim == features.ndim - 1
             options.setdefault("in_features", features.shape[-1])
@@ -178,6 +178,8 @@ class CFLLNet(skorch.NeuralNet):
         trained = [(name, p) for name, p in self.module_.named_parameters() if p.requires_grad]
         if not trained:  # fixed features: only the last layer is fitted
             self.optimizer_ = None
+            if "optimizer" not in self.prefixes_:  # skorch learns it from a live optimiser
+                self.prefixes_ = [*self.prefixes_, "optimizer"]  # type: ignore[misc]
             return self
         positional, options = self.get_params_for_optimizer("optimizer", trained)
         self.optimizer_ = self.optimizer(*positional, **options)
@@ -199,9 +201,15 @@ class CFLLNet(skorch.NeuralNet):
             self._remember_sample(X, y)
             self.initialize()
         self.first_epoch_ = len(self.history)
+        self.best_losses_ = {
+            name: min((row[name] for row in self.history if name in row), default=math.inf)
+            for name in ("train_loss", "valid_loss")
+        }
         self.interrupted_ = True
         with preserved_random_state(self.device, self.seed_):
             super().partial_fit(X, y, classes, **fit_params)
+        while self.history and "train_loss" not in self.history[-1]:
+            del self.history[-1]  # an epoch that was interrupted has no loss
         if self.interrupted_:
             warnings.warn(
                 f"Training was interrupted after {len(self.history)} epochs; the model "
@@ -216,12 +224,32 @@ class CFLLNet(skorch.NeuralNet):
         return self
 
     def notify(self, method_name: str, **kwargs: Any) -> None:
+        if isinstance(kwargs.get("batch"), Batch):  # callbacks expect inputs and targets
+            kwargs["batch"] = tuple(kwargs["batch"][:2])
         try:
             super().notify(method_name, **kwargs)
         except KeyboardInterrupt:
-            # Early stopping and its like end training this way: no interruption.
-            self.interrupted_ = False
+            # Early stopping and its like end training this way between epochs.
+            self.interrupted_ = method_name in BATCH_HOOKS
             raise
+
+    def set_params(self, **kwargs: Any) -> CFLLNet:
+        """Set parameters; those of the last layer and the rate act on a fitted net too."""
+        layer = {
+            key.removeprefix("last_layer__"): value
+            for key, value in kwargs.items()
+            if key.startswith("last_layer__")
+        }
+        if self.initialized_ and layer:
+            for name, value in layer.items():
+                setattr(self, f"last_layer__{name}", value)
+                setattr(self.module_.last_layer, name, value)
+            kwargs = {k: v for k, v in kwargs.items() if not k.startswith("last_layer__")}
+        super().set_params(**kwargs)
+        if self.initialized_ and self.optimizer_ is not None and "lr" in kwargs:
+            for group in self.optimizer_.param_groups:
+                group.pop("initial_lr", None)
+        return self
 
     def configure(
         self, *, ridge: float, decay: float, memory: str, solver: str, lr: float, **settings: Any
@@ -248,7 +276,8 @@ class CFLLNet(skorch.NeuralNet):
 
     def reset_optimizer(self) -> None:
         """Forget the optimiser's state (moments of past gradients)."""
-        self._initialize_optimizer()
+        with self._current_init_context("optimizer"):
+            self.initialize_optimizer()
 
     def snapshot(self) -> tuple[Any, Any, int]:
         """Copies of weights and optimiser state, and the number of epochs; for `restore`."""
@@ -290,7 +319,8 @@ class CFLLNet(skorch.NeuralNet):
         """Two rows, off which the last layer's sizes are read."""
         dataset = self.get_dataset(X, y)
         if isinstance(dataset, DataLoader):
-            self.sample_ = unpack_batch(next(iter(dataset)))
+            with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+                self.sample_ = unpack_batch(next(iter(dataset)))
         else:
             self.sample_ = unpack_batch(fetch(dataset, slice(0, 2)))
 
@@ -319,7 +349,8 @@ class CFLLNet(skorch.NeuralNet):
             # Everything random in an epoch follows from (seed, epoch): a run resumed from
             # a checkpoint repeats what an uninterrupted one would have done.
             torch.manual_seed(mix_seed(self.seed_, len(self.history)))
-            self.epoch_progress_ = self._progress(len(iterator))
+            self.n_batches_ = len(iterator)
+            self.step_ = (len(self.history) - 1 - self.first_epoch_) * self.n_batches_
         self._set_training(training)
         losses: list[Any] = []
         sizes: list[int] = []
@@ -330,14 +361,19 @@ class CFLLNet(skorch.NeuralNet):
         else:
             for batch in iterator:
                 losses.append(step_fn(batch, **fit_params)["loss"])
-                sizes.append(len(batch[0]))
+                sizes.append(get_len(batch[0]))
+            # skorch's loggers and Checkpoint look at an epoch's last batch: leave them one.
+            if not self.history[-1]["batches"]:
+                self.history.new_batch()
+            self.history.record_batch(f"{prefix}_loss", float(losses[-1]))
+            self.history.record_batch(f"{prefix}_batch_size", sizes[-1])
         loss = float(np.average([float(value) for value in losses], weights=sizes))
         if training:
             self.history.record("learning_rate", self._current_rate())
         name = f"{prefix}_loss"
         self.history.record(name, loss)
-        self.history.record(f"{name}_best", loss < self.best_losses_.get(name, math.inf))
-        self.best_losses_[name] = min(loss, self.best_losses_.get(name, math.inf))
+        self.history.record(f"{name}_best", loss < self.best_losses_[name])
+        self.best_losses_[name] = min(loss, self.best_losses_[name])
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Both moves on one batch, in ``update_order``; stops where the loss is not finite."""
@@ -345,7 +381,8 @@ class CFLLNet(skorch.NeuralNet):
         if not self.module_.training:
             self._set_training(True)
         if self.lr_schedule != "constant" and self.optimizer_ is not None:
-            factor = SCHEDULES[self.lr_schedule](next(self.epoch_progress_))
+            factor = SCHEDULES[self.lr_schedule](self.step_ / (self.max_epochs * self.n_batches_))
+            self.step_ += 1
             for group in self.optimizer_.param_groups:
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         step = UPDATE_ORDERS[self.update_order]
@@ -425,11 +462,6 @@ class CFLLNet(skorch.NeuralNet):
         if sample_weight is not None:
             sample_weight = self._on_device(sample_weight).to(self._dtype())
         return self._on_device(inputs), targets, sample_weight
-
-    def _progress(self, n_batches: int) -> Iterator[float]:
-        epoch = len(self.history) - 1 - self.first_epoch_
-        for batch in range(n_batches):
-            yield (epoch * n_batches + batch) / (self.max_epochs * n_batches)
 
     def _current_rate(self) -> float:
         return 0.0 if self.optimizer_ is None else self.optimizer_.param_groups[0]["lr"]

@@ -20,7 +20,14 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 def optimizer_class(optimizer: str | type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """The class behind a name; a class is returned as it is."""
-    return OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    if isinstance(optimizer, str):
+        return OPTIMIZERS[optimizer]
+    if not issubclass(optimizer, torch.optim.Optimizer):
+        raise ValueError(
+            f"`optimizer` must be one of {sorted(OPTIMIZERS)} or a subclass of "
+            f"torch.optim.Optimizer, got {optimizer!r}."
+        )
+    return optimizer
 
 
 def optimizer_options(optimizer: type[torch.optim.Optimizer], weight_decay: float) -> dict:

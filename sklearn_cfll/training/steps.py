@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..last_layer import ClosedFormLastLayer
 
-__all__ = ["UPDATE_ORDERS", "CFLLModule", "match_targets", "squared_error"]
+__all__ = ["UPDATE_ORDERS", "CFLLModule", "apply", "match_targets", "squared_error"]
 
 
 class CFLLModule(nn.Module):
@@ -25,8 +25,13 @@ class CFLLModule(nn.Module):
         return self.last_layer(self.backbone(*args, **kwargs))
 
     def features(self, inputs: Tensor | dict[str, Tensor]) -> Tensor:
-        """The backbone's output; a dict holds several named inputs."""
-        return self.backbone(**inputs) if isinstance(inputs, dict) else self.backbone(inputs)
+        """The backbone's output."""
+        return apply(self.backbone, inputs)
+
+
+def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor]) -> Tensor:
+    """Call a module on one input, or on several named ones in a dict."""
+    return module(**inputs) if isinstance(inputs, dict) else module(inputs)
 
 
 def squared_error(

@@ -1,6 +1,5 @@
 """All of scikit-learn's estimator checks, with no expected failure, in five configurations."""
 
-import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
@@ -9,7 +8,7 @@ CONFIGURATIONS = {
     "defaults": {},
     "full_batch": {"batch_size": "full"},
     "statistics": {"memory": "statistics"},
-    "other_order": {"update_order": "last_layer_first"},
+    "other_order": {"update_order": "backbone_first"},
     "no_refit": {"refit_last_layer": False},
 }
 

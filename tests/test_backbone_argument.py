@@ -1,0 +1,495 @@
+"""Every way to bring a backbone, and every kind of X and y that it then takes."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.sparse
+import torch
+from sklearn.base import clone
+from sklearn.datasets import (
+    load_diabetes,
+    load_digits,
+    load_iris,
+    make_friedman1,
+    make_regression,
+)
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll.backbones import MLPBackbone
+
+X, y = make_friedman1(150, n_features=6, noise=0.3, random_state=0)
+
+
+def features_network():
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh())
+
+
+def whole_network(n_outputs=1):
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, n_outputs))
+
+
+def build_network(input_shape, width=16):
+    return nn.Sequential(nn.Linear(input_shape[0], width), nn.Tanh())
+
+
+class BuildsNetwork(nn.Sequential):
+    """A module class takes the sample shape, as any callable does."""
+
+    def __init__(self, input_shape, width=16):
+        super().__init__(nn.Linear(input_shape[0], width), nn.Tanh())
+
+
+BACKBONES = {
+    "none": (None, None),
+    "module": (features_network(), None),
+    "whole_network": (whole_network(), None),
+    "function": (build_network, None),
+    "function_with_options": (build_network, {"width": 16}),
+    "class": (BuildsNetwork, {"width": 16}),
+    "recipe": (MLPBackbone((16,), activation="tanh"), None),
+}
+
+
+def regressor(backbone=None, **parameters):
+    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 15, "random_state": 0}
+    return CFLLRegressor(backbone, **{**defaults, **parameters})
+
+
+# -- ways to give one -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_kind_of_backbone_trains(name):
+    backbone, options = BACKBONES[name]
+    model = regressor(backbone, backbone_kwargs=options).fit(X, y)
+    assert model.features(X).shape == (150, 16)
+    assert model.coef_.shape == (1, 16)
+    assert model.score(X, y) > 0.6
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_kind_of_backbone_can_be_cloned_and_fitted_again(name):
+    backbone, options = BACKBONES[name]
+    model = regressor(backbone, backbone_kwargs=options).fit(X, y)
+    again = clone(model).fit(X, y)
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@pytest.mark.parametrize("build", [features_network, whole_network])
+def test_the_module_given_stays_as_it_was(Estimator, build):
+    module = build()
+    module.eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    children = [str(child) for child in module]
+    target = y if Estimator is CFLLRegressor else y > y.mean()
+    model = Estimator(module, max_epochs=3, random_state=0).fit(X, target)
+    model.partial_fit(X, target)
+    assert model.backbone is module
+    assert not module.training
+    assert [str(child) for child in module] == children
+    assert all(parameter.grad is None for parameter in module.parameters())
+    for name, value in module.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, before[name])
+
+
+def test_the_recipe_given_stays_as_it_was():
+    recipe = MLPBackbone((16,))
+    model = regressor(recipe).fit(X, y)
+    model.set_params(backbone__hidden_layer_sizes=(8,))
+    assert recipe.hidden_layer_sizes == (8,)  # set_params goes to the user's own recipe
+    assert model.features(X).shape == (150, 16)  # what was fitted does not change with it
+
+
+def test_training_starts_from_the_weights_of_the_module():
+    module = features_network()
+    model = regressor(module, learning_rate=1e-12, max_epochs=1).fit(X, y)
+    with torch.no_grad():
+        expected = module(torch.as_tensor(X, dtype=torch.float32)).numpy()
+    np.testing.assert_allclose(model.features(X), expected, atol=1e-5)
+
+
+def test_frozen_parameters_stay_frozen():
+    module = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh())
+    module[0].requires_grad_(False)
+    model = regressor(module).fit(X, y)
+    torch.testing.assert_close(model.backbone_[0].weight.float(), module[0].weight)
+    assert not torch.allclose(model.backbone_[2].weight.float(), module[2].weight)
+
+
+def test_a_wholly_frozen_module_is_ridge_on_its_features():
+    module = features_network().requires_grad_(False)
+    model = regressor(module).fit(X, y)
+    features = model.features(X)
+    centred = features - features.mean(0)
+    alpha = model.ridge_ * len(X) * np.square(centred).sum() / features.size
+    expected = Ridge(alpha=alpha).fit(features, y).predict(features)
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("width", [3, 24])
+def test_backbone_kwargs_reach_the_callable(width):
+    model = regressor(build_network, backbone_kwargs={"width": width}).fit(X, y)
+    assert model.features(X).shape == (150, width)
+
+
+def test_callable_gets_the_shape_of_a_sample():
+    seen = []
+
+    def build(input_shape):
+        seen.append(tuple(input_shape))
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU())
+
+    regressor(build).fit(np.hstack([X, X]).reshape(-1, 4, 3), y)
+    assert set(seen) == {(4, 3)}
+
+
+def test_recipe_parameters_are_searched_over():
+    search = GridSearchCV(
+        regressor(MLPBackbone(), max_epochs=3),
+        {"backbone__hidden_layer_sizes": [(4,), (32,)], "backbone__activation": ["tanh"]},
+        cv=2,
+        error_score="raise",
+    ).fit(X, y)
+    width = search.best_params_["backbone__hidden_layer_sizes"][0]
+    assert search.best_estimator_.features(X).shape == (150, width)
+    assert len(set(search.cv_results_["mean_test_score"])) == 2
+
+
+def test_recipe_is_the_default_network():
+    default = regressor(activation="tanh", dropout=0.2, hidden_layer_sizes=(16, 16))
+    recipe = regressor(MLPBackbone((16, 16), "tanh", 0.2))
+    np.testing.assert_array_equal(default.fit(X, y).predict(X), recipe.fit(X, y).predict(X))
+
+
+def test_lazy_layers_take_their_width_from_the_data():
+    module = nn.Sequential(nn.LazyLinear(16), nn.Tanh(), nn.LazyLinear(1))
+    model = regressor(module).fit(X, y)
+    assert isinstance(module[0].weight, nn.UninitializedParameter)
+    assert model.backbone_[0].in_features == 6
+    assert model.score(X, y) > 0.6
+
+
+@pytest.mark.parametrize("module", [nn.Identity(), nn.Tanh(), nn.Flatten()])
+def test_backbone_without_parameters_is_ridge_on_fixed_features(module):
+    X, y = load_diabetes(return_X_y=True)
+    model = regressor(module, max_epochs=2).fit(X, y)
+    features = np.tanh(X) if isinstance(module, nn.Tanh) else X
+    centred = features - features.mean(0)
+    alpha = model.ridge_ * len(X) * np.square(centred).sum() / features.size
+    expected = Ridge(alpha=alpha).fit(features, y).predict(features)
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-7)
+    with torch.no_grad():
+        joined = model.to_torch()(torch.as_tensor(X)).numpy()[:, 0]
+    np.testing.assert_allclose(joined, expected, rtol=1e-7)
+
+
+def test_backbone_without_parameters_classifies():
+    X, y = load_iris(return_X_y=True)
+    model = CFLLClassifier(nn.Identity(), max_epochs=2).fit(X, y)
+    assert model.coef_.shape == (3, 4)
+    assert model.score(X, y) > 0.8
+
+
+# -- whole networks ---------------------------------------------------------------------------
+
+
+class Network(nn.Module):
+    """Its last layer is neither last registered nor in a Sequential."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(16, 2)
+        self.body = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.1))
+
+    def forward(self, inputs):
+        return self.out(self.body(inputs))
+
+
+@pytest.mark.parametrize("build", [whole_network, Network], ids=["sequential", "subclass"])
+def test_last_linear_layer_is_split_off_and_put_back(build):
+    network = build()
+    n_outputs = 1 if build is whole_network else 2
+    targets = np.column_stack([y, -3 * y])[:, :n_outputs]
+    model = regressor(network).fit(X, targets)
+    assert model.coef_.shape == (n_outputs, 16)
+    module = model.to_torch()
+    assert type(module) is type(network)
+    assert set(module.state_dict()) == set(network.state_dict())
+    with torch.no_grad():
+        outputs = module(torch.as_tensor(X)).numpy()
+    np.testing.assert_allclose(outputs, model.predict(X), atol=1e-5)
+
+
+def test_last_layer_of_another_width_is_replaced_by_one_that_fits_y():
+    model = regressor(whole_network(n_outputs=7)).fit(X, y)
+    assert model.predict(X).shape == y.shape
+    with torch.no_grad():
+        assert model.to_torch()(torch.as_tensor(X)).shape == (150, 1)
+
+
+def test_network_without_bias_gets_an_intercept_all_the_same():
+    network = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1, bias=False))
+    model = regressor(network).fit(X, y + 1000)
+    with torch.no_grad():
+        outputs = model.to_torch()(torch.as_tensor(X)).numpy()[:, 0]
+    np.testing.assert_allclose(outputs, model.predict(X), rtol=1e-7)
+    assert abs(model.predict(X).mean() - 1000 - y.mean()) < 1
+
+
+@pytest.mark.parametrize("last", [nn.ReLU(), nn.Sigmoid(), nn.Softplus(), nn.ReLU(inplace=True)])
+def test_network_that_ends_in_an_activation_is_a_backbone(last):
+    network = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 8), last)
+    model = regressor(network).fit(X, y)
+    assert model.features(X).shape == (150, 8)
+    assert model.features(X).min() >= 0
+
+
+def test_network_that_is_one_linear_layer_is_ridge():
+    model = regressor(nn.Linear(6, 1), max_epochs=1).fit(X, y)
+    np.testing.assert_allclose(model.features(X), X)
+    assert isinstance(model.to_torch(), nn.Linear)
+
+
+# -- images and fields ------------------------------------------------------------------------
+
+
+def convolutional_network():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+
+
+def test_convolutional_backbone_reads_digits():
+    digits = load_digits()
+    images = digits.images[:, None] / 16
+    model = CFLLClassifier(convolutional_network(), max_epochs=5, batch_size=128, random_state=0)
+    model.fit(images[:1200], digits.target[:1200])
+    assert model.score(images[1200:], digits.target[1200:]) > 0.9
+    assert model.predict_proba(images[:5]).shape == (5, 10)
+
+
+def test_samples_of_another_shape_are_refused():
+    images = load_digits().images[:100, None]
+    model = CFLLClassifier(convolutional_network(), max_epochs=1).fit(
+        images, load_digits().target[:100]
+    )
+    with pytest.raises(ValueError, match=r"samples of shape \(8, 8\).*fitted on.*\(1, 8, 8\)"):
+        model.predict(images[:, 0])
+    with pytest.raises(ValueError, match=r"shape \(1, 6, 8\)"):
+        model.predict(images[:, :, :6])
+
+
+def test_samples_with_three_dimensions_in_all():
+    sequences = np.random.default_rng(0).normal(size=(200, 5, 3))
+    targets = sequences.sum((1, 2))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(15, 16), nn.ReLU(), nn.Linear(16, 1))
+    model = regressor(network, max_epochs=30).fit(sequences, targets)
+    assert model.predict(sequences).shape == (200,)
+    assert model.score(sequences, targets) > 0.95
+
+
+def fields(n_rows=120, n_points=24):
+    """Inputs and their running means on a circle."""
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(n_rows, 1, n_points))
+    return inputs, (np.roll(inputs, 1, 2) + inputs + np.roll(inputs, -1, 2)) / 3
+
+
+def field_network(n_outputs=1):
+    return nn.Sequential(
+        nn.Conv1d(1, 12, 3, padding=1, padding_mode="circular"),
+        nn.Tanh(),
+        nn.Conv1d(12, n_outputs, 1),
+    )
+
+
+@pytest.mark.parametrize("layout", ["(n, grid)", "(n, 1, grid)", "(n, 2, grid)"])
+def test_targets_at_each_position(layout):
+    inputs, outputs = fields()
+    targets = {
+        "(n, grid)": outputs[:, 0],
+        "(n, 1, grid)": outputs,
+        "(n, 2, grid)": np.concatenate([outputs, 1 - 2 * outputs], axis=1),
+    }[layout]
+    k = 2 if layout == "(n, 2, grid)" else 1
+    model = regressor(field_network(k), max_epochs=20, batch_size=30).fit(inputs, targets)
+    assert model.features(inputs).shape == (120, 24, 12)
+    assert model.coef_.shape == (k, 12)
+    assert model.n_outputs_ == k
+    assert model.predict(inputs[:9]).shape == (9, *targets.shape[1:])
+    assert model.score(inputs, targets) > 0.99
+    deviation = model.predict(inputs[:9], return_std=True)[1]
+    assert deviation.shape == (9, *targets.shape[1:])
+    assert np.all(deviation > 0)
+    with torch.no_grad():
+        outputs = model.to_torch()(torch.as_tensor(inputs)).numpy()
+    np.testing.assert_allclose(outputs.reshape(targets.shape), model.predict(inputs), atol=1e-5)
+
+
+def test_field_predictions_have_the_units_of_each_target():
+    inputs, outputs = fields()
+    targets = np.concatenate([100 * outputs, 5 - 0.01 * outputs], axis=1)
+    model = regressor(field_network(2), max_epochs=20, batch_size=30).fit(inputs, targets)
+    rows = model.features(inputs) @ model.coef_.T + model.intercept_
+    np.testing.assert_allclose(np.moveaxis(rows, -1, 1), model.predict(inputs), rtol=1e-8)
+    errors = np.square(targets - model.predict(inputs)).mean((0, 2))
+    assert np.all(errors < 0.02 * targets.var((0, 2)))
+
+
+def test_channels_may_come_last():
+    inputs, outputs = fields()
+    inputs, targets = inputs[:, 0, :, None], np.moveaxis(outputs, 1, -1)
+    pointwise = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    model = regressor(pointwise).fit(inputs, targets)
+    assert model.features(inputs).shape == (120, 24, 8)
+    assert model.predict(inputs).shape == targets.shape
+
+
+def test_targets_that_do_not_match_the_positions_are_refused():
+    inputs, outputs = fields()
+    with pytest.raises(ValueError, match=r"positions \(24\), so y must have shape \(n, 24\)"):
+        regressor(field_network()).fit(inputs, outputs[:, 0, :-1])
+
+
+def test_sample_weights_count_each_position_of_a_sample():
+    inputs, outputs = fields(40)
+    weights = np.random.default_rng(1).integers(0, 4, 40)
+    model = regressor(field_network(), batch_size="full", max_epochs=5)
+    weighted = model.fit(inputs, outputs, weights).predict(inputs)
+    repeated = model.fit(inputs.repeat(weights, axis=0), outputs.repeat(weights, axis=0)).predict(
+        inputs
+    )
+    np.testing.assert_allclose(weighted, repeated, rtol=1e-7, atol=1e-9)
+
+
+# -- kinds of X -------------------------------------------------------------------------------
+
+
+class Pairs(Dataset):
+    """Single samples, as users write them."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, index):
+        return torch.as_tensor(X[index]), y[index]
+
+
+class Inputs(Pairs):
+    """Samples without a target."""
+
+    def __getitem__(self, index):
+        return torch.as_tensor(X[index])
+
+
+def memory_map(tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+
+KINDS_OF_X = {
+    "list": lambda path: X.tolist(),
+    "memmap": memory_map,
+    "csr": lambda path: scipy.sparse.csr_matrix(X),
+    "csc": lambda path: scipy.sparse.csc_matrix(X),
+    "sparse_array": lambda path: scipy.sparse.csr_array(X),
+    "tensor": lambda path: torch.as_tensor(X),
+    "fortran_order": lambda path: np.asfortranarray(X),
+    "reversed_view": lambda path: X[::-1][::-1],
+    "pandas": lambda path: pd.DataFrame(X, columns=list("abcdef")),
+    "polars": lambda path: pl.DataFrame(X, schema=list("abcdef")),
+    "dataset": lambda path: Inputs(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_X)
+def test_every_kind_of_input_gives_the_same_fit(kind, tmp_path):
+    given = KINDS_OF_X[kind](tmp_path)
+    model = regressor(max_epochs=4, batch_size=40)
+    expected = model.fit(X, y).predict(X)
+    model.fit(given, y)
+    np.testing.assert_allclose(model.predict(given), expected, rtol=1e-6)
+    np.testing.assert_allclose(model.predict(given, return_std=True)[0], expected, rtol=1e-6)
+    assert model.n_features_in_ == 6
+    assert hasattr(model, "feature_names_in_") == (kind in ("pandas", "polars"))
+    model.adapt(given, y).partial_fit(given, y)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64, np.uint8, bool])
+def test_any_numeric_dtype_works_first_time(dtype):
+    whole = (10 * X).astype(dtype)
+    model = regressor(max_epochs=4)
+    expected = model.fit(whole.astype(np.float64), y).predict(whole.astype(np.float64))
+    np.testing.assert_allclose(model.fit(whole, y).predict(whole), expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("dataset", [Pairs(), TensorDataset(torch.tensor(X), torch.tensor(y))])
+def test_dataset_that_holds_the_targets_needs_no_y(dataset):
+    model = regressor(max_epochs=4, batch_size=40)
+    expected = model.fit(X, y).predict(X)
+    model.fit(dataset)
+    np.testing.assert_allclose(model.predict(dataset), expected, rtol=1e-6)
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-6)
+    model.partial_fit(dataset)
+
+
+def test_dataset_takes_weights_and_a_validation_set():
+    model = regressor(max_epochs=3)
+    weights = np.random.default_rng(0).uniform(0, 2, len(X))
+    weights[:5] = 0
+    expected = model.fit(X, y, weights, X_val=X, y_val=y).predict(X)
+    np.testing.assert_allclose(
+        model.fit(Pairs(), sample_weight=weights, X_val=Pairs()).predict(X), expected, rtol=1e-6
+    )
+
+
+def test_dataset_of_images_classifies():
+    digits = load_digits()
+    images = torch.as_tensor(digits.images[:400, None] / 16, dtype=torch.float32)
+    dataset = TensorDataset(images, torch.as_tensor(digits.target[:400]))
+    model = CFLLClassifier(convolutional_network(), max_epochs=8, batch_size=64, random_state=0)
+    assert model.fit(dataset).score(images, digits.target[:400]) > 0.9
+
+
+def test_memory_map_of_images_works(tmp_path):
+    digits = load_digits()
+    np.save(tmp_path / "images.npy", digits.images[:300, None].astype(np.float32))
+    images = np.load(tmp_path / "images.npy", mmap_mode="r")
+    model = CFLLClassifier(convolutional_network(), max_epochs=3, batch_size=64, random_state=0)
+    mapped = model.fit(images, digits.target[:300]).decision_function(images)
+    held = model.fit(np.array(images), digits.target[:300]).decision_function(np.array(images))
+    np.testing.assert_array_equal(mapped, held)
+
+
+def test_sparse_rows_are_made_dense_a_batch_at_a_time(monkeypatch):
+    sparse = scipy.sparse.random(3000, 50, density=0.05, format="csr", random_state=0)
+    targets = np.asarray(sparse.sum(1)).ravel()
+    sizes = []
+    toarray = scipy.sparse.csr_matrix.toarray
+
+    def counted(matrix, *args, **kwargs):
+        sizes.append(matrix.shape[0])
+        return toarray(matrix, *args, **kwargs)
+
+    monkeypatch.setattr(type(sparse), "toarray", counted)
+    regressor(nn.Linear(50, 1), max_epochs=1, batch_size=100).fit(sparse, targets)
+    assert 0 < max(sizes) < 3000
+
+
+def test_wide_integers_and_many_targets_keep_their_values():
+    inputs, targets = make_regression(60, 4, n_targets=2, random_state=0)
+    model = regressor().fit(inputs, (1000 * targets).astype(np.int64))
+    assert model.predict(inputs).dtype.kind == "f"
+    assert model.score(inputs, 1000 * targets) > 0.8
