@@ -186,27 +186,37 @@ class ClosedFormLastLayer(nn.Module):
         Tensor of shape (..., k)
             Predictions with the new weights.
         """
-        with torch.no_grad():
-            rows = self._as_rows(features.detach(), targets, sample_weight)
-            if self.memory == "statistics":
-                self._absorb(*rows, decay=self.decay)
-                self._solve(self.ridge)
-            else:
-                if self._buffers["moments_total"] is not None:
-                    self.reset_memory()  # of an earlier refit: no longer what weights come from
-                weight, bias = linalg.proximal_update(
-                    rows[0],
-                    rows[1],
-                    self.weight,
-                    ridge=self.ridge,
-                    decay=self.decay,
-                    sample_weight=rows[2],
-                    total=total,
-                    fit_intercept=self.fit_intercept,
-                    solver=self.solver,
-                )
-                self._assign(weight, bias)
+        self.step(features.detach(), targets, sample_weight, total)
         return F.linear(features, self.weight, self.bias)
+
+    @torch.no_grad()
+    def step(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        total: float | None = None,
+    ) -> None:
+        """:meth:`update` without the prediction, for where that is not wanted."""
+        rows, wanted, weights = self._as_rows(features, targets, sample_weight)
+        if self.memory == "statistics":
+            self._absorb(rows, wanted, weights, decay=self.decay)
+            self._solve(self.ridge)
+            return
+        if self._buffers["moments_total"] is not None:
+            self.reset_memory()  # of an earlier refit: no longer what the weights come from
+        weight, bias = linalg.proximal_update(
+            rows,
+            wanted,
+            self.weight,
+            ridge=self.ridge,
+            decay=self.decay,
+            sample_weight=weights,
+            total=total,
+            fit_intercept=self.fit_intercept,
+            solver=self.solver,
+        )
+        self._assign(weight, bias)
 
     @torch.no_grad()
     def accumulate(

@@ -78,9 +78,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         algorithm and takes a second forward pass.
     optimizer : {{"adamw", "adam", "sgd", ...}} or torch.optim.Optimizer class, default="adamw"
         Of the backbone.
-    learning_rate : float, default=0.01
-        Three to ten times what Adam on all layers takes is stable: the last layer follows
-        at once.
+    learning_rate : float, default=0.02
+        Two to ten times what Adam on all layers takes is stable: the last layer follows at
+        once. On six tasks 0.03 had the least validation error, 0.01 the least on digits.
     weight_decay : float, default=0.0
         Of the backbone, as the optimiser defines it.
     learning_rate_schedule : {{"cosine", "constant", "linear", "one_cycle"}}, default="cosine"

@@ -65,7 +65,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         memory: str = "proximal",
         update_order: str = "last_layer_first",
         optimizer: Any = "adamw",
-        learning_rate: float = 0.01,
+        learning_rate: float = 0.02,
         weight_decay: float = 0.0,
         learning_rate_schedule: str = "cosine",
         batch_size: Any = 256,

@@ -25,6 +25,7 @@ from ._moments import (
 from ._proximal import (
     SOLVERS,
     choose_solver,
+    conjugate_gradient_steps,
     conjugate_gradient_update,
     dual_update,
     primal_update,
@@ -38,6 +39,7 @@ __all__ = [
     "Moments",
     "center_rows",
     "choose_solver",
+    "conjugate_gradient_steps",
     "conjugate_gradient_update",
     "dual_update",
     "feature_power",

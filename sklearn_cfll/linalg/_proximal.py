@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,15 +14,12 @@ from ._symmetric import solve_symmetric
 __all__ = [
     "SOLVERS",
     "choose_solver",
+    "conjugate_gradient_steps",
     "conjugate_gradient_update",
     "dual_update",
     "primal_update",
     "proximal_update",
 ]
-
-# Four steps from the previous weights leave 2e-2 of the update unsolved at ridge 1 and
-# d = 256, eight leave 2e-3; the trained network is the same (benchmarks/solvers.py).
-CONJUGATE_GRADIENT_STEPS = 4
 
 
 def primal_update(
@@ -94,7 +92,7 @@ def conjugate_gradient_update(
     *,
     feature_mean: Tensor | None = None,
     sample_weight: Tensor | None = None,
-    n_steps: int = CONJUGATE_GRADIENT_STEPS,
+    n_steps: int = 4,
 ) -> Tensor:
     """Proximal ridge update by conjugate gradients started at the previous weights.
 
@@ -112,7 +110,8 @@ def conjugate_gradient_update(
         the features would push a training step's other arrays out of the cache.
     sample_weight : Tensor of shape (n,), optional
         Weights of raw rows; ``targets`` are centred but unweighted.
-    n_steps : int
+    n_steps : int, default=4
+        See :func:`conjugate_gradient_steps`.
 
     Returns
     -------
@@ -125,15 +124,19 @@ def conjugate_gradient_update(
     centring vanishes.
     """
     total = float(features.shape[0]) if total is None else total
-    shift = torch.as_tensor(penalty, dtype=features.dtype, device=features.device) * total
+    shift = penalty * total
+    if not isinstance(shift, Tensor):
+        shift = torch.tensor(shift, dtype=features.dtype, device=features.device)
     tiny = torch.finfo(features.dtype).tiny  # keeps 0 / 0 of a solved column at 0
+    columns = features.T
 
     def project(rows: Tensor) -> Tensor:
         if feature_mean is None:
-            return rows @ features.T
-        return torch.addmm(torch.mv(rows, feature_mean).unsqueeze_(1), rows, features.T, beta=-1)
+            return rows @ columns
+        return torch.addmm(torch.mv(rows, feature_mean).unsqueeze_(1), rows, columns, beta=-1)
 
-    weight = decay * weight
+    if decay != 1.0:
+        weight = decay * weight
     residual = targets.T - project(weight)
     descent = (residual if sample_weight is None else residual * sample_weight) @ features
     direction = descent
@@ -160,6 +163,15 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def conjugate_gradient_steps(ridge: float) -> int:
+    """Steps that leave about 5% of an update unsolved (measured: benchmarks/solvers.py).
+
+    8 at ridge 1, 4 at 10, 3 at 30, 2 from 64 on: the larger the ridge, the closer the system
+    is to a multiple of the identity.
+    """
+    return max(2, math.ceil(8.0 * max(ridge, 1.0) ** (-1.0 / 3.0)))
+
+
 def choose_solver(n_rows: int, n_features: int, n_targets: int, ridge: float) -> str:
     """The cheapest solver that is accurate enough (measured: benchmarks/solvers.py).
 
@@ -167,7 +179,7 @@ def choose_solver(n_rows: int, n_features: int, n_targets: int, ridge: float) ->
     converge in a handful of steps only when the ridge is not small.
     """
     smaller = min(n_rows, n_features)
-    if smaller >= 128 and ridge >= 0.1 and 16 * n_targets <= smaller:
+    if smaller >= 128 and ridge >= 1.0 and 12 * n_targets <= smaller:
         return "cg"
     return "primal" if n_features <= n_rows else "dual"
 
@@ -227,6 +239,7 @@ def proximal_update(
             divisor,
             feature_mean=feature_mean if fit_intercept else None,
             sample_weight=sample_weight,
+            n_steps=conjugate_gradient_steps(ridge),
         )
     else:
         rows = center_rows(features, targets, sample_weight, center=fit_intercept)
@@ -250,5 +263,10 @@ def _raw_power(
     else:
         square_sum = torch.linalg.vecdot(features, features) @ sample_weight
     # Rounding of the difference is of the order of feature_power's floor.
-    centered = square_sum - torch.dot(mean, mean) * total
-    return feature_power(centered, features.shape[1], total, mean)
+    mean_square = torch.dot(mean, mean)
+    centered = (
+        square_sum - mean_square * total
+        if isinstance(total, Tensor)
+        else torch.sub(square_sum, mean_square, alpha=total)
+    )
+    return feature_power(centered, features.shape[1], total, mean, mean_square)

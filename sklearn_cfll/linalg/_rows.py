@@ -73,7 +73,11 @@ def center_rows(
 
 
 def feature_power(
-    square_sum: Tensor, n_features: int, total: Tensor | float, feature_mean: Tensor
+    square_sum: Tensor,
+    n_features: int,
+    total: Tensor | float,
+    feature_mean: Tensor,
+    mean_square: Tensor | None = None,
 ) -> Tensor:
     """Mean power ``tr(ΦᵀΦ) / (total · d)`` of centred features: the unit of ``ridge``.
 
@@ -85,5 +89,8 @@ def feature_power(
     small instead of exploding.
     """
     info = torch.finfo(square_sum.dtype)
-    floor = torch.dot(feature_mean, feature_mean) * (info.eps / n_features)
-    return torch.maximum(square_sum / (total * n_features), floor).clamp_min_(info.tiny**0.5)
+    if mean_square is None:
+        mean_square = torch.dot(feature_mean, feature_mean)
+    entries = total * n_features
+    floor = torch.clamp_min(mean_square * (info.eps / n_features), info.tiny**0.5)
+    return torch.maximum(square_sum / entries, floor)

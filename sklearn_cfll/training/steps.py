@@ -92,7 +92,7 @@ def backbone_first(
     descend(loss)
     with torch.no_grad():
         features = module.features(inputs)
-        module.last_layer.update(features, targets, sample_weight, _total(features, sample_weight))
+        module.last_layer.step(features, targets, sample_weight, _total(features, sample_weight))
     return loss.detach(), prediction.detach()
 
 
