@@ -26,15 +26,19 @@ from ..training.optimizers import optimizer_class, optimizer_options
 from ..training.refit import mean_squared_residuals, refit_last_layer
 from ._compat import CallbackSupportMixin
 from ._data import Checked, check_data, check_inputs, check_sample_shape, held_out_rows
-from ._options import REFIT_RIDGE, draw_seed, resolve_device, resolve_dtype, resolve_ridge
+from ._options import (
+    SMALL_DATA_ROWS,
+    draw_seed,
+    refit_ridge,
+    resolve_device,
+    resolve_dtype,
+    resolve_ridge,
+)
 from ._parameters import CONSTRAINTS
 from ._plan import Plan
 from ._state import from_arrays, to_arrays
 from ._targets import TargetScale
 
-# A tenth of fewer rows says too little about when to stop, and a random split would make
-# weights differ from repetitions on the tiny sets of scikit-learn's checks.
-EARLY_STOPPING_ROWS = 200
 # Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
 # model must predict the same before and after pickling.
 PREDICTION_ROWS = 1024
@@ -250,7 +254,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             exact = net.optimizer_ is None or self.batch_size == "full"
             given = exact and self.ridge != "auto"
             ridge, noise = refit_last_layer(
-                net, train, valid, float(self.ridge) if given else REFIT_RIDGE
+                net, train, valid, float(self.ridge) if given else refit_ridge(len(train))
             )
         else:
             ridge = self._training_ridge()
@@ -281,7 +285,7 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         n_rows = len(data)
         wanted = self.early_stopping
         if wanted == "auto":
-            wanted = n_rows >= EARLY_STOPPING_ROWS
+            wanted = n_rows >= SMALL_DATA_ROWS
         if not wanted or self.validation_fraction == 0:
             return data, None
         if n_rows < 10:
