@@ -1,0 +1,293 @@
+"""FNOBackbone: the recipe of a Fourier neural operator without its last map."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from .mlp import Standardize
+
+__all__ = ["FNOBackbone"]
+
+
+class ChannelStandardize(Standardize):
+    """Centre and scale each channel of (n, channels, grid...) by all its training points."""
+
+    channel_axis: int | None
+
+    def __init__(self, n_channels: int, channel_axis: int | None) -> None:
+        super().__init__(n_channels)
+        self.channel_axis = channel_axis  # within one sample of the user's X; None: no such axis
+
+    @torch.no_grad()
+    def adapt_to(self, mean: Tensor, std: Tensor) -> None:
+        """Pool the statistics of single entries of X over the grid."""
+        if self.channel_axis is None:
+            mean, std = mean[None], std[None]
+        else:
+            mean, std = (part.movedim(self.channel_axis, 0) for part in (mean, std))
+        mean, std = mean.flatten(1), std.flatten(1)
+        pooled = mean.mean(1)
+        variance = (std.square() + (mean - pooled[:, None]).square()).mean(1)
+        super().adapt_to(pooled, variance.sqrt())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        shape = (-1, *[1] * (inputs.ndim - 2))
+        return (inputs - self.mean.reshape(shape)) / self.scale.reshape(shape)
+
+
+class FieldFeatures(nn.Module):
+    """Fields (n, ...) in the user's layout to features (n, grid..., d).
+
+    Parameters
+    ----------
+    operator : torch.nn.Module
+        Maps (n, channels, grid...) to (n, d, grid...).
+    n_channels : int
+        Channels of the input, coordinates not counted.
+    n_dim : int
+        Axes of the grid.
+    channel_axis : int or None
+        Axis of the channels within a sample; None where samples have no such axis.
+    coordinates : bool
+        Append each point's coordinates as ``n_dim`` channels.
+    """
+
+    def __init__(
+        self,
+        operator: nn.Module,
+        n_channels: int,
+        n_dim: int,
+        channel_axis: int | None,
+        coordinates: bool,
+    ) -> None:
+        super().__init__()
+        self.standardize = ChannelStandardize(n_channels, channel_axis)
+        self.operator = operator
+        self.n_channels, self.n_dim = n_channels, n_dim
+        self.channel_axis, self.coordinates = channel_axis, coordinates
+        self.channels_first = channel_axis != -1  # where targets are looked for first
+        self.register_state_dict_post_hook(_drop_metadata)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        fields = self._channels_first(inputs)
+        fields = self.standardize(fields)
+        if self.coordinates:
+            fields = torch.cat([fields, unit_grid(fields)], 1)
+        return self.operator(fields).movedim(1, -1)
+
+    def _channels_first(self, inputs: Tensor) -> Tensor:
+        """Inputs as (n, channels, grid...); the grid may differ from that at fit."""
+        if self.channel_axis is None:
+            fields = inputs.unsqueeze(1)
+        elif self.channel_axis == -1:
+            fields = inputs.movedim(-1, 1)
+        else:
+            fields = inputs
+        if fields.ndim != 2 + self.n_dim or fields.shape[1] != self.n_channels:
+            expected = _layout(self.channel_axis, self.n_dim, self.n_channels)
+            raise ValueError(f"X must have shape {expected}, got {tuple(inputs.shape)}.")
+        return fields
+
+
+def unit_grid(fields: Tensor) -> Tensor:
+    """Coordinates i / size in [0, 1) of every point; (n, n_dim, grid...)."""
+    sizes = fields.shape[2:]
+    axes = [torch.arange(size, device=fields.device, dtype=fields.dtype) / size for size in sizes]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return grid.expand(len(fields), *grid.shape)
+
+
+def _drop_metadata(
+    module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Any
+) -> None:
+    # neuraloperator's models add their constructor's arguments under this key, which torch's
+    # strict loading of a module that holds such a model then refuses.
+    state.pop("_metadata", None)
+
+
+class FNOBackbone(BaseEstimator):
+    """Recipe of a Fourier neural operator; its last pointwise map is the closed-form layer.
+
+    The network is ``neuralop.models.FNO`` of the package neuraloperator with the last linear
+    map of its projection left out: features are (n, grid..., d), and the last layer that is
+    solved for is shared by all points of the grid. What was trained on one grid predicts on
+    any other. Channels are standardised inside, by the training samples.
+
+    Parameters
+    ----------
+    n_modes : int or tuple of int, default=16
+        Fourier modes kept along each axis, positive and negative frequencies counted (as in
+        neuraloperator: 16 keep the frequencies 0 to 8 of a real field's last axis). An
+        integer stands for all axes. At most the training grid's size.
+    hidden_channels : int, default=32
+        Width of the Fourier layers.
+    n_layers : int, default=4
+        Number of Fourier layers.
+    lifting_channel_ratio : float, default=2.0
+        Hidden width of the pointwise network before the Fourier layers, over
+        ``hidden_channels``.
+    projection_channel_ratio : float, default=2.0
+        Number of features d over ``hidden_channels``.
+    channels : {"first", "last"} or None, default=None
+        Where X has its channels: None for X of shape (n, grid...), "first" for
+        (n, channels, grid...), "last" for (n, grid..., channels). A scalar parameter of a
+        sample (a viscosity) is a channel that is constant on the grid.
+    positional_embedding : {"grid"} or None, default="grid"
+        "grid" appends the coordinates of each point, in [0, 1), as channels.
+    norm : {"ada_in", "group_norm", "instance_norm"} or None, default=None
+        Normalisation in the Fourier layers.
+    domain_padding : float or None, default=None
+        Pad each axis by this share of its size, for fields that are not periodic.
+    options : dict, default=None
+        Further keyword arguments of ``neuralop.models.FNO``, as ``{"factorization":
+        "tucker", "rank": 0.1}``.
+
+    Notes
+    -----
+    neuraloperator computes Fourier layers in single precision also where the rest is double.
+
+    References
+    ----------
+    Z. Li et al., "Fourier neural operator for parametric partial differential equations",
+    International Conference on Learning Representations (2021), arXiv 2010.08895.
+
+    Examples
+    --------
+    >>> from sklearn_cfll import CFLLRegressor
+    >>> from sklearn_cfll.backbones import FNOBackbone
+    >>> model = CFLLRegressor(FNOBackbone(n_modes=(12, 12)), batch_size=20)
+    >>> model.set_params(backbone__hidden_channels=24).backbone.hidden_channels
+    24
+    """
+
+    def __init__(
+        self,
+        n_modes: int | Sequence[int] = 16,
+        hidden_channels: int = 32,
+        n_layers: int = 4,
+        *,
+        lifting_channel_ratio: float = 2.0,
+        projection_channel_ratio: float = 2.0,
+        channels: str | None = None,
+        positional_embedding: str | None = "grid",
+        norm: str | None = None,
+        domain_padding: float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.n_modes = n_modes
+        self.hidden_channels = hidden_channels
+        self.n_layers = n_layers
+        self.lifting_channel_ratio = lifting_channel_ratio
+        self.projection_channel_ratio = projection_channel_ratio
+        self.channels = channels
+        self.positional_embedding = positional_embedding
+        self.norm = norm
+        self.domain_padding = domain_padding
+        self.options = options
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """A fresh module for samples of this shape, initialised from torch's generator.
+
+        Returns
+        -------
+        torch.nn.Module
+            Maps (n, \\*input_shape) to features (n, grid..., d).
+        """
+        fno = _import_fno()
+        self._check_options()
+        channel_axis, n_channels, grid = self._read_shape(tuple(input_shape))
+        coordinates = self.positional_embedding == "grid"
+        network = fno(
+            n_modes=self._modes(grid),
+            in_channels=n_channels + len(grid) * coordinates,
+            out_channels=1,
+            hidden_channels=self.hidden_channels,
+            n_layers=self.n_layers,
+            lifting_channel_ratio=self.lifting_channel_ratio,
+            projection_channel_ratio=self.projection_channel_ratio,
+            positional_embedding=None,  # its own keeps the grid of one device and dtype
+            norm=self.norm,
+            domain_padding=self.domain_padding,
+            **dict(self.options or {}),
+        )
+        projection = network.projection
+        projection.out_channels = projection.fcs[-1].in_channels  # it reshapes its output to this
+        projection.fcs[-1] = nn.Identity()
+        return FieldFeatures(network, n_channels, len(grid), channel_axis, coordinates)
+
+    def _check_options(self) -> None:
+        for name in ("hidden_channels", "n_layers"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        if not self.hidden_channels * self.projection_channel_ratio >= 1:
+            raise ValueError(
+                "`projection_channel_ratio` must leave at least one feature, got "
+                f"{self.projection_channel_ratio!r} with hidden_channels={self.hidden_channels}."
+            )
+        for name, known in (
+            ("channels", ("first", "last", None)),
+            ("positional_embedding", ("grid", None)),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"`{name}` must be one of {known}, got {getattr(self, name)!r}.")
+
+    def _read_shape(self, input_shape: tuple[int, ...]) -> tuple[int | None, int, tuple[int, ...]]:
+        """Axis of the channels, their number, and the grid of a sample of this shape."""
+        axis = {None: None, "first": 0, "last": -1}[self.channels]
+        n_dim = None if isinstance(self.n_modes, Integral) else len(tuple(self.n_modes))  # type: ignore[arg-type]
+        n_axes = len(input_shape) - (axis is not None)
+        if n_axes not in (1, 2, 3) or n_dim not in (None, n_axes):
+            expected = " or ".join(
+                _layout(axis, n) for n in ((1, 2, 3) if n_dim is None else [n_dim])
+            )
+            raise ValueError(
+                f"With n_modes={self.n_modes!r} and channels={self.channels!r}, X must have "
+                f"shape {expected}, got samples of shape {input_shape}. `n_modes` has an "
+                "entry for each axis of the grid; `channels` says whether X has an axis of "
+                'channels and where ("first", "last" or None).'
+            )
+        if axis is None:
+            return None, 1, input_shape
+        return axis, input_shape[axis], input_shape[1:] if axis == 0 else input_shape[:-1]
+
+    def _modes(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        given = self.n_modes
+        modes = (given,) * len(grid) if isinstance(given, Integral) else tuple(given)  # type: ignore[arg-type]
+        if any(not isinstance(mode, Integral) or mode < 1 for mode in modes):
+            raise ValueError(f"`n_modes` must hold positive integers, got {given!r}.")
+        if any(mode > size for mode, size in zip(modes, grid, strict=True)):
+            raise ValueError(
+                f"`n_modes` must be at most the grid's size along each axis, got {given!r} for "
+                f"a grid of {grid}: modes above it would stay untrained, and spoil "
+                "predictions on a finer grid."
+            )
+        return tuple(int(mode) for mode in modes)
+
+
+def _layout(channel_axis: int | None, n_dim: int, n_channels: int | None = None) -> str:
+    """The shape of X in words: "(n, channels, grid_1, grid_2)"."""
+    axes = [f"grid_{i + 1}" for i in range(n_dim)]
+    channels = "channels" if n_channels is None else str(n_channels)
+    if channel_axis is not None:
+        axes.insert(0 if channel_axis == 0 else n_dim, channels)
+    return f"(n, {', '.join(axes)})"
+
+
+def _import_fno() -> Any:
+    """neuraloperator's FNO, imported when one is built: that takes seconds."""
+    try:
+        with warnings.catch_warnings():  # importing it changes the global warning filters
+            from neuralop.models import FNO
+    except ImportError as error:
+        raise ImportError(
+            "FNOBackbone needs the package neuraloperator: pip install sklearn-cfll[operators]"
+        ) from error
+    return FNO
