@@ -16,7 +16,6 @@ from skorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .. import persistence
 from ..backbones.mlp import MLPBackbone, Standardize
 from ..backbones.splitting import join_last_layer
 from ..training.batches import RowsDataset, input_statistics
@@ -36,7 +35,7 @@ from ._options import (
 )
 from ._parameters import CONSTRAINTS
 from ._plan import Plan
-from ._state import from_arrays, to_arrays
+from ._state import StateMixin
 from ._targets import TargetScale
 
 # Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
@@ -44,7 +43,7 @@ from ._targets import TargetScale
 PREDICTION_ROWS = 1024
 
 
-class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Training, prediction of raw outputs, adaptation and persistence."""
 
     _decision_threshold = 0.0  # what a raw output is compared with
@@ -444,49 +443,6 @@ class BaseCFLL(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _fitted_now(self) -> dict[str, Any]:
         """Attributes of the estimator as if training had stopped here."""
         return {k: v for k, v in self.__dict__.items() if k.endswith("_") or k == "_plan"}
-
-    def save(self, path: Any) -> None:
-        """Write the fitted estimator to one file that opens without running code.
-
-        Parameters
-        ----------
-        path : str or path-like
-        """
-        check_is_fitted(self)
-        left_out = ("callbacks", "_skl_callbacks", "_metadata_request")
-        state = {k: v for k, v in self.__getstate__().items() if k not in left_out}
-        if isinstance(self.random_state, np.random.RandomState):
-            state["random_state"] = None  # a stream; the seed that was drawn is kept
-        persistence.save(type(self).__name__, state, path)
-
-    @classmethod
-    def load(
-        cls, path: Any, *, backbone: Any = None, optimizer: Any = None, device: str = "cpu"
-    ) -> Any:
-        """Read an estimator that :meth:`save` wrote.
-
-        Parameters
-        ----------
-        path : str or path-like
-        backbone : optional
-            What was passed as ``backbone`` at fit, where that was code: a module or a
-            callable. Recipes of this package are in the file.
-        optimizer : class, optional
-            What was passed as ``optimizer``, where that was a class outside torch.
-        device : str, default="cpu"
-            Where to put it, whatever it was fitted on.
-        """
-        code = {"backbone": backbone, "optimizer": optimizer}
-        state = persistence.load(cls.__name__, path, code)
-        estimator = cls.__new__(cls)
-        estimator.__setstate__({**state, "callbacks": None, "device_": device})
-        return estimator
-
-    def __getstate__(self) -> dict[str, Any]:
-        return to_arrays(super().__getstate__())
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        from_arrays(self, state)
 
     def __sklearn_is_fitted__(self) -> bool:
         return "net_" in self.__dict__

@@ -10,14 +10,68 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
 from torch import Tensor, nn
 
+from .. import persistence
 from ..backbones.splitting import Backbone
+from ._options import resolve_device
 from ._plan import Plan
 from ._targets import TargetLayout, TargetScale
 
-__all__ = ["from_arrays", "to_arrays"]
+__all__ = ["StateMixin"]
+
+
+class StateMixin:
+    """Keeping a fitted estimator: in memory, in a pickle, in a file of one's own."""
+
+    random_state: Any
+
+    def save(self, path: Any) -> None:
+        """Write the fitted estimator to one file that opens without running code.
+
+        Parameters
+        ----------
+        path : str or path-like
+        """
+        check_is_fitted(self)
+        left_out = ("callbacks", "_skl_callbacks", "_metadata_request")
+        state = {k: v for k, v in self.__getstate__().items() if k not in left_out}
+        if isinstance(self.random_state, np.random.RandomState):
+            state["random_state"] = None  # a stream; the seed that was drawn is kept
+        persistence.save(type(self).__name__, state, path)
+
+    @classmethod
+    def load(
+        cls, path: Any, *, backbone: Any = None, optimizer: Any = None, device: str = "cpu"
+    ) -> Any:
+        """Read an estimator that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+        backbone : optional
+            What was passed as ``backbone`` at fit, where that was code: a module or a
+            callable. Recipes of this package are in the file.
+        optimizer : class, optional
+            What was passed as ``optimizer``, where that was a class outside torch.
+        device : str, default="cpu"
+            Where to put it, whatever it was fitted on.
+        """
+        code = {"backbone": backbone, "optimizer": optimizer}
+        state = persistence.load(cls.__name__, path, code)
+        estimator = cls.__new__(cls)
+        own = {"callbacks": None, "device_": str(resolve_device(device))}
+        estimator.__setstate__({**state, **own})
+        return estimator
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        return to_arrays(state)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from_arrays(self, state)
 
 
 def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
