@@ -50,8 +50,8 @@ FINER = {"burgers": 4, "darcy": 2, "navier_stokes": 2}  # the grid that nothing 
 RATES = {
     "sgd": (0.03, 0.1, 0.3),
     "momentum": (0.003, 0.01, 0.03, 0.1),
-    "adam": (1e-3, 3e-3, 1e-2, 2e-2),
-    "adamw": (1e-3, 3e-3, 1e-2, 2e-2),
+    "adam": (3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 5e-2),
+    "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 5e-2),
 }
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict]] = {
     "sgd": (torch.optim.SGD, {}),

@@ -10,13 +10,14 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from .backbones.fno import FNOBackbone
 from .backbones.mlp import MLPBackbone
 from .training.optimizers import OPTIMIZERS
 
 __all__ = ["load", "save"]
 
 FORMAT = 1
-RECIPES = {"MLPBackbone": MLPBackbone}
+RECIPES = {"FNOBackbone": FNOBackbone, "MLPBackbone": MLPBackbone}
 
 
 def save(name: str, state: dict[str, Any], path: Any) -> None:

@@ -5,8 +5,15 @@ import os
 # Before SciPy is imported: scikit-learn's check of array-API input is skipped without it.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
+import pytest
 import torch
 
 # Several workers with several threads each wait for one another: on two cores ten times
 # slower than one thread a worker.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_networks_every_time():
+    """Networks that a test builds itself start from torch's global generator."""
+    torch.manual_seed(0)

@@ -242,7 +242,8 @@ class FNOBackbone(BaseEstimator):
     def _read_shape(self, input_shape: tuple[int, ...]) -> tuple[int | None, int, tuple[int, ...]]:
         """Axis of the channels, their number, and the grid of a sample of this shape."""
         axis = {None: None, "first": 0, "last": -1}[self.channels]
-        n_dim = None if isinstance(self.n_modes, Integral) else len(tuple(self.n_modes))  # type: ignore[arg-type]
+        modes: Any = self.n_modes
+        n_dim = None if isinstance(modes, Integral) else len(modes)
         n_axes = len(input_shape) - (axis is not None)
         if n_axes not in (1, 2, 3) or n_dim not in (None, n_axes):
             expected = " or ".join(
@@ -259,8 +260,10 @@ class FNOBackbone(BaseEstimator):
         return axis, input_shape[axis], input_shape[1:] if axis == 0 else input_shape[:-1]
 
     def _modes(self, grid: tuple[int, ...]) -> tuple[int, ...]:
-        given = self.n_modes
-        modes = (given,) * len(grid) if isinstance(given, Integral) else tuple(given)  # type: ignore[arg-type]
+        given: Any = self.n_modes
+        modes: tuple[Any, ...] = (given,) * len(grid)
+        if not isinstance(given, Integral):
+            modes = tuple(given)
         if any(not isinstance(mode, Integral) or mode < 1 for mode in modes):
             raise ValueError(f"`n_modes` must hold positive integers, got {given!r}.")
         if any(mode > size for mode, size in zip(modes, grid, strict=True)):

@@ -49,10 +49,22 @@ class ChannelsLast(nn.Module):
         return self.network(inputs).movedim(1, -1)
 
 
+class SplitOff(nn.Identity):
+    """Stands where a last layer was, and knows what kind of layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.kind = type(layer)
+
+
 def keep_whole(network: nn.Module, sample: Tensor) -> Backbone:
-    """Take a network's output as features; raises as :func:`split_last_layer` does."""
+    """Take a network's output as features; raises as :func:`split_last_layer` does.
+
+    A network with an attribute ``channels_first`` says where targets have their channels.
+    """
     output = _check_output(_evaluate(network, sample), sample)
-    return Backbone(network, tuple(output.shape[1:]), False, None)
+    channels_first = bool(getattr(network, "channels_first", False))
+    return Backbone(network, tuple(output.shape[1:]), channels_first, None)
 
 
 def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
@@ -89,8 +101,10 @@ def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
         except ValueError:  # its forward looks at the layer itself: leave the network whole
             features = output.new_empty(0)
         expected = inputs_of_last.movedim(1, -1) if channels_first else inputs_of_last
-        # What follows the layer (a reshape to its width, say) must pass features unchanged.
-        if features.shape == expected.shape and torch.equal(features, expected):
+        # What follows the layer must pass features unchanged; positions may be reshaped.
+        same_size = features.numel() == expected.numel() and features.ndim > 1
+        same_size &= features.shape[-1] == expected.shape[-1]
+        if same_size and torch.equal(features.reshape(expected.shape), expected):
             network = stripped
         else:
             name, channels_first, features = None, False, output
@@ -102,8 +116,26 @@ def strip_last_layer(network: nn.Module, removed: str | None, channels_first: bo
     """Split off a layer whose name is known, as :func:`split_last_layer` did once."""
     if removed is None:
         return network
-    network = _replace(network, removed, nn.Identity())
+    layer = network.get_submodule(removed)
+    _set_width(network, removed, *_widths(layer)[::-1])
+    network = _replace(network, removed, SplitOff(layer))
     return ChannelsLast(network) if channels_first else network
+
+
+def _widths(layer: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a pointwise linear layer."""
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight.shape[1], layer.weight.shape[0]
+
+
+def _set_width(network: nn.Module, name: str, old: int, new: int) -> None:
+    """Tell the module that holds the layer its new width.
+
+    neuraloperator's ``ChannelMLP`` reshapes what its last layer gives to ``out_channels``.
+    """
+    parent = network.get_submodule(name.rpartition(".")[0].removesuffix(".fcs")) if name else None
+    if getattr(parent, "out_channels", None) == old:
+        parent.out_channels = new  # type: ignore[union-attr, assignment]
 
 
 def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
@@ -113,15 +145,17 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
         return nn.Sequential(module, linear)
     if not backbone.channels_first:
         return _replace(module, backbone.removed, linear)
-    convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(backbone.feature_shape) - 1]
-    last = convolution(linear.in_features, linear.out_features, 1, bias=linear.bias is not None)
+    assert isinstance(module, ChannelsLast)
+    network = module.network
+    kind: Any = network.get_submodule(backbone.removed).kind
+    last = kind(linear.in_features, linear.out_features, 1, bias=linear.bias is not None)
     last.to(linear.weight)
     with torch.no_grad():
         last.weight.copy_(linear.weight.reshape(last.weight.shape))
         if last.bias is not None:
             last.bias.copy_(linear.bias)
-    assert isinstance(module, ChannelsLast)
-    return _replace(module.network, backbone.removed, last)
+    _set_width(network, backbone.removed, linear.in_features, linear.out_features)
+    return _replace(network, backbone.removed, last)
 
 
 def _trace(network: nn.Module, sample: Tensor) -> tuple[str | None, Tensor | None, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
 from numbers import Integral
@@ -41,6 +42,12 @@ from ._targets import TargetScale
 # Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
 # model must predict the same before and after pickling.
 PREDICTION_ROWS = 1024
+PREDICTION_POINTS = 2**15  # of fields: a batch's features at 64 × 64 points are then 8 samples'
+
+
+def prediction_batch(feature_shape: tuple[int, ...]) -> int:
+    """Samples predicted at once, fewer where each has many positions."""
+    return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(feature_shape[:-1])))
 
 
 class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
@@ -159,7 +166,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             checked,
             seed=draw_seed(self.random_state),
             device=device,
-            dtype=resolve_dtype(self.precision, len(checked.y), device),
+            dtype=resolve_dtype(self.precision, checked.y.shape, device),
             mean_weight=checked.mean_weight,
         )
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
@@ -177,7 +184,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _make_net(self, plan: Plan) -> CFLLNet:
         optimizer = optimizer_class(self.optimizer)
-        options = optimizer_options(optimizer, self.weight_decay)
+        options = optimizer_options(optimizer, self.weight_decay, plan.backbone.module)
         net = CFLLNet(
             plan.backbone.module,
             optimizer=optimizer,
@@ -189,7 +196,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             device=str(plan.device),
             compile=self.compile,
             random_state=plan.seed,
-            iterator_valid__batch_size=PREDICTION_ROWS,
+            iterator_valid__batch_size=prediction_batch(plan.backbone.feature_shape),
             verbose=0,
         )
         return net.initialize()

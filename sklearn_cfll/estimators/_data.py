@@ -92,10 +92,14 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
         return X
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu().numpy()
+    # Where the backbone gives features at positions X is a field, and its first axis may be the
+    # grid: predictions on another grid are the point, and the backbone judges their shape.
+    fields = not reset and len(estimator._plan.backbone.feature_shape) > 1
     return validate_data(
         estimator,
         X,
         reset=reset,
+        ensure_2d=not fields,
         accept_sparse="csr",
         dtype="numeric",
         allow_nd=estimator.backbone is not None,
@@ -105,8 +109,10 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
 
 def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
     """Samples must have as many dimensions as at fit; their sizes are the backbone's business."""
-    shape = np.shape(X) if not isinstance(X, Dataset) else None
-    if shape is None or len(sample_shape) == 1 or len(shape) - 1 == len(sample_shape):
+    if isinstance(X, Dataset) or len(sample_shape) == 1:
+        return  # rows of columns are scikit-learn's own check
+    shape = np.shape(X)
+    if len(shape) - 1 == len(sample_shape):
         return
     raise ValueError(
         f"X has samples of shape {shape[1:]}, but the estimator was fitted on samples of "

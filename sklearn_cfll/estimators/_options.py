@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ FULL_BATCH_RIDGE = 0.01
 # Below this many entries of X a float64 fit takes no noticeable time, and weights then
 # equal repetitions to 1e-7, as scikit-learn's checks ask.
 FLOAT64_ROWS = 1000
+FLOAT64_TARGETS = 2**15  # fields: each point is a row of the work
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -46,11 +48,10 @@ def resolve_device(device: Any) -> torch.device:
     return resolved
 
 
-def resolve_dtype(precision: str, n_rows: int, device: torch.device) -> torch.dtype:
+def resolve_dtype(precision: str, y_shape: tuple[int, ...], device: torch.device) -> torch.dtype:
     """The dtype to compute in; "auto" is float64 for few rows on a CPU, else float32."""
-    if precision == "float64" or (
-        precision == "auto" and n_rows <= FLOAT64_ROWS and device.type == "cpu"
-    ):
+    small = y_shape[0] <= FLOAT64_ROWS and math.prod(y_shape) <= FLOAT64_TARGETS
+    if precision == "float64" or (precision == "auto" and small and device.type == "cpu"):
         if device.type == "mps":
             raise ValueError('`precision`="float64" is not available on MPS; use "float32".')
         return torch.float64

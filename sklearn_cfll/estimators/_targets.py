@@ -33,19 +33,23 @@ class TargetLayout(NamedTuple):
     def infer(
         cls, y_shape: tuple[int, ...], feature_shape: tuple[int, ...], channels_first: bool
     ) -> TargetLayout:
-        """Match y's shape to that of the features (n, positions..., d)."""
+        """Match y's shape to that of the features (n, positions..., d).
+
+        ``channels_first`` decides where both layouts fit.
+        """
         positions, trailing = feature_shape[:-1], y_shape[1:]
         m = len(positions)
-        if channels_first and len(trailing) >= m and trailing[len(trailing) - m :] == positions:
-            return cls(trailing[: len(trailing) - m], True)
-        if trailing[:m] == positions:
+        own = len(trailing) - m
+        at_end, at_start = own >= 0 and trailing[own:] == positions, trailing[:m] == positions
+        if at_end and (channels_first or not at_start):
+            return cls(trailing[:own], True)
+        if at_start:
             return cls(trailing[m:], False)
         grid = ", ".join(map(str, positions))
         raise ValueError(
             f"The backbone gives features at positions ({grid}), so y must have shape "
-            f"(n, {grid}) or (n, {grid}, n_targets)"
-            + (f" or (n, n_targets, {grid})" if channels_first else "")
-            + f", got {y_shape}. A backbone for one target a sample pools over positions."
+            f"(n, {grid}), (n, {grid}, n_targets) or (n, n_targets, {grid}), got {y_shape}. A "
+            "backbone for one target a sample pools over positions."
         )
 
     def check(self, y_shape: tuple[int, ...], n_positions: int) -> None:

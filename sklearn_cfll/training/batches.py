@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -162,15 +163,16 @@ class RowsDataset(skorch.dataset.Dataset):
         )
 
 
-def input_statistics(dataset: RowsDataset, batch_size: int = 8192) -> tuple[Tensor, Tensor]:
-    """Weighted mean and standard deviation of each input column, in float64, in batches."""
+def input_statistics(dataset: RowsDataset, entries: int = 2**22) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation of each entry of an input, in float64, in batches."""
+    batch_size = max(1, entries // math.prod(dataset.inputs.shape[1:]))
 
     def average(values: Any) -> Tensor:
         total: Any = 0.0
         weights: Any = 0.0
         for inputs, _, weight in BatchIterator(dataset, batch_size):
             weight = inputs.new_ones(len(inputs)) if weight is None else weight
-            total = total + weight.double() @ values(inputs.double())
+            total = total + torch.tensordot(weight.double(), values(inputs.double()), dims=1)
             weights = weights + weight.double().sum()
         return total / weights
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ class CFLLModule(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.last_layer = last_layer
+        self.register_state_dict_post_hook(_drop_metadata)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         return self.last_layer(self.backbone(*args, **kwargs))
@@ -27,6 +29,11 @@ class CFLLModule(nn.Module):
     def features(self, inputs: Tensor | dict[str, Tensor]) -> Tensor:
         """The backbone's output."""
         return apply(self.backbone, inputs)
+
+
+def _drop_metadata(module: nn.Module, state: dict, prefix: str, local_metadata: Any) -> None:
+    # neuraloperator's models put their constructor's arguments under this key.
+    state.pop("_metadata", None)
 
 
 def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor]) -> Tensor:
