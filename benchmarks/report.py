@@ -41,6 +41,15 @@ SECTIONS = (
         "What decides its ridge: 0.001 from 200 rows on, 0.1 below.",
     ),
     (
+        "operators.txt",
+        "python benchmarks/operators.py --tasks burgers darcy_file --data DIR",
+        "Fourier neural operators: a first look",
+        "One seed, small settings: no more than a first look. Rates are chosen on validation "
+        'samples; "as Adam" is the epoch at which Adam\'s last error is reached. On the Darcy file '
+        "(of neuraloperator) last layer first and training on the relative L2 loss end level, and "
+        "backbone first is no better than Adam.",
+    ),
+    (
         "full_batch.txt",
         "python benchmarks/full_batch.py --data DIR",
         "Full-batch mode by ridge",

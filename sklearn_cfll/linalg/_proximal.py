@@ -33,7 +33,7 @@ def primal_update(
     r"""Proximal ridge update by a ``d × d`` system; the cheaper form when ``d ≤ n``.
 
     ``γW + (ΦᵀΦ/n + αI)⁻¹ Φᵀ(Y - γΦW)/n``, the minimiser of
-    ``(1/n)‖Y - ΦW‖² + α‖W - γW_t‖²`` (METHOD section 2; arXiv 2510.04606 for γ = 1).
+    ``(1/n)‖Y - ΦW‖² + α‖W - γW_t‖²`` (arXiv 2510.04606 for γ = 1).
 
     Parameters
     ----------

@@ -11,8 +11,8 @@ from .. import linalg
 
 __all__ = ["RIDGES", "Refit", "refit_last_layer"]
 
-# Half a decade apart from 1e-6 to 1e3: the best refit ridge of the prototype's ten tasks
-# lies inside, and the path costs one eigendecomposition whatever its length.
+# Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
+# eigendecomposition whatever its length.
 RIDGES = tuple(float(r) for r in torch.logspace(-6, 3, 19, dtype=torch.float64))
 
 

@@ -89,8 +89,8 @@ def backbone_first(
 ) -> tuple[Tensor, Tensor]:
     """Step the backbone with the stored weights, then solve on its *new* features.
 
-    Algorithm 1 of arXiv 2510.04606. The second forward pass is needed: solving on the old
-    features was three to four times worse on every task tried (METHOD section 2).
+    Algorithm 1 of arXiv 2510.04606. The second forward pass is part of it: weights solved on
+    the features before the step would lag behind the backbone.
     """
     features = module.features(inputs)
     targets = match_targets(targets, features, module.last_layer.out_features)
