@@ -5,7 +5,7 @@ error, for CFLL in both update orders, a plain PyTorch loop (fused Adam, SGD), s
 scikit-learn's MLPRegressor. Each method's rate is chosen on validation rows. Speed is compared
 within rounds that run every method in turn, so that a slow minute of the machine hits all.
 
-    python benchmarks/harness.py                     # friedman1, 20,000 × 20, about 6 minutes
+    python benchmarks/harness.py                     # friedman1, 20,000 × 20, about 4 minutes
     python benchmarks/harness.py --task energy --data DIR
     python benchmarks/harness.py --speed             # seconds per epoch alone, 1 minute
 """

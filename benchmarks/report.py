@@ -35,6 +35,12 @@ SECTIONS = (
         'What decides `solver="auto"` and the number of conjugate-gradient steps.',
     ),
     (
+        "variants.txt",
+        "python benchmarks/variants.py",
+        "Cheaper steps that are not built in",
+        "Compiling the backbone gains nothing at this size; bfloat16 changes the precision.",
+    ),
+    (
         "refit.txt",
         "python benchmarks/refit.py --data DIR",
         "The last solve where no rows are held out",

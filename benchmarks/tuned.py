@@ -5,7 +5,7 @@ rows are looked at once, for the table. "kept" follows every method: at epoch e 
 with the least validation error so far. "+refit" ends with an exact ridge fit of the last
 layer on the training rows, its ridge chosen on validation rows.
 
-    python benchmarks/tuned.py --data DIR            # about 25 minutes on one core
+    python benchmarks/tuned.py --data DIR            # about 15 minutes on one core
     python benchmarks/tuned.py --table               # print the stored records again
 
 Runs are stored as they end (``results/tuned.jsonl``): an interrupted benchmark goes on.

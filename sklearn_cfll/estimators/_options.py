@@ -23,7 +23,7 @@ SMALL_DATA_ROWS = 200
 # In the middle of 0.001 to 0.1, the best of six decades on six tasks (benchmarks/full_batch.py).
 FULL_BATCH_RIDGE = 0.01
 
-# Below this many entries of X a float64 fit takes no noticeable time, and weights then
+# Up to this many rows a float64 fit takes no noticeable time, and weights then
 # equal repetitions to 1e-7, as scikit-learn's checks ask.
 FLOAT64_ROWS = 1000
 FLOAT64_TARGETS = 2**15  # fields: each point is a row of the work
@@ -61,7 +61,7 @@ def resolve_dtype(precision: str, y_shape: tuple[int, ...], device: torch.device
 def resolve_ridge(ridge: Any, n_features: int, batch_size: Any) -> float:
     """The training ridge; "auto" is 0.12 · d · min(1, d/B), and 0.01 in full batches.
 
-    30 at d = B = 256, where it beat Adam on every task tried (benchmarks/tuned.py); with
+    30 at d = B = 256, where it beat tuned Adam on five of six tasks (benchmarks/tuned.py); with
     fewer features than rows a batch says more about the last layer, and less pull is needed.
     """
     if ridge != "auto":
@@ -75,7 +75,7 @@ def refit_ridge(n_rows: int) -> float:
     """Ridge of the final fit where no rows are held out to choose it.
 
     0.1 on small data, where it was better than the trained weights on seven of eight tasks;
-    0.001 on more, where it did no harm and 0.01 and above cost clean tasks up to a third
+    0.001 on more, where it was worse by 2% at most and 0.01 cost clean tasks up to 27%
     (benchmarks/refit.py).
     """
     return 0.1 if n_rows < SMALL_DATA_ROWS else 0.001

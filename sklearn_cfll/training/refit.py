@@ -48,7 +48,8 @@ def refit_last_layer(net: Any, train: Any, valid: Any, default_ridge: float) -> 
     ridge = default_ridge
     layer.refit(net.labelled_features(train), ridge=ridge)
     if valid is not None:
-        errors = _path_errors(net, valid, layer.moments)
+        path = linalg.ridge_path(layer.moments, torch.tensor(RIDGES))
+        errors = _path_errors(net, valid, path)
         best = int(errors.mean(1).argmin())
         ridge, noise_variance = RIDGES[best], errors[best]
         for batch in net.labelled_features(valid):
@@ -62,19 +63,11 @@ def refit_last_layer(net: Any, train: Any, valid: Any, default_ridge: float) -> 
 def mean_squared_residuals(net: Any, data: Any) -> Tensor:
     """Weighted mean squared residual of each target; shape (k,)."""
     layer = net.module_.last_layer
-    return _path_errors(net, data, None, (layer.weight[None], _bias(layer)[None]))[0]
+    return _path_errors(net, data, (layer.weight[None], _bias(layer)[None]))[0]
 
 
-def _path_errors(
-    net: Any,
-    data: Any,
-    moments: linalg.Moments | None,
-    path: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Weighted mean squared error of each target along a ridge path; shape (r, k)."""
-    if path is None:
-        assert moments is not None
-        path = linalg.ridge_path(moments, torch.tensor(RIDGES))
+def _path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:
+    """Weighted mean squared error of each target for r last layers; shape (r, k)."""
     weights, biases = path
     total: Tensor | float = 0.0
     errors = torch.zeros_like(biases)
