@@ -1,16 +1,18 @@
 """Fourier neural operators: a closed-form last layer against training all layers.
 
 The same FNO, samples, batches, epochs and cosine schedule for every method: the closed form
-in both orders, with AdamW and with SGD on the backbone, against SGD, SGD with momentum, Adam
-and AdamW on all layers, and against Adam on neuraloperator's relative L2 loss. Each method's
-learning rate is chosen on validation samples (relative L2 at the last epoch), seed by seed;
-the test samples are looked at for the table alone. The measure is the mean over samples of
-‖prediction − y‖ / ‖y‖, in y's units.
+in both orders, with Adam and with SGD on the backbone, and with weights 1 / ‖y‖² that make its
+loss relative, against SGD, SGD with momentum, Adam and AdamW on all layers, and against
+neuraloperator's own Trainer with its relative L2 loss and AdamW. Each method's learning rate is
+chosen first, on the validation samples of the first seed and a quarter of the epochs; the test
+samples are looked at for the table alone. The ridge is what the estimators' "auto" gives
+fields. The measure is the mean over samples of ‖prediction − y‖ / ‖y‖, in y's units.
 
     python benchmarks/operators.py --quick                      # Burgers, two minutes, one core
     python benchmarks/operators.py --tasks burgers darcy navier_stokes
     python benchmarks/operators.py --tasks darcy_file --data DIR
     python benchmarks/operators.py --table                      # print the stored records
+    python benchmarks/operators.py --steps                      # cost of a step beside Adam's
 
 ``darcy_file`` is neuraloperator's small Darcy set as ``DIR/darcy.npz``: X, y on 16 × 16 points
 (the first 1,000 samples train), X_test32, y_test32 on 32 × 32.
@@ -20,12 +22,12 @@ Runs are stored as they end (``results/operators.jsonl``): an interrupted benchm
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +36,14 @@ import torch
 import torch.nn.functional as F
 from skorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from sklearn_cfll import CFLLNet
 from sklearn_cfll.backbones.fno import FNOBackbone
 from sklearn_cfll.datasets import make_burgers, make_darcy, make_navier_stokes
-from sklearn_cfll.training.batches import RowsDataset, as_rows
+from sklearn_cfll.training.batches import Batch, RowsDataset, as_rows
 from sklearn_cfll.training.schedules import cosine
+from sklearn_cfll.training.steps import UPDATE_ORDERS
 
 RESULTS = Path(__file__).parent / "results"
 SIMULATORS = {"burgers": make_burgers, "darcy": make_darcy, "navier_stokes": make_navier_stokes}
@@ -48,10 +52,10 @@ RESOLUTION = {"burgers": 128, "darcy": 32, "navier_stokes": 64, "darcy_file": 16
 MODES = {"burgers": 32, "darcy": 12, "navier_stokes": 16, "darcy_file": 8}
 FINER = {"burgers": 4, "darcy": 2, "navier_stokes": 2}  # the grid that nothing was trained on
 RATES = {
-    "sgd": (0.03, 0.1, 0.3),
-    "momentum": (0.003, 0.01, 0.03, 0.1),
-    "adam": (3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 5e-2),
-    "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 2e-2, 5e-2),
+    "sgd": (0.03, 0.1, 0.3, 1.0),
+    "momentum": (0.01, 0.03, 0.1, 0.3),
+    "adam": (1e-3, 3e-3, 1e-2, 3e-2),
+    "adamw": (1e-3, 3e-3, 1e-2, 3e-2),
 }
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict]] = {
     "sgd": (torch.optim.SGD, {}),
@@ -59,8 +63,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict]] = {
     "adam": (torch.optim.Adam, {}),
     "adamw": (torch.optim.AdamW, {"weight_decay": 1e-4}),
 }
-IDENTITY = ("method", "optimizer", "ridge", "loss")
 Pair = tuple[Tensor, Tensor]
+Look = Callable[[float, nn.Module], None]  # seconds of the epoch, the network after it
 
 
 @dataclass
@@ -128,26 +132,18 @@ def load_task(name: str, options: argparse.Namespace, seed: int) -> Task:
     )
 
 
-def configurations(options: argparse.Namespace) -> list[dict]:
-    """Every (method, optimiser, ridge, loss, rate) of the comparison."""
-    runs = []
-    for optimizer, rates in RATES.items():
-        for lr in rates:
-            runs.append({"method": "all layers", "optimizer": optimizer, "loss": "squared"})
-            runs[-1]["lr"] = lr
-    for lr in RATES["adam"]:
-        runs.append({"method": "all layers", "optimizer": "adam", "loss": "relative L2", "lr": lr})
-    for method in ("last_layer_first", "backbone_first"):
-        for optimizer in ("adam", "sgd"):
-            for ridge in options.ridges:
-                for loss in ("squared", "squared relative"):
-                    if loss != "squared" and (optimizer == "sgd" or not options.relative):
-                        continue
-                    for lr in RATES[optimizer]:
-                        run = {"method": method, "optimizer": optimizer, "ridge": ridge}
-                        runs.append({**run, "loss": loss, "lr": lr})
-    wanted = options.methods
-    return [run for run in runs if wanted is None or run["method"].replace(" ", "_") in wanted]
+METHODS = {  # by name in the table: who trains, the optimiser, the loss
+    "all layers, SGD": ("all layers", "sgd", "squared"),
+    "all layers, SGD + momentum": ("all layers", "momentum", "squared"),
+    "all layers, Adam": ("all layers", "adam", "squared"),
+    "all layers, AdamW": ("all layers", "adamw", "squared"),
+    "neuraloperator's Trainer": ("trainer", "adamw", "relative L2"),
+    "last layer first, SGD": ("last_layer_first", "sgd", "squared"),
+    "last layer first, Adam": ("last_layer_first", "adam", "squared"),
+    "last layer first, Adam, relative": ("last_layer_first", "adam", "squared relative"),
+    "backbone first, SGD": ("backbone_first", "sgd", "squared"),
+    "backbone first, Adam": ("backbone_first", "adam", "squared"),
+}
 
 
 def build(setting: dict, seed: int, grid: tuple[int, ...]) -> nn.Module:
@@ -157,22 +153,20 @@ def build(setting: dict, seed: int, grid: tuple[int, ...]) -> nn.Module:
     return recipe.build(grid)
 
 
-def all_layers(
-    task: Task, config: dict, setting: dict, seed: int
-) -> Iterator[tuple[float, Callable[[Tensor], Tensor]]]:
-    """A plain loop on all layers; yields seconds and the network after each epoch."""
-    from neuralop.losses import LpLoss
-
-    X, y = task.train
-    backbone = build(setting, seed, tuple(X.shape[1:]))
+def whole_network(task: Task, setting: dict, seed: int) -> nn.Module:
+    """The same backbone with an ordinary last layer on it."""
+    backbone = build(setting, seed, tuple(task.train[0].shape[1:]))
     with torch.no_grad():
-        width = backbone(X[:1]).shape[-1]
-    net = nn.Sequential(backbone, nn.Linear(width, 1))
+        width = backbone(task.train[0][:1]).shape[-1]
+    return nn.Sequential(backbone, nn.Linear(width, 1))
+
+
+def all_layers(task: Task, config: dict, setting: dict, seed: int, look: Look) -> None:
+    """A plain loop on all layers."""
+    X, y = task.train
+    net = whole_network(task, setting, seed)
     kind, extra = OPTIMIZERS[config["optimizer"]]
     optimizer = kind(net.parameters(), lr=config["lr"], **extra)
-    relative = LpLoss(d=X.ndim - 1, p=2, reduction="mean").rel
-    shift = task.mean / task.std  # the relative loss is taken in y's own units
-
     generator = torch.Generator().manual_seed(seed)
     n_batches, epochs = -(-len(X) // setting["batch_size"]), setting["epochs"]
     step = 0
@@ -180,24 +174,61 @@ def all_layers(
         start = time.perf_counter()
         for rows in torch.tensor_split(torch.randperm(len(X), generator=generator), n_batches):
             optimizer.param_groups[0]["lr"] = config["lr"] * cosine(step / (epochs * n_batches))
-            output = net(X[rows])[..., 0]
-            if config["loss"] == "squared":
-                loss = F.mse_loss(output, y[rows])
-            else:
-                loss = relative(output + shift, y[rows] + shift)
+            loss = F.mse_loss(net(X[rows])[..., 0], y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             step += 1
             if not np.isfinite(loss.item()):  # the product looks at each loss too
                 raise FloatingPointError
-        yield time.perf_counter() - start, net
+        look(time.perf_counter() - start, net)
+
+
+def trainer(task: Task, config: dict, setting: dict, seed: int, look: Look) -> None:
+    """neuraloperator's Trainer: relative L2 loss in y's own units, cosine by epoch."""
+    from neuralop.losses import LpLoss
+    from neuralop.training import Trainer
+
+    net = whole_network(task, setting, seed)
+    shift = task.mean / task.std
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.net(x)[..., 0] + shift
+
+    class LookingTrainer(Trainer):
+        def train_one_epoch(self, epoch: int, *args):
+            result = super().train_one_epoch(epoch, *args)
+            if not np.isfinite(result[0]):
+                raise FloatingPointError
+            look(result[-1], net)
+            return result
+
+    X, y = task.train
+    samples = [{"x": one, "y": other + shift} for one, other in zip(X, y, strict=True)]
+    generator = torch.Generator().manual_seed(seed)
+    loader = DataLoader(samples, setting["batch_size"], shuffle=True, generator=generator)
+    kind, extra = OPTIMIZERS[config["optimizer"]]
+    optimizer = kind(net.parameters(), lr=config["lr"], **extra)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, setting["epochs"])
+    measure = LpLoss(d=X.ndim - 1, p=2)
+
+    def loss(output: Tensor, y: Tensor, **inputs: Tensor) -> Tensor:
+        return measure(output, y)
+
+    LookingTrainer(model=Model(), n_epochs=setting["epochs"]).train(
+        loader, {}, optimizer, schedule, training_loss=loss
+    )
 
 
 class Recorder(Callback):
     """Times epochs and looks at the net between them, outside the measured time."""
 
-    def __init__(self, look: Callable[[float, nn.Module], None]) -> None:
+    def __init__(self, look: Look) -> None:
         self.look = look
 
     def on_epoch_begin(self, net, **kwargs) -> None:
@@ -207,109 +238,164 @@ class Recorder(Callback):
         self.look(time.perf_counter() - self.start_, net.module_)
 
 
-def closed_form(
-    task: Task, config: dict, setting: dict, seed: int, look: Callable[[float, nn.Module], None]
-) -> None:
-    """CFLLNet on the same backbone, batches and schedule."""
-    X, y = task.train
-    weights = None
-    if config["loss"] == "squared relative":  # a weight 1 / ‖y‖² a sample, one on average
-        weights = 1 / (y + task.mean / task.std).flatten(1).square().mean(1)
-        weights = weights / weights.mean()
+def make_net(config: dict, setting: dict, backbone: nn.Module, callbacks: list) -> CFLLNet:
     kind, extra = OPTIMIZERS[config["optimizer"]]
-    net = CFLLNet(
-        build(setting, seed, tuple(X.shape[1:])),
+    return CFLLNet(
+        backbone,
         optimizer=kind,
         **{f"optimizer__{name}": value for name, value in extra.items()},
         lr=config["lr"],
-        lr_schedule="cosine",
         batch_size=setting["batch_size"],
         max_epochs=setting["epochs"],
         update_order=config["method"],
         last_layer__ridge=config["ridge"],
         last_layer__out_features=1,
         last_layer__in_features=int(2 * setting["width"]),
-        random_state=seed,
         verbose=0,
-        callbacks=[Recorder(look)],
+        callbacks=callbacks,
+        random_state=setting.get("seed", 0),
+        lr_schedule="cosine",
     )
+
+
+def closed_form(task: Task, config: dict, setting: dict, seed: int, look: Look) -> None:
+    """CFLLNet on the same backbone, batches and schedule."""
+    X, y = task.train
+    weights = None
+    if config["loss"] == "squared relative":  # a weight 1 / ‖y‖² a sample, one on average
+        weights = 1 / (y + task.mean / task.std).flatten(1).square().mean(1)
+        weights = weights / weights.mean()
+    backbone = build(setting, seed, tuple(X.shape[1:]))
+    net = make_net(config, {**setting, "seed": seed}, backbone, [Recorder(look)])
     net.fit(RowsDataset(as_rows(X, "cpu", torch.float32), y[..., None], weights))
 
 
 def run_one(task: Task, config: dict, setting: dict, seed: int) -> dict:
-    """Validation and test error of each epoch, the error on the finer grid, seconds."""
-    curve: list[tuple[float, float]] = []
+    """Test error of each epoch, validation error of the last, the finer grid's, seconds."""
+    curve: list[float] = []
     seconds: list[float] = []
-    fine: list[float] = []
+    last: dict[str, float] = {}
 
     def look(took: float, net: nn.Module) -> None:
         seconds.append(took)
         net.eval()
         with torch.no_grad():
-            errors = [task.relative_error(net, pair) for pair in (task.valid, task.test)]
-            if task.fine is not None and len(seconds) == setting["epochs"]:
-                fine.append(task.relative_error(net, task.fine))
+            curve.append(task.relative_error(net, task.test))
+            if len(seconds) == setting["epochs"]:
+                last["valid"] = task.relative_error(net, task.valid)
+                if task.fine is not None:
+                    last["fine"] = task.relative_error(net, task.fine)
         net.train()
-        curve.append((errors[0], errors[1]))
 
-    try:
-        if config["method"] == "all layers":
-            for took, net in all_layers(task, config, setting, seed):
-                look(took, net)
-        else:
-            closed_form(task, config, setting, seed, look)
-    except FloatingPointError:
-        pass  # diverged: what is left counts as infinitely bad
-    curve += [(np.inf, np.inf)] * (setting["epochs"] - len(curve))
-    valid, test = np.nan_to_num(np.array(curve), nan=np.inf).T
+    train = {"all layers": all_layers, "trainer": trainer}.get(config["method"], closed_form)
+    with contextlib.suppress(FloatingPointError):  # diverged: the rest counts as infinitely bad
+        train(task, config, setting, seed, look)
+    curve += [np.inf] * (setting["epochs"] - len(curve))
     return {
-        "valid": float(valid[-1]),
-        "curve": [round(float(value), 6) for value in test],
-        "fine": fine[0] if fine else None,
+        "valid": float(np.nan_to_num(last.get("valid", np.inf), nan=np.inf)),
+        "curve": [round(float(value), 6) for value in np.nan_to_num(curve, nan=np.inf)],
+        "fine": last.get("fine"),
         "seconds": float(np.median(seconds)) if seconds else np.inf,
     }
 
 
-def tuned(records: list[dict]) -> dict[tuple, dict]:
-    """For each method the runs whose rate won on validation, averaged over seeds."""
-    grouped: dict = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        grouped[tuple(record.get(name) for name in IDENTITY)][record["seed"]].append(record)
-    chosen = {}
-    for key, seeds in grouped.items():
-        best = [min(runs, key=lambda run: run["valid"]) for runs in seeds.values()]
-        fine = [run["fine"] for run in best if run["fine"] is not None]
-        chosen[key] = {
-            "curve": np.mean([run["curve"] for run in best], axis=0),
-            "fine": np.mean(fine) if fine else np.nan,
-            "seconds": np.mean([run["seconds"] for run in best]),
-            "rates": sorted({run["lr"] for run in best}),
-        }
-    return chosen
+class Store:
+    """Records of runs in a file, so that none is run twice."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.records = {self._key(record): record for record in map(json.loads, lines)}
+
+    @staticmethod
+    def _key(record: dict) -> tuple:
+        result = {"valid", "curve", "fine", "seconds"}
+        return tuple(sorted((k, str(v)) for k, v in record.items() if k not in result))
+
+    def find(self, run: dict) -> dict | None:
+        return self.records.get(self._key(run))
+
+    def run(self, task: Task, config: dict, setting: dict, seed: int) -> dict:
+        run = {**setting, "seed": seed, **config}
+        if (known := self.find(run)) is not None:
+            return known
+        run |= run_one(task, config, setting, seed)
+        self.records[self._key(run)] = run
+        with self.path.open("a") as file:
+            file.write(json.dumps(run) + "\n")
+        return run
 
 
-def print_table(title: str, records: list[dict]) -> None:
-    chosen, epochs = tuned(records), len(records[0]["curve"])
+def rates_of(config: dict) -> list[dict]:
+    return [{**config, "lr": lr} for lr in RATES[config["optimizer"]]]
+
+
+def best_rate(store: Store, setting: dict, config: dict, seed: int) -> dict | None:
+    """The configuration with the rate that won on validation samples, if all were tried."""
+    runs = [store.find({**setting, "seed": seed, **one}) for one in rates_of(config)]
+    if any(run is None for run in runs):
+        return None
+    return {**config, "lr": min(runs, key=lambda run: run["valid"])["lr"]}
+
+
+def print_table(title: str, cells: dict[str, list[dict]], epochs: int) -> None:
+    """One line a method: its test errors averaged over the seeds that were run."""
     shown = [epoch for epoch in (1, 2, 5, 8, 10, 12, 20, 50, 100, 200) if epoch < epochs]
     shown.append(epochs)
-    seeds = len({record["seed"] for record in records})
-    print(f"\n{title}: test relative L2, mean of {seeds} seeds")
+    print(f"\n{title}: test relative L2, mean over seeds")
     header = "".join(f"{epoch:8d}" for epoch in shown)
-    print(f"{'epoch':48s}{header}{'finer':>8s}{'s/epoch':>8s}{'as Adam':>8s}  rates")
-    adam = chosen.get(("all layers", "adam", None, "squared"))
-    for (method, optimizer, ridge, loss), cell in chosen.items():
-        name = f"{method.replace('_', ' ')}, {optimizer}"
-        name += f", ridge {ridge:g}" if ridge is not None else ""
-        name += f", {loss}" if loss != "squared" else ""
-        numbers = "".join(f"{cell['curve'][epoch - 1]:8.4f}" for epoch in shown)
-        reached = "-"
-        if adam is not None:  # epochs until Adam's error at its last epoch
-            below = np.flatnonzero(cell["curve"] <= adam["curve"][-1])
-            reached = str(below[0] + 1) if len(below) else "-"
+    print(f"{'epoch':34s}{header}{'finer':>8s}{'s/epoch':>8s}{'as Adam':>8s}   rate  seeds")
+    adam = cells.get("all layers, Adam")
+    goal = None if adam is None else np.mean([run["curve"][-1] for run in adam])
+    for name, runs in cells.items():
+        curve = np.mean([run["curve"] for run in runs], axis=0)
+        fine = [run["fine"] for run in runs if run["fine"] is not None]
+        numbers = "".join(f"{curve[epoch - 1]:8.4f}" for epoch in shown)
+        below = [] if goal is None else np.flatnonzero(curve <= goal)
+        reached = str(below[0] + 1) if len(below) else "-"  # epochs to Adam's last error
+        finer = f"{np.mean(fine):8.4f}" if fine else f"{'-':>8s}"
+        seconds = np.mean([run["seconds"] for run in runs])
         print(
-            f"{name:48s}{numbers}{cell['fine']:8.4f}{cell['seconds']:8.2f}{reached:>8s}  "
-            f"{cell['rates']}"
+            f"{name:34s}{numbers}{finer}{seconds:8.2f}{reached:>8s}{runs[0]['lr']:7g}{len(runs):7d}"
         )
+
+
+def step_ratios(options: argparse.Namespace) -> None:
+    """Seconds of a training step beside Adam's on all layers, taken in turns."""
+    print(f"\n{'task':14s}{'width':>6s}{'batch':>6s}{'Adam, ms':>10s}  last first  backbone first")
+    for name in options.tasks:
+        task = load_task(name, options, 0)
+        for batch_size in options.batch_sizes:
+            setting = setting_of(name, options, batch_size)
+            X, y = (part[:batch_size] for part in task.train)
+            net = whole_network(task, setting, 0)
+            optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+
+            def adam(net=net, optimizer=optimizer, X=X, y=y) -> None:
+                loss = F.mse_loss(net(X)[..., 0], y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+            steps = [adam]
+            for order in ("last_layer_first", "backbone_first"):
+                config = {"method": order, "optimizer": "adam", "lr": 1e-3, "ridge": 0.1}
+                closed = make_net(config, setting, build(setting, 0, tuple(X.shape[1:])), [])
+                closed.initialize()
+                closed.lr_schedule = "constant"
+                batch = Batch(X, y[..., None], None)
+                steps.append(lambda closed=closed, batch=batch: closed.train_step(batch))
+            seconds = [[] for _ in steps]
+            for _ in range(options.repeats):
+                for step, taken in zip(steps, seconds, strict=True):
+                    start = time.perf_counter()
+                    step()
+                    taken.append(time.perf_counter() - start)
+            base, last, back = (float(np.median(taken[2:])) for taken in seconds)
+            print(
+                f"{name:14s}{setting['width']:6d}{batch_size:6d}{1e3 * base:10.1f}"
+                f"{last / base:12.2f}{back / base:16.2f}"
+            )
 
 
 def parse() -> argparse.Namespace:
@@ -329,9 +415,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[20])
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--ridges", type=float, nargs="+", default=[1e-4, 1e-2, 1.0])
-    parser.add_argument("--relative", action="store_true", help="also weights 1/‖y‖²")
-    parser.add_argument("--methods", nargs="+", help="only these, words joined by _")
+    parser.add_argument("--ridge", type=float, default=0.1, help='0.1 is "auto" for fields')
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these")
+    parser.add_argument("--repeats", type=int, default=15, help="of each step with --steps")
+    parser.add_argument("--steps", action="store_true", help="only the cost of single steps")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a small Burgers configuration")
     parser.add_argument("--table", action="store_true", help="only print what is stored")
@@ -339,50 +426,73 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         small = {"samples": 100, "valid": 40, "test": 100, "resolution": 64, "modes": 16}
-        small |= {"width": 16, "layers": 2, "epochs": 10, "seeds": [0], "ridges": [1e-2]}
+        small |= {"width": 16, "layers": 2, "epochs": 10, "seeds": [0]}
         vars(options).update(small, tasks=["burgers"], finer=True)
     return options
+
+
+def setting_of(name: str, options: argparse.Namespace, batch_size: int) -> dict:
+    setting = {
+        "task": name,
+        "samples": min(options.samples, 900) if name == "darcy_file" else options.samples,
+        "resolution": options.resolution or RESOLUTION[name],
+        "modes": options.modes or MODES[name],
+        "width": options.width,
+        "layers": options.layers,
+        "batch_size": batch_size,
+        "epochs": options.epochs,
+    }
+    return setting | ({"viscosity": options.viscosity} if name == "burgers" else {})
+
+
+def compare(name: str, batch_size: int, options: argparse.Namespace, store: Store) -> None:
+    """Rates of all methods, then their full runs seed by seed, then the table."""
+    setting = setting_of(name, options, batch_size)
+    short = {**setting, "epochs": max(1, options.epochs // 4)}
+    configs = {}
+    for key in options.methods or METHODS:
+        method, optimizer, loss = METHODS[key]
+        configs[key] = {"method": method, "optimizer": optimizer, "loss": loss}
+        if method in UPDATE_ORDERS:
+            configs[key]["ridge"] = options.ridge
+    first = options.seeds[0]
+    if not options.table:
+        task = load_task(name, options, first)
+        for key, config in configs.items():
+            for one in rates_of(config):
+                store.run(task, one, short, first)
+            print(f"{name}, {batch_size} a batch: rate of {key}", file=sys.stderr)
+        for seed in options.seeds:
+            task = load_task(name, options, seed)
+            for key, config in configs.items():
+                store.run(task, best_rate(store, short, config, first), setting, seed)
+                print(f"{name}, {batch_size} a batch, seed {seed}: {key}", file=sys.stderr)
+    cells = {}
+    for key, config in configs.items():
+        chosen = best_rate(store, short, config, first)
+        if chosen is not None:
+            runs = [store.find({**setting, "seed": seed, **chosen}) for seed in options.seeds]
+            cells[key] = [run for run in runs if run is not None]
+    cells = {key: runs for key, runs in cells.items() if runs}
+    if cells:
+        print_table(", ".join(f"{k} {v}" for k, v in setting.items()), cells, options.epochs)
 
 
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     options.results.parent.mkdir(exist_ok=True)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    records = [json.loads(line) for line in lines]
+    store = Store(options.results)
     print(f"{platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)")
+    if options.steps:
+        step_ratios(options)
+        return
     for name in options.tasks:
         if name == "darcy_file" and not (options.data and (options.data / "darcy.npz").exists()):
             print("darcy_file: no darcy.npz in --data, left out", file=sys.stderr)
             continue
         for batch_size in options.batch_sizes:
-            setting = {
-                "task": name,
-                "samples": min(options.samples, 900) if name == "darcy_file" else options.samples,
-                "resolution": options.resolution or RESOLUTION[name],
-                "modes": options.modes or MODES[name],
-                "width": options.width,
-                "layers": options.layers,
-                "batch_size": batch_size,
-                "epochs": options.epochs,
-            }
-            if name == "burgers":
-                setting["viscosity"] = options.viscosity
-            same = [r for r in records if all(r.get(key) == setting[key] for key in setting)]
-            done = {tuple(r.get(key) for key in (*IDENTITY, "lr", "seed")) for r in same}
-            for seed in [] if options.table else options.seeds:
-                task = load_task(name, options, seed)
-                for config in configurations(options):
-                    if (*(config.get(key) for key in (*IDENTITY, "lr")), seed) in done:
-                        continue
-                    run = {**setting, "seed": seed, **config}
-                    run |= run_one(task, config, setting, seed)
-                    same.append(run)
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(run) + "\n")
-                print(f"{name}, batch size {batch_size}, seed {seed} done", file=sys.stderr)
-            if same:
-                print_table(", ".join(f"{key} {value}" for key, value in setting.items()), same)
+            compare(name, batch_size, options, store)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         self._set_solved(ridge, noise, train, valid)
 
     def _training_ridge(self) -> float:
-        return resolve_ridge(self.ridge, self._plan.backbone.feature_shape[-1], self.batch_size)
+        return resolve_ridge(self.ridge, self._plan.backbone.feature_shape, self.batch_size)
 
     def _set_solved(
         self, ridge: float, noise: Tensor, train: RowsDataset, valid: RowsDataset | None

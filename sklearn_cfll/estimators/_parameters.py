@@ -65,7 +65,8 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Pull of the last layer towards its memory, relative to the mean feature power.
         Small follows each batch, large averages over many. "auto" is
         ``0.12 * d * min(1, d / batch_size)`` for d features, which is 30 with the other
-        defaults, and 0.01 in full batches, where it is the ridge penalty itself.
+        defaults; 0.1 for fields, where each sample has many rows; and 0.01 in full batches,
+        where it is the ridge penalty itself.
     decay : float, default=1.0
         Share of the earlier information that survives a batch: 1 is the paper's proximal
         update, 0 forgets.
