@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import sys
 import warnings
 from functools import partial
 
@@ -264,6 +265,19 @@ def test_darcy_commutes_with_the_symmetries_of_the_square():
     np.testing.assert_allclose(solve(permeability[::-1]), solution[::-1], rtol=1e-11)
     np.testing.assert_allclose(solve(permeability.T), solution.T, rtol=1e-11)
     np.testing.assert_allclose(solve(2 * permeability), solution / 2, rtol=1e-11)
+
+
+def test_darcy_by_multigrid_equals_the_factorisation():
+    pytest.importorskip("pyamg")
+    _, direct = make_darcy(2, 40, random_state=0)
+    _, multigrid = make_darcy(2, 40, solver="multigrid", random_state=0)
+    np.testing.assert_allclose(multigrid, direct, rtol=1e-9)
+
+
+def test_darcy_by_multigrid_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyamg", None)
+    with pytest.raises(ImportError, match="pip install pyamg"):
+        make_darcy(1, 4, solver="multigrid")
 
 
 def test_darcy_matrix_is_symmetric():

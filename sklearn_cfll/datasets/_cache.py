@@ -71,7 +71,7 @@ def _file_name(name: str, parameters: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, tuple):
         return "_".join(map(_plain, value))
-    return str(value) if isinstance(value, Integral) else repr(float(value))
+    return str(value) if isinstance(value, (Integral, str)) else repr(float(value))
 
 
 def _digest(arrays: tuple[np.ndarray, ...]) -> str:
