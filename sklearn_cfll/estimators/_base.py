@@ -14,7 +14,7 @@ import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from ..backbones.mlp import MLPBackbone, Standardize
@@ -23,9 +23,16 @@ from ..training.batches import RowsDataset, input_statistics
 from ..training.callbacks import EpochBar, TaskBridge
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class, optimizer_options
-from ..training.refit import mean_squared_residuals, refit_last_layer
+from ..training.refit import RIDGES, Refit, mean_squared_residuals, refit_last_layer
 from ._compat import CallbackSupportMixin
-from ._data import Checked, check_data, check_inputs, check_sample_shape, held_out_rows
+from ._data import (
+    Checked,
+    Parts,
+    check_data,
+    check_inputs,
+    check_sample_shape,
+    held_out_rows,
+)
 from ._options import (
     SMALL_DATA_ROWS,
     draw_seed,
@@ -79,8 +86,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         return None
 
-    def _finish(self, train: RowsDataset, valid: RowsDataset | None) -> None:
-        """Attributes of one kind of estimator, set after training."""
+    def _finish(self, parts: Parts, solved: Refit) -> None:
+        """Attributes of one kind of estimator, set after the final solve."""
 
     # -- fitting --------------------------------------------------------------------
 
@@ -121,16 +128,16 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
             plan = self._plan if warm else self._make_plan(checked)
-            train, valid = self._split(plan, checked, X_val, y_val)
+            parts = self._split(plan, checked, X_val, y_val)
             if not warm:
-                self._start(plan, train)
+                self._start(plan, parts.train)
             # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
             decay = 0.0 if self.batch_size == "full" else float(self.decay)
             schedule = self.learning_rate_schedule
-            self._train(train, valid, self.max_epochs, schedule, decay, task, X, y)
+            self._train(parts, self.max_epochs, schedule, decay, task, X, y)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
-            self._solve(train, valid)
+            self._solve(parts)
             if task is not None:
                 task.call_on_fit_task_end(
                     estimator=self, X=X, y=y, reconstruction_attributes=self._fitted_now
@@ -148,9 +155,11 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             data = plan.dataset(checked, as_added=self.memory == "statistics")
             if first:
                 self._start(plan, data)
-            self._train(data, None, 1, "constant", float(self.decay), None, X, y)
-            noise = mean_squared_residuals(self.net_, data)
-            self._set_solved(self._training_ridge(), noise, data, None)
+            parts = Parts(data, data, None)
+            self._train(parts, 1, "constant", float(self.decay), None, X, y)
+            self._set_solved(
+                parts, Refit(self._training_ridge(), mean_squared_residuals(self.net_, data))
+            )
         return self
 
     def _make_plan(self, checked: Checked) -> Plan:
@@ -203,8 +212,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _train(
         self,
-        train: RowsDataset,
-        valid: RowsDataset | None,
+        parts: Parts,
         epochs: int,
         schedule: str,
         decay: float,
@@ -220,7 +228,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             lr_schedule=schedule,
             lr=self.learning_rate,
             max_epochs=epochs if net.optimizer_ is not None else 1,  # else: nothing to train
-            batch_size=len(train) if full else self.batch_size,
+            batch_size=len(parts.train) if full else self.batch_size,
             ridge=self._training_ridge(),
             decay=decay,
             memory=self.memory,
@@ -229,7 +237,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         )
         callbacks: list[Any] = list(self.callbacks or ())
         stopper = None
-        if valid is not None and self.early_stopping is not False:
+        if parts.valid is not None and self.early_stopping is not False:
             stopper = EarlyStopping(
                 patience=self.n_iter_no_change,
                 threshold=self.tol,
@@ -243,7 +251,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         if task is not None:
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
             callbacks.append(("task_bridge", TaskBridge(self, task, X, y, self._fitted_now)))
-        net.run(train, valid, callbacks)
+        net.run(parts.train, parts.valid, callbacks)
         first = net.first_epoch_
         rows = net.history[first:]
         self.history_ = [*self.history_[:first], *map(_history_row, rows)]
@@ -252,48 +260,48 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         if stopper is not None and hasattr(stopper, "best_epoch_"):
             self.best_iteration_ = int(stopper.best_epoch_)
 
-    def _solve(self, train: RowsDataset, valid: RowsDataset | None) -> None:
+    def _solve(self, parts: Parts) -> None:
         """The final exact solve and the noise that is left."""
-        net = self.net_
+        net, train, valid = self.net_, parts.train, parts.valid
         if self.refit_last_layer:
             # With fixed features or full batches a ridge of the user's is the penalty itself.
             exact = net.optimizer_ is None or self.batch_size == "full"
             given = exact and self.ridge != "auto"
-            ridge, noise = refit_last_layer(
+            solved = refit_last_layer(
                 net, train, valid, float(self.ridge) if given else refit_ridge(len(train))
             )
         else:
-            ridge = self._training_ridge()
             noise = mean_squared_residuals(net, train if valid is None else valid)
+            solved = Refit(self._training_ridge(), noise)
         net.check_finite()
-        self._set_solved(ridge, noise, train, valid)
+        self._set_solved(parts, solved)
 
     def _training_ridge(self) -> float:
         return resolve_ridge(self.ridge, self._plan.backbone.feature_shape, self.batch_size)
 
-    def _set_solved(
-        self, ridge: float, noise: Tensor, train: RowsDataset, valid: RowsDataset | None
-    ) -> None:
-        self.ridge_, self.decay_ = ridge, self.net_.module_.last_layer.decay
-        self.noise_variance_ = self._plan.unscale_variance(noise)
-        self._finish(train, valid)
+    def _set_solved(self, parts: Parts, solved: Refit) -> None:
+        self.ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay
+        self.noise_variance_ = self._plan.unscale_variance(solved.noise_variance)
+        self.__dict__.pop("ridge_path_", None)  # of an earlier fit
+        if solved.path_errors is not None:
+            errors = self._plan.unscale_variance(solved.path_errors).mean(1)
+            self.ridge_path_ = {"ridge": np.array(RIDGES), "error": errors}
+        self._finish(parts, solved)
 
-    def _split(
-        self, plan: Plan, checked: Checked, X_val: Any, y_val: Any
-    ) -> tuple[RowsDataset, RowsDataset | None]:
-        """Training and held-out rows."""
+    def _split(self, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
+        """All rows in their order, those to train on, and those held out."""
         if (X_val is None) != (y_val is None) and not isinstance(X_val, Dataset):
             raise ValueError("Give both `X_val` and `y_val`, or neither.")
         data = plan.dataset(checked)
         if X_val is not None:
             held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
-            return data, plan.dataset(held_out)
+            return Parts(data, data, plan.dataset(held_out))
         n_rows = len(data)
         wanted = self.early_stopping
         if wanted == "auto":
             wanted = n_rows >= SMALL_DATA_ROWS
         if not wanted or self.validation_fraction == 0:
-            return data, None
+            return Parts(data, data, None)
         if n_rows < 10:
             raise ValueError(
                 f"`early_stopping`=True holds out rows and needs at least 10, got n_samples="
@@ -301,7 +309,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             )
         classes = self._stratify(checked.y)
         train, held = held_out_rows(n_rows, self.validation_fraction, classes, plan.seed)
-        return data.subset(train), data.subset(held)
+        return Parts(data, data.subset(train), data.subset(held))
 
     # -- using ----------------------------------------------------------------------
 

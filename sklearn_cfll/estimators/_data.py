@@ -15,7 +15,9 @@ from sklearn.utils.validation import (
 )
 from torch.utils.data import Dataset
 
-__all__ = ["Checked", "check_data", "check_inputs", "check_sample_shape", "held_out_rows"]
+from ..training.batches import RowsDataset
+
+__all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "held_out_rows"]
 
 
 class Checked(NamedTuple):
@@ -41,6 +43,14 @@ class Checked(NamedTuple):
     sample_weight: np.ndarray | None
     mean_weight: float
     lazy: bool
+
+
+class Parts(NamedTuple):
+    """All rows of a fit in their order, those that train, and those held out."""
+
+    rows: RowsDataset
+    train: RowsDataset
+    valid: RowsDataset | None
 
 
 def check_data(

@@ -127,6 +127,9 @@ ATTRIBUTES = """backbone_ : torch.nn.Module
     intercept_ : ndarray of shape (n_outputs_,)
     ridge_ : float
         Ridge of the final solve.
+    ridge_path_ : dict
+        "ridge", "error": mean squared error of the held-out rows for every ridge tried in the
+        final solve. Where rows are held out and ``refit_last_layer=True``.
     decay_ : float
         Decay in force while training.
     noise_variance_ : ndarray of shape (n_outputs_,)

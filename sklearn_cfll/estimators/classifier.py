@@ -17,8 +17,9 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted
 
-from ..training.batches import RowsDataset
+from ..training.refit import Refit
 from ._base import BaseCFLL
+from ._data import Parts
 from ._parameters import shared_docs
 
 __all__ = ["CFLLClassifier"]
@@ -289,8 +290,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             return None
         return y.astype(np.int64) if y.ndim == 1 else y.argmax(1)
 
-    def _finish(self, train: RowsDataset, valid: RowsDataset | None) -> None:
+    def _finish(self, parts: Parts, solved: Refit) -> None:
         """Temperature of the probabilities."""
+        valid = parts.valid
         # The mean residual variance of an indicator: the temperature at which softmax is
         # the posterior of classes whose scores spread like a Gaussian around one-hot means.
         # Training residuals are too small, hence the floor (odds of e^100 between classes).

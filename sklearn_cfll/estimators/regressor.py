@@ -11,7 +11,10 @@ from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from ..training.refit import Refit, leave_one_out
 from ._base import BaseCFLL
+from ._data import Parts
+from ._intervals import Scores
 from ._parameters import shared_docs
 from ._targets import TargetScale
 
@@ -32,6 +35,12 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     Attributes
     ----------
     {attributes}
+    loo_residuals_ : ndarray of y's shape at fit
+        ``y - prediction`` of each row with the last layer fitted to all others; where
+        ``refit_last_layer=True`` and y has no positions. The backbone has seen the row all
+        the same: they are somewhat too small.
+    loo_score_ : float
+        Coefficient of determination that goes with them.
 
     References
     ----------
@@ -164,6 +173,43 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         std = (torch.cat(deviations).numpy() * plan.scale.scale).astype(mean.dtype)
         return plan.layout.from_rows(mean), plan.layout.from_rows(std)
 
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Intervals that hold a new observation with the probability asked for.
+
+        Split-conformal: ``predict(X) ± q · std``, with q the quantile of the same ratio on the
+        held-out rows, which the last layer had not been fitted to then. Rows that are like the
+        training rows are covered at least as often as asked for, on average over them, whatever
+        the noise is distributed like; several targets are each covered so often.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        coverage : float, default=0.9
+            Between 0 and 1.
+
+        Returns
+        -------
+        lower, upper : ndarray of y's shape at fit
+
+        Raises
+        ------
+        ValueError
+            Where no rows were held out at fit, or too few for so large a coverage.
+        """
+        if not 0 < coverage < 1:
+            raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
+        mean, std = self.predict(X, return_std=True)
+        if self._scores is None:
+            raise ValueError(
+                "`predict_interval` needs held-out rows and none were held out at fit: set "
+                "early_stopping=True, give `X_val` and `y_val`, or wrap the estimator in a "
+                "cross-conformal method."
+            )
+        layout, quantiles = self._plan.layout, Scores(*self._scores).quantile(coverage)
+        factor = layout.from_rows(np.broadcast_to(quantiles, layout.to_rows(std).shape))
+        half = (factor * std).astype(mean.dtype)
+        return mean - half, mean + half
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination; fields are scored point by point.
 
@@ -182,6 +228,21 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         return r2_score(y, prediction, sample_weight=sample_weight)
 
     # -- the kind -------------------------------------------------------------------
+
+    def _finish(self, parts: Parts, solved: Refit) -> None:
+        """What intervals and leave-one-out scores need."""
+        self._scores = None if solved.calibration is None else Scores.of(solved.calibration)
+        for name in ("loo_residuals_", "loo_score_"):
+            self.__dict__.pop(name, None)  # of an earlier fit
+        rows = parts.rows
+        if not solved.exact or len(self._plan.backbone.feature_shape) > 1:
+            return  # points of a field are not left out one by one
+        scaled = leave_one_out(self.net_, rows, solved.ridge).cpu().numpy()
+        weights = None if rows.sample_weight is None else rows.sample_weight.cpu().numpy()
+        assert rows.targets is not None
+        wanted = rows.targets.cpu().numpy()
+        self.loo_score_ = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
+        self.loo_residuals_ = self._plan.layout.from_rows(scaled * self._plan.scale.scale)
 
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
         return check_array(

@@ -1,0 +1,170 @@
+"""Intervals, leave-one-out residuals and the ridge path: what the closed form gives for free."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import r2_score
+from torch import nn
+
+from sklearn_cfll import CFLLRegressor
+from sklearn_cfll.backbones import FNOBackbone
+from sklearn_cfll.estimators._intervals import KEPT, Scores
+from sklearn_cfll.training.refit import RIDGES, Calibration
+
+
+def draw(n, seed, spread):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 3))
+    return X, np.sin(2 * X[:, 0]) + X[:, 1] * X[:, 2] + spread(X) * rng.normal(size=n)
+
+
+SPREADS = {
+    "equal": lambda X: 0.3,
+    "growing": lambda X: 0.1 + 0.5 * np.abs(X[:, 0]),
+}
+
+
+@pytest.fixture(scope="module", params=SPREADS)
+def noisy(request):
+    spread = SPREADS[request.param]
+    X, y = draw(1500, 0, spread)
+    X_val, y_val = draw(1500, 1, spread)
+    model = CFLLRegressor(hidden_layer_sizes=(32,), max_epochs=10, random_state=0)
+    return model.fit(X, y, X_val=X_val, y_val=y_val), *draw(4000, 2, spread)
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.99])
+def test_intervals_cover_as_asked(noisy, coverage):
+    model, X, y = noisy
+    lower, upper = model.predict_interval(X, coverage)
+    covered = np.mean((lower <= y) & (y <= upper))
+    # Three standard errors of a share of 1,500 calibration and 4,000 test rows.
+    assert abs(covered - coverage) < 3 * np.sqrt(coverage * (1 - coverage) * (1 / 1500 + 1 / 4000))
+
+
+def test_intervals_are_nested_and_centred(noisy):
+    model, X, _ = noisy
+    inner, outer = model.predict_interval(X, 0.6), model.predict_interval(X, 0.95)
+    assert (outer[0] < inner[0]).all() and (inner[1] < outer[1]).all()
+    np.testing.assert_allclose((inner[0] + inner[1]) / 2, model.predict(X), rtol=1e-4, atol=1e-5)
+
+
+def test_intervals_move_and_scale_with_the_targets():
+    X, y = draw(300, 0, SPREADS["equal"])
+    settings = {"hidden_layer_sizes": (16,), "max_epochs": 5, "random_state": 0}
+    plain = CFLLRegressor(**settings).fit(X, y).predict_interval(X)
+    moved = CFLLRegressor(**settings).fit(X, 7 - 100 * y).predict_interval(X)
+    np.testing.assert_allclose(moved[0], 7 - 100 * plain[1], rtol=1e-7)
+    np.testing.assert_allclose(moved[1], 7 - 100 * plain[0], rtol=1e-7)
+
+
+def test_intervals_of_several_targets_have_their_shape_and_spread():
+    X, y = draw(400, 0, SPREADS["equal"])
+    Y = np.stack([y, np.random.default_rng(5).normal(size=400)], axis=1)
+    model = CFLLRegressor(hidden_layer_sizes=(16,), max_epochs=10, random_state=0).fit(X, Y)
+    lower, upper = model.predict_interval(X)
+    assert lower.shape == upper.shape == Y.shape
+    width = (upper - lower).mean(0) / Y.std(0)
+    assert width[1] > 1.5 * width[0]  # pure noise is harder than a function
+
+
+def test_intervals_of_fields_have_their_shape():
+    X = np.random.default_rng(0).normal(size=(40, 16))
+    backbone = FNOBackbone(n_modes=4, hidden_channels=4, n_layers=1)
+    model = CFLLRegressor(backbone, max_epochs=2, early_stopping=True, random_state=0)
+    lower, upper = model.fit(X, X.cumsum(1)).predict_interval(X[:3], 0.5)
+    assert lower.shape == upper.shape == (3, 16)
+    assert not hasattr(model, "loo_residuals_")  # points are not left out one by one
+
+
+def test_intervals_survive_keeping(noisy, tmp_path):
+    model, X, _ = noisy
+    expected = model.predict_interval(X[:5])
+    model.save(tmp_path / "model.npz")
+    for copy in pickle.loads(pickle.dumps(model)), CFLLRegressor.load(tmp_path / "model.npz"):
+        np.testing.assert_array_equal(copy.predict_interval(X[:5]), expected)
+
+
+def test_intervals_need_held_out_rows():
+    X, y = draw(50, 0, SPREADS["equal"])
+    model = CFLLRegressor(max_epochs=1).fit(X, y)
+    with pytest.raises(ValueError, match="needs held-out rows and none were"):
+        model.predict_interval(X)
+    model.set_params(early_stopping=True).fit(X, y)
+    with pytest.raises(ValueError, match="`coverage`=0.9 needs at least 9 held-out rows, there"):
+        model.predict_interval(X)
+    with pytest.raises(ValueError, match="`coverage` must lie between 0 and 1, got 1.5"):
+        model.predict_interval(X, 1.5)
+
+
+def test_quantile_is_the_finite_sample_one():
+    scores = Scores.of(Calibration(torch.tensor([[3.0], [1.0], [4.0], [2.0]]), torch.ones(4), 4))
+    found = [scores.quantile(coverage)[0] for coverage in (0.2, 0.4, 0.41, 0.79, 0.8)]
+    assert found == [1, 2, 3, 4, 4]
+
+
+def test_quantile_counts_a_weight_as_repetitions():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(20, 2, generator=generator)
+    times = torch.randint(1, 4, (20,), generator=generator)
+    n = int(times.sum())
+    weighted = Scores.of(Calibration(values, times.double(), n))
+    repeated = Scores.of(Calibration(values.repeat_interleave(times, 0), torch.ones(n), n))
+    for coverage in np.linspace(0.05, 0.95, 19):
+        np.testing.assert_array_equal(weighted.quantile(coverage), repeated.quantile(coverage))
+
+
+def test_many_scores_are_thinned_without_moving_quantiles():
+    values = torch.rand(10 * KEPT, 1, generator=torch.Generator().manual_seed(0))
+    scores = Scores.of(Calibration(values, torch.ones(len(values)), len(values)))
+    assert len(scores.values) == KEPT
+    np.testing.assert_allclose(scores.quantile(0.9), values.quantile(0.9), atol=2e-4)
+
+
+def test_leave_one_out_equals_refitting_without_the_row():
+    X, y = draw(30, 0, SPREADS["equal"])
+    frozen = nn.Identity()  # nothing to train: ridge regression, whose ridge is the penalty
+    settings = {"backbone": frozen, "ridge": 0.3, "normalize_y": False, "precision": "float64"}
+    model = CFLLRegressor(**settings).fit(X, y)
+    moments = model.net_.module_.last_layer.moments
+    penalty = 0.3 * float(moments.gram.diagonal().sum()) / 3
+    expected = []
+    for i in range(len(X)):
+        rest_X, rest_y = np.delete(X, i, 0), np.delete(y, i)
+        centred = rest_X - rest_X.mean(0)
+        gram = centred.T @ centred + penalty * np.eye(3)
+        weight = np.linalg.solve(gram, centred.T @ (rest_y - rest_y.mean()))
+        expected.append(y[i] - rest_y.mean() - (X[i] - rest_X.mean(0)) @ weight)
+    np.testing.assert_allclose(model.loo_residuals_, expected, rtol=1e-9)
+    assert model.loo_score_ == pytest.approx(r2_score(y, y - expected))
+
+
+def test_leave_one_out_keeps_the_order_of_the_rows():
+    X, y = draw(400, 0, lambda X: 0.05)
+    y[37] += 50.0
+    model = CFLLRegressor(hidden_layer_sizes=(16,), max_epochs=5, random_state=0).fit(X, y)
+    assert model.loo_residuals_.shape == y.shape
+    assert model.loo_residuals_.argmax() == 37
+
+
+def test_leave_one_out_goes_with_the_refit():
+    X, y = draw(60, 0, SPREADS["equal"])
+    model = CFLLRegressor(max_epochs=1).fit(X, y)
+    assert hasattr(model, "loo_score_")
+    model.set_params(refit_last_layer=False).fit(X, y)
+    assert not hasattr(model, "loo_score_") and not hasattr(model, "loo_residuals_")
+
+
+def test_ridge_path_holds_the_choice(noisy):
+    model, _, _ = noisy
+    path = model.ridge_path_
+    np.testing.assert_array_equal(path["ridge"], RIDGES)
+    assert path["ridge"][path["error"].argmin()] == model.ridge_
+    assert path["error"].min() == pytest.approx(model.noise_variance_.mean())
+
+
+def test_no_ridge_path_without_held_out_rows(noisy):
+    X, y = draw(60, 0, SPREADS["equal"])
+    assert not hasattr(CFLLRegressor(max_epochs=1).fit(X, y), "ridge_path_")
