@@ -60,6 +60,50 @@ def test_intervals_move_and_scale_with_the_targets():
     np.testing.assert_allclose(moved[1], 7 - 100 * plain[0], rtol=1e-7)
 
 
+def test_intervals_cover_quiet_and_noisy_rows_alike(noisy):
+    model, X, y = noisy
+    lower, upper = model.predict_interval(X, 0.9)
+    covered = (lower <= y) & (y <= upper)
+    order = np.abs(X[:, 0]).argsort()  # what the noise grows with, where it does
+    quiet, loud = covered[order[:1300]].mean(), covered[order[-1300:]].mean()
+    assert abs(quiet - 0.9) < 0.06 and abs(loud - 0.9) < 0.06
+
+
+def test_deviation_follows_the_noise():
+    X, y = draw(3000, 0, SPREADS["growing"])
+    model = CFLLRegressor(hidden_layer_sizes=(32,), max_epochs=20, random_state=0).fit(X, y)
+    X_test, y_test = draw(2000, 1, SPREADS["growing"])
+    mean, std = model.predict(X_test, return_std=True)
+    assert np.corrcoef(std, SPREADS["growing"](X_test))[0, 1] > 0.9
+    assert np.mean(((y_test - mean) / std) ** 2) == pytest.approx(1, abs=0.2)
+
+
+def test_even_noise_stays_a_constant():
+    X, y = draw(3000, 0, SPREADS["equal"])
+    kinds = []
+    for seed in range(5):
+        model = CFLLRegressor(hidden_layer_sizes=(8,), max_epochs=10, random_state=seed)
+        model.fit(X[:, :1], y - np.sin(2 * X[:, 0]))
+        kinds.append(bool(np.any(model._noise[0])))
+    assert sum(kinds) <= 2  # a standard error is passed by chance one time in six
+
+
+def test_noise_of_weighted_rows_is_that_of_repeated_rows():
+    X, y = draw(300, 0, SPREADS["growing"])
+    X_val, y_val = draw(300, 1, SPREADS["growing"])
+    times = np.random.default_rng(0).integers(1, 4, len(X))
+    settings = {"backbone": nn.Sequential(nn.Linear(3, 5), nn.Tanh()), "batch_size": "full"}
+    settings |= {"max_epochs": 2, "learning_rate": 1e-9, "random_state": 0, "normalize_y": False}
+    settings |= {"precision": "float64"}
+    weighted = CFLLRegressor(**settings).fit(X, y, times, X_val=X_val, y_val=y_val)
+    repeated = CFLLRegressor(**settings).fit(
+        X.repeat(times, 0), y.repeat(times), X_val=X_val, y_val=y_val
+    )
+    assert weighted.ridge_ == repeated.ridge_
+    for part, other in zip(weighted._noise, repeated._noise, strict=True):
+        np.testing.assert_allclose(part, other, rtol=1e-5)
+
+
 def test_intervals_of_several_targets_have_their_shape_and_spread():
     X, y = draw(400, 0, SPREADS["equal"])
     Y = np.stack([y, np.random.default_rng(5).normal(size=400)], axis=1)

@@ -11,7 +11,8 @@ from sklearn.metrics import r2_score
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from ..training.refit import Refit, leave_one_out
+from ..training.noise import NoiseModel, leave_one_out
+from ..training.refit import Refit, predictive_variance
 from ._base import BaseCFLL
 from ._data import Parts
 from ._intervals import Scores
@@ -145,7 +146,9 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         X : array-like of shape (n_samples, ...)
         return_std : bool, default=False
             Also the predictive standard deviation of a new observation: Bayesian linear
-            regression on the features, its noise from held-out rows where there are any.
+            regression on the features. Where rows were held out their residuals set the noise,
+            which differs from row to row if that explains them better (a ridge regression of
+            the logarithm of squared residuals on the same features).
 
         Returns
         -------
@@ -165,10 +168,14 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
             )
         means, deviations = [], []
         unit_noise = torch.as_tensor(self.noise_variance_ / plan.scale.scale**2)
+        noise = None
+        if self._noise is not None:
+            noise = NoiseModel(*(torch.as_tensor(a, device=plan.device) for a in self._noise))
         with self._rows_to_predict(X) as dataset, torch.no_grad():
             for features in self.net_.iterate_features(dataset):
                 means.append(layer(features).cpu())
-                deviations.append(layer.variance(features, unit_noise).sqrt().cpu())
+                variance = predictive_variance(layer, features, unit_noise, noise)
+                deviations.append(variance.sqrt().cpu())
         mean = plan.unscale(torch.cat(means).numpy())
         std = (torch.cat(deviations).numpy() * plan.scale.scale).astype(mean.dtype)
         return plan.layout.from_rows(mean), plan.layout.from_rows(std)
@@ -232,12 +239,15 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     def _finish(self, parts: Parts, solved: Refit) -> None:
         """What intervals and leave-one-out scores need."""
         self._scores = None if solved.calibration is None else Scores.of(solved.calibration)
+        noise = solved.noise
+        self._noise = None if noise is None else tuple(a.cpu().numpy() for a in noise)
         for name in ("loo_residuals_", "loo_score_"):
             self.__dict__.pop(name, None)  # of an earlier fit
         rows = parts.rows
         if not solved.exact or len(self._plan.backbone.feature_shape) > 1:
             return  # points of a field are not left out one by one
-        scaled = leave_one_out(self.net_, rows, solved.ridge).cpu().numpy()
+        residuals = [part for _, part, _ in leave_one_out(self.net_, rows, solved.ridge)]
+        scaled = torch.cat(residuals).cpu().numpy()
         weights = None if rows.sample_weight is None else rows.sample_weight.cpu().numpy()
         assert rows.targets is not None
         wanted = rows.targets.cpu().numpy()

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import linalg
+from .noise import NoiseModel, as_rows, fit_noise
 
-__all__ = ["RIDGES", "Calibration", "Refit", "leave_one_out", "mean_squared_residuals"]
+__all__ = ["RIDGES", "Calibration", "Refit", "mean_squared_residuals", "predictive_variance"]
 __all__ += ["refit_last_layer"]
 
 # Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
@@ -48,6 +49,8 @@ class Refit(NamedTuple):
         The last layer is the ridge fit to all rows, and not what training left.
     path_errors : Tensor of shape (len(RIDGES), k) or None
         Mean squared residual of the held-out rows for each of ``RIDGES``.
+    noise : NoiseModel or None
+        Noise of single rows, its level and shape judged on the held-out rows.
     calibration : Calibration or None
         Of the held-out rows.
     """
@@ -56,6 +59,7 @@ class Refit(NamedTuple):
     noise_variance: Tensor
     exact: bool = False
     path_errors: Tensor | None = None
+    noise: NoiseModel | None = None
     calibration: Calibration | None = None
 
 
@@ -80,29 +84,12 @@ def refit_last_layer(net: Any, train: Any, valid: Any, default_ridge: float) -> 
     errors = _path_errors(net, valid, path)
     best = int(errors.mean(1).argmin())
     layer.solve(RIDGES[best])
-    calibration = _calibrate(net, valid, errors[best])
+    noise = fit_noise(net, train, valid, RIDGES[best], errors[best])
+    calibration = _calibrate(net, valid, errors[best], noise)
     for batch in net.labelled_features(valid):
         layer.accumulate(*batch)
     layer.solve(RIDGES[best])
-    return Refit(RIDGES[best], errors[best], True, errors, calibration)
-
-
-def leave_one_out(net: Any, data: Any, ridge: float) -> Tensor:
-    """Residual of each row under the last layer fitted to all others; shape (n, k).
-
-    The backbone has seen the row all the same. See
-    :func:`~sklearn_cfll.linalg.leave_one_out_residuals`; here from the layer's moments, batch
-    by batch.
-    """
-    layer, parts = net.module_.last_layer, []
-    for features, targets, sample_weight in net.labelled_features(data):
-        rows = features.to(layer.moments.gram)
-        hat = linalg.leverage(rows, layer.moments, ridge, fit_intercept=layer.fit_intercept)
-        if sample_weight is not None:
-            hat = hat * sample_weight
-        share = (1.0 - hat).clamp_min(torch.finfo(hat.dtype).eps)  # of a row that fixes a weight
-        parts.append((targets - layer(features)) / share.unsqueeze(1))
-    return torch.cat(parts)
+    return Refit(RIDGES[best], errors[best], True, errors, noise, calibration)
 
 
 def mean_squared_residuals(net: Any, data: Any) -> Tensor:
@@ -111,18 +98,28 @@ def mean_squared_residuals(net: Any, data: Any) -> Tensor:
     return _path_errors(net, data, (layer.weight[None], _bias(layer)[None]))[0]
 
 
-def _calibrate(net: Any, valid: Any, noise_variance: Tensor) -> Calibration:
+def predictive_variance(
+    layer: Any, features: Tensor, noise_variance: Tensor, noise: NoiseModel | None
+) -> Tensor:
+    """``σ²(x) + σ² · leverage``: the row's own noise, and what the weights are unsure of."""
+    variance = layer.variance(features, noise_variance)
+    if noise is None:
+        return variance
+    weights_only = variance - noise_variance.to(variance)
+    return weights_only.clamp_min(0.0) + noise(features).to(variance)
+
+
+def _calibrate(net: Any, valid: Any, noise_variance: Tensor, noise: NoiseModel) -> Calibration:
     """How the layer as it is, fitted to the training rows, does on the held-out ones."""
     layer = net.module_.last_layer
     floor = torch.finfo(noise_variance.dtype).tiny
     scores, weights, n_samples = [], [], 0
     for features, targets, sample_weight in net.labelled_features(valid):
-        std = layer.variance(features, noise_variance).clamp_min(floor).sqrt()
-        score = (targets - layer(features)).abs() / std
-        scores.append(score.reshape(-1, score.shape[-1]))
-        if sample_weight is None:
-            sample_weight = score.new_ones(len(score))
-        weights.append(sample_weight.repeat_interleave(len(scores[-1]) // len(score)))
+        variance = predictive_variance(layer, features, noise_variance, noise)
+        score = (targets - layer(features)).abs() / variance.clamp_min(floor).sqrt()
+        rows, row_weight = as_rows(score, sample_weight)
+        scores.append(rows)
+        weights.append(rows.new_ones(len(rows)) if row_weight is None else row_weight)
         n_samples += len(score)
     return Calibration(torch.cat(scores), torch.cat(weights), n_samples)
 
@@ -133,16 +130,14 @@ def _path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:
     total: Tensor | float = 0.0
     errors = torch.zeros_like(biases)
     for features, targets, sample_weight in net.labelled_features(data):
-        rows = features.reshape(-1, features.shape[-1]).to(weights)
+        rows, row_weight = as_rows(features, sample_weight)
         wanted = targets.reshape(-1, targets.shape[-1]).to(weights)
-        predictions = rows @ weights.mT + biases[:, None]
+        predictions = rows.to(weights) @ weights.mT + biases[:, None]
         squares = (predictions - wanted).square()
-        if sample_weight is None:
+        if row_weight is None:
             errors, total = errors + squares.sum(1), total + len(rows)
         else:
-            repeats = len(rows) // len(sample_weight)
-            row_weight = sample_weight.repeat_interleave(repeats).to(weights)
-            errors = errors + row_weight @ squares
+            errors = errors + row_weight.to(weights) @ squares
             total = total + row_weight.sum()
     return errors / total
 
