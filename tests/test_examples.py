@@ -33,3 +33,28 @@ def test_burgers_surrogate_predicts_on_a_finer_grid(tmp_path, monkeypatch):
     coarse, fine = load("burgers.py")["main"]()
     assert coarse < 0.03
     assert fine < 1.2 * coarse
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "most", "of_adam"), [("darcy", 0.045, 1.0), ("navier_stokes", 0.13, 1.15)]
+)
+def test_surrogates_in_two_dimensions_against_adam_on_all_layers(
+    name, most, of_adam, tmp_path, monkeypatch
+):
+    pytest.importorskip("neuralop")
+    monkeypatch.chdir(tmp_path)  # each draws its picture
+    errors = load(f"{name}.py")["main"]()
+    assert errors["closed form"] < min(most, of_adam * errors["adam"])
+    assert errors.get("finer grid", 0.0) < 1.2 * errors["closed form"]
+    assert (tmp_path / f"{name}.png").exists()
+
+
+@pytest.mark.slow
+def test_intervals_example_covers_alike_in_quiet_and_noisy_places(tmp_path, monkeypatch):
+    pytest.importorskip("mapie")
+    pytest.importorskip("crepes")
+    monkeypatch.chdir(tmp_path)  # it draws intervals.png
+    measured = load("intervals.py")["main"]()
+    assert all(abs(overall - 0.9) < 0.03 for overall, _, _ in measured.values())
+    assert all(abs(part - 0.9) < 0.04 for part in measured["predict_interval"])

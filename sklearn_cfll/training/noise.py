@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import linalg
 
-__all__ = ["NoiseModel", "fit_noise", "leave_one_out"]
+__all__ = ["NoiseModel", "as_rows", "fit_noise", "leave_one_out", "noise_inputs"]
 
 RIDGES = torch.logspace(-3, 2, 11, dtype=torch.float64)
 # Held-out rows that judge: enough, and a bound on memory.
@@ -21,12 +21,12 @@ SMALLEST = 1e-4
 
 
 class NoiseModel(NamedTuple):
-    """Noise variance ``exp(features @ weight.T + bias)``, within the range of the training rows.
+    """Noise variance ``exp(inputs @ weight.T + bias)``, within the range of the training rows.
 
     Attributes
     ----------
-    weight : Tensor of shape (k, d)
-        Zero where a constant explains the held-out residuals as well.
+    weight : Tensor of shape (k, d), of fields (k, d + 1)
+        On :func:`noise_inputs`. Zero where a constant explains the held-out residuals as well.
     bias, low, high : Tensor of shape (k,)
         Intercept and bounds of the logarithm.
     """
@@ -42,9 +42,9 @@ class NoiseModel(NamedTuple):
         level = variance.double().clamp_min(torch.finfo(torch.float64).tiny).log()
         return cls(level.new_zeros(len(level), n_features), level, level.clone(), level.clone())
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor) -> Tensor:
         """Noise variance of each row; shape (..., k)."""
-        logs = features.to(self.weight) @ self.weight.T + self.bias
+        logs = inputs.to(self.weight) @ self.weight.T + self.bias
         return logs.clamp(self.low, self.high).exp()
 
 
@@ -52,8 +52,8 @@ def leave_one_out(net: Any, data: Any, ridge: float) -> Iterator[tuple[Tensor, T
     """Features, residuals under the last layer fitted to all *other* rows, and weights.
 
     Batch by batch, from the moments that the layer holds
-    (:func:`~sklearn_cfll.linalg.leave_one_out_residuals`). Features are (n, d) and residuals
-    (n, k), samples with positions flattened. The backbone has seen the row all the same.
+    (:func:`~sklearn_cfll.linalg.leave_one_out_residuals`). Features are (n, ..., d); residuals
+    are (rows, k), samples with positions flattened. The backbone has seen the row all the same.
     """
     layer = net.module_.last_layer
     for features, targets, sample_weight in net.labelled_features(data):
@@ -64,7 +64,7 @@ def leave_one_out(net: Any, data: Any, ridge: float) -> Iterator[tuple[Tensor, T
         if weights is not None:
             hat = hat * weights
         share = (1.0 - hat).clamp_min(torch.finfo(hat.dtype).eps)  # of a row that fixes a weight
-        yield rows, residuals / share.unsqueeze(1), weights
+        yield features, residuals / share.unsqueeze(1), weights
 
 
 def as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -73,6 +73,25 @@ def as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Ten
     if sample_weight is None or len(rows) == len(features):
         return rows, sample_weight
     return rows, sample_weight.repeat_interleave(len(rows) // len(features))
+
+
+def noise_inputs(layer: Any, features: Tensor) -> Tensor:
+    """What noise is a function of: features, and of fields the logarithm of their leverage.
+
+    The leverage is a sample's mean over its positions, times the rows' total, so that more rows
+    of the same kind do not move it. Where features are unusual the backbone errs too, and at all
+    points of a field together. On tables the column gained nothing.
+    """
+    if features.ndim == 2:
+        return features
+    block, rows = layer.moments, features.reshape(-1, features.shape[-1])
+    leverage = block.total * linalg.leverage(
+        rows.to(block.gram), block, float(layer.moments_ridge), fit_intercept=layer.fit_intercept
+    )
+    leverage = leverage.reshape(len(features), -1).mean(1)
+    column = leverage.clamp_min(torch.finfo(leverage.dtype).tiny).log()
+    column = column.reshape(-1, *[1] * (features.ndim - 1)).expand(*features.shape[:-1], 1)
+    return torch.cat([features.to(column), column], -1)
 
 
 def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) -> NoiseModel:
@@ -91,15 +110,16 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
     constant : Tensor of shape (k,)
         Mean squared residual of the held-out rows.
     """
-    held = None
+    held, layer = None, net.module_.last_layer
     smallest = SMALLEST * constant.double()
-    for rows, residuals, weights in leave_one_out(net, train, ridge):
+    for features, residuals, weights in leave_one_out(net, train, ridge):
+        rows = noise_inputs(layer, features).flatten(0, -2)
         logs = residuals.double().square().clamp_min(smallest).log()
         weights = None if weights is None else weights.double()
         block = linalg.moments(rows.double(), logs, weights)
         held = block if held is None else linalg.merge_moments(held, block)
     assert held is not None
-    weights, biases = linalg.ridge_path(held, RIDGES)  # (r, k, d) and (r, k)
+    weights, biases = _path(held, equal_scales=held.gram.shape[0] > layer.in_features)
     # Three standard deviations of the fitted logarithms: features of rows unlike the training
     # rows are unbounded, and an exponential of them more so.
     spread = ((weights @ held.gram) * weights).sum(2).div(held.total).clamp_min(0.0).sqrt()
@@ -107,11 +127,11 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
 
     scaled, squares, counts = [], [], []
     for features, targets, sample_weight in net.labelled_features(valid):
-        rows, row_weight = as_rows(features, sample_weight)
+        rows, row_weight = as_rows(noise_inputs(layer, features), sample_weight)
         logs = (rows.double() @ weights.mT + biases[:, None]).clamp(
             (center - 3 * spread)[:, None], (center + 3 * spread)[:, None]
         )
-        residuals = (targets - net.module_.last_layer(features)).reshape(len(rows), -1)
+        residuals = (targets - layer(features)).reshape(len(rows), -1)
         row_weight = rows.new_ones(len(rows)) if row_weight is None else row_weight
         positions = len(rows) // len(features)
         scaled.append(logs.unflatten(1, (-1, positions)))
@@ -139,3 +159,18 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
             model.low[target] = center[target] + offset - 3 * spread[chosen, target]
             model.high[target] = center[target] + offset + 3 * spread[chosen, target]
     return model
+
+
+def _path(block: linalg.Moments, equal_scales: bool) -> tuple[Tensor, Tensor]:
+    """Ridge fits (r, k, d) and (r, k); with columns of unlike kinds on one scale."""
+    scale = torch.ones_like(block.feature_mean)
+    if equal_scales:
+        spread = (block.gram.diagonal() / block.total).sqrt()
+        scale = torch.where(spread > 0, spread, scale)
+    scaled = block._replace(
+        gram=block.gram / torch.outer(scale, scale),
+        cross=block.cross / scale,
+        feature_mean=block.feature_mean / scale,
+    )
+    weights, biases = linalg.ridge_path(scaled, RIDGES)
+    return weights / scale, biases

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from .. import linalg
-from .noise import NoiseModel, as_rows, fit_noise
+from .noise import NoiseModel, as_rows, fit_noise, noise_inputs
 
 __all__ = ["RIDGES", "Calibration", "Refit", "mean_squared_residuals", "predictive_variance"]
 __all__ += ["refit_last_layer"]
 
 # Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
 # eigendecomposition whatever its length.
-RIDGES = tuple(float(r) for r in torch.logspace(-6, 3, 19, dtype=torch.float64))
+RIDGES = tuple(float(r) for r in torch.logspace(-8, 3, 23, dtype=torch.float64))
 
 
 class Calibration(NamedTuple):
@@ -106,7 +106,7 @@ def predictive_variance(
     if noise is None:
         return variance
     weights_only = variance - noise_variance.to(variance)
-    return weights_only.clamp_min(0.0) + noise(features).to(variance)
+    return weights_only.clamp_min(0.0) + noise(noise_inputs(layer, features)).to(variance)
 
 
 def _calibrate(net: Any, valid: Any, noise_variance: Tensor, noise: NoiseModel) -> Calibration:

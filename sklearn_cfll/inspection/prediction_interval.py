@@ -1,0 +1,175 @@
+"""PredictionIntervalDisplay: predictions, the interval around them and what was observed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from ._support import axes_or_new
+
+__all__ = ["PredictionIntervalDisplay"]
+
+
+class PredictionIntervalDisplay:
+    """A band of prediction intervals along one variable: a feature, a dose, a time.
+
+    The band joins neighbours along ``x``, so rows that differ in nothing but ``x`` (one feature
+    on a grid, the others held) draw a smooth one.
+
+    Parameters
+    ----------
+    x : array-like of shape (n_samples,)
+    y_pred, lower, upper : array-like of shape (n_samples,)
+        Predictions and the ends of their intervals.
+    y_true : array-like of shape (n_samples,), default=None
+        Observations, drawn as points; the legend says how many the interval covers.
+
+    Attributes
+    ----------
+    line_ : matplotlib Line2D
+        Predictions.
+    band_ : matplotlib PolyCollection
+    points_ : matplotlib Line2D or None
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> from sklearn_cfll.inspection import PredictionIntervalDisplay
+    >>> display = PredictionIntervalDisplay([0, 1], [2, 3], [1, 2], [3, 4], y_true=[2.5, 9])
+    >>> display.coverage
+    0.5
+    """
+
+    def __init__(self, x: Any, y_pred: Any, lower: Any, upper: Any, y_true: Any = None) -> None:
+        given = {"x": x, "y_pred": y_pred, "lower": lower, "upper": upper, "y_true": y_true}
+        arrays = {k: np.asarray(v, float) for k, v in given.items() if v is not None}
+        expected = arrays["x"].shape
+        for name, array in arrays.items():
+            if array.ndim != 1 or array.shape != expected:
+                wanted = "(n_samples,)" if array.ndim != 1 else f"{expected}, as `x`"
+                raise ValueError(
+                    f"`{name}` must have shape {wanted}, got {array.shape}. Of several targets "
+                    "pass one column to `from_predictions`."
+                )
+        if (arrays["lower"] > arrays["upper"]).any():
+            raise ValueError("`lower` must nowhere be above `upper`.")
+        self.x, self.y_pred = arrays["x"], arrays["y_pred"]
+        self.lower, self.upper = arrays["lower"], arrays["upper"]
+        self.y_true = arrays.get("y_true")
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the observations inside their interval."""
+        if self.y_true is None:
+            return None
+        return float(np.mean((self.y_true >= self.lower) & (self.y_true <= self.upper)))
+
+    @classmethod
+    def from_predictions(
+        cls, x: Any, y_pred: Any, lower: Any, upper: Any, y_true: Any = None, *, ax: Any = None
+    ) -> PredictionIntervalDisplay:
+        """Draw intervals from anywhere: a conformal method, a bootstrap, a dose-response.
+
+        Parameters
+        ----------
+        x, y_pred, lower, upper, y_true
+            As in the constructor.
+        ax : matplotlib Axes, default=None
+            A new figure where None.
+
+        Returns
+        -------
+        PredictionIntervalDisplay
+        """
+        return cls(x, y_pred, lower, upper, y_true).plot(ax=ax)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        feature: int | str = 0,
+        coverage: float = 0.9,
+        ax: Any = None,
+    ) -> PredictionIntervalDisplay:
+        """Draw central normal intervals, ``prediction ± z · std``.
+
+        Parameters
+        ----------
+        estimator : regressor whose ``predict`` takes ``return_std``
+        X : array-like or frame of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,), default=None
+            Observations.
+        feature : int or str, default=0
+            Column of X along the horizontal axis; a name where X is a frame.
+        coverage : float, default=0.9
+            Probability that an interval is meant to hold.
+        ax : matplotlib Axes, default=None
+            A new figure where None.
+
+        Returns
+        -------
+        PredictionIntervalDisplay
+        """
+        if not 0 < coverage < 1:
+            raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
+        x, name = _column(X, feature)
+        y_pred, std = estimator.predict(X, return_std=True)
+        reach = norm.ppf(0.5 + coverage / 2) * std
+        display = cls(x, y_pred, y_pred - reach, y_pred + reach, y).plot(ax=ax)
+        display.band_.set_label(f"{coverage:.0%} interval")
+        display.ax_.set(xlabel=name)
+        display.ax_.legend()
+        return display
+
+    def plot(self, *, ax: Any = None) -> PredictionIntervalDisplay:
+        """Draw the band, the predictions and the observations.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            A new figure where None.
+
+        Returns
+        -------
+        self
+        """
+        ax = axes_or_new(type(self).__name__, ax)
+        order = self.x.argsort(kind="stable")
+        x = self.x[order]
+        self.band_ = ax.fill_between(
+            x, self.lower[order], self.upper[order], alpha=0.3, linewidth=0, label="interval"
+        )
+        (self.line_,) = ax.plot(x, self.y_pred[order], label="prediction")
+        self.points_ = None
+        if self.y_true is not None:
+            label = f"observed, {self.coverage:.0%} inside"
+            (self.points_,) = ax.plot(
+                x, self.y_true[order], ".", color="0.3", markersize=4, label=label
+            )
+        ax.set(xlabel="x", ylabel="y")
+        ax.legend()
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+def _column(X: Any, feature: int | str) -> tuple[np.ndarray, str]:
+    """Values and name of one column of an array or a frame."""
+    if isinstance(feature, str):
+        names = [str(name) for name in getattr(X, "columns", ())]
+        if feature not in names:
+            raise ValueError(f"`feature`={feature!r} is no column of X, whose names are {names}.")
+        return np.asarray(X[feature], float), feature
+    array = np.asarray(X)
+    if array.ndim != 2:
+        raise ValueError(f"X must have shape (n_samples, n_features), got {array.shape}.")
+    if not 0 <= feature < array.shape[1]:
+        last = array.shape[1] - 1
+        raise ValueError(f"`feature` must lie between 0 and {last}, got {feature!r}.")
+    name = X.columns[feature] if hasattr(X, "columns") else f"feature {feature}"
+    return array[:, feature].astype(float), str(name)
