@@ -299,13 +299,13 @@ def test_interval_band_is_sorted_and_counts_what_it_covers():
     assert display.points_.get_label() == "observed, 67% inside"
 
 
-def test_interval_of_an_estimator_reaches_as_far_as_the_normal_quantile(fitted):
+def test_interval_of_an_estimator_is_its_own(fitted):
     model, X, y = fitted
     _, ax = plt.subplots()
     display = PredictionIntervalDisplay.from_estimator(model, X, y, feature=1, coverage=0.8, ax=ax)
-    mean, std = model.predict(X, return_std=True)
-    np.testing.assert_allclose(display.upper - mean, 1.2815516 * std, rtol=1e-5)
-    np.testing.assert_allclose(mean - display.lower, 1.2815516 * std, rtol=1e-5)
+    lower, upper = model.predict_interval(X, 0.8)
+    np.testing.assert_array_equal(display.lower, lower)
+    np.testing.assert_array_equal(display.upper, upper)
     np.testing.assert_array_equal(display.line_.get_xdata(), np.sort(X[:, 1]))
     assert display.ax_ is ax and ax.get_xlabel() == "feature 1"
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
@@ -317,6 +317,9 @@ def test_interval_over_a_named_column_of_a_frame():
     model = BayesianRidge().fit(frame, [0.0, 1.0, 2.1])
     display = PredictionIntervalDisplay.from_estimator(model, frame, feature="age")
     assert display.ax_.get_xlabel() == "age" and display.points_ is None
+    mean, std = model.predict(frame, return_std=True)  # no intervals of its own: normal ones
+    np.testing.assert_allclose(display.upper - mean, 1.6448536 * std)
+    np.testing.assert_allclose(mean - display.lower, 1.6448536 * std)
     np.testing.assert_array_equal(display.x, frame["age"])
     assert display.coverage is None
     by_number = PredictionIntervalDisplay.from_estimator(model, frame, feature=1)

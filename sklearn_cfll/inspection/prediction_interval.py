@@ -97,11 +97,13 @@ class PredictionIntervalDisplay:
         coverage: float = 0.9,
         ax: Any = None,
     ) -> PredictionIntervalDisplay:
-        """Draw central normal intervals, ``prediction ± z · std``.
+        """Draw the estimator's own intervals, else central normal ones.
+
+        The latter, ``prediction ± z · std``, where it has no ``predict_interval``.
 
         Parameters
         ----------
-        estimator : regressor whose ``predict`` takes ``return_std``
+        estimator : regressor with ``predict_interval``, or whose ``predict`` takes ``return_std``
         X : array-like or frame of shape (n_samples, n_features)
         y : array-like of shape (n_samples,), default=None
             Observations.
@@ -119,9 +121,13 @@ class PredictionIntervalDisplay:
         if not 0 < coverage < 1:
             raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
         x, name = _column(X, feature)
-        y_pred, std = estimator.predict(X, return_std=True)
-        reach = norm.ppf(0.5 + coverage / 2) * std
-        display = cls(x, y_pred, y_pred - reach, y_pred + reach, y).plot(ax=ax)
+        if hasattr(estimator, "predict_interval"):
+            y_pred, ends = estimator.predict(X), estimator.predict_interval(X, coverage)
+        else:
+            y_pred, std = estimator.predict(X, return_std=True)
+            reach = norm.ppf(0.5 + coverage / 2) * std
+            ends = (y_pred - reach, y_pred + reach)
+        display = cls(x, y_pred, *ends, y).plot(ax=ax)
         display.band_.set_label(f"{coverage:.0%} interval")
         display.ax_.set(xlabel=name)
         display.ax_.legend()
