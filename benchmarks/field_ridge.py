@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from operators import FINER, load_task, run_one
+from operators_runs import FINER, load_task, run_one
 
 # Samples, modes, width, batch size, epochs.
 TASKS = {
