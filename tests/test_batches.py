@@ -12,9 +12,9 @@ from sklearn_cfll.training.batches import (
     as_rows,
     fetch,
     input_statistics,
-    mix_seed,
     unpack_batch,
 )
+from sklearn_cfll.training.seeding import mix_seed
 
 N, D = 23, 4
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..backbones.recipe import build_backbone, rebuild_backbone
 from ..backbones.splitting import Backbone
 from ..training.batches import Rows, RowsDataset, as_rows
-from ..training.net import preserved_random_state
+from ..training.seeding import preserved_random_state
 from ._data import Checked
 from ._targets import TargetLayout, TargetScale
 

@@ -127,7 +127,8 @@ class PredictionIntervalDisplay:
             y_pred, std = estimator.predict(X, return_std=True)
             reach = norm.ppf(0.5 + coverage / 2) * std
             ends = (y_pred - reach, y_pred + reach)
-        display = cls(x, y_pred, *ends, y).plot(ax=ax)
+        lower, upper = ends
+        display = cls(x, y_pred, lower, upper, y).plot(ax=ax)
         display.band_.set_label(f"{coverage:.0%} interval")
         display.ax_.set(xlabel=name)
         display.ax_.legend()

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
+from .seeding import mix_seed
+
 __all__ = ["Batch", "BatchIterator", "RowsDataset", "as_rows", "input_statistics", "unpack_batch"]
 
 
@@ -235,11 +237,6 @@ def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:
         return batch, None, None
     inputs, targets, sample_weight = (*batch, None, None)[:3]
     return inputs, targets, sample_weight
-
-
-def mix_seed(seed: int, epoch: int) -> int:
-    """A seed for one epoch; near seeds and epochs give unrelated streams."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _inputs(item: Any) -> Tensor:

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from ..last_layer import ClosedFormLastLayer
 
-__all__ = ["UPDATE_ORDERS", "CFLLModule", "apply", "match_targets", "squared_error"]
+__all__ = [
+    "UPDATE_ORDERS",
+    "CFLLModule",
+    "apply",
+    "match_targets",
+    "module_dtype",
+    "solve_again",
+    "squared_error",
+]
 
 
 class CFLLModule(nn.Module):
@@ -39,6 +47,14 @@ def _drop_metadata(module: nn.Module, state: dict, prefix: str, local_metadata: 
 def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor]) -> Tensor:
     """Call a module on one input, or on several named ones in a dict."""
     return module(**inputs) if isinstance(inputs, dict) else module(inputs)
+
+
+def module_dtype(module: nn.Module) -> torch.dtype:
+    """Floating dtype in which a module computes; float32 where it holds nothing."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
 
 
 def squared_error(
@@ -97,10 +113,18 @@ def backbone_first(
     prediction = module.last_layer(features)
     loss = squared_error(prediction, targets, sample_weight)
     descend(loss)
-    with torch.no_grad():
-        features = module.features(inputs)
-        module.last_layer.step(features, targets, sample_weight, _total(features, sample_weight))
+    solve_again(module, inputs, targets, sample_weight)
     return loss.detach(), prediction.detach()
+
+
+@torch.no_grad()
+def solve_again(
+    module: CFLLModule, inputs: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> None:
+    """Update the last layer on a batch whose step has moved the backbone."""
+    features = module.features(inputs)
+    targets = match_targets(targets, features, module.last_layer.out_features)
+    module.last_layer.step(features, targets, sample_weight, _total(features, sample_weight))
 
 
 def _total(features: Tensor, sample_weight: Tensor | None) -> float | None:
