@@ -78,9 +78,9 @@ SECTIONS = (
         "instruments.txt",
         "python benchmarks/instruments.py",
         "Instrumental variables",
-        "Default settings throughout; medians over fresh seeds. `told_sieve` is a spline sieve that "
-        "knows the form of the demand design's structural function, (1, p) x (1, s) x B(t), which "
-        "nobody is told on data of their own.",
+        "Default settings throughout; medians over fresh seeds. `told_sieve` is a spline sieve "
+        "that knows the form of the demand design's structural function, (1, p) x (1, s) x B(t): "
+        "nobody is told that of data of their own.",
     ),
     (
         "full_batch.txt",
