@@ -1,9 +1,15 @@
 """Neural networks whose last layer is solved in closed form, for scikit-learn."""
 
-from .estimators import CFLLClassifier, CFLLRegressor
+from .estimators import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
 from .last_layer import ClosedFormLastLayer
 from .training import CFLLNet
 
 __version__ = "0.1.0"
 
-__all__ = ["CFLLClassifier", "CFLLNet", "CFLLRegressor", "ClosedFormLastLayer"]
+__all__ = [
+    "CFLLClassifier",
+    "CFLLIVRegressor",
+    "CFLLNet",
+    "CFLLRegressor",
+    "ClosedFormLastLayer",
+]
