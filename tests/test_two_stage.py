@@ -14,9 +14,9 @@ from sklearn_cfll.training._stages import (
     Rows,
     Settings,
     Shrinkage,
+    design_scale,
     shrunken_fit,
     structural_design,
-    treatment_scale,
 )
 from sklearn_cfll.training.cross_fit import Schedule, cross_fit, jackknife_variance
 from sklearn_cfll.training.two_stage import FoldTraining
@@ -163,14 +163,22 @@ def test_one_gram_matrix_serves_all_shrinkages(rng, shrinkage):
     shrinkage = Shrinkage(*shrinkage)
     treatment, confounder, outcome = normal(rng, 60, 3), normal(rng, 60, 2), normal(rng, 60, 1)
     block = linalg.moments(maths.stage2_design(treatment, confounder, 1.0), outcome)
-    scale = treatment_scale(3, 1, shrinkage)
-    weight = shrunken_fit(block, scale, shrinkage)
-    columns = torch.cat([scale, torch.ones(2), scale.repeat_interleave(2) * shrinkage[0]])
+    columns = design_scale(11, 3, 1, shrinkage)
+    weight = shrunken_fit(block, columns, shrinkage.ridge)
     scaled = maths.stage2_design(treatment, confounder, 1.0) * columns
     expected = maths.ridge_fit(scaled, outcome, shrinkage.ridge).weight * columns
     torch.testing.assert_close(weight, expected, check_dtype=False)
-    inverse = shrunken_fit(block, scale, shrinkage, invert=True)
+    inverse = shrunken_fit(block, columns, shrinkage.ridge, invert=True)
     torch.testing.assert_close(block.cross @ inverse, weight)
+
+
+def test_scales_name_the_kinds_of_columns():
+    # Ψ: one raw treatment and two features; Ξ: two; products in that order.
+    scale = design_scale(11, 3, 1, Shrinkage(0.1, 0.3, 0.02, treatment=0.02 / 25))
+    expected = [5, 0.3, 0.3, 1, 1, 0.1, 0.1, 0.03, 0.03, 0.03, 0.03]
+    torch.testing.assert_close(scale, torch.tensor(expected))
+    narrow = design_scale(11, 3, 1, Shrinkage(0.1, 0.3, 0.02, treatment=1.0))
+    assert narrow[0] == 1  # at most so much, never more than the ridge
 
 
 def test_jackknife_of_a_mean_is_its_variance(rng):

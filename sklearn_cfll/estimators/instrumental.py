@@ -373,6 +373,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
     ) -> CrossFit:
         shrinkages = shrinkage_choices(
             self,
+            schedule.n_rows,
             has_confounders=rows.confounder is not None,
             has_both_features=self.treatment_backbone is None and plan.n_raw > 0,
         )

@@ -16,12 +16,12 @@ from ._stages import (
     Rows,
     Settings,
     Shrinkage,
+    design_scale,
     predicted_treatment,
     projected_design,
     shrunken_fit,
     structural_design,
     treatment_features,
-    treatment_scale,
 )
 from .seeding import preserved_random_state
 from .two_stage import FoldTraining, Record
@@ -388,8 +388,8 @@ def _average(record: Record, weights: Tensor) -> Model:
 
 def _with_covariance(model: Model, record: Record, shrinkage: Shrinkage, n_raw: int) -> Model:
     n_features = len(model.scalings["treatment"].mean)
-    scales = treatment_scale(n_features, n_raw, shrinkage)
-    covariance = shrunken_fit(record.block, scales, shrinkage, invert=True)
+    scale = design_scale(len(record.block.gram), n_features, n_raw, shrinkage)
+    covariance = shrunken_fit(record.block, scale, shrinkage.ridge, invert=True)
     # Of a mean over rows, so that weights on any scale give the same.
     return model._replace(covariance=covariance * record.block.total)
 

@@ -16,6 +16,8 @@ from ._stages import (
     Rows,
     Settings,
     Shrinkage,
+    confounder_corrections,
+    design_scale,
     joined,
     projected_design,
     shrunken_fit,
@@ -35,6 +37,7 @@ class Forward(NamedTuple):
     """First stage and parts of the second on one batch, rows in the order of ``outcome``."""
 
     predicted: Tensor  # treatment features predicted from instruments, (n, a)
+    treatment: Tensor  # those of the actual treatment, normalised alike
     confounder: Tensor | None  # normalised features (n, q)
     outcome: Tensor
     weight: Tensor | None
@@ -190,18 +193,45 @@ class FoldTraining:
                 own = held(net(parts[j].instrument, parts[j].confounder))
             predicted.append(solved(own))
             first_stages.append((held, solved))
+        predicted_by_instruments = bool(predicted)
         if not predicted:  # direct regression: the actual treatment
             predicted = [scaling(part) for part in features]
         scalings, confounder = {"treatment": scaling}, None
+        actual = scaling(torch.cat(features))
         weight = joined(parts, "weight")
         if nets.confounder is not None:
             confounder = nets.confounder(joined(parts, "confounder"))
             scalings["confounder"] = maths.feature_scaling(confounder, weight)
             confounder = scalings["confounder"](confounder)
+            if predicted_by_instruments:
+                loss = loss + self._control_loss(
+                    confounder, scaling(torch.cat(features)), weight, batch
+                )
         outcome = joined(parts, "outcome")
         return Forward(
-            torch.cat(predicted), confounder, outcome, weight, loss, scalings, first_stages
+            torch.cat(predicted), actual, confounder, outcome, weight, loss, scalings, first_stages
         )
+
+    def _control_loss(
+        self, confounder: Tensor, treatment: Tensor, weight: Tensor | None, batch: bool
+    ) -> Tensor:
+        """How much of the treatment confounder features leave unexplained.
+
+        The first stage predicts the treatment from instruments *and* confounders. What it finds
+        in the confounders beyond the features of the second stage would move the predicted
+        treatment as an instrument does, although confounders are not excluded from the outcome.
+        So those features learn both, as in post-double-selection [2]_.
+        """
+        treatment = treatment.detach()
+        solved = self._solve(
+            "control",
+            confounder.detach(),
+            treatment,
+            self.settings.stage1_ridge,
+            weight,
+            batch=batch,
+        )
+        return maths.stage1_loss(confounder, treatment, solved, weight)
 
     def _solve(
         self,
@@ -244,16 +274,16 @@ class FoldTraining:
         """
         nets = self.networks.eval()
         forward = self._forward(self.train, self.stage1_rows, batch=False)
-        design = maths.stage2_design(forward.predicted, forward.confounder, 1.0)
+        predicted, corrections = self._corrected(forward)
+        design = maths.stage2_design(predicted, forward.confounder, 1.0)
         block = linalg.moments(
             _double(design),
             _double(forward.outcome),
             None if forward.weight is None else _double(forward.weight),
         )
-        n_treatments = forward.predicted.shape[1]
-        scales = [treatment_scale(n_treatments, nets.n_raw, each) for each in shrinkages]
+        sizes = design.shape[1], forward.predicted.shape[1], nets.n_raw
         weight = torch.stack(
-            [shrunken_fit(block, *pair) for pair in zip(scales, shrinkages, strict=True)]
+            [shrunken_fit(block, design_scale(*sizes, each), each.ridge) for each in shrinkages]
         )
         model = Model(
             {name: part.detach().clone() for name, part in nets.state_dict().items()},
@@ -263,8 +293,27 @@ class FoldTraining:
             block.target_mean - weight @ block.feature_mean,
             block.feature_mean,
             None,
+            corrections,
         )
         return Record(model, self._losses(model), block)
+
+    def _corrected(self, forward: Forward) -> tuple[Tensor, list[maths.LinearMap]]:
+        """Predictions of all parts, their confounders' part made that of all rows."""
+        if not self.networks.instruments or len(self.train) == 1 or forward.confounder is None:
+            return forward.predicted, []
+        sizes = [part.n_rows for part in self.train]
+        predicted = list(_double(forward.predicted).split(sizes))
+        confounder = list(_double(forward.confounder).split(sizes))
+        weight = None if forward.weight is None else list(_double(forward.weight).split(sizes))
+        corrections = confounder_corrections(
+            predicted, confounder, _double(forward.treatment), weight
+        )
+        parts = zip(predicted, confounder, corrections, strict=True)
+        corrected = torch.cat([part + correct(xi) for part, xi, correct in parts])
+        like = forward.predicted
+        return corrected.to(like), [
+            maths.LinearMap(*(tensor.to(like) for tensor in correct)) for correct in corrections
+        ]
 
     def _losses(self, model: Model) -> Tensor:
         """Held-out stage-2 loss of each second stage; zeros without held-out rows."""
