@@ -26,6 +26,8 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,7 @@ from sklearn_cfll.training.batches import Batch
 from sklearn_cfll.training.steps import UPDATE_ORDERS
 
 RESULTS = Path(__file__).parent / "results"
+DIVERGED = 1e6
 
 
 class Store:
@@ -81,12 +84,25 @@ def rates_of(config: dict) -> list[dict]:
     return [{**config, "lr": lr} for lr in RATES[config["optimizer"]]]
 
 
-def best_rate(store: Store, setting: dict, config: dict, seed: int) -> dict | None:
-    """The configuration with the rate that won on validation samples, if all were tried."""
+def by_validation(store: Store, setting: dict, config: dict, seed: int) -> list[dict]:
+    """The configuration at each rate, best validation error first; empty until all were tried."""
     runs = [store.find({**setting, "seed": seed, **one}) for one in rates_of(config)]
     if any(run is None for run in runs):
-        return None
-    return {**config, "lr": min(runs, key=lambda run: run["valid"])["lr"]}
+        return []
+    order = sorted(range(len(runs)), key=lambda i: runs[i]["valid"])
+    return [rates_of(config)[i] for i in order]
+
+
+def full_runs(
+    find: Callable[[dict, int], dict | None], ranked: list[dict], seeds: list[int]
+) -> list[dict]:
+    """Runs of all seeds at the best rate that diverges on none of them."""
+    runs: list[dict] = []
+    for config in ranked:
+        runs = [run for run in (find(config, seed) for seed in seeds) if run is not None]
+        if runs and all(run["curve"][-1] < DIVERGED for run in runs):
+            break
+    return runs
 
 
 def print_table(title: str, cells: dict[str, list[dict]], epochs: int) -> None:
@@ -196,6 +212,10 @@ def setting_of(name: str, options: argparse.Namespace, batch_size: int) -> dict:
     return setting | ({"viscosity": options.viscosity} if name == "burgers" else {})
 
 
+def _stored(store: Store, setting: dict, config: dict, seed: int) -> dict | None:
+    return store.find({**setting, "seed": seed, **config})
+
+
 def compare(name: str, batch_size: int, options: argparse.Namespace, store: Store) -> None:
     """Rates of all methods, then their full runs seed by seed, then the table."""
     setting = setting_of(name, options, batch_size)
@@ -207,24 +227,23 @@ def compare(name: str, batch_size: int, options: argparse.Namespace, store: Stor
         if method in UPDATE_ORDERS:
             configs[key]["ridge"] = options.ridge
     first = options.seeds[0]
+    find = partial(_stored, store, setting)
     if not options.table:
-        task = load_task(name, options, first)
+        tasks = {seed: load_task(name, options, seed) for seed in options.seeds}
         for key, config in configs.items():
             for one in rates_of(config):
-                store.run(task, one, short, first)
+                store.run(tasks[first], one, short, first)
             print(f"{name}, {batch_size} a batch: rate of {key}", file=sys.stderr)
-        for seed in options.seeds:
-            task = load_task(name, options, seed)
-            for key, config in configs.items():
-                store.run(task, best_rate(store, short, config, first), setting, seed)
-                print(f"{name}, {batch_size} a batch, seed {seed}: {key}", file=sys.stderr)
+
+        def find(config: dict, seed: int) -> dict:
+            print(f"{name}, {batch_size} a batch, seed {seed}: {config}", file=sys.stderr)
+            return store.run(tasks[seed], config, setting, seed)
+
     cells = {}
     for key, config in configs.items():
-        chosen = best_rate(store, short, config, first)
-        if chosen is not None:
-            runs = [store.find({**setting, "seed": seed, **chosen}) for seed in options.seeds]
-            cells[key] = [run for run in runs if run is not None]
-    cells = {key: runs for key, runs in cells.items() if runs}
+        runs = full_runs(find, by_validation(store, short, config, first), options.seeds)
+        if runs:
+            cells[key] = runs
     if cells:
         print_table(", ".join(f"{k} {v}" for k, v in setting.items()), cells, options.epochs)
 

@@ -267,8 +267,10 @@ def run_one(task: Task, config: dict, setting: dict, seed: int) -> dict:
         train(task, config, setting, seed, look)
     curve += [np.inf] * (setting["epochs"] - len(curve))
     return {
-        "valid": float(np.nan_to_num(last.get("valid", np.inf), nan=np.inf)),
-        "curve": [round(float(value), 6) for value in np.nan_to_num(curve, nan=np.inf)],
+        "valid": float(np.nan_to_num(last.get("valid", np.inf), nan=np.inf, posinf=np.inf)),
+        "curve": [
+            round(float(value), 6) for value in np.nan_to_num(curve, nan=np.inf, posinf=np.inf)
+        ],
         "fine": last.get("fine"),
         "seconds": float(np.median(seconds)) if seconds else np.inf,
     }
