@@ -1,8 +1,8 @@
 """The ridge of fields: last layer first on small operator tasks, one seed, rates fixed.
 
 Prints the test relative L2 after some epochs for ridges over five decades, with Adam (rate
-0.01) and SGD (rate 0.2) on the backbone. Large rates on purpose: what is looked for is the
-ridge that keeps the first epochs steady and costs nothing at the end.
+0.01) and SGD (rate 0.2) on the backbone. Large rates on purpose: a ridge that is too small or
+too large shows in the first epochs.
 
     python benchmarks/field_ridge.py                 # about a quarter of an hour, one core
     python benchmarks/field_ridge.py --data DIR      # with neuraloperator's Darcy file
