@@ -66,8 +66,8 @@ SECTIONS = (
         "field_ridge.txt",
         "python benchmarks/field_ridge.py --data DIR",
         "The ridge of fields",
-        "Last layer first, at large rates on purpose. The default is 0.1; on these clean simulations "
-        "smaller ridges are better still.",
+        "Last layer first, at large rates on purpose. The default is 0.1; on these clean "
+        "simulations smaller ridges are better still.",
     ),
     (
         "intervals.txt",
