@@ -64,7 +64,7 @@ SECTIONS = (
     ),
     (
         "field_ridge.txt",
-        "python benchmarks/field_ridge.py --data DIR",
+        "python benchmarks/field_ridge.py",
         "The ridge of fields",
         "Last layer first, at large rates on purpose. The default is 0.1; on these clean "
         "simulations smaller ridges are better still.",

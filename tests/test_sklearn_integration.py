@@ -482,7 +482,16 @@ class PressCtrlC(nn.Module):
         return self.linear(inputs).tanh()
 
 
+@pytest.fixture
+def ctrl_c_interrupts():
+    """A job in the background of a shell starts with SIGINT ignored; Python then leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @BOTH
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_ends_training_and_keeps_the_model(Estimator):
     target = y if Estimator is CFLLRegressor else y > y.mean()
     # Two passes a batch, two batches an epoch: in the fifth epoch.
@@ -496,6 +505,7 @@ def test_ctrl_c_ends_training_and_keeps_the_model(Estimator):
     model.partial_fit(X, target)
 
 
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_the_first_epoch_leaves_a_model_that_predicts():
     model = small(CFLLRegressor, backbone=PressCtrlC(1))
     with pytest.warns(UserWarning, match="interrupted"):

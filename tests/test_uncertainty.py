@@ -88,6 +88,13 @@ def test_even_noise_stays_a_constant():
     assert sum(kinds) <= 2  # a standard error is passed by chance one time in six
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_held_out_row_says_nothing_of_uneven_noise():
+    X, y = draw(10, 0, SPREADS["growing"])
+    model = CFLLRegressor(max_epochs=2, early_stopping=True, random_state=0).fit(X, y)
+    assert not np.any(model._noise[0])
+
+
 def test_noise_of_weighted_rows_is_that_of_repeated_rows():
     X, y = draw(300, 0, SPREADS["growing"])
     X_val, y_val = draw(300, 1, SPREADS["growing"])

@@ -140,6 +140,9 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
         if sum(len(part) * positions for part in squares) >= JUDGES:
             break
     logs, square, weight = torch.cat(scaled, 1), torch.cat(squares), torch.cat(counts)
+    model = NoiseModel.constant(constant, rows.shape[1])
+    if len(square) < 2:
+        return model  # one sample has no standard error
 
     def mean(values: Tensor) -> Tensor:  # over rows, by weight
         return (weight * values).sum((-3, -2)) / weight.sum()
@@ -150,7 +153,6 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
     gain = ((flat.log() + square / flat - loss) * weight / weight.mean()).mean(2)  # by sample
     gains, errors = gain.mean(1), gain.std(1) / len(square) ** 0.5
     best = gains.argmax(0)
-    model = NoiseModel.constant(constant, rows.shape[1])
     for target, chosen in enumerate(best.tolist()):
         if gains[chosen, target] > errors[chosen, target]:
             offset = level[chosen, target]
