@@ -71,7 +71,7 @@ SECTIONS = (
     ),
     (
         "intervals.txt",
-        "python benchmarks/intervals.py --data DIR",
+        "python benchmarks/intervals.py --data DIR --splits 3",
         "Intervals and predicted deviations",
         "Default settings, intervals asked to cover 90%.",
     ),
