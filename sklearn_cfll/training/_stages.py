@@ -216,40 +216,39 @@ def predicted_treatment(nets: Networks, model: Model, rows: Rows) -> Tensor:
 
 
 def confounder_corrections(
-    predicted: list[Tensor],
-    confounder: list[Tensor],
-    treatment: Tensor,
-    weight: list[Tensor] | None,
+    predicted: list[Tensor], confounder: list[Tensor], weight: list[Tensor] | None
 ) -> list[maths.LinearMap]:
-    """What makes each part's prediction agree with the treatment on the confounders.
+    """What makes the parts' predictions agree with each other on the confounders.
 
     Each part is predicted by a first stage of its own, whose errors in the confounders differ
     from part to part. A second stage with one set of confounder slopes sees the difference as
     movement by instruments, and where those move the treatment little it draws the slope to
     zero: on Card's data, all linear and without ridges, to a third of two-stage least squares.
-    So what a part's prediction makes of the confounders gives way to what all rows make of
-    them.
+    So what a part's prediction makes of the confounders gives way to the parts' mean. (What
+    the *treatment* makes of them would do the same where instruments are strong; where they
+    are weak its error was a quarter larger.)
 
     Parameters
     ----------
     predicted, confounder : lists of Tensor, of shape (n_j, a) and (n_j, q)
         By part.
-    treatment : Tensor of shape (n, a)
-        Of all parts.
     weight : list of Tensor of shape (n_j,), or None
 
     Returns
     -------
     list of LinearMap, from (·, q) to (·, a)
     """
-    whole = maths.ridge_fit(
-        torch.cat(confounder), treatment, 0.0, None if weight is None else torch.cat(weight)
-    )
-    corrections = []
-    for j, (part, features) in enumerate(zip(predicted, confounder, strict=True)):
-        own = maths.ridge_fit(features, part, 0.0, None if weight is None else weight[j])
-        corrections.append(maths.LinearMap(whole.weight - own.weight, whole.bias - own.bias))
-    return corrections
+    weights: list[Any] = [None] * len(predicted) if weight is None else weight
+    own = [
+        maths.ridge_fit(features, part, 0.0, rows)
+        for features, part, rows in zip(confounder, predicted, weights, strict=True)
+    ]
+    slopes = torch.stack([each.weight for each in own])
+    biases = torch.stack([each.bias for each in own])
+    return [
+        maths.LinearMap(*pair)
+        for pair in zip(slopes.mean(0) - slopes, biases.mean(0) - biases, strict=True)
+    ]
 
 
 def pack_model(model: Model) -> dict[str, Any]:

@@ -37,7 +37,6 @@ class Forward(NamedTuple):
     """First stage and parts of the second on one batch, rows in the order of ``outcome``."""
 
     predicted: Tensor  # treatment features predicted from instruments, (n, a)
-    treatment: Tensor  # those of the actual treatment, normalised alike
     confounder: Tensor | None  # normalised features (n, q)
     outcome: Tensor
     weight: Tensor | None
@@ -197,7 +196,6 @@ class FoldTraining:
         if not predicted:  # direct regression: the actual treatment
             predicted = [scaling(part) for part in features]
         scalings, confounder = {"treatment": scaling}, None
-        actual = scaling(torch.cat(features))
         weight = joined(parts, "weight")
         if nets.confounder is not None:
             confounder = nets.confounder(joined(parts, "confounder"))
@@ -209,7 +207,7 @@ class FoldTraining:
                 )
         outcome = joined(parts, "outcome")
         return Forward(
-            torch.cat(predicted), actual, confounder, outcome, weight, loss, scalings, first_stages
+            torch.cat(predicted), confounder, outcome, weight, loss, scalings, first_stages
         )
 
     def _control_loss(
@@ -220,7 +218,8 @@ class FoldTraining:
         The first stage predicts the treatment from instruments *and* confounders. What it finds
         in the confounders beyond the features of the second stage would move the predicted
         treatment as an instrument does, although confounders are not excluded from the outcome.
-        So those features learn both, as in post-double-selection [2]_.
+        So those features learn both, as in post-double-selection
+        (Belloni, Chernozhukov and Hansen, Review of Economic Studies 81(2), 2014).
         """
         treatment = treatment.detach()
         solved = self._solve(
@@ -298,16 +297,14 @@ class FoldTraining:
         return Record(model, self._losses(model), block)
 
     def _corrected(self, forward: Forward) -> tuple[Tensor, list[maths.LinearMap]]:
-        """Predictions of all parts, their confounders' part made that of all rows."""
+        """Predictions of all parts, their confounders' part made the mean of all parts'."""
         if not self.networks.instruments or len(self.train) == 1 or forward.confounder is None:
             return forward.predicted, []
         sizes = [part.n_rows for part in self.train]
         predicted = list(_double(forward.predicted).split(sizes))
         confounder = list(_double(forward.confounder).split(sizes))
         weight = None if forward.weight is None else list(_double(forward.weight).split(sizes))
-        corrections = confounder_corrections(
-            predicted, confounder, _double(forward.treatment), weight
-        )
+        corrections = confounder_corrections(predicted, confounder, weight)
         parts = zip(predicted, confounder, corrections, strict=True)
         corrected = torch.cat([part + correct(xi) for part, xi, correct in parts])
         like = forward.predicted
