@@ -26,7 +26,7 @@ from sklearn.preprocessing import (
     StandardScaler,
 )
 
-from sklearn_cfll import CFLLRegressor
+from sklearn_cfll import CFLLIVRegressor, CFLLRegressor
 
 Rows = np.ndarray
 Predict = Callable[[Rows, Rows | None], np.ndarray]
@@ -56,6 +56,12 @@ def direct(X: Rows, y: Rows, Z: Rows, C: Rows | None = None, seed: int = 0) -> P
     """Plain regression of the outcome on treatments and confounders: what an instrument mends."""
     model = CFLLRegressor(random_state=seed).fit(beside(X, C), y)
     return lambda X, C: model.predict(beside(X, C))
+
+
+def direct_nets(X: Rows, y: Rows, Z: Rows, C: Rows | None = None, seed: int = 0) -> Predict:
+    """Plain regression by the nets, folds and averages of CFLLIVRegressor, no instrument given."""
+    model = CFLLIVRegressor(random_state=seed).fit(X, y, C=C)
+    return lambda X, C: model.predict(X, C)
 
 
 # Two-stage least squares -------------------------------------------------------------------
