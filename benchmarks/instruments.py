@@ -14,8 +14,8 @@ Designs: the demand design with the outcome's noise on the scale of the outcome 
 nearly without (``demand_quiet``) and with a weaker instrument (``demand_weak``); four curves
 of one treatment (``abs``, ``sin``, ``step``, ``linear``: Bennett, Kallus & Schnabel 2019); images
 as treatments (``sprites``). Methods: see ``instruments_peers.py`` and ``instruments_dfiv.py``;
-``direct_nets`` is ``cfll_iv`` without the instrument; ``told_sieve`` knows the form of the demand
-design's structural function, the others do not.
+``cfll_iv_fast`` is ``cfll_iv`` in a hurry, ``direct_nets`` the same nets without the instrument;
+``told_sieve`` knows the form of the demand design's structural function, the others do not.
 Runs are stored as they end (``results/instruments.jsonl``): an interrupted benchmark goes on.
 Needs ``pip install linearmodels econml``.
 """
@@ -37,6 +37,7 @@ import torch
 from instruments_dfiv import curve_networks, dfiv
 from instruments_peers import (
     NotApplicable,
+    cfll_iv_fast,
     direct,
     direct_nets,
     econml_sieve,
@@ -80,6 +81,7 @@ DESIGNS = {
 }
 PRODUCT = "cfll_iv"
 PEERS = {
+    "cfll_iv_fast": cfll_iv_fast,
     "direct": direct,
     "direct_nets": direct_nets,
     "2sls": two_stage,

@@ -64,6 +64,13 @@ def direct_nets(X: Rows, y: Rows, Z: Rows, C: Rows | None = None, seed: int = 0)
     return lambda X, C: model.predict(X, C)
 
 
+def cfll_iv_fast(X: Rows, y: Rows, Z: Rows, C: Rows | None = None, seed: int = 0) -> Predict:
+    """CFLLIVRegressor in a hurry: one split into folds, larger steps, no diagnostics."""
+    model = CFLLIVRegressor(n_repeats=1, learning_rate=0.03, diagnose=False, random_state=seed)
+    model.fit(X, y, Z=Z, C=C)
+    return lambda X, C: model.predict(X, C)
+
+
 # Two-stage least squares -------------------------------------------------------------------
 
 
