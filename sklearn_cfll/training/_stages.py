@@ -226,7 +226,7 @@ def confounder_corrections(
     zero: on Card's data, all linear and without ridges, to a third of two-stage least squares.
     So what a part's prediction makes of the confounders gives way to the parts' mean. (What
     the *treatment* makes of them would do the same where instruments are strong; where they
-    are weak its error was a quarter larger.)
+    are weak its error was up to a quarter larger.)
 
     Parameters
     ----------
