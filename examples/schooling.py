@@ -7,6 +7,7 @@ squares 0.132 (0.055) of the log wage a year, as found here again, and CFLLIVReg
 return between 12 and 16 years; draws its dose-response curve with a 90% band beside both lines to
 ``schooling.png``. Beyond the controls the predicted schooling has 0.2% of the variance of
 schooling: there is one weak slope to find, and whatever shrinks it shrinks it towards zero.
+The band does not know of that: it is too narrow here, and leaves both linear slopes out.
 Needs ``pip install sklearn-cfll[plot] linearmodels``::
 
     python examples/schooling.py

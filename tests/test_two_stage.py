@@ -14,6 +14,7 @@ from sklearn_cfll.training._stages import (
     Rows,
     Settings,
     Shrinkage,
+    confounder_corrections,
     design_scale,
     shrunken_fit,
     structural_design,
@@ -344,3 +345,32 @@ def test_divergence_is_an_error_that_says_what_to_do(rng):
     rows = rows._replace(outcome=rows.outcome * torch.nan)
     with pytest.raises(FloatingPointError, match="learning_rate"):
         cross_fit(make_networks, rows, schedule(200), SETTINGS, [SETTINGS.shrinkage], [0.0], seed=0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_corrected_parts_agree_on_the_confounders(rng, weighted):
+    confounder = [normal(rng, 30, 3), normal(rng, 40, 3)]
+    predicted = [normal(rng, 30, 2), normal(rng, 40, 2)]
+    counts = [torch.as_tensor(rng.integers(1, 4, len(part))) for part in confounder]
+    weight = [each.double() for each in counts] if weighted else None
+    corrections = confounder_corrections(predicted, confounder, weight)
+    parts = list(zip(predicted, confounder, corrections, strict=True))
+    corrected = [part + correct(features) for part, features, correct in parts]
+
+    def slopes(values):
+        """Least squares on a constant and the confounders, part by part."""
+        solutions = []
+        for part, features, count in zip(values, confounder, counts, strict=True):
+            rows = torch.cat([torch.ones(len(features), 1).double(), features], dim=1)
+            if weighted:
+                rows, part = (each.repeat_interleave(count, 0) for each in (rows, part))
+            solutions.append(torch.linalg.lstsq(rows, part).solution)
+        return torch.stack(solutions)
+
+    wanted = slopes(predicted).mean(0)
+    torch.testing.assert_close(slopes(corrected), wanted.expand(2, -1, -1))
+    # What the confounders do not explain, the movement by instruments, stays as it was.
+    for j, (part, features) in enumerate(zip(corrected, confounder, strict=True)):
+        rows = torch.cat([torch.ones(len(features), 1).double(), features], dim=1)
+        moved = predicted[j] - rows @ slopes(predicted)[j]
+        torch.testing.assert_close(part - rows @ wanted, moved)

@@ -223,10 +223,7 @@ def confounder_corrections(
     Each part is predicted by a first stage of its own, whose errors in the confounders differ
     from part to part. A second stage with one set of confounder slopes sees the difference as
     movement by instruments, and where those move the treatment little it draws the slope to
-    zero: on Card's data, all linear and without ridges, to a third of two-stage least squares.
-    So what a part's prediction makes of the confounders gives way to the parts' mean. (What
-    the *treatment* makes of them would do the same where instruments are strong; where they
-    are weak its error was up to a quarter larger.)
+    zero. So what a part's prediction makes of the confounders gives way to the parts' mean.
 
     Parameters
     ----------
