@@ -163,7 +163,7 @@ def test_recipe_parameters_are_searched_over():
 
 
 def test_recipe_is_the_default_network():
-    default = regressor(activation="tanh", dropout=0.2, hidden_layer_sizes=(16, 16))
+    default = regressor(activation="tanh", dropout=0.2, hidden_layer_sizes=(16, 16), n_bins=0)
     recipe = regressor(MLPBackbone((16, 16), "tanh", 0.2))
     np.testing.assert_array_equal(default.fit(X, y).predict(X), recipe.fit(X, y).predict(X))
 
@@ -366,7 +366,7 @@ def test_targets_that_do_not_match_the_positions_are_refused():
 def test_sample_weights_count_each_position_of_a_sample():
     inputs, outputs = fields(40)
     weights = np.random.default_rng(1).integers(0, 4, 40)
-    model = regressor(field_network(), batch_size="full", max_epochs=5)
+    model = regressor(field_network(), batch_size="full", max_epochs=5, early_stopping=False)
     weighted = model.fit(inputs, outputs, weights).predict(inputs)
     repeated = model.fit(inputs.repeat(weights, axis=0), outputs.repeat(weights, axis=0)).predict(
         inputs

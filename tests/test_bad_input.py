@@ -469,6 +469,7 @@ BAD_PARAMETERS = {
     "hidden_layer_sizes": 0,
     "activation": "step",
     "dropout": 1.0,
+    "n_bins": -1,
     "ridge": -1.0,
     "decay": 1.5,
     "memory": "elephant",

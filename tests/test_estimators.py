@@ -328,7 +328,7 @@ def test_class_weight_takes_the_labels_of_string_classes():
 def test_weights_equal_repetitions(Estimator, options):
     X, y = data_for(Estimator, 60)
     weights = np.random.default_rng(1).integers(0, 4, 60)
-    model = small(Estimator, **options)
+    model = small(Estimator, early_stopping=False, **options)
     weighted = raw(model.fit(X, y, sample_weight=weights), X)
     repeated = raw(model.fit(X.repeat(weights, axis=0), y.repeat(weights)), X)
     np.testing.assert_allclose(weighted, repeated, rtol=1e-7, atol=1e-9)
@@ -371,7 +371,7 @@ def test_weights_count_in_the_fit(Estimator):
 def test_full_batch_does_not_depend_on_the_order_of_rows(Estimator):
     X, y = data_for(Estimator)
     order = np.random.default_rng(0).permutation(len(X))
-    model = small(Estimator, batch_size="full", max_epochs=30)
+    model = small(Estimator, batch_size="full", max_epochs=30, early_stopping=False)
     first = raw(model.fit(X, y), X)
     np.testing.assert_allclose(raw(model.fit(X[order], y[order]), X), first, rtol=1e-6, atol=1e-6)
 
@@ -389,6 +389,7 @@ def test_full_batch_last_layer_is_ridge_on_the_features(refit, weighted):
         refit_last_layer=refit,
         update_order="backbone_first",
         ridge=0.3,
+        early_stopping=False,
     ).fit(X, y, weights)
     features = model.features(X)
     centred = features - np.average(features, axis=0, weights=weights)
@@ -438,11 +439,20 @@ def test_training_ends_after_epochs_without_improvement(Estimator):
 
 
 @BOTH
-@pytest.mark.parametrize(("n_rows", "held_out"), [(199, False), (200, True)])
+@pytest.mark.parametrize(("n_rows", "held_out"), [(39, False), (40, True)])
 def test_early_stopping_auto_goes_by_the_number_of_rows(Estimator, n_rows, held_out):
     X, y = data_for(Estimator, n_rows)
     row = small(Estimator, max_epochs=2).fit(X, y).history_[0]
     assert (row["valid_loss"] is not None) == held_out
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_held"), [(40, 10), (100, 25), (200, 40), (400, 40), (1000, 100)]
+)
+def test_a_tenth_is_held_out_and_more_of_few_rows(n_rows, n_held):
+    X, y = data_for(CFLLRegressor, n_rows)
+    model = small(CFLLRegressor, max_epochs=1, validation_fraction="auto").fit(X, y)
+    assert model._scores.n_samples == n_held
 
 
 @BOTH
@@ -500,6 +510,7 @@ def test_warm_start_goes_on_from_the_previous_fit(Estimator):
         refit_last_layer=False,
         learning_rate_schedule="constant",
         max_epochs=10,
+        early_stopping=False,
     ).fit(X, y)
     first = list(model.history_)
     model.fit(X, y)
@@ -547,7 +558,7 @@ def test_partial_fit_improves_epoch_by_epoch(Estimator):
 @BOTH
 def test_partial_fit_after_fit_goes_on(Estimator):
     X, y = data_for(Estimator)
-    model = small(Estimator, early_stopping=True).fit(X, y)
+    model = small(Estimator, early_stopping=True, learning_rate=0.005, max_epochs=20).fit(X, y)
     score, n_epochs = model.score(X, y), model.n_iter_
     model.partial_fit(X, y)
     assert model.n_iter_ == n_epochs + 1
@@ -643,7 +654,7 @@ def test_adapt_without_moments_says_how_to_keep_them(Estimator):
 
 def test_predictive_deviation_grows_far_from_the_data():
     X, y = data_for(CFLLRegressor)
-    model = small(CFLLRegressor).fit(X, y)
+    model = small(CFLLRegressor, early_stopping=False).fit(X, y)
     prediction, near = model.predict(X, return_std=True)
     far = model.predict(20 * X, return_std=True)[1]
     np.testing.assert_allclose(prediction, model.predict(X), rtol=1e-12)
@@ -749,7 +760,7 @@ def test_activations_by_name(activation):
 
 def test_hidden_layer_sizes_shape_the_perceptron():
     X, y = data_for(CFLLRegressor)
-    model = small(CFLLRegressor, hidden_layer_sizes=[24, 12]).fit(X, y)
+    model = small(CFLLRegressor, hidden_layer_sizes=[24, 12], n_bins=0).fit(X, y)
     widths = [m.out_features for m in model.backbone_.modules() if isinstance(m, nn.Linear)]
     assert widths == [24, 12]
     assert small(CFLLRegressor, hidden_layer_sizes=9).fit(X, y).features(X).shape == (120, 9)

@@ -81,7 +81,8 @@ def test_standardising_before_changes_nothing(Estimator):
     if Estimator is CFLLRegressor:
         np.testing.assert_allclose(scaled.predict(data), plain.predict(data), rtol=1e-7)
     else:
-        np.testing.assert_allclose(scaled.predict_proba(data), plain.predict_proba(data), rtol=1e-7)
+        # The calibration is found by an optimiser, which magnifies rounding.
+        np.testing.assert_allclose(scaled.predict_proba(data), plain.predict_proba(data), rtol=1e-5)
 
 
 def mixed_frame(library):
@@ -367,7 +368,8 @@ def test_scoring_monitor_logs_a_score_per_epoch(Estimator):
     scoring = "r2" if Estimator is CFLLRegressor else "accuracy"
     monitor = callback_module().ScoringMonitor(scoring=scoring)
     data, target = data_for(Estimator)
-    model = small(Estimator, max_epochs=5, refit_last_layer=False, learning_rate=0.003)
+    settings = {"max_epochs": 5, "refit_last_layer": False, "early_stopping": False}
+    model = small(Estimator, learning_rate=0.003, **settings)
     model.set_callbacks(monitor).fit(data, target)
     rows = monitor.get_logs().data
     epochs = [row for row in rows if row["task_name"].startswith("epoch")]

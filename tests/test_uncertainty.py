@@ -91,7 +91,9 @@ def test_even_noise_stays_a_constant():
 @pytest.mark.filterwarnings("error")
 def test_one_held_out_row_says_nothing_of_uneven_noise():
     X, y = draw(10, 0, SPREADS["growing"])
-    model = CFLLRegressor(max_epochs=2, early_stopping=True, random_state=0).fit(X, y)
+    model = CFLLRegressor(
+        max_epochs=2, early_stopping=True, validation_fraction=0.1, random_state=0
+    ).fit(X, y)
     assert not np.any(model._noise[0])
 
 
@@ -140,10 +142,10 @@ def test_intervals_survive_keeping(noisy, tmp_path):
 
 def test_intervals_need_held_out_rows():
     X, y = draw(50, 0, SPREADS["equal"])
-    model = CFLLRegressor(max_epochs=1).fit(X, y)
+    model = CFLLRegressor(max_epochs=1, early_stopping=False).fit(X, y)
     with pytest.raises(ValueError, match="needs held-out rows and none were"):
         model.predict_interval(X)
-    model.set_params(early_stopping=True).fit(X, y)
+    model.set_params(early_stopping=True, validation_fraction=0.1).fit(X, y)
     with pytest.raises(ValueError, match="`coverage`=0.9 needs at least 9 held-out rows, there"):
         model.predict_interval(X)
     with pytest.raises(ValueError, match="`coverage` must lie between 0 and 1, got 1.5"):
@@ -218,4 +220,4 @@ def test_ridge_path_holds_the_choice(noisy):
 
 def test_no_ridge_path_without_held_out_rows(noisy):
     X, y = draw(60, 0, SPREADS["equal"])
-    assert not hasattr(CFLLRegressor(max_epochs=1).fit(X, y), "ridge_path_")
+    assert not hasattr(CFLLRegressor(max_epochs=1, early_stopping=False).fit(X, y), "ridge_path_")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
+
+from .bins import PiecewiseLinear
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
 
@@ -47,6 +51,17 @@ class Standardize(nn.Module):
         return (inputs - self.mean) / self.scale
 
 
+class SideBySide(nn.Module):
+    """Networks on the same inputs, their outputs side by side."""
+
+    def __init__(self, *networks: nn.Module) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.cat([network(inputs) for network in self.networks], dim=1)
+
+
 class MLPBackbone(BaseEstimator):
     """Recipe of a multilayer perceptron; its last hidden layer gives the features.
 
@@ -59,6 +74,10 @@ class MLPBackbone(BaseEstimator):
     activation : {"relu", "tanh", "silu", "gelu", "elu", "identity"}, default="relu"
     dropout : float, default=0.0
         Share of hidden units dropped after each layer but the last while training.
+    bin_edges : list of ndarray, default=None
+        Edges of bins for each column (:func:`~sklearn_cfll.backbones.bins.bin_edges`). With
+        them half of each layer's units are a network of their own that sees the columns cut
+        into these bins; the last layer sees both.
 
     Examples
     --------
@@ -72,10 +91,12 @@ class MLPBackbone(BaseEstimator):
         hidden_layer_sizes: tuple[int, ...] = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
+        bin_edges: list[Any] | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
+        self.bin_edges = bin_edges
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """A fresh module for samples of this shape, initialised from torch's generator."""
@@ -90,11 +111,31 @@ class MLPBackbone(BaseEstimator):
                 "`hidden_layer_sizes` must hold at least one positive integer, "
                 f"got {self.hidden_layer_sizes!r}."
             )
-        width = input_shape[0]
-        layers: list[nn.Module] = [Standardize(width)]
+        n_columns = input_shape[0]
+        if self.bin_edges is None:
+            return nn.Sequential(Standardize(n_columns), *self._layers(n_columns, sizes))
+        if min(sizes) < 2:
+            raise ValueError(
+                "With `bin_edges` each of `hidden_layer_sizes` is split in two and must be at "
+                f"least 2, got {self.hidden_layer_sizes!r}."
+            )
+        bins = PiecewiseLinear(self.bin_edges)
+        if bins.n_columns != n_columns:
+            raise ValueError(
+                f"`bin_edges` holds edges of {bins.n_columns} columns, X has {n_columns}."
+            )
+        halves = [size // 2 for size in sizes]
+        rest = [size - half for size, half in zip(sizes, halves, strict=True)]
+        return SideBySide(
+            nn.Sequential(Standardize(n_columns), *self._layers(n_columns, rest)),
+            nn.Sequential(bins, *self._layers(bins.n_outputs, halves)),
+        )
+
+    def _layers(self, width: int, sizes: Sequence[int]) -> list[nn.Module]:
+        layers: list[nn.Module] = []
         for i, size in enumerate(sizes):
             layers += [nn.Linear(width, int(size)), ACTIVATIONS[self.activation]()]
             if self.dropout and i < len(sizes) - 1:
                 layers.append(nn.Dropout(self.dropout))
             width = int(size)
-        return nn.Sequential(*layers)
+        return layers

@@ -31,11 +31,13 @@ from ._data import (
     check_data,
     check_inputs,
     check_sample_shape,
+    column_bins,
     held_out_rows,
 )
 from ._options import (
-    SMALL_DATA_ROWS,
+    HELD_OUT_FROM,
     draw_seed,
+    n_held_out,
     refit_ridge,
     resolve_device,
     resolve_dtype,
@@ -164,18 +166,20 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _make_plan(self, checked: Checked) -> Plan:
         recipe = self.backbone
+        device = resolve_device(self.device)
+        dtype = resolve_dtype(self.precision, checked.y.shape, device)
         if recipe is None:
             sizes = self.hidden_layer_sizes
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-            recipe = MLPBackbone(sizes, self.activation, self.dropout)
-        device = resolve_device(self.device)
+            edges = column_bins(checked, self.n_bins, dtype) if 1 not in sizes else None
+            recipe = MLPBackbone(sizes, self.activation, self.dropout, edges)
         plan = Plan.make(
             recipe,
             self.backbone_kwargs,
             checked,
             seed=draw_seed(self.random_state),
             device=device,
-            dtype=resolve_dtype(self.precision, checked.y.shape, device),
+            dtype=dtype,
             mean_weight=checked.mean_weight,
         )
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
@@ -184,9 +188,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _start(self, plan: Plan, train: RowsDataset) -> None:
         """An untrained net, its inputs standardised by the training rows."""
-        first = next(plan.backbone.module.children(), None)
-        if isinstance(first, Standardize):
-            first.adapt_to(*input_statistics(train))
+        for part in plan.backbone.module.modules():
+            if isinstance(part, Standardize):
+                part.adapt_to(*input_statistics(train))
         self.net_ = self._make_net(plan)
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
@@ -299,7 +303,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         n_rows = len(data)
         wanted = self.early_stopping
         if wanted == "auto":
-            wanted = n_rows >= SMALL_DATA_ROWS
+            wanted = n_rows >= HELD_OUT_FROM
         if not wanted or self.validation_fraction == 0:
             return Parts(data, data, None)
         if n_rows < 10:
@@ -308,7 +312,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
                 f'{n_rows}. Use early_stopping="auto" or False, or give `X_val` and `y_val`.'
             )
         classes = self._stratify(checked.y)
-        train, held = held_out_rows(n_rows, self.validation_fraction, classes, plan.seed)
+        train, held = held_out_rows(
+            n_rows, n_held_out(self.validation_fraction, n_rows), classes, plan.seed
+        )
         return Parts(data, data.subset(train), data.subset(held))
 
     # -- using ----------------------------------------------------------------------

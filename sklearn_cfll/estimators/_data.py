@@ -15,9 +15,16 @@ from sklearn.utils.validation import (
 )
 from torch.utils.data import Dataset
 
-from ..training.batches import RowsDataset
+from ..backbones.bins import bin_edges
+from ..training.batches import RowsDataset, as_rows
 
-__all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "held_out_rows"]
+__all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
+__all__ += ["held_out_rows"]
+
+# A first layer over more bins than this would be most of the network.
+MAX_BINS = 2048
+# Numbers that edges are read off: of more rows, every second, third... is taken.
+EDGE_ENTRIES = 2**22
 
 
 class Checked(NamedTuple):
@@ -130,6 +137,22 @@ def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
     )
 
 
+def column_bins(checked: Checked, n_bins: int, dtype: torch.dtype) -> list[np.ndarray] | None:
+    """Edges of up to ``n_bins`` bins for each column; None where no column has two bins."""
+    inputs = as_rows(checked.X, "cpu", dtype, checked.lazy)
+    if len(inputs.shape) != 2:
+        return None  # the recipe says what is wrong
+    n_bins = min(n_bins, MAX_BINS // inputs.shape[1])
+    if n_bins < 2:
+        return None
+    step = -(-len(checked.y) * inputs.shape[1] // EDGE_ENTRIES)
+    chosen = np.arange(len(checked.y))[::step]
+    weights = checked.sample_weight
+    rows = inputs.take(torch.as_tensor(chosen if checked.rows is None else checked.rows[chosen]))
+    edges = bin_edges(rows, None if weights is None else torch.as_tensor(weights[chosen]), n_bins)
+    return edges if max(map(len, edges)) > 2 else None
+
+
 def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
     if sample_weight is None:
         return None
@@ -153,10 +176,9 @@ def _check_lengths(X: Any, y: np.ndarray) -> None:
 
 
 def held_out_rows(
-    n_rows: int, fraction: float, classes: np.ndarray | None, seed: int
+    n_rows: int, n_held: int, classes: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of training rows and of a random fraction held out, stratified by class."""
-    n_held = max(1, round(fraction * n_rows))
+    """Indices of training rows and of random rows held out, stratified by class."""
     if classes is not None:
         counts = np.unique(classes, return_counts=True)[1]
         if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):

@@ -9,17 +9,23 @@ import numpy as np
 import torch
 
 __all__ = [
+    "HELD_OUT_FROM",
     "SMALL_DATA_ROWS",
     "draw_seed",
+    "n_held_out",
     "refit_ridge",
     "resolve_device",
     "resolve_dtype",
     "resolve_ridge",
 ]
 
-# Below this many rows none are held out by default: a tenth of them says too little about when
-# to stop, and a random split would make weights differ from repetitions on tiny sets.
+# Below this many rows none are held out by default: ten say too little about when to stop, and
+# a random split would make weights differ from repetitions on tiny sets.
+HELD_OUT_FROM = 40
+# The final fit's ridge where none are held out: larger below this many rows.
 SMALL_DATA_ROWS = 200
+# Of a thousand rows a tenth are enough to stop by; of a hundred ten are not.
+ENOUGH_HELD_OUT = 40
 # In the middle of 0.001 to 0.1, the best of six decades on six tasks (benchmarks/full_batch.py).
 FULL_BATCH_RIDGE = 0.01
 
@@ -89,6 +95,13 @@ def refit_ridge(n_rows: int) -> float:
     (benchmarks/refit.py).
     """
     return 0.1 if n_rows < SMALL_DATA_ROWS else 0.001
+
+
+def n_held_out(fraction: Any, n_rows: int) -> int:
+    """Rows to hold out; "auto" is a tenth, of few rows 40 or a quarter, whichever is less."""
+    if fraction == "auto":
+        return max(round(0.1 * n_rows), min(ENOUGH_HELD_OUT, n_rows // 4))
+    return max(1, round(fraction * n_rows))
 
 
 def draw_seed(random_state: Any) -> int:

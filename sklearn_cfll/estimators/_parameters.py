@@ -22,6 +22,7 @@ CONSTRAINTS: dict[str, Any] = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "dropout": [Interval(Real, 0, 1, closed="left")],
+    "n_bins": [Interval(Integral, 0, None, closed="left")],
     "ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "decay": [Interval(Real, 0, 1, closed="both")],
     "memory": [StrOptions(set(MEMORIES))],
@@ -33,7 +34,7 @@ CONSTRAINTS: dict[str, Any] = {
     "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"full"})],
     "max_epochs": [Interval(Integral, 1, None, closed="left")],
     "early_stopping": ["boolean", StrOptions({"auto"})],
-    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "validation_fraction": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
     "tol": [Interval(Real, 0, None, closed="left")],
     "refit_last_layer": ["boolean"],
@@ -61,6 +62,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Of the perceptron.
     dropout : float, default=0.0
         Of the perceptron, between its hidden layers.
+    n_bins : int, default=16
+        Of the perceptron: half of each layer's units are a network of their own that sees the
+        columns cut into this many bins of equal weight (piecewise linear encoding), the other
+        half the columns as they are. 0 or 1: one network on the columns as they are.
     ridge : float or "auto", default="auto"
         Pull of the last layer towards its memory, relative to the mean feature power.
         Small follows each batch, large averages over many. "auto" is
@@ -93,9 +98,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     max_epochs : int, default=100
         Passes over the training rows.
     early_stopping : bool or "auto", default="auto"
-        Hold rows out, watch their loss, keep the best epoch. "auto": from 200 rows on.
-    validation_fraction : float, default=0.1
-        Share of the rows held out.
+        Hold rows out, watch their loss, keep the best epoch. "auto": from 40 rows on.
+    validation_fraction : float or "auto", default="auto"
+        Share of the rows held out. "auto" is a tenth, of fewer than 400 rows 40 of them or a
+        quarter, whichever is less.
     n_iter_no_change : int, default=20
         Epochs without improvement of the held-out loss before training stops.
     tol : float, default=0.0

@@ -70,6 +70,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         hidden_layer_sizes: Any = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
+        n_bins: int = 16,
         ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -81,7 +82,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         batch_size: Any = 256,
         max_epochs: int = 100,
         early_stopping: Any = "auto",
-        validation_fraction: float = 0.1,
+        validation_fraction: Any = "auto",
         n_iter_no_change: int = 20,
         tol: float = 0.0,
         refit_last_layer: bool = True,
@@ -99,6 +100,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
+        self.n_bins = n_bins
         self.ridge = ridge
         self.decay = decay
         self.memory = memory

@@ -29,11 +29,14 @@ class Calibration(NamedTuple):
         Sample weights.
     n_samples : int
         Samples behind the rows; fewer than rows where samples have positions.
+    outputs : Tensor of shape (rows, k), or None
+        What the layer predicted; a classifier's probabilities are made from it.
     """
 
     scores: Tensor
     weights: Tensor
     n_samples: int
+    outputs: Tensor | None = None
 
 
 class Refit(NamedTuple):
@@ -113,15 +116,17 @@ def _calibrate(net: Any, valid: Any, noise_variance: Tensor, noise: NoiseModel) 
     """How the layer as it is, fitted to the training rows, does on the held-out ones."""
     layer = net.module_.last_layer
     floor = torch.finfo(noise_variance.dtype).tiny
-    scores, weights, n_samples = [], [], 0
+    scores, weights, outputs, n_samples = [], [], [], 0
     for features, targets, sample_weight in net.labelled_features(valid):
         variance = predictive_variance(layer, features, noise_variance, noise)
-        score = (targets - layer(features)).abs() / variance.clamp_min(floor).sqrt()
+        predicted = layer(features)
+        score = (targets - predicted).abs() / variance.clamp_min(floor).sqrt()
         rows, row_weight = as_rows(score, sample_weight)
         scores.append(rows)
+        outputs.append(predicted.reshape(rows.shape))
         weights.append(rows.new_ones(len(rows)) if row_weight is None else row_weight)
         n_samples += len(score)
-    return Calibration(torch.cat(scores), torch.cat(weights), n_samples)
+    return Calibration(torch.cat(scores), torch.cat(weights), n_samples, torch.cat(outputs))
 
 
 def _path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,0 +1,84 @@
+"""Columns cut into bins: what lets a network turn sharply along one column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PiecewiseLinear", "bin_edges"]
+
+# Cumulative weights that should be equal differ by rounding: a weight of 2 and a row that is
+# there twice must give the same edges.
+ROUNDING = 1e-9
+
+
+def bin_edges(rows: Tensor, sample_weight: Tensor | None, n_bins: int) -> list[np.ndarray]:
+    """Edges of bins of equal weight for each column.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, p)
+    sample_weight : Tensor of shape (n,), or None
+        A weight means a number of repetitions.
+    n_bins : int
+        Where many rows share a value, several edges fall on it and the column has fewer bins.
+
+    Returns
+    -------
+    list of p ndarray
+        Increasing values of the column; its smallest and largest are the outer edges.
+    """
+    values, order = rows.sort(0)
+    weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
+    passed = weights.double()[order.cpu()].cumsum(0).T.contiguous()
+    wanted = torch.arange(1, n_bins + 1).double().div(n_bins) * (1.0 - ROUNDING)
+    positions = torch.searchsorted(passed, passed[:, -1:] * wanted).clamp_max(len(rows) - 1)
+    edges = values.cpu().T.gather(1, positions)
+    edges = torch.cat([values[:1].cpu().T, edges], dim=1)
+    return [np.unique(column) for column in edges.double().numpy()]
+
+
+class PiecewiseLinear(nn.Module):
+    """How far a value has come through each bin of its column, from -1 to 1.
+
+    A linear layer on top is a piecewise linear function of each column that can turn at any
+    edge, flat beyond the outer ones.
+
+    Parameters
+    ----------
+    bin_edges : list of array-like
+        Of each column, increasing; a column with one edge (a constant) gives nothing.
+
+    References
+    ----------
+    Gorishniy, Rubachev, Babenko, "On embeddings for numerical features in tabular deep
+    learning", arXiv 2203.05556.
+    """
+
+    column: Tensor
+    lower: Tensor
+    rate: Tensor
+
+    def __init__(self, bin_edges: Sequence[Any]) -> None:
+        super().__init__()
+        edges = [np.asarray(column, dtype=np.float64) for column in bin_edges]
+        self.n_columns = len(edges)
+        columns = np.repeat(np.arange(len(edges)), [len(column) - 1 for column in edges])
+        self.register_buffer("column", torch.from_numpy(columns))
+        lower = np.concatenate([column[:-1] for column in edges])
+        self.register_buffer("lower", torch.from_numpy(lower))
+        widths = np.concatenate([np.diff(column) for column in edges])
+        self.register_buffer("rate", torch.from_numpy(2.0 / widths))
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of bins."""
+        return len(self.column)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        passed = (inputs[:, self.column] - self.lower.to(inputs)) * self.rate.to(inputs)
+        return passed.clamp(0.0, 2.0) - 1.0
