@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from sklearn.base import clone
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
@@ -143,3 +145,21 @@ def test_binned_models_survive_saving(tmp_path):
     model.save(tmp_path / "model.npz")
     opened = CFLLClassifier.load(tmp_path / "model.npz")
     np.testing.assert_array_equal(model.predict_proba(X), opened.predict_proba(X))
+
+
+@pytest.mark.parametrize("kind", ["sparse", "memmap", "dataset"])
+def test_edges_are_the_same_however_the_rows_are_held(kind, tmp_path):
+    X = rows(90).float().numpy()
+    y = X[:, 0] + X[:, 1]
+    if kind == "sparse":
+        held = scipy.sparse.csr_matrix(X)
+    elif kind == "memmap":
+        np.save(tmp_path / "X.npy", X)
+        held = np.load(tmp_path / "X.npy", mmap_mode="r")
+    else:
+        held = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
+    settings = {"max_epochs": 2, "random_state": 0, "precision": "float32"}
+    plain = CFLLRegressor(**settings).fit(X, y)
+    model = CFLLRegressor(**settings).fit(held, y)
+    assert isinstance(model.backbone_, SideBySide)
+    np.testing.assert_allclose(model.predict(X), plain.predict(X), rtol=1e-5)
