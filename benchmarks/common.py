@@ -70,21 +70,26 @@ def load_task(name: str, seed: int, data: Path | None = None) -> Task:
     )
     columns = lambda y: y.reshape(len(y), -1)  # noqa: E731
     y_train, y_valid, y_test = columns(y_train), columns(y_valid), columns(y_test)
-    scale_X, scale_y = _scaler(X_train), _scaler(y_train)
+    scale_X, scale_y = scaler(X_train), scaler(y_train)
     pairs = ((X_train, y_train), (X_valid, y_valid), (X_test, y_test))
     return Task(name, *((scale_X(X), scale_y(y)) for X, y in pairs))
 
 
-def _scaler(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def scaler(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """To mean 0 and deviation 1 by these rows, clipped at 8, in float32."""
     mean, std = rows.mean(0), rows.std(0)
     std = np.where(std > 1e-8, std, 1.0)
     return lambda values: np.clip((values - mean) / std, -8, 8).astype(np.float32)
 
 
-def network(n_inputs: int, width: int, seed: int, n_outputs: int | None = None) -> nn.Sequential:
-    """MLP width-width, ReLU: the backbone, or with ``n_outputs`` the whole network."""
+def network(
+    n_inputs: int, width: int, seed: int, n_outputs: int | None = None, depth: int = 2
+) -> nn.Sequential:
+    """MLP of ``depth`` ReLU layers: the backbone, or with ``n_outputs`` the whole network."""
     torch.manual_seed(seed)
-    layers = [nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+    layers = [nn.Linear(n_inputs, width), nn.ReLU()]
+    for _ in range(depth - 1):
+        layers += [nn.Linear(width, width), nn.ReLU()]
     if n_outputs is not None:
         layers.append(nn.Linear(width, n_outputs))
     return nn.Sequential(*layers)
@@ -94,14 +99,22 @@ Epoch = tuple[float, Callable[[np.ndarray], np.ndarray], Any]
 
 
 def raw_loop(
-    task: Task, optimizer: str, lr: float, width: int, batch_size: int, epochs: int, seed: int
+    task: Task,
+    optimizer: str,
+    lr: float,
+    width: int,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    depth: int = 2,
+    schedule: Callable[[float], float] = cosine,
 ) -> Iterator[Epoch]:
-    """A plain PyTorch loop on all layers: fused optimiser, index batches, cosine schedule.
+    """A plain PyTorch loop on all layers: fused optimiser, index batches, a schedule.
 
     Yields (seconds of the epoch, predict, features) after each epoch.
     """
     X, y = (torch.from_numpy(part) for part in task.train)
-    net = network(X.shape[1], width, seed, y.shape[1])
+    net = network(X.shape[1], width, seed, y.shape[1], depth)
     kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     opt = kinds[optimizer](net.parameters(), lr=lr, fused=True)
     generator = torch.Generator().manual_seed(seed)
@@ -110,7 +123,7 @@ def raw_loop(
     for _ in range(epochs):
         start = time.perf_counter()
         for rows in torch.tensor_split(torch.randperm(len(X), generator=generator), n_batches):
-            opt.param_groups[0]["lr"] = lr * cosine(step / (epochs * n_batches))
+            opt.param_groups[0]["lr"] = lr * schedule(step / (epochs * n_batches))
             loss = F.mse_loss(net(X[rows]), y[rows])
             opt.zero_grad()
             loss.backward()
