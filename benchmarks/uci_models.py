@@ -39,12 +39,12 @@ COVERAGE = 0.9
 GP_ROWS = 2000
 LARGE = 2000  # training rows
 
-# Chosen inside the training rows of splits 0 to 2, a fifth of them held out and predicted;
-# `uci.py --search` repeats the comparison. Single networks of one or two seeds: one-cycle beat
-# cosine on five sets of six (not wine); at 400 epochs a weight decay of 0.3 beat 0 and 0.1 on
-# yacht, concrete and wine and was level on energy. AdamW decays by its product with the rate, so
-# the rates below vary it too. Batches of 64 beat 256 on yacht at 400 epochs; "backbone_first" beat
-# the default on kin8nm and lost on power-plant.
+# Chosen inside training sets, a fifth of their rows held out and predicted, mostly by single
+# networks of one or two seeds on one to three splits; `uci.py --search` compares the main
+# alternatives anew. One-cycle beat cosine on five sets of six (not wine). At 400 epochs a weight
+# decay of 0.3 beat 0 and 0.1 on yacht, concrete and wine (one split) and was level on energy; AdamW
+# decays by its product with the rate, so the rates below vary it too. Batches of 64 beat 256 on
+# yacht at 400 epochs; "backbone_first" beat the default on kin8nm and lost on power-plant.
 SETTINGS: dict[int, dict[str, Any]] = {
     40: {"learning_rate_schedule": "one_cycle"},
     400: {"learning_rate_schedule": "one_cycle", "weight_decay": 0.3},
