@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from classification_calibration import calibrations, fitted_logits, scores_of
+from common import keep_best, train
 from scipy.special import softmax
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -26,7 +26,6 @@ from torch import nn
 
 from sklearn_cfll import CFLLClassifier
 from sklearn_cfll.backbones import MLPBackbone
-from sklearn_cfll.training.schedules import cosine
 
 MOST_ROWS = 8000  # of training: what a minute a model allows
 HELD_OUT = 0.1
@@ -149,29 +148,17 @@ def cross_entropy_fit(
     Returns that log loss.
     """
     X, y = (torch.as_tensor(part) for part in split.train)
-    X = X.float()
-    optimizer = torch.optim.Adam(net.parameters(), lr=rate, fused=True)
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    n_batches = -(-len(X) // batch_size)
-    best, best_epoch, state, step = np.inf, 0, None, 0
-    for epoch in range(epochs):
-        net.train()
-        for rows in torch.tensor_split(torch.randperm(len(X), generator=generator), n_batches):
-            optimizer.param_groups[0]["lr"] = rate * cosine(step / (epochs * n_batches))
-            optimizer.zero_grad()
-            F.cross_entropy(net(X[rows]), y[rows]).backward()
-            optimizer.step()
-            step += 1
+    torch.manual_seed(seed)  # of random flips
+    loop = train(
+        net, (X.float(), y), "adam", rate, batch_size, epochs, seed, loss_of=F.cross_entropy
+    )
+
+    def held_out() -> float:
         logits = torch.from_numpy(outputs(net, split.valid[0]))
-        loss = float(F.cross_entropy(logits, torch.as_tensor(split.valid[1])))
-        if loss < best:
-            best, best_epoch, state = loss, epoch, copy.deepcopy(net.state_dict())
-        elif epoch - best_epoch >= patience:
-            break
-    if state is not None:
-        net.load_state_dict(state)
-    return best
+        net.train()
+        return float(F.cross_entropy(logits, torch.as_tensor(split.valid[1])))
+
+    return keep_best(loop, net, held_out, patience)[0]
 
 
 def outputs(net: nn.Module, X: np.ndarray) -> np.ndarray:

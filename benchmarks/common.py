@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,12 +110,29 @@ def raw_loop(
     depth: int = 2,
     schedule: Callable[[float], float] = cosine,
 ) -> Iterator[Epoch]:
-    """A plain PyTorch loop on all layers: fused optimiser, index batches, a schedule.
-
-    Yields (seconds of the epoch, predict, features) after each epoch.
-    """
+    """:func:`train` on the perceptron; yields (seconds, predict, features) after each epoch."""
     X, y = (torch.from_numpy(part) for part in task.train)
     net = network(X.shape[1], width, seed, y.shape[1], depth)
+    for seconds in train(net, (X, y), optimizer, lr, batch_size, epochs, seed, schedule):
+        yield seconds, predictor(net), predictor(net[:-1])
+
+
+def train(
+    net: nn.Module,
+    rows: tuple[torch.Tensor, torch.Tensor],
+    optimizer: str,
+    lr: float,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    schedule: Callable[[float], float] = cosine,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.mse_loss,
+) -> Iterator[float]:
+    """A plain PyTorch loop on all layers: fused optimiser, index batches, a schedule.
+
+    Yields the seconds of each epoch after it.
+    """
+    X, y = rows
     kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     opt = kinds[optimizer](net.parameters(), lr=lr, fused=True)
     generator = torch.Generator().manual_seed(seed)
@@ -122,16 +140,37 @@ def raw_loop(
     step = 0
     for _ in range(epochs):
         start = time.perf_counter()
-        for rows in torch.tensor_split(torch.randperm(len(X), generator=generator), n_batches):
+        for chosen in torch.tensor_split(torch.randperm(len(X), generator=generator), n_batches):
             opt.param_groups[0]["lr"] = lr * schedule(step / (epochs * n_batches))
-            loss = F.mse_loss(net(X[rows]), y[rows])
+            loss = loss_of(net(X[chosen]), y[chosen])
             opt.zero_grad()
             loss.backward()
             opt.step()
             step += 1
             loss.item()  # the product looks at each loss too, to stop where it diverges
-        seconds = time.perf_counter() - start
-        yield seconds, _predictor(net), _predictor(net[:-1])
+        yield time.perf_counter() - start
+
+
+def keep_best(
+    loop: Iterator[float], net: nn.Module, error: Callable[[], float], patience: int
+) -> tuple[float, float]:
+    """Run :func:`train` on ``net`` until nothing improves, and go back to its best epoch.
+
+    Returns the least ``error()`` and the median seconds of an epoch, ``error()`` included.
+    """
+    best, since, spent = np.inf, 0, []
+    state = copy.deepcopy(net.state_dict())
+    for seconds in loop:
+        start = time.perf_counter()
+        found = error()
+        spent.append(seconds + time.perf_counter() - start)
+        since += 1
+        if found < best:
+            best, since, state = found, 0, copy.deepcopy(net.state_dict())
+        if since >= patience or not np.isfinite(found):
+            break
+    net.load_state_dict(state)
+    return best, float(np.median(spent))
 
 
 class _Recorder(Callback):
@@ -164,7 +203,7 @@ def closed_form(
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
     def show(seconds: float, net: CFLLNet) -> None:
-        look((seconds, _predictor(net.module_), _predictor(net.module_.backbone)))
+        look((seconds, predictor(net.module_), predictor(net.module_.backbone)))
 
     net = CFLLNet(
         backbone,
@@ -202,12 +241,14 @@ def stock_skorch(
         train_split=None,
         iterator_train__shuffle=True,
         verbose=0,
-        callbacks=[_Recorder(lambda seconds, net: look((seconds, _predictor(net.module_), None)))],
+        callbacks=[_Recorder(lambda seconds, net: look((seconds, predictor(net.module_), None)))],
     )
     net.fit(X, y)
 
 
-def _predictor(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+def predictor(module: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    """Array in, array out, in evaluation mode."""
+
     def predict(X: np.ndarray) -> np.ndarray:
         training = module.training
         module.eval()
@@ -224,18 +265,33 @@ def mean_squared_error(predict: Callable[[np.ndarray], np.ndarray], rows: Any) -
     return float(np.square(predict(X) - y).mean())
 
 
-def refit_errors(features: Callable[[np.ndarray], np.ndarray], task: Task) -> tuple[float, float]:
-    """Validation and test error after an exact refit whose ridge is chosen on validation."""
+def refit_path(
+    features: Callable[[np.ndarray], np.ndarray], task: Task
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor, int]:
+    """Exact refits to the training rows, and which is the best on validation rows.
+
+    Returns features and targets of the three parts, weights and biases for each ridge of
+    ``RIDGES``, and the index of the best.
+    """
     parts = [task.train, task.valid, task.test]
     rows = [
         (torch.from_numpy(features(X)).double(), torch.from_numpy(y).double()) for X, y in parts
     ]
-    ridges = torch.tensor(RIDGES)
-    weights, biases = linalg.ridge_path(linalg.moments(*rows[0]), ridges)
+    weights, biases = linalg.ridge_path(linalg.moments(*rows[0]), torch.tensor(RIDGES))
+    best = int(path_errors(weights, biases, rows[1]).argmin())
+    return rows, weights, biases, best
 
-    def errors(phi: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return (phi @ weights.mT + biases[:, None] - y).square().mean((1, 2))
 
-    valid = errors(*rows[1])
-    best = int(valid.argmin())
-    return float(valid[best]), float(errors(*rows[2])[best])
+def path_errors(
+    weights: torch.Tensor, biases: torch.Tensor, rows: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """Mean squared error of each last layer of a path."""
+    features, y = rows
+    return (features @ weights.mT + biases[:, None] - y).square().mean((1, 2))
+
+
+def refit_errors(features: Callable[[np.ndarray], np.ndarray], task: Task) -> tuple[float, float]:
+    """Validation and test error after an exact refit whose ridge is chosen on validation."""
+    rows, weights, biases, best = refit_path(features, task)
+    chosen = weights[[best]], biases[[best]]
+    return float(path_errors(*chosen, rows[1])), float(path_errors(*chosen, rows[2]))

@@ -38,6 +38,7 @@ def main() -> None:
                 break
             for seed, task in zip(options.seeds, tasks, strict=True):
                 model = CFLLRegressor(
+                    n_bins=0,
                     batch_size="full",
                     ridge=ridge,
                     max_epochs=options.epochs,

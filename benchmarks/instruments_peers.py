@@ -54,7 +54,8 @@ def tensor(first: Rows, *others: Rows) -> Rows:
 
 def direct(X: Rows, y: Rows, Z: Rows, C: Rows | None = None, seed: int = 0) -> Predict:
     """Plain regression of the outcome on treatments and confounders: what an instrument mends."""
-    model = CFLLRegressor(random_state=seed).fit(beside(X, C), y)
+    # Without bins: the network that the stored records are of.
+    model = CFLLRegressor(n_bins=0, random_state=seed).fit(beside(X, C), y)
     return lambda X, C: model.predict(beside(X, C))
 
 

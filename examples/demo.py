@@ -88,6 +88,7 @@ def closed_form(train, valid, look):
     curve = Curve(look)
     model = CFLLRegressor(
         hidden_layer_sizes=(WIDTH, WIDTH),
+        n_bins=0,  # the same network for all
         batch_size=BATCH_SIZE,
         max_epochs=EPOCHS,
         n_iter_no_change=EPOCHS,

@@ -139,7 +139,7 @@ def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
 
 def column_bins(checked: Checked, n_bins: int, dtype: torch.dtype) -> list[np.ndarray] | None:
     """Edges of up to ``n_bins`` bins for each column; None where no column has two bins."""
-    inputs = as_rows(checked.X, "cpu", dtype, checked.lazy)
+    inputs = as_rows(checked.X, "cpu", dtype, lazy=True)  # no copy of rows that are not looked at
     if len(inputs.shape) != 2:
         return None  # the recipe says what is wrong
     n_bins = min(n_bins, MAX_BINS // inputs.shape[1])

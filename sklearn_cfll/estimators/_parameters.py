@@ -62,7 +62,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Of the perceptron.
     dropout : float, default=0.0
         Of the perceptron, between its hidden layers.
-    n_bins : int, default=16
+    n_bins : int, default={n_bins}
         Of the perceptron: half of each layer's units are a network of their own that sees the
         columns cut into this many bins of equal weight (piecewise linear encoding), the other
         half the columns as they are. 0 or 1: one network on the columns as they are.

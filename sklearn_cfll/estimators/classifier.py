@@ -27,9 +27,12 @@ __all__ = ["CFLLClassifier"]
 # Of scores to probabilities, where no held-out rows say; with them a wide prior has its
 # centre at this floor and a power of 2, the middle of the development sets.
 POWER, FLOOR = 1.0, 0.01
+# Of the softplus that keeps scores positive: it bends within a few hundredths of zero.
+SHARPNESS = 32.0
 
 
 @shared_docs(
+    n_bins=0,
     own="""class_weight : dict, "balanced" or None, default=None
         Weights of classes, multiplied into ``sample_weight``.""",
 )
@@ -207,12 +210,11 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         ndarray of shape (n_samples, n_classes)
             Rows sum to one. For multilabel the probability of each label.
         """
-        scores = np.asarray(self.decision_function(X)) + self._decision_threshold
-        logits = self._logits(scores, self._power, self._floor)
+        logits = self._logits(self._outputs(X), self._power, self._floor)
         if self.multilabel_:
             return _probability(logits)
         if self._is_binary:
-            positive = _probability(logits)
+            positive = _probability(logits[:, 0])
             return np.stack([1.0 - positive, positive], axis=1)
         return softmax(logits, axis=1)
 
@@ -344,7 +346,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
 def _log_positive(scores: np.ndarray, floor: float) -> np.ndarray:
     """Logarithm of scores, a softplus and a floor keeping its argument positive."""
-    return np.log(np.logaddexp(0.0, 32.0 * scores) / 32.0 + floor)
+    return np.log(np.logaddexp(0.0, SHARPNESS * scores) / SHARPNESS + floor)
 
 
 def _probability(scores: np.ndarray) -> np.ndarray:

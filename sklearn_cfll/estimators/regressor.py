@@ -23,6 +23,7 @@ __all__ = ["CFLLRegressor"]
 
 
 @shared_docs(
+    n_bins=16,
     own="""normalize_y : bool, default=True
         Standardise targets while training.""",
 )

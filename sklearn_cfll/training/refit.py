@@ -29,7 +29,7 @@ class Calibration(NamedTuple):
         Sample weights.
     n_samples : int
         Samples behind the rows; fewer than rows where samples have positions.
-    outputs : Tensor of shape (rows, k), or None
+    outputs : Tensor of shape (n, ..., k), or None
         What the layer predicted; a classifier's probabilities are made from it.
     """
 
@@ -123,7 +123,7 @@ def _calibrate(net: Any, valid: Any, noise_variance: Tensor, noise: NoiseModel) 
         score = (targets - predicted).abs() / variance.clamp_min(floor).sqrt()
         rows, row_weight = as_rows(score, sample_weight)
         scores.append(rows)
-        outputs.append(predicted.reshape(rows.shape))
+        outputs.append(predicted)
         weights.append(rows.new_ones(len(rows)) if row_weight is None else row_weight)
         n_samples += len(score)
     return Calibration(torch.cat(scores), torch.cat(weights), n_samples, torch.cat(outputs))
