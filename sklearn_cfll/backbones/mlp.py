@@ -59,7 +59,37 @@ class SideBySide(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cat([network(inputs) for network in self.networks], dim=1)
+        return torch.cat([network(inputs) for network in self.networks], dim=-1)
+
+
+class MemberLinear(nn.Module):
+    """A linear layer for each of m networks; (m, n, p) or shared inputs (n, p) to (m, n, q).
+
+    One batched product: small networks are bound by the number of operations.
+    """
+
+    def __init__(self, n_members: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_members, in_features, out_features))
+        self.bias = nn.Parameter(torch.empty(n_members, 1, out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As :class:`torch.nn.Linear` does."""
+        bound = self.weight.shape[1] ** -0.5
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inputs = inputs.expand(len(self.weight), *inputs.shape[-2:])
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+class JoinMembers(nn.Module):
+    """Features of m networks (m, n, d) side by side, (n, m · d)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.movedim(0, 1).flatten(1)
 
 
 class MLPBackbone(BaseEstimator):
@@ -78,6 +108,9 @@ class MLPBackbone(BaseEstimator):
         Edges of bins for each column (:func:`~sklearn_cfll.backbones.bins.bin_edges`). With
         them half of each layer's units are a network of their own that sees the columns cut
         into these bins; the last layer sees both.
+    n_members : int, default=1
+        Networks of this kind, for an :class:`~sklearn_cfll.EnsembleLastLayer`: the features of
+        the first come first.
 
     Examples
     --------
@@ -92,11 +125,13 @@ class MLPBackbone(BaseEstimator):
         activation: str = "relu",
         dropout: float = 0.0,
         bin_edges: list[Any] | None = None,
+        n_members: int = 1,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
         self.bin_edges = bin_edges
+        self.n_members = n_members
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """A fresh module for samples of this shape, initialised from torch's generator."""
@@ -111,7 +146,11 @@ class MLPBackbone(BaseEstimator):
                 "`hidden_layer_sizes` must hold at least one positive integer, "
                 f"got {self.hidden_layer_sizes!r}."
             )
-        n_columns = input_shape[0]
+        network = self._network(input_shape[0], sizes)
+        return network if self.n_members == 1 else nn.Sequential(network, JoinMembers())
+
+    def _network(self, n_columns: int, sizes: tuple[int, ...]) -> nn.Module:
+        """The network, or all members of it."""
         if self.bin_edges is None:
             return nn.Sequential(Standardize(n_columns), *self._layers(n_columns, sizes))
         if min(sizes) < 2:
@@ -134,8 +173,13 @@ class MLPBackbone(BaseEstimator):
     def _layers(self, width: int, sizes: Sequence[int]) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for i, size in enumerate(sizes):
-            layers += [nn.Linear(width, int(size)), ACTIVATIONS[self.activation]()]
+            layers += [self._linear(width, int(size)), ACTIVATIONS[self.activation]()]
             if self.dropout and i < len(sizes) - 1:
                 layers.append(nn.Dropout(self.dropout))
             width = int(size)
         return layers
+
+    def _linear(self, width: int, size: int) -> nn.Module:
+        if self.n_members == 1:
+            return nn.Linear(width, size)
+        return MemberLinear(self.n_members, width, size)

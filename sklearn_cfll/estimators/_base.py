@@ -14,13 +14,16 @@ import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..backbones.mlp import MLPBackbone, Standardize
+from ..backbones.mlp import MLPBackbone, SideBySide, Standardize
 from ..backbones.splitting import join_last_layer
+from ..ensemble_last_layer import EnsembleLastLayer
 from ..training.batches import RowsDataset, input_statistics
+from ..last_layer import as_linear
 from ..training.callbacks import EpochBar, TaskBridge
+from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class, optimizer_options
 from ..training.refit import RIDGES, Refit, mean_squared_residuals, refit_last_layer
@@ -132,7 +135,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             plan = self._plan if warm else self._make_plan(checked)
             parts = self._split(plan, checked, X_val, y_val)
             if not warm:
-                self._start(plan, parts.train)
+                self._start(plan, parts.train, self._takes_linear_part(parts))
             # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
             decay = 0.0 if self.batch_size == "full" else float(self.decay)
             schedule = self.learning_rate_schedule
@@ -172,7 +175,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             sizes = self.hidden_layer_sizes
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
             edges = column_bins(checked, self.n_bins, dtype) if 1 not in sizes else None
-            recipe = MLPBackbone(sizes, self.activation, self.dropout, edges)
+            recipe = MLPBackbone(sizes, self.activation, self.dropout, edges, self._n_members())
         plan = Plan.make(
             recipe,
             self.backbone_kwargs,
@@ -186,22 +189,36 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         self._plan = plan
         return plan
 
-    def _start(self, plan: Plan, train: RowsDataset) -> None:
+    def _n_members(self) -> int:
+        """Networks to train: one where the backbone is the user's."""
+        return 1 if self.backbone is not None else self.n_members
+
+    def _takes_linear_part(self, parts: Parts) -> bool:
+        """Whether the network is trained on what a ridge regression leaves over."""
+        return False
+
+    def _start(self, plan: Plan, train: RowsDataset, linear: bool = False) -> None:
         """An untrained net, its inputs standardised by the training rows."""
         for part in plan.backbone.module.modules():
             if isinstance(part, Standardize):
                 part.adapt_to(*input_statistics(train))
-        self.net_ = self._make_net(plan)
+        self.net_ = self._make_net(plan, linear)
+        if linear:
+            self.net_.module_.linear.fit(train)
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
 
-    def _make_net(self, plan: Plan) -> CFLLNet:
+    def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
         optimizer = optimizer_class(self.optimizer)
         options = optimizer_options(optimizer, self.weight_decay, plan.backbone.module)
+        kind: dict[str, Any] = {}
+        if self._n_members() > 1:
+            kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": self._n_members()}
         net = CFLLNet(
             plan.backbone.module,
             optimizer=optimizer,
             **{f"optimizer__{name}": value for name, value in options.items()},
+            **kind,
             last_layer__in_features=plan.backbone.feature_shape[-1],
             last_layer__out_features=plan.layout.n_targets,
             last_layer__memory=self.memory,
@@ -212,7 +229,11 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             iterator_valid__batch_size=prediction_batch(plan.backbone.feature_shape),
             verbose=0,
         )
-        return net.initialize()
+        net.initialize()
+        if linear:
+            part = LinearPart(plan.sample_shape[0], plan.layout.n_targets, plan.dtype)
+            net.module_.linear = part.to(plan.device)
+        return net
 
     def _train(
         self,
@@ -281,7 +302,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         self._set_solved(parts, solved)
 
     def _training_ridge(self) -> float:
-        return resolve_ridge(self.ridge, self._plan.backbone.feature_shape, self.batch_size)
+        *grid, width = self._plan.backbone.feature_shape
+        shape = (*grid, width // self._n_members())  # each member's own features
+        return resolve_ridge(self.ridge, shape, self.batch_size)
 
     def _set_solved(self, parts: Parts, solved: Refit) -> None:
         self.ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay
@@ -352,9 +375,14 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         Returns
         -------
         ndarray of shape (n_samples, ..., d)
+            With a linear part the standardised columns of X follow.
         """
+        linear = self._linear_part() if self.__sklearn_is_fitted__() else None
         with self._rows_to_predict(X) as dataset:
-            return self.net_.features(dataset).numpy()
+            features = self.net_.features(dataset)
+            if linear is not None:
+                features = torch.cat([features, linear.columns(dataset.X).cpu()], 1)
+        return features.numpy()
 
     def adapt(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Add rows to the last layer's exact ridge fit; the backbone stays as it is.
@@ -382,7 +410,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
             data = self._plan.dataset(checked, as_added=True)
             layer = self.net_.module_.last_layer
-            if layer.moments is None:
+            if not layer.holds_moments:
                 raise ValueError(
                     "`adapt` needs the moments of the training rows, and none are kept: fit "
                     'with refit_last_layer=True or memory="statistics".'
@@ -410,25 +438,38 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             Output (n, ..., k), of a classifier the decision values.
         """
         check_is_fitted(self)
-        linear = self.net_.module_.last_layer.to_linear()
-        if linear.bias is None:
-            raise AssertionError("estimators fit an intercept")
+        linear = as_linear(*self._whole_last_layer())
         with torch.no_grad():
             linear.weight.copy_(torch.as_tensor(self.coef_))
             linear.bias.copy_(torch.as_tensor(self.intercept_ - self._decision_threshold))
-        return join_last_layer(self._plan.backbone, linear).cpu().eval()
+        backbone, part = self._plan.backbone, self._linear_part()
+        if part is not None:
+            backbone = backbone._replace(module=SideBySide(backbone.module, part.columns))
+        return join_last_layer(backbone, linear).cpu().eval()
 
     @property
     def coef_(self) -> np.ndarray:
         """Last layer's weights (k, d) in y's units: ``features(X) @ coef_.T + intercept_``."""
-        weight = self._fitted_layer("coef_").weight.double().cpu().numpy()
-        return weight * self._plan.scale.scale[:, None]
+        self._fitted_layer("coef_")
+        weight, _ = self._whole_last_layer()
+        return weight.double().cpu().numpy() * self._plan.scale.scale[:, None]
 
     @property
     def intercept_(self) -> np.ndarray:
         """Last layer's intercept (k,) in y's units."""
-        bias = self._fitted_layer("intercept_").bias.double().cpu().numpy()
-        return self._plan.unscale(bias)
+        self._fitted_layer("intercept_")
+        _, bias = self._whole_last_layer()
+        return self._plan.unscale(bias.double().cpu().numpy())
+
+    def _linear_part(self) -> LinearPart | None:
+        return self.net_.module_.linear
+
+    def _whole_last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weights and intercept on what :meth:`features` gives."""
+        layer, linear = self.net_.module_.last_layer, self._linear_part()
+        if linear is None:
+            return layer.weight, layer.bias
+        return torch.cat([layer.weight, linear.layer.weight], 1), layer.bias + linear.layer.bias
 
     @property
     def backbone_(self) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 
 __all__ = [
     "HELD_OUT_FROM",
+    "LINEAR_PART_BELOW",
     "SMALL_DATA_ROWS",
     "draw_seed",
     "n_held_out",
@@ -22,6 +23,9 @@ __all__ = [
 # Below this many rows none are held out by default: ten say too little about when to stop, and
 # a random split would make weights differ from repetitions on tiny sets.
 HELD_OUT_FROM = 40
+# Networks for fewer rows are trained on what a ridge regression leaves over: alone they were up
+# to 1.5 times as far off on noisy data (benchmarks/small_data.py).
+LINEAR_PART_BELOW = 300
 # The final fit's ridge where none are held out: larger below this many rows.
 SMALL_DATA_ROWS = 200
 # Of a thousand rows a tenth are enough to stop by; of a hundred ten are not.

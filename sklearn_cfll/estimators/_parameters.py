@@ -23,6 +23,7 @@ CONSTRAINTS: dict[str, Any] = {
     "activation": [StrOptions(set(ACTIVATIONS))],
     "dropout": [Interval(Real, 0, 1, closed="left")],
     "n_bins": [Interval(Integral, 0, None, closed="left")],
+    "n_members": [Interval(Integral, 1, None, closed="left")],
     "ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "decay": [Interval(Real, 0, 1, closed="both")],
     "memory": [StrOptions(set(MEMORIES))],
@@ -66,6 +67,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Of the perceptron: half of each layer's units are a network of their own that sees the
         columns cut into this many bins of equal weight (piecewise linear encoding), the other
         half the columns as they are. 0 or 1: one network on the columns as they are.
+    n_members : int, default={n_members}
+        Perceptrons that are trained side by side on the same batches, each with a last layer of
+        its own; the mean of their predictions is the model's. All have the sizes above.
     ridge : float or "auto", default="auto"
         Pull of the last layer towards its memory, relative to the mean feature power.
         Small follows each batch, large averages over many. "auto" is

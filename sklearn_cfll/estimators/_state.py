@@ -130,7 +130,8 @@ def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
     plan.layout = TargetLayout(tuple(own_shape), channels_first)
     plan.scale = TargetScale(*packed["scale"])
     plan.rebuild()
-    net = estimator._make_net(plan)
+    linear = any(name.startswith("linear.") for name in packed["module"])
+    net = estimator._make_net(plan, linear)
     net.module_.load_state_dict(map_arrays(packed["module"]))
     net.history_ = History(packed["history"])
     same_optimizer = type(net.optimizer_).__name__ == packed["optimizer_class"]

@@ -33,6 +33,7 @@ SHARPNESS = 32.0
 
 @shared_docs(
     n_bins=0,
+    n_members=1,
     own="""class_weight : dict, "balanced" or None, default=None
         Weights of classes, multiplied into ``sample_weight``.""",
 )
@@ -79,6 +80,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         activation: str = "relu",
         dropout: float = 0.0,
         n_bins: int = 0,
+        n_members: int = 1,
         ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -109,6 +111,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self.activation = activation
         self.dropout = dropout
         self.n_bins = n_bins
+        self.n_members = n_members
         self.ridge = ridge
         self.decay = decay
         self.memory = memory

@@ -9,6 +9,7 @@ import torch
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..training.noise import NoiseModel, leave_one_out
@@ -16,6 +17,7 @@ from ..training.refit import Refit, predictive_variance
 from ._base import BaseCFLL
 from ._data import Parts
 from ._intervals import Scores
+from ._options import LINEAR_PART_BELOW
 from ._parameters import shared_docs
 from ._targets import TargetScale
 
@@ -24,8 +26,13 @@ __all__ = ["CFLLRegressor"]
 
 @shared_docs(
     n_bins=16,
+    n_members=1,
     own="""normalize_y : bool, default=True
-        Standardise targets while training.""",
+        Standardise targets while training.
+    linear_part : bool or "auto", default="auto"
+        Fit a ridge regression first and train the perceptron on what it leaves over; its
+        prediction is then shrunk as far as the held-out rows leave doubts that it helps. "auto":
+        below 300 rows, where rows are held out. Not with a ``backbone`` of your own.""",
 )
 class CFLLRegressor(RegressorMixin, BaseCFLL):
     """Neural-network regression with a closed-form last layer.
@@ -61,6 +68,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "normalize_y": ["boolean"],
+        "linear_part": ["boolean", StrOptions({"auto"})],
     }
 
     def __init__(
@@ -72,6 +80,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         activation: str = "relu",
         dropout: float = 0.0,
         n_bins: int = 16,
+        n_members: int = 1,
         ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -88,6 +97,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         tol: float = 0.0,
         refit_last_layer: bool = True,
         normalize_y: bool = True,
+        linear_part: Any = "auto",
         device: Any = "auto",
         precision: str = "auto",
         compile: bool = False,
@@ -102,6 +112,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.activation = activation
         self.dropout = dropout
         self.n_bins = n_bins
+        self.n_members = n_members
         self.ridge = ridge
         self.decay = decay
         self.memory = memory
@@ -118,6 +129,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.tol = tol
         self.refit_last_layer = refit_last_layer
         self.normalize_y = normalize_y
+        self.linear_part = linear_part
         self.device = device
         self.precision = precision
         self.compile = compile
@@ -164,7 +176,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
             return self._plan.layout.from_rows(outputs)
         check_is_fitted(self)
         plan, layer = self._plan, self.net_.module_.last_layer
-        if layer.moments is None:
+        if not layer.holds_moments:
             raise ValueError(
                 "`return_std` needs the moments of the training rows, and none are kept: fit "
                 'with refit_last_layer=True or memory="statistics".'
@@ -179,6 +191,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
                 means.append(layer(features).cpu())
                 variance = predictive_variance(layer, features, unit_noise, noise)
                 deviations.append(variance.sqrt().cpu())
+            if self._linear_part() is not None:
+                means = [torch.cat(means) + self._linear_part()(dataset.X).cpu()]
         mean = plan.unscale(torch.cat(means).numpy())
         std = (torch.cat(deviations).numpy() * plan.scale.scale).astype(mean.dtype)
         return plan.layout.from_rows(mean), plan.layout.from_rows(std)
@@ -256,6 +270,12 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         wanted = rows.targets.cpu().numpy()
         self.loo_score_ = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
         self.loo_residuals_ = self._plan.layout.from_rows(scaled * self._plan.scale.scale)
+
+    def _takes_linear_part(self, parts: Parts) -> bool:
+        if self.linear_part != "auto" or self.backbone is not None:
+            return bool(self.linear_part) and self.backbone is None
+        few = len(parts.rows) < LINEAR_PART_BELOW
+        return few and parts.valid is not None and self.refit_last_layer
 
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
         return check_array(

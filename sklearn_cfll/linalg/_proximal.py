@@ -38,7 +38,8 @@ def primal_update(
     Parameters
     ----------
     features, targets : Tensor of shape (n, d) and (n, k)
-        Centred, weighted rows (see :func:`center_rows`).
+        Centred, weighted rows (see :func:`center_rows`). Features (m, n, d) and weights
+        (m, k, d) are those of m networks, solved for at once.
     weight : Tensor of shape (k, d)
         The previous weights ``W_t``.
     penalty : Tensor or float
@@ -52,11 +53,11 @@ def primal_update(
     -------
     Tensor of shape (k, d)
     """
-    total = float(features.shape[0]) if total is None else total
+    total = float(features.shape[-2]) if total is None else total
     prior = decay * weight
-    residual = targets - features @ prior.T
-    gram = features.T @ features / total
-    return prior + solve_symmetric(gram, penalty, (residual.T @ features) / total)
+    residual = targets - features @ prior.mT
+    gram = features.mT @ features / total
+    return prior + solve_symmetric(gram, penalty, (residual.mT @ features) / total)
 
 
 def dual_update(
@@ -73,13 +74,13 @@ def dual_update(
     weights: solving for the targets alone would forget the part of ``W_t`` outside the
     span of this batch. Parameters and result as for :func:`primal_update`.
     """
-    total = float(features.shape[0]) if total is None else total
+    total = float(features.shape[-2]) if total is None else total
     prior = decay * weight
-    residual = targets - features @ prior.T
-    kernel = features @ features.T
+    residual = targets - features @ prior.mT
+    kernel = features @ features.mT
     unpenalised = isinstance(penalty, float) and penalty == 0.0
     shift = 0.0 if unpenalised else penalty * total
-    return prior + solve_symmetric(kernel, shift, residual.T) @ features
+    return prior + solve_symmetric(kernel, shift, residual.mT) @ features
 
 
 def conjugate_gradient_update(
@@ -203,7 +204,8 @@ def proximal_update(
     ----------
     features, targets : Tensor of shape (n, d) and (n, k)
     weight : Tensor of shape (k, d)
-        Previous weights.
+        Previous weights. With features (m, n, d) and weights (m, k, d) m networks are solved
+        for at once, never by conjugate gradients.
     ridge : float
         Dimensionless: the penalty is ``ridge`` times :func:`feature_power` of the batch.
     decay : float, default=1.0
@@ -221,11 +223,10 @@ def proximal_update(
     weight : Tensor of shape (k, d)
     bias : Tensor of shape (k,)
     """
-    n_rows, n_features = features.shape
-    if solver in ("auto", "cholesky"):
-        solver = choose_solver(
-            n_rows, n_features, targets.shape[1], ridge if solver == "auto" else 0.0
-        )
+    *several, n_rows, n_features = features.shape
+    if several or solver in ("auto", "cholesky"):
+        exact = several or solver == "cholesky"
+        solver = choose_solver(n_rows, n_features, targets.shape[1], 0.0 if exact else ridge)
     means = weighted_means(features, targets, sample_weight, center=fit_intercept)
     feature_mean, target_mean, mass = means
     divisor = mass if total is None else total
@@ -245,12 +246,14 @@ def proximal_update(
     else:
         rows = center_rows(features, targets, sample_weight, center=fit_intercept)
         penalty = ridge * feature_power(
-            rows.features.square().sum(), n_features, mass, feature_mean
+            rows.features.square().sum((-2, -1)), n_features, mass, feature_mean
         )
         update = SOLVERS[solver]
         # A float zero, not a tensor: it asks for the minimum-norm solution.
         shift = penalty if ridge else 0.0
         weight = update(rows.features, rows.targets, weight, shift, decay, divisor)
+    if several:
+        return weight, target_mean - (weight @ feature_mean.unsqueeze(-1)).squeeze(-1)
     return weight, target_mean - torch.mv(weight, feature_mean)
 
 

@@ -29,10 +29,11 @@ def weighted_means(
 ) -> tuple[Tensor, Tensor, Tensor | float]:
     """Weighted means of features and targets (zeros unless ``center``), and ``Σ w``."""
     if not center:
-        total = float(features.shape[0]) if sample_weight is None else sample_weight.sum()
-        return features.new_zeros(features.shape[1]), targets.new_zeros(targets.shape[1]), total
+        total = float(features.shape[-2]) if sample_weight is None else sample_weight.sum()
+        zeros = features.new_zeros(*features.shape[:-2], features.shape[-1])
+        return zeros, targets.new_zeros(targets.shape[1]), total
     if sample_weight is None:
-        return features.mean(0), targets.mean(0), float(features.shape[0])
+        return features.mean(-2), targets.mean(0), float(features.shape[-2])
     total = sample_weight.sum()
     # A batch of weightless rows has no mean; zero keeps the update finite.
     share = sample_weight / total.clamp_min(torch.finfo(features.dtype).tiny)
@@ -65,7 +66,7 @@ def center_rows(
         features, targets, sample_weight, center=center
     )
     if center:
-        features, targets = features - feature_mean, targets - target_mean
+        features, targets = features - feature_mean.unsqueeze(-2), targets - target_mean
     if sample_weight is not None:
         root = sample_weight.sqrt().unsqueeze(1)
         features, targets = features * root, targets * root
@@ -90,7 +91,7 @@ def feature_power(
     """
     info = torch.finfo(square_sum.dtype)
     if mean_square is None:
-        mean_square = torch.dot(feature_mean, feature_mean)
+        mean_square = torch.linalg.vecdot(feature_mean, feature_mean)
     entries = total * n_features
     floor = torch.clamp_min(mean_square * (info.eps / n_features), info.tiny**0.5)
     return torch.maximum(square_sum / entries, floor)

@@ -11,22 +11,25 @@ __all__ = ["solve_symmetric"]
 def solve_symmetric(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Tensor:
     """Solve ``X (matrix + penalty·I) = rows`` for a positive semi-definite matrix.
 
+    All may have leading dimensions for several systems, a penalty that is a tensor too.
+
     Cholesky; where that fails, and for a penalty of zero, an eigendecomposition with the
     numerically null directions left out (the minimum-norm solution). On an accelerator a
     failure is marked by NaN instead of being looked up: looking would stall the device.
     """
     if not isinstance(penalty, Tensor) and penalty == 0.0:
         return _solve_by_eigenvalues(matrix, 0.0, rows)
+    shift = penalty.unsqueeze(-1) if isinstance(penalty, Tensor) else penalty
     shifted = matrix.clone()
-    shifted.diagonal().add_(penalty)
+    shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
     factor, info = torch.linalg.cholesky_ex(shifted)
     if matrix.device.type == "cpu":
-        if bool(info):
-            return _solve_by_eigenvalues(matrix, penalty, rows)
+        if bool(info.any()):
+            return _solve_by_eigenvalues(matrix, shift, rows)
     else:
-        factor = torch.where(info == 0, factor, torch.nan)
-    solved: Tensor = torch.cholesky_solve(rows.T, factor)
-    return solved.T
+        factor = torch.where(info[..., None, None] == 0, factor, torch.nan)
+    solved: Tensor = torch.cholesky_solve(rows.mT, factor)
+    return solved.mT
 
 
 def _solve_by_eigenvalues(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Tensor:
@@ -34,6 +37,6 @@ def _solve_by_eigenvalues(matrix: Tensor, penalty: Tensor | float, rows: Tensor)
         return torch.full_like(rows, torch.nan)  # eigh would raise; NaN is caught upstream
     values, vectors = torch.linalg.eigh(matrix)
     shifted = values.clamp_min(0.0) + penalty
-    cutoff = values[-1].clamp_min(0.0) * torch.finfo(values.dtype).eps * matrix.shape[0]
+    cutoff = values[..., -1:].clamp_min(0.0) * torch.finfo(values.dtype).eps * matrix.shape[-1]
     inverse = torch.where(shifted > cutoff, 1.0 / shifted, torch.zeros_like(shifted))
-    return ((rows @ vectors) * inverse) @ vectors.T
+    return ((rows @ vectors) * inverse.unsqueeze(-2)) @ vectors.mT

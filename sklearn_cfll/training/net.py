@@ -430,9 +430,8 @@ class CFLLNet(skorch.NeuralNet):
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad():
-            features = self.module_.features(inputs)
-            prediction = self.module_.last_layer(features)
-            targets = match_targets(targets, features, prediction.shape[-1])
+            prediction = apply(self.module_, inputs)
+            targets = match_targets(targets, prediction, prediction.shape[-1])
             loss = squared_error(prediction, targets, sample_weight)
         if not torch.isfinite(loss):
             self._raise_diverged()
@@ -443,7 +442,7 @@ class CFLLNet(skorch.NeuralNet):
         with torch.set_grad_enabled(training):
             self._set_training(training)
             inputs = self._on_device(unpack_batch(batch)[0])
-            return self.module_.last_layer(self.module_.features(inputs))
+            return apply(self.module_, inputs)
 
     def features(self, X: Any) -> Tensor:
         """The backbone's output in evaluation mode, on the CPU."""
@@ -454,12 +453,14 @@ class CFLLNet(skorch.NeuralNet):
         return (self._features(batch) for batch in self._batches(X))
 
     def labelled_features(self, X: Any, y: Any = None) -> Iterator[tuple[Any, ...]]:
-        """Batches of (features, targets, weights) in evaluation mode: what ``refit`` takes."""
+        """Batches of (features, targets, weights) in evaluation mode: what ``refit`` takes.
+
+        Of a net with a linear part targets are what that leaves over.
+        """
         for batch in self._batches(X, y):
             features = self._features(batch)
-            _, targets, sample_weight = self._unpack(batch)
-            targets = match_targets(targets, features, self.module_.last_layer.out_features)
-            yield features, targets, sample_weight
+            inputs, targets, sample_weight = self._unpack(batch)
+            yield features, self.module_.left_over(inputs, targets, features), sample_weight
 
     def get_loss(
         self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False

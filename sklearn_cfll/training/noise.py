@@ -58,13 +58,8 @@ def leave_one_out(net: Any, data: Any, ridge: float) -> Iterator[tuple[Tensor, T
     layer = net.module_.last_layer
     for features, targets, sample_weight in net.labelled_features(data):
         rows, weights = as_rows(features, sample_weight)
-        rows = rows.to(layer.moments.gram)
-        residuals = (targets - layer(features)).reshape(len(rows), -1)
-        hat = linalg.leverage(rows, layer.moments, ridge, fit_intercept=layer.fit_intercept)
-        if weights is not None:
-            hat = hat * weights
-        share = (1.0 - hat).clamp_min(torch.finfo(hat.dtype).eps)  # of a row that fixes a weight
-        yield features, residuals / share.unsqueeze(1), weights
+        wanted = targets.reshape(len(rows), -1)
+        yield features, layer.leave_one_out_residuals(rows, wanted, weights, ridge), weights
 
 
 def as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -80,15 +75,12 @@ def noise_inputs(layer: Any, features: Tensor) -> Tensor:
 
     The leverage is a sample's mean over its positions, times the rows' total, so that more rows
     of the same kind do not move it. Where features are unusual the backbone errs too, and at all
-    points of a field together. On tables the column gained nothing.
+    points of a field together. On tables the column gained nothing. Of an ensemble the first
+    network's features serve: those of all would cost more than its solve.
     """
     if features.ndim == 2:
-        return features
-    block, rows = layer.moments, features.reshape(-1, features.shape[-1])
-    leverage = block.total * linalg.leverage(
-        rows.to(block.gram), block, float(layer.moments_ridge), fit_intercept=layer.fit_intercept
-    )
-    leverage = leverage.reshape(len(features), -1).mean(1)
+        return features[:, : layer.in_features // layer.n_members]
+    leverage = layer.moments.total * layer.leverage(features).flatten(1).mean(1)
     column = leverage.clamp_min(torch.finfo(leverage.dtype).tiny).log()
     column = column.reshape(-1, *[1] * (features.ndim - 1)).expand(*features.shape[:-1], 1)
     return torch.cat([features.to(column), column], -1)
@@ -119,7 +111,7 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
         block = linalg.moments(rows.double(), logs, weights)
         held = block if held is None else linalg.merge_moments(held, block)
     assert held is not None
-    weights, biases = _path(held, equal_scales=held.gram.shape[0] > layer.in_features)
+    weights, biases = _path(held, equal_scales=held.gram.shape[0] > layer.in_features // layer.n_members)
     # Three standard deviations of the fitted logarithms: features of rows unlike the training
     # rows are unbounded, and an exponential of them more so.
     spread = ((weights @ held.gram) * weights).sum(2).div(held.total).clamp_min(0.0).sqrt()

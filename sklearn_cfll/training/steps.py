@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import ClosedFormLastLayer
 
 __all__ = [
@@ -23,16 +24,33 @@ __all__ = [
 
 
 class CFLLModule(nn.Module):
-    """A backbone and the last layer on it; calling it predicts."""
+    """A backbone and the last layer on it; calling it predicts.
 
-    def __init__(self, backbone: nn.Module, last_layer: ClosedFormLastLayer) -> None:
+    ``linear``, where there is one, is a map of the inputs that is added to what they predict:
+    they are trained on what it leaves over.
+    """
+
+    linear: nn.Module | None
+
+    def __init__(
+        self, backbone: nn.Module, last_layer: ClosedFormLastLayer | EnsembleLastLayer
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.last_layer = last_layer
+        self.linear = None
         self.register_state_dict_post_hook(_drop_metadata)
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        return self.last_layer(self.backbone(*args, **kwargs))
+        prediction = self.last_layer(self.backbone(*args, **kwargs))
+        return prediction if self.linear is None else prediction + self.linear(*args, **kwargs)
+
+    def left_over(
+        self, inputs: Tensor | dict[str, Tensor], targets: Tensor, features: Tensor
+    ) -> Tensor:
+        """What the last layer is to predict, in the shape of its predictions."""
+        targets = match_targets(targets, features, self.last_layer.out_features)
+        return targets if self.linear is None else targets - apply(self.linear, inputs)
 
     def features(self, inputs: Tensor | dict[str, Tensor]) -> Tensor:
         """The backbone's output."""
@@ -74,6 +92,23 @@ def match_targets(targets: Tensor, features: Tensor, n_targets: int) -> Tensor:
     return targets
 
 
+def training_error(
+    layer: Any, features: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The layer's error on a batch, of an ensemble the sum of its members', and what it predicts.
+
+    A sum, so that each member's gradient is what it would be alone.
+    """
+    if layer.n_members == 1:
+        prediction = layer(features)
+        return squared_error(prediction, targets, sample_weight), prediction
+    predictions = layer.member_predictions(features)
+    # Members side by side: outputs of one sample, as far as the mean over them is concerned.
+    beside = predictions.movedim(0, -1).flatten(-2)
+    wanted = targets.repeat_interleave(layer.n_members, -1)
+    return layer.n_members * squared_error(beside, wanted, sample_weight), predictions.mean(0)
+
+
 def last_layer_first(
     module: CFLLModule,
     inputs: Tensor,
@@ -87,13 +122,12 @@ def last_layer_first(
     One forward pass.
     """
     features = module.features(inputs)
-    targets = match_targets(targets, features, module.last_layer.out_features)
-    prediction = module.last_layer.update(
-        features, targets, sample_weight, _total(features, sample_weight)
-    )
-    loss = squared_error(prediction, targets, sample_weight)
-    descend(loss)
-    return loss.detach(), prediction.detach()
+    targets = module.left_over(inputs, targets, features)
+    layer = module.last_layer
+    layer.step(features.detach(), targets, sample_weight, _total(features, sample_weight))
+    error, prediction = training_error(layer, features, targets, sample_weight)
+    descend(error)
+    return error.detach() / layer.n_members, prediction.detach()
 
 
 def backbone_first(
@@ -109,12 +143,12 @@ def backbone_first(
     the features before the step would lag behind the backbone.
     """
     features = module.features(inputs)
-    targets = match_targets(targets, features, module.last_layer.out_features)
-    prediction = module.last_layer(features)
-    loss = squared_error(prediction, targets, sample_weight)
-    descend(loss)
+    targets = module.left_over(inputs, targets, features)
+    layer = module.last_layer
+    error, prediction = training_error(layer, features, targets, sample_weight)
+    descend(error)
     solve_again(module, inputs, targets, sample_weight)
-    return loss.detach(), prediction.detach()
+    return error.detach() / layer.n_members, prediction.detach()
 
 
 @torch.no_grad()
@@ -123,7 +157,7 @@ def solve_again(
 ) -> None:
     """Update the last layer on a batch whose step has moved the backbone."""
     features = module.features(inputs)
-    targets = match_targets(targets, features, module.last_layer.out_features)
+    targets = module.left_over(inputs, targets, features)
     module.last_layer.step(features, targets, sample_weight, _total(features, sample_weight))
 
 

@@ -1,0 +1,215 @@
+"""EnsembleLastLayer: a closed-form last layer for each of several networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import linalg
+from .last_layer import ClosedFormLastLayer, as_linear
+
+__all__ = ["EnsembleLastLayer"]
+
+
+def _shared(name: str) -> Any:
+    """A setting that all members have in common."""
+
+    def write(self: Any, value: Any) -> None:
+        for member in self.members:
+            setattr(member, name, value)
+
+    return property(lambda self: getattr(self.members[0], name), write)
+
+
+class EnsembleLastLayer(nn.Module):
+    """Last layers of networks whose features lie side by side; it predicts by their mean.
+
+    Each member is a :class:`ClosedFormLastLayer` on its own block of features and is solved on
+    its own; seen from outside it is one linear layer on all features. Training takes the
+    members' own errors (:meth:`member_predictions`): trained on the error of their mean they
+    would be parts of one network.
+
+    Parameters
+    ----------
+    in_features : int
+        Width of all features; the first ``in_features / n_members`` are the first member's.
+    out_features : int
+    n_members : int, default=4
+    **options
+        Of each member, see :class:`ClosedFormLastLayer`.
+
+    Attributes
+    ----------
+    members : torch.nn.ModuleList of ClosedFormLastLayer
+    weight : Tensor of shape (out_features, in_features)
+    bias : Tensor of shape (out_features,), or None
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_cfll import EnsembleLastLayer
+    >>> features = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    >>> targets = features @ torch.ones(8, 1)
+    >>> head = EnsembleLastLayer(8, 1, n_members=2, ridge=1e-6)
+    >>> head.step(features, targets)
+    >>> head(features).shape, head.member_predictions(features).shape
+    (torch.Size([64, 1]), torch.Size([2, 64, 1]))
+    """
+
+    ridge, decay, memory, solver = map(_shared, ("ridge", "decay", "memory", "solver"))
+
+    def __init__(
+        self, in_features: int, out_features: int, *, n_members: int = 4, **options: Any
+    ) -> None:
+        super().__init__()
+        if n_members < 1 or in_features % n_members:
+            raise ValueError(
+                f"`in_features` must be a multiple of `n_members`, got {in_features} and "
+                f"{n_members}."
+            )
+        self.in_features, self.out_features = in_features, out_features
+        self.n_members = n_members
+        width = in_features // n_members
+        self.members = nn.ModuleList(
+            ClosedFormLastLayer(width, out_features, **options) for _ in range(n_members)
+        )
+        self.fit_intercept = self.members[0].fit_intercept
+
+    # -- predicting -----------------------------------------------------------------
+
+    @property
+    def weight(self) -> Tensor:
+        return torch.cat([member.weight for member in self.members], 1) / self.n_members
+
+    @property
+    def bias(self) -> Tensor | None:
+        if not self.fit_intercept:
+            return None
+        return self._stacked("bias").mean(0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Mean of the members' predictions; shape (..., k)."""
+        return self.member_predictions(features).mean(0)
+
+    def member_predictions(self, features: Tensor) -> Tensor:
+        """What each member predicts; shape (m, ..., k)."""
+        rows = torch.stack(self._blocks(features.reshape(-1, self.in_features)))
+        weight = self._stacked("weight")
+        if self.fit_intercept:
+            predictions = torch.baddbmm(self._stacked("bias").unsqueeze(1), rows, weight.mT)
+        else:
+            predictions = torch.bmm(rows, weight.mT)
+        return predictions.reshape(self.n_members, *features.shape[:-1], self.out_features)
+
+    def leverage(self, features: Tensor, ridge: float | None = None) -> Tensor:
+        """Mean of the members'; shape (...)."""
+        parts = zip(self.members, self._blocks(features), strict=True)
+        return torch.stack([member.leverage(block, ridge) for member, block in parts]).mean(0)
+
+    def variance(self, features: Tensor, noise_variance: Tensor | float = 1.0) -> Tensor:
+        """Predictive variance of a new observation; shape (..., k).
+
+        ``σ² (1 + leverage)`` as of one network, and the variance of the members' predictions.
+        """
+        parts = zip(self.members, self._blocks(features), strict=True)
+        own = [member.variance(block, noise_variance) for member, block in parts]
+        spread = self.member_predictions(features).var(0, correction=0)
+        return torch.stack(own).mean(0) + spread
+
+    def leave_one_out_residuals(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        ridge: float | None = None,
+    ) -> Tensor:
+        """See :meth:`ClosedFormLastLayer.leave_one_out_residuals`: the mean of the members'."""
+        parts = zip(self.members, self._blocks(features), strict=True)
+        residuals = [m.leave_one_out_residuals(b, targets, sample_weight, ridge) for m, b in parts]
+        return torch.stack(residuals).mean(0)
+
+    # -- solving --------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None = None,
+        total: float | None = None,
+    ) -> None:
+        """See :meth:`ClosedFormLastLayer.step`; narrow members are solved for at once."""
+        first, *_ = self.members
+        if first.memory == "statistics" or self._conjugate_gradients(features):
+            for member, block in zip(self.members, self._blocks(features), strict=True):
+                member.step(block, targets, sample_weight, total)
+            return
+        if self.holds_moments:
+            self.reset_memory()
+        blocks = [
+            first._as_rows(block, targets, sample_weight) for block in self._blocks(features)
+        ]
+        rows = torch.stack([block for block, *_ in blocks])
+        _, wanted, weights = blocks[0]
+        solved = first._proximal_update(rows, wanted, self._stacked("weight"), weights, total)
+        for member, weight, bias in zip(self.members, *solved, strict=True):
+            member._assign(weight, bias)
+
+    def accumulate(self, features: Tensor, *args: Any) -> EnsembleLastLayer:
+        """See :meth:`ClosedFormLastLayer.accumulate`."""
+        for member, block in zip(self.members, self._blocks(features), strict=True):
+            member.accumulate(block, *args)
+        return self
+
+    def solve(
+        self, ridge: float | None = None, shrinkage: Tensor | None = None
+    ) -> EnsembleLastLayer:
+        """See :meth:`ClosedFormLastLayer.solve`."""
+        for member in self.members:
+            member.solve(ridge, shrinkage)
+        return self
+
+    def refit(
+        self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None
+    ) -> EnsembleLastLayer:
+        """See :meth:`ClosedFormLastLayer.refit`."""
+        self.reset_memory()
+        for batch in batches:
+            self.accumulate(*batch)
+        return self.solve(ridge)
+
+    def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (r, k, m · d) and intercepts (r, k) for each of r ridges, one for all members."""
+        weights, biases = zip(*(member.ridge_path(ridges) for member in self.members), strict=True)
+        return torch.cat(weights, 2) / self.n_members, torch.stack(biases).mean(0)
+
+    def reset_memory(self) -> None:
+        """See :meth:`ClosedFormLastLayer.reset_memory`."""
+        for member in self.members:
+            member.reset_memory()
+
+    @property
+    def holds_moments(self) -> bool:
+        """Whether there are moments to solve again from."""
+        return self.members[0].holds_moments
+
+    def to_linear(self) -> nn.Linear:
+        """A plain :class:`torch.nn.Linear` on all features, with the mean's weights."""
+        return as_linear(self.weight, self.bias)
+
+    def _conjugate_gradients(self, features: Tensor) -> bool:
+        """Whether members are wide enough for a solver that is cheaper one by one."""
+        first, *_ = self.members
+        n_rows = features.numel() // self.in_features
+        sizes = n_rows, first.in_features, self.out_features, first.ridge
+        return first.solver == "auto" and linalg.choose_solver(*sizes) == "cg"
+
+    def _stacked(self, name: str) -> Tensor:
+        return torch.stack([getattr(member, name) for member in self.members])
+
+    def _blocks(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Each member's features."""
+        return features.chunk(self.n_members, -1)
