@@ -23,6 +23,8 @@ from sklearn_cfll.training.refit import RIDGES
 from sklearn_cfll.training.schedules import cosine
 
 BUNDLED = ("friedman1", "smooth", "diabetes", "digits")
+# One perceptron on the columns as they are: the network that others are given too.
+PLAIN = {"n_members": 1, "hidden_layer_sizes": (256, 256), "n_bins": 0}
 SHARED = ("energy", "concrete", "yacht", "wine-quality-red", "kin8nm", "power-plant")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import BUNDLED, load_task
+from common import BUNDLED, PLAIN, load_task
 
 from sklearn_cfll import CFLLRegressor
 
@@ -38,7 +38,7 @@ def main() -> None:
                 break
             for seed, task in zip(options.seeds, tasks, strict=True):
                 model = CFLLRegressor(
-                    n_bins=0,
+                    **PLAIN,
                     batch_size="full",
                     ridge=ridge,
                     max_epochs=options.epochs,

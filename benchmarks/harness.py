@@ -26,6 +26,7 @@ import numpy as np
 import sklearn
 import torch
 from common import (
+    PLAIN,
     Epoch,
     Task,
     closed_form,
@@ -179,7 +180,7 @@ def small_fits(rounds: int) -> None:
     X = np.random.default_rng(0).normal(size=(1000, 10))
     y = X[:, 0] ** 2
     shared = {"hidden_layer_sizes": (256, 256), "batch_size": 256, "random_state": 0}
-    same = {**shared, "n_bins": 0}  # MLPRegressor's network
+    same = {**shared, **PLAIN}  # MLPRegressor's network
     fits = {
         "MLPRegressor": lambda: MLPRegressor(
             **shared, max_iter=20, learning_rate_init=0.01, n_iter_no_change=20

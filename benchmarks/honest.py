@@ -33,53 +33,79 @@ from common import (
     mean_squared_error,
     path_errors,
     predictor,
-    refit_path,
     train,
 )
 from torch import nn
 
-from sklearn_cfll import CFLLRegressor, linalg
+from sklearn_cfll import CFLLRegressor, EnsembleLastLayer
+from sklearn_cfll.backbones.mlp import MemberLinear
 from sklearn_cfll.training.refit import RIDGES
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
-def same_network(ours: CFLLRegressor, n_targets: int, seed: int) -> nn.Sequential:
-    """A fitted estimator's backbone, bins and scaling included, and a linear layer; untrained."""
-    torch.manual_seed(seed)
-    backbone = copy.deepcopy(ours.backbone_).float()
-    for part in backbone.modules():
-        if isinstance(part, nn.Linear):
-            part.reset_parameters()
-    return nn.Sequential(backbone, nn.Linear(ours.coef_.shape[1], n_targets))
+class Members(nn.Module):
+    """A fitted estimator's networks, untrained, each with a linear last layer of its own.
+
+    Called it predicts by their mean; while training it gives each member's prediction
+    (m, n, k), which is what they are trained on, as ours are.
+    """
+
+    def __init__(self, ours: CFLLRegressor, n_targets: int, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.backbone = copy.deepcopy(ours.backbone_).float()
+        for part in self.backbone.modules():
+            if isinstance(part, nn.Linear | MemberLinear):
+                part.reset_parameters()
+        layer = ours.net_.module_.last_layer
+        self.last = MemberLinear(layer.n_members, layer.in_features // layer.n_members, n_targets)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features = self.backbone(inputs)
+        blocks = torch.stack(features.chunk(len(self.last.weight), -1))
+        predictions = self.last(blocks)
+        return predictions if self.training else predictions.mean(0)
+
+
+def member_error(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of the members' mean squared errors: each one's gradient is what it would be alone."""
+    return (predictions - targets).square().mean((1, 2)).sum()
 
 
 def train_adam(
     task: Task, ours: CFLLRegressor, rate: float, epochs: int, seed: int
-) -> tuple[nn.Sequential, float, float]:
+) -> tuple[Members, float, float]:
     """Adam on all layers; the network of the best epoch, its held-out error, seconds an epoch."""
     rows = tuple(torch.from_numpy(part) for part in task.train)
-    net = same_network(ours, rows[1].shape[1], seed)
-    loop = train(net, rows, "adam", rate, ours.batch_size, epochs, seed)
+    net = Members(ours, rows[1].shape[1], seed)
+    loop = train(net, rows, "adam", rate, ours.batch_size, epochs, seed, loss_of=member_error)
     held_out = lambda: mean_squared_error(predictor(net), task.valid)  # noqa: E731
     return net, *keep_best(loop, net, held_out, ours.n_iter_no_change)
 
 
-def refit_error(net: nn.Sequential, task: Task) -> float:
-    """Test error of the last layer solved on all rows, its ridge chosen on held-out ones."""
-    rows, *_, best = refit_path(predictor(net[0]), task)
-    moments = linalg.merge_moments(linalg.moments(*rows[0]), linalg.moments(*rows[1]))
-    path = linalg.ridge_path(moments, torch.tensor([RIDGES[best]]))
-    return float(path_errors(*path, rows[2]))
+def refit_error(net: Members, task: Task) -> float:
+    """Test error of the last layers solved on all rows, their ridge chosen on held-out ones."""
+    features = predictor(net.backbone)
+    parts = [
+        (torch.from_numpy(features(X)).double(), torch.from_numpy(y).double())
+        for X, y in (task.train, task.valid, task.test)
+    ]
+    n_members, _, n_targets = net.last.weight.shape
+    head = EnsembleLastLayer(
+        parts[0][0].shape[1], n_targets, n_members=n_members, dtype=torch.float64
+    ).refit(parts[:1])
+    errors = path_errors(*head.ridge_path(torch.tensor(RIDGES)), parts[1])
+    head.accumulate(*parts[1]).solve(RIDGES[int(errors.argmin())])
+    return float((head(parts[2][0]) - parts[2][1]).square().mean())
 
 
 def compare(task: Task, seed: int) -> dict[str, float]:
     """Test errors, seconds and Adam's rates of one task and split."""
     start = time.perf_counter()
-    ours = CFLLRegressor(random_state=seed).fit(
-        *task.train, X_val=task.valid[0], y_val=task.valid[1]
-    )
+    ours = CFLLRegressor(random_state=seed, linear_part=False)  # yacht and its like: same network
+    ours.fit(*task.train, X_val=task.valid[0], y_val=task.valid[1])
     seconds = time.perf_counter() - start
     record = {"closed form": mean_squared_error(ours.predict, task.test), "seconds": seconds}
     runs = [(*train_adam(task, ours, r, ours.max_epochs, seed), r) for r in RATES]

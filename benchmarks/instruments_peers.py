@@ -13,6 +13,7 @@ from collections.abc import Callable
 from operator import itemgetter
 
 import numpy as np
+from common import PLAIN
 from scipy.linalg import eigh
 from scipy.spatial.distance import cdist, pdist
 from sklearn.decomposition import PCA
@@ -55,7 +56,7 @@ def tensor(first: Rows, *others: Rows) -> Rows:
 def direct(X: Rows, y: Rows, Z: Rows, C: Rows | None = None, seed: int = 0) -> Predict:
     """Plain regression of the outcome on treatments and confounders: what an instrument mends."""
     # Without bins: the network that the stored records are of.
-    model = CFLLRegressor(n_bins=0, random_state=seed).fit(beside(X, C), y)
+    model = CFLLRegressor(**PLAIN, random_state=seed).fit(beside(X, C), y)
     return lambda X, C: model.predict(beside(X, C))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import BUNDLED, Task, load_task, refit_errors
+from common import BUNDLED, PLAIN, Task, load_task, refit_errors
 from sklearn.datasets import load_sample_image
 
 from sklearn_cfll import CFLLRegressor, linalg
@@ -38,7 +38,7 @@ def photo(seed: int) -> Task:
 def errors(task: Task, seed: int) -> list[float]:
     """Test errors: no refit, refits to zero, anchored refits, chosen on validation rows."""
     model = CFLLRegressor(
-        n_bins=0, early_stopping=False, refit_last_layer=False, max_epochs=50, random_state=seed
+        **PLAIN, early_stopping=False, refit_last_layer=False, max_epochs=50, random_state=seed
     ).fit(*task.train)
     net, scale = model.net_, model._plan.scale
     X, y = (torch.from_numpy(part).double() for part in task.train)

@@ -121,7 +121,9 @@ def closed_form(
     rows, held = held_out(len(y), MEMBERS * seed + member)
     model = CFLLRegressor(
         hidden_layer_sizes=(WIDTH,),
+        n_members=1,
         n_bins=0,  # the literature's network sees the columns as they are
+        linear_part=False,
         max_epochs=epochs,
         n_iter_no_change=epochs,
         early_stopping=True,

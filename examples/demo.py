@@ -88,7 +88,8 @@ def closed_form(train, valid, look):
     curve = Curve(look)
     model = CFLLRegressor(
         hidden_layer_sizes=(WIDTH, WIDTH),
-        n_bins=0,  # the same network for all
+        n_members=1,  # the same network for all
+        n_bins=0,
         batch_size=BATCH_SIZE,
         max_epochs=EPOCHS,
         n_iter_no_change=EPOCHS,

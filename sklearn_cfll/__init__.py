@@ -1,7 +1,7 @@
 """Neural networks whose last layer is solved in closed form, for scikit-learn."""
 
-from .estimators import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
 from .ensemble_last_layer import EnsembleLastLayer
+from .estimators import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
 from .last_layer import ClosedFormLastLayer
 from .training import CFLLNet
 

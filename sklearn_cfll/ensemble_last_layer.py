@@ -59,6 +59,7 @@ class EnsembleLastLayer(nn.Module):
     (torch.Size([64, 1]), torch.Size([2, 64, 1]))
     """
 
+    members: Any  # a ModuleList, whose items are not typed
     ridge, decay, memory, solver = map(_shared, ("ridge", "decay", "memory", "solver"))
 
     def __init__(
@@ -149,9 +150,7 @@ class EnsembleLastLayer(nn.Module):
             return
         if self.holds_moments:
             self.reset_memory()
-        blocks = [
-            first._as_rows(block, targets, sample_weight) for block in self._blocks(features)
-        ]
+        blocks = [first._as_rows(block, targets, sample_weight) for block in self._blocks(features)]
         rows = torch.stack([block for block, *_ in blocks])
         _, wanted, weights = blocks[0]
         solved = first._proximal_update(rows, wanted, self._stacked("weight"), weights, total)

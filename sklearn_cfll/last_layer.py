@@ -180,15 +180,15 @@ class ClosedFormLastLayer(nn.Module):
 
         Shapes as in :meth:`update`, weights one a row; the result has the shape of targets.
         """
-        share = self.leverage(features, ridge)
+        share: Tensor = self.leverage(features, ridge)
         if sample_weight is not None:
             share = share * sample_weight
         rest = (1.0 - share).clamp_min(torch.finfo(share.dtype).eps)  # of a row that fixes a weight
-        residuals = targets - self(features)
+        residuals: Tensor = targets - self(features)
         if self.shrinkage is None:
             return residuals / rest.unsqueeze(-1)
         # y - β f₋ᵢ, where f₋ᵢ = f - h / (1 - h) (y - f) is the fit without the row.
-        own = self.shrinkage * targets - self(features)
+        own: Tensor = self.shrinkage * targets - self(features)
         return residuals + (share / rest).unsqueeze(-1) * own
 
     def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,7 +56,8 @@ BACKBONES = {
 
 
 def regressor(backbone=None, **parameters):
-    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 15, "random_state": 0}
+    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 15, "random_state": 0, "n_members": 1}
+    defaults["linear_part"] = False
     return CFLLRegressor(backbone, **{**defaults, **parameters})
 
 

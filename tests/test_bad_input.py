@@ -470,6 +470,7 @@ BAD_PARAMETERS = {
     "activation": "step",
     "dropout": 1.0,
     "n_bins": -1,
+    "n_members": 0,
     "ridge": -1.0,
     "decay": 1.5,
     "memory": "elephant",
@@ -506,7 +507,7 @@ def test_parameters_that_are_not_allowed_are_named(Estimator, name):
 
 
 def test_every_parameter_has_a_bad_value_above():
-    own = {"normalize_y", "class_weight"}
+    own = {"normalize_y", "linear_part", "class_weight"}
     parameters = {*CFLLRegressor().get_params(), *CFLLClassifier().get_params()}
     assert parameters - own - {"backbone"} == set(BAD_PARAMETERS)
 

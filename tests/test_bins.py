@@ -126,7 +126,7 @@ def test_bins_help_where_the_target_jumps():
     ids=["continuous", "binary", "wide"],
 )
 def test_bins_are_used_where_they_say_something(X, binned):
-    model = CFLLRegressor(max_epochs=1, random_state=0).fit(X, X.sum(1))
+    model = CFLLRegressor(n_members=1, max_epochs=1, random_state=0).fit(X, X.sum(1))
     assert isinstance(model.backbone_, SideBySide) == binned
 
 
@@ -134,7 +134,7 @@ def test_bins_are_used_where_they_say_something(X, binned):
 def test_one_network_where_bins_are_off_or_cannot_be(sizes, n_bins):
     X = rows(50).numpy()
     model = CFLLRegressor(
-        hidden_layer_sizes=sizes, n_bins=n_bins, max_epochs=1, random_state=0
+        hidden_layer_sizes=sizes, n_bins=n_bins, n_members=1, max_epochs=1, random_state=0
     ).fit(X, X[:, 0])
     assert isinstance(model.backbone_, SideBySide) == (sizes == 5)
 
@@ -159,7 +159,7 @@ def test_edges_are_the_same_however_the_rows_are_held(kind, tmp_path):
         held = np.load(tmp_path / "X.npy", mmap_mode="r")
     else:
         held = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
-    settings = {"max_epochs": 2, "random_state": 0, "precision": "float32"}
+    settings = {"max_epochs": 2, "random_state": 0, "precision": "float32", "n_members": 1}
     plain = CFLLRegressor(**settings).fit(X, y)
     model = CFLLRegressor(**settings).fit(held, y)
     assert isinstance(model.backbone_, SideBySide)

@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 from ..backbones.mlp import MLPBackbone, SideBySide, Standardize
 from ..backbones.splitting import join_last_layer
 from ..ensemble_last_layer import EnsembleLastLayer
-from ..training.batches import RowsDataset, input_statistics
 from ..last_layer import as_linear
+from ..training.batches import RowsDataset, input_statistics
 from ..training.callbacks import EpochBar, TaskBridge
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
@@ -203,7 +203,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             if isinstance(part, Standardize):
                 part.adapt_to(*input_statistics(train))
         self.net_ = self._make_net(plan, linear)
-        if linear:
+        if self.net_.module_.linear is not None:
             self.net_.module_.linear.fit(train)
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
@@ -466,7 +466,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _whole_last_layer(self) -> tuple[Tensor, Tensor]:
         """Weights and intercept on what :meth:`features` gives."""
-        layer, linear = self.net_.module_.last_layer, self._linear_part()
+        layer: Any = self.net_.module_.last_layer
+        linear: Any = self._linear_part()
         if linear is None:
             return layer.weight, layer.bias
         return torch.cat([layer.weight, linear.layer.weight], 1), layer.bias + linear.layer.bias

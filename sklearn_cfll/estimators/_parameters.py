@@ -117,7 +117,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU.
     precision : {{"auto", "float32", "float64"}}, default="auto"
-        "auto" is float64 up to 1,000 rows on a CPU, else float32. Predictions come in the
+        "auto" is float64 up to 500 rows on a CPU, else float32. Predictions come in the
         precision they were computed in.
     compile : bool, default=False
         Compile the backbone by ``torch.compile``.

@@ -26,7 +26,7 @@ __all__ = ["CFLLRegressor"]
 
 @shared_docs(
     n_bins=16,
-    n_members=1,
+    n_members=4,
     own="""normalize_y : bool, default=True
         Standardise targets while training.
     linear_part : bool or "auto", default="auto"
@@ -76,11 +76,11 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         backbone: Any = None,
         *,
         backbone_kwargs: dict[str, Any] | None = None,
-        hidden_layer_sizes: Any = (256, 256),
+        hidden_layer_sizes: Any = (64, 64),
         activation: str = "relu",
         dropout: float = 0.0,
         n_bins: int = 16,
-        n_members: int = 1,
+        n_members: int = 4,
         ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -191,8 +191,9 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
                 means.append(layer(features).cpu())
                 variance = predictive_variance(layer, features, unit_noise, noise)
                 deviations.append(variance.sqrt().cpu())
-            if self._linear_part() is not None:
-                means = [torch.cat(means) + self._linear_part()(dataset.X).cpu()]
+            linear = self._linear_part()
+            if linear is not None:
+                means = [torch.cat(means) + linear(dataset.X).cpu()]
         mean = plan.unscale(torch.cat(means).numpy())
         std = (torch.cat(deviations).numpy() * plan.scale.scale).astype(mean.dtype)
         return plan.layout.from_rows(mean), plan.layout.from_rows(std)

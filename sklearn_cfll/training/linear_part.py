@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +14,7 @@ from .batches import RowsDataset, input_statistics
 from .refit import RIDGES
 
 __all__ = ["LinearPart"]
+
 
 class LinearPart(nn.Module):
     """Ridge regression on standardised columns; the network predicts what it leaves over.
@@ -32,16 +36,16 @@ class LinearPart(nn.Module):
     def fit(self, rows: RowsDataset, more: RowsDataset | None = None) -> None:
         """Fit all rows at once; the ridge has the least leave-one-out error."""
         self.columns.adapt_to(*input_statistics(rows))
-        batches = [part.batch(slice(None)) for part in (rows, more) if part is not None]
+        batches: list[Any] = [part.batch(slice(None)) for part in (rows, more) if part is not None]
         batches = [(self.columns(inputs), *rest) for inputs, *rest in batches]
         self.layer.refit(batches)
         errors = []
         for ridge in RIDGES:
             self.layer.solve(ridge)
             errors.append(sum(self._left_out_error(*batch) for batch in batches))
-        self.layer.solve(RIDGES[int(torch.stack(errors).argmin())])
+        self.layer.solve(RIDGES[int(np.argmin(errors))])
         self.layer.reset_memory()
 
-    def _left_out_error(self, columns: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    def _left_out_error(self, columns: Tensor, targets: Tensor, weights: Tensor | None) -> float:
         squares = self.layer.leave_one_out_residuals(columns, targets, weights).square().sum(1)
-        return squares.sum() if weights is None else weights @ squares.to(weights)
+        return float(squares.sum() if weights is None else weights @ squares.to(weights))

@@ -111,7 +111,9 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
         block = linalg.moments(rows.double(), logs, weights)
         held = block if held is None else linalg.merge_moments(held, block)
     assert held is not None
-    weights, biases = _path(held, equal_scales=held.gram.shape[0] > layer.in_features // layer.n_members)
+    weights, biases = _path(
+        held, equal_scales=held.gram.shape[0] > layer.in_features // layer.n_members
+    )
     # Three standard deviations of the fitted logarithms: features of rows unlike the training
     # rows are unbounded, and an exponential of them more so.
     spread = ((weights @ held.gram) * weights).sum(2).div(held.total).clamp_min(0.0).sqrt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import ClosedFormLastLayer
+
+if TYPE_CHECKING:
+    from .linear_part import LinearPart
 
 __all__ = [
     "UPDATE_ORDERS",
@@ -30,7 +33,7 @@ class CFLLModule(nn.Module):
     they are trained on what it leaves over.
     """
 
-    linear: nn.Module | None
+    linear: LinearPart | None
 
     def __init__(
         self, backbone: nn.Module, last_layer: ClosedFormLastLayer | EnsembleLastLayer
