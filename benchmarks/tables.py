@@ -45,7 +45,7 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "quakes": ("datasets/quakes", "stations", ()),
     "slid": ("car/SLID", "wages", ()),
     "snmesp": ("plm/Snmesp", "y", ("firm",)),
-    "vietnam": ("Ecdat/VietNamH", "lnexp12m", ("lntotal", "commune")),
+    "vietnam": ("Ecdat/VietNamH", "lnexp12m", ("lntotal", "lnmed", "commune")),
 }
 DEVELOPMENT = ("smooth", "friedman1", "diabetes", *list(TABLES)[:12])
 REPORTED = (*list(TABLES)[12:], *SHARED)
