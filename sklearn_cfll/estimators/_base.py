@@ -40,6 +40,7 @@ from ._data import (
 from ._options import (
     HELD_OUT_FROM,
     draw_seed,
+    lowest_ridge,
     n_held_out,
     refit_ridge,
     resolve_device,
@@ -292,9 +293,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             # With fixed features or full batches a ridge of the user's is the penalty itself.
             exact = net.optimizer_ is None or self.batch_size == "full"
             given = exact and self.ridge != "auto"
-            solved = refit_last_layer(
-                net, train, valid, float(self.ridge) if given else refit_ridge(len(train))
-            )
+            ridge = float(self.ridge) if given else refit_ridge(len(train))
+            solved = refit_last_layer(net, train, valid, ridge, lowest_ridge(len(parts.rows)))
         else:
             noise = mean_squared_residuals(net, train if valid is None else valid)
             solved = Refit(self._training_ridge(), noise)

@@ -13,6 +13,7 @@ __all__ = [
     "LINEAR_PART_BELOW",
     "SMALL_DATA_ROWS",
     "draw_seed",
+    "lowest_ridge",
     "n_held_out",
     "refit_ridge",
     "resolve_device",
@@ -26,6 +27,7 @@ HELD_OUT_FROM = 40
 # Networks for fewer rows are trained on what a ridge regression leaves over: alone they were up
 # to 1.5 times as far off on noisy data (benchmarks/small_data.py).
 LINEAR_PART_BELOW = 300
+LOWEST_OF_FEW = 5e-4  # of the ridges tried leaves 0.001 and more
 # The final fit's ridge where none are held out: larger below this many rows.
 SMALL_DATA_ROWS = 200
 # Of a thousand rows a tenth are enough to stop by; of a hundred ten are not.
@@ -99,6 +101,15 @@ def refit_ridge(n_rows: int) -> float:
     (benchmarks/refit.py).
     """
     return 0.1 if n_rows < SMALL_DATA_ROWS else 0.001
+
+
+def lowest_ridge(n_rows: int) -> float:
+    """The least ridge that held-out rows may choose for the final fit.
+
+    The number of few rows is close to that of a network's features, where a fit that is hardly
+    pulled explodes: the one to the training rows may look well, and that to all rows be far off.
+    """
+    return LOWEST_OF_FEW if n_rows < LINEAR_PART_BELOW else 0.0
 
 
 def n_held_out(fraction: Any, n_rows: int) -> int:

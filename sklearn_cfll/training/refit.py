@@ -70,7 +70,9 @@ class Refit(NamedTuple):
     calibration: Calibration | None = None
 
 
-def refit_last_layer(net: Any, train: Any, valid: Any, default_ridge: float) -> Refit:
+def refit_last_layer(
+    net: Any, train: Any, valid: Any, default_ridge: float, lowest: float = 0.0
+) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
     Parameters
@@ -82,6 +84,8 @@ def refit_last_layer(net: Any, train: Any, valid: Any, default_ridge: float) -> 
     default_ridge : float
         Taken where there are no held-out rows: judged on its own training rows any fit
         looks best with too small a ridge, since the features were shaped by their targets.
+    lowest : float, default=0.0
+        Smaller ridges are not taken.
     """
     layer = net.module_.last_layer
     layer.refit(net.labelled_features(train), ridge=default_ridge)
@@ -89,7 +93,8 @@ def refit_last_layer(net: Any, train: Any, valid: Any, default_ridge: float) -> 
         return Refit(default_ridge, mean_squared_residuals(net, train), exact=True)
     path = layer.ridge_path(torch.tensor(RIDGES))
     errors = _path_errors(net, valid, path)
-    best = int(errors.mean(1).argmin())
+    first = sum(ridge < lowest for ridge in RIDGES)
+    best = first + int(errors[first:].mean(1).argmin())
     ridge, left = RIDGES[best], errors[best]
     layer.solve(ridge)
     linear, shrinkage = net.module_.linear, None
