@@ -49,7 +49,7 @@ CONSTRAINTS: dict[str, Any] = {
 }
 
 PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=None
-        What computes the features. None is a multilayer perceptron from the next three
+        What computes the features. None is a multilayer perceptron from the next five
         parameters, with inputs standardised inside. A module is copied at fit; a callable
         takes ``(input_shape, **backbone_kwargs)`` and returns a module; a recipe has
         ``build(input_shape)`` and parameters of its own (``backbone__...`` in a grid), as
@@ -57,7 +57,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         ``nn.Linear`` or a convolution with kernel 1, that layer is split off and replaced.
     backbone_kwargs : dict, default=None
         Keyword arguments for a callable ``backbone``.
-    hidden_layer_sizes : tuple of int, default=(256, 256)
+    hidden_layer_sizes : tuple of int, default={sizes}
         Widths of the perceptron; the last is the number of features.
     activation : {{"relu", "tanh", "silu", "gelu", "elu", "identity"}}, default="relu"
         Of the perceptron.
@@ -73,9 +73,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     ridge : float or "auto", default="auto"
         Pull of the last layer towards its memory, relative to the mean feature power.
         Small follows each batch, large averages over many. "auto" is
-        ``0.12 * d * min(1, d / batch_size)`` for d features, which is 30 with the other
-        defaults; 0.1 for fields, where each sample has many rows; and 0.01 in full batches,
-        where it is the ridge penalty itself.
+        ``0.12 * d * min(1, d / batch_size)`` for a network of d features: 30 where d is 256 and
+        1.9 where it is 64; 0.1 for fields, where each sample has many rows; and 0.01 in full
+        batches, where it is the ridge penalty itself.
     decay : float, default=1.0
         Share of the earlier information that survives a batch: 1 is the paper's proximal
         update, 0 forgets.

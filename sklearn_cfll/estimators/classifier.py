@@ -32,6 +32,7 @@ SHARPNESS = 32.0
 
 
 @shared_docs(
+    sizes="(256, 256)",
     n_bins=0,
     n_members=1,
     own="""class_weight : dict, "balanced" or None, default=None

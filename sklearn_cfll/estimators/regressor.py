@@ -25,6 +25,7 @@ __all__ = ["CFLLRegressor"]
 
 
 @shared_docs(
+    sizes="(64, 64)",
     n_bins=16,
     n_members=4,
     own="""normalize_y : bool, default=True
