@@ -82,8 +82,8 @@ SECTIONS = (
         "python benchmarks/uci.py --data DIR",
         "The published table of UCI sets",
         "The literature's protocol with the literature's network, then default settings. "
-        "Numbers in brackets: splits, where they are not all 20. Seconds were measured at different "
-        "times on a shared machine and compare roughly.",
+        "Numbers in brackets: splits, where they are not all 20. Seconds were measured at "
+        "different times on a shared machine and compare roughly.",
     ),
     (
         "small_data.txt",
