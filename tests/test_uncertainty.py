@@ -71,7 +71,7 @@ def test_intervals_cover_quiet_and_noisy_rows_alike(noisy):
 
 def test_deviation_follows_the_noise():
     X, y = draw(3000, 0, SPREADS["growing"])
-    model = CFLLRegressor(hidden_layer_sizes=(32,), max_epochs=20, random_state=0).fit(X, y)
+    model = CFLLRegressor(hidden_layer_sizes=(64,), max_epochs=20, random_state=0).fit(X, y)
     X_test, y_test = draw(2000, 1, SPREADS["growing"])
     mean, std = model.predict(X_test, return_std=True)
     assert np.corrcoef(std, SPREADS["growing"](X_test))[0, 1] > 0.9
