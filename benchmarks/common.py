@@ -24,7 +24,7 @@ from sklearn_cfll.training.schedules import cosine
 
 BUNDLED = ("friedman1", "smooth", "diabetes", "digits")
 # One perceptron on the columns as they are: the network that others are given too.
-PLAIN = {"n_members": 1, "hidden_layer_sizes": (256, 256), "n_bins": 0}
+PLAIN = {"n_members": 1, "hidden_layer_sizes": (256, 256), "n_bins": 0, "linear_part": False}
 SHARED = ("energy", "concrete", "yacht", "wine-quality-red", "kin8nm", "power-plant")
 
 
@@ -272,23 +272,6 @@ def mean_squared_error(predict: Callable[[np.ndarray], np.ndarray], rows: Any) -
     return float(np.square(predict(X) - y).mean())
 
 
-def refit_path(
-    features: Callable[[np.ndarray], np.ndarray], task: Task
-) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor, int]:
-    """Exact refits to the training rows, and which is the best on validation rows.
-
-    Returns features and targets of the three parts, weights and biases for each ridge of
-    ``RIDGES``, and the index of the best.
-    """
-    parts = [task.train, task.valid, task.test]
-    rows = [
-        (torch.from_numpy(features(X)).double(), torch.from_numpy(y).double()) for X, y in parts
-    ]
-    weights, biases = linalg.ridge_path(linalg.moments(*rows[0]), torch.tensor(RIDGES))
-    best = int(path_errors(weights, biases, rows[1]).argmin())
-    return rows, weights, biases, best
-
-
 def path_errors(
     weights: torch.Tensor, biases: torch.Tensor, rows: tuple[torch.Tensor, torch.Tensor]
 ) -> torch.Tensor:
@@ -299,6 +282,11 @@ def path_errors(
 
 def refit_errors(features: Callable[[np.ndarray], np.ndarray], task: Task) -> tuple[float, float]:
     """Validation and test error after an exact refit whose ridge is chosen on validation."""
-    rows, weights, biases, best = refit_path(features, task)
-    chosen = weights[[best]], biases[[best]]
-    return float(path_errors(*chosen, rows[1])), float(path_errors(*chosen, rows[2]))
+    train, valid, test = (
+        (torch.from_numpy(features(X)).double(), torch.from_numpy(y).double())
+        for X, y in (task.train, task.valid, task.test)
+    )
+    path = linalg.ridge_path(linalg.moments(*train), torch.tensor(RIDGES))
+    errors = path_errors(*path, valid)
+    best = int(errors.argmin())
+    return float(errors[best]), float(path_errors(*path, test)[best])

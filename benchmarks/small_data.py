@@ -15,16 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from defaults import PEERS
 from tables import DEVELOPMENT, REPORTED, Sources
 
 from sklearn_cfll import CFLLRegressor
 
 SIZES = (60, 120, 199, 290)
 MODELS = {
-    "ridge": lambda seed: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
+    "ridge": PEERS["RidgeCV"],
     "defaults": lambda seed: CFLLRegressor(random_state=seed),
     "no linear part": lambda seed: CFLLRegressor(linear_part=False, random_state=seed),
 }

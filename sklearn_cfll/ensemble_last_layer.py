@@ -97,8 +97,7 @@ class EnsembleLastLayer(nn.Module):
 
     def member_predictions(self, features: Tensor) -> Tensor:
         """What each member predicts; shape (m, ..., k)."""
-        rows = torch.stack(self._blocks(features.reshape(-1, self.in_features)))
-        weight = self._stacked("weight")
+        rows, weight = self._rows(features), self._stacked("weight")
         if self.fit_intercept:
             predictions = torch.baddbmm(self._stacked("bias").unsqueeze(1), rows, weight.mT)
         else:
@@ -107,7 +106,7 @@ class EnsembleLastLayer(nn.Module):
 
     def leverage(self, features: Tensor, ridge: float | None = None) -> Tensor:
         """Mean of the members'; shape (...)."""
-        parts = zip(self.members, self._blocks(features), strict=True)
+        parts = self._parts(features)
         return torch.stack([member.leverage(block, ridge) for member, block in parts]).mean(0)
 
     def variance(self, features: Tensor, noise_variance: Tensor | float = 1.0) -> Tensor:
@@ -115,8 +114,7 @@ class EnsembleLastLayer(nn.Module):
 
         ``σ² (1 + leverage)`` as of one network, and the variance of the members' predictions.
         """
-        parts = zip(self.members, self._blocks(features), strict=True)
-        own = [member.variance(block, noise_variance) for member, block in parts]
+        own = [member.variance(block, noise_variance) for member, block in self._parts(features)]
         spread = self.member_predictions(features).var(0, correction=0)
         return torch.stack(own).mean(0) + spread
 
@@ -128,8 +126,10 @@ class EnsembleLastLayer(nn.Module):
         ridge: float | None = None,
     ) -> Tensor:
         """See :meth:`ClosedFormLastLayer.leave_one_out_residuals`: the mean of the members'."""
-        parts = zip(self.members, self._blocks(features), strict=True)
-        residuals = [m.leave_one_out_residuals(b, targets, sample_weight, ridge) for m, b in parts]
+        residuals = [
+            member.leave_one_out_residuals(block, targets, sample_weight, ridge)
+            for member, block in self._parts(features)
+        ]
         return torch.stack(residuals).mean(0)
 
     # -- solving --------------------------------------------------------------------
@@ -145,21 +145,21 @@ class EnsembleLastLayer(nn.Module):
         """See :meth:`ClosedFormLastLayer.step`; narrow members are solved for at once."""
         first, *_ = self.members
         if first.memory == "statistics" or self._conjugate_gradients(features):
-            for member, block in zip(self.members, self._blocks(features), strict=True):
+            for member, block in self._parts(features):
                 member.step(block, targets, sample_weight, total)
             return
         if self.holds_moments:
             self.reset_memory()
-        blocks = [first._as_rows(block, targets, sample_weight) for block in self._blocks(features)]
-        rows = torch.stack([block for block, *_ in blocks])
-        _, wanted, weights = blocks[0]
-        solved = first._proximal_update(rows, wanted, self._stacked("weight"), weights, total)
+        block = features[..., : first.in_features]
+        _, wanted, weights = first._as_rows(block, targets, sample_weight)
+        weight = self._stacked("weight")
+        solved = first._proximal_update(self._rows(features), wanted, weight, weights, total)
         for member, weight, bias in zip(self.members, *solved, strict=True):
             member._assign(weight, bias)
 
     def accumulate(self, features: Tensor, *args: Any) -> EnsembleLastLayer:
         """See :meth:`ClosedFormLastLayer.accumulate`."""
-        for member, block in zip(self.members, self._blocks(features), strict=True):
+        for member, block in self._parts(features):
             member.accumulate(block, *args)
         return self
 
@@ -209,6 +209,11 @@ class EnsembleLastLayer(nn.Module):
     def _stacked(self, name: str) -> Tensor:
         return torch.stack([getattr(member, name) for member in self.members])
 
-    def _blocks(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Each member's features."""
-        return features.chunk(self.n_members, -1)
+    def _parts(self, features: Tensor) -> zip[tuple[Any, Tensor]]:
+        """Each member and its features."""
+        return zip(self.members, features.chunk(self.n_members, -1), strict=True)
+
+    def _rows(self, features: Tensor) -> Tensor:
+        """Each member's features as rows; shape (m, n, d)."""
+        rows = features.reshape(-1, self.in_features)
+        return torch.stack(rows.chunk(self.n_members, -1))

@@ -24,8 +24,8 @@ __all__ = [
 # Below this many rows none are held out by default: ten say too little about when to stop, and
 # a random split would make weights differ from repetitions on tiny sets.
 HELD_OUT_FROM = 40
-# Networks for fewer rows are trained on what a ridge regression leaves over: alone they were up
-# to 1.5 times as far off on noisy data (benchmarks/small_data.py).
+# Networks for fewer rows are trained on what a ridge regression leaves over: alone they were
+# farther off than it on more of the small sets (benchmarks/small_data.py).
 LINEAR_PART_BELOW = 300
 LOWEST_OF_FEW = 5e-4  # of the ridges tried leaves 0.001 and more
 # The final fit's ridge where none are held out: larger below this many rows.
@@ -38,7 +38,7 @@ FULL_BATCH_RIDGE = 0.01
 FIELD_RIDGE = 0.1  # benchmarks/field_ridge.py
 
 # Up to this many rows weights equal repetitions to 1e-7, as scikit-learn's checks ask; on more
-# float64 would take up to twice the time.
+# rows float64 would cost noticeable time.
 FLOAT64_ROWS = 500
 FLOAT64_TARGETS = 2**15  # fields: each point is a row of the work
 

@@ -16,9 +16,7 @@ __all__ += ["refit_last_layer"]
 # eigendecomposition whatever its length.
 RIDGES = tuple(float(r) for r in torch.logspace(-8, 3, 23, dtype=torch.float64))
 
-
-# Of 0, 1, 2 and 4 the least that kept the worst of 36 small sets within 5% of ridge regression
-# (benchmarks/small_data.py).
+# How far an uncertain share is shrunk; benchmarks/small_data.py shows what it keeps safe.
 DOUBT = 2.0
 
 
