@@ -215,5 +215,4 @@ class EnsembleLastLayer(nn.Module):
 
     def _rows(self, features: Tensor) -> Tensor:
         """Each member's features as rows; shape (m, n, d)."""
-        rows = features.reshape(-1, self.in_features)
-        return torch.stack(rows.chunk(self.n_members, -1))
+        return features.reshape(-1, self.n_members, self.in_features // self.n_members).movedim(1, 0)

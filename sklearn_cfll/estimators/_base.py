@@ -39,6 +39,7 @@ from ._data import (
 )
 from ._options import (
     HELD_OUT_FROM,
+    auto_weight_decay,
     draw_seed,
     lowest_ridge,
     n_held_out,
@@ -139,8 +140,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
                 self._start(plan, parts.train, self._takes_linear_part(parts))
             # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
             decay = 0.0 if self.batch_size == "full" else float(self.decay)
-            schedule = self.learning_rate_schedule
-            self._train(parts, self.max_epochs, schedule, decay, task, X, y)
+            plan_of_rates = self.max_epochs, self.learning_rate_schedule
+            shrinking = self._weight_decay(len(parts.train))
+            self._train(parts, *plan_of_rates, decay, shrinking, task, X, y)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
             self._solve(parts)
@@ -162,7 +164,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             if first:
                 self._start(plan, data)
             parts = Parts(data, data, None)
-            self._train(parts, 1, "constant", float(self.decay), None, X, y)
+            # How many steps will come nobody knows: "auto" has nothing to divide by.
+            shrinking = 0.0 if self.weight_decay == "auto" else float(self.weight_decay)
+            self._train(parts, 1, "constant", float(self.decay), shrinking, None, X, y)
             self._set_solved(
                 parts, Refit(self._training_ridge(), mean_squared_residuals(self.net_, data))
             )
@@ -211,7 +215,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
         optimizer = optimizer_class(self.optimizer)
-        options = optimizer_options(optimizer, self.weight_decay, plan.backbone.module)
+        options = optimizer_options(optimizer, plan.backbone.module)
         kind: dict[str, Any] = {}
         if self._n_members() > 1:
             kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": self._n_members()}
@@ -242,6 +246,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         epochs: int,
         schedule: str,
         decay: float,
+        weight_decay: float,
         task: Any,
         X: Any,
         y: Any,
@@ -253,6 +258,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             update_order=self.update_order,
             lr_schedule=schedule,
             lr=self.learning_rate,
+            weight_decay=weight_decay,
             max_epochs=epochs if net.optimizer_ is not None else 1,  # else: nothing to train
             batch_size=len(parts.train) if full else self.batch_size,
             ridge=self._training_ridge(),
@@ -285,6 +291,17 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         self.best_iteration_ = self.n_iter_
         if stopper is not None and hasattr(stopper, "best_epoch_"):
             self.best_iteration_ = int(stopper.best_epoch_)
+
+    def _weight_decay(self, n_rows: int) -> float:
+        """In force for a whole run over so many rows."""
+        if self.weight_decay != "auto":
+            return float(self.weight_decay)
+        decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
+        if self.backbone is not None or not decoupled:
+            return 0.0
+        n_batches = 1 if self.batch_size == "full" else math.ceil(n_rows / self.batch_size)
+        n_steps = self.max_epochs * n_batches
+        return auto_weight_decay(self.learning_rate, self.learning_rate_schedule, n_steps)
 
     def _solve(self, parts: Parts) -> None:
         """The final exact solve and the noise that is left."""

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..training.schedules import SCHEDULES
+
 __all__ = [
     "HELD_OUT_FROM",
     "LINEAR_PART_BELOW",
     "SMALL_DATA_ROWS",
+    "auto_weight_decay",
     "draw_seed",
     "lowest_ridge",
     "n_held_out",
@@ -34,6 +37,10 @@ SMALL_DATA_ROWS = 200
 ENOUGH_HELD_OUT = 40
 # In the middle of 0.001 to 0.1, the best of six decades on six tasks (benchmarks/full_batch.py).
 FULL_BATCH_RIDGE = 0.01
+
+# Weights that no gradient moves end a run at exp(-3); 1, 3 and 10 in benchmarks/defaults.py.
+LOG_SHRINKAGE = 3.0
+SHORT_RUN = 100  # steps, below which a run shrinks them by less
 
 FIELD_RIDGE = 0.1  # benchmarks/field_ridge.py
 
@@ -91,6 +98,17 @@ def resolve_ridge(ridge: Any, feature_shape: tuple[int, ...], batch_size: Any) -
         rows = points * batch_size
         return max(FIELD_RIDGE, 0.12 * n_features * min(1.0, n_features / rows) ** 2)
     return 0.12 * n_features * min(1.0, n_features / batch_size)
+
+
+def auto_weight_decay(learning_rate: float, schedule: str, n_steps: int) -> float:
+    """Decoupled weight decay that shrinks by a set factor over a run, however long it is.
+
+    AdamW multiplies weights by ``1 - rate · decay`` a step: the same decay is nothing in the few
+    steps of a small set and too much in the many of a large one (Wang & Aitchison, arXiv
+    2405.13698, who keep the time constant in epochs).
+    """
+    factor = np.mean([SCHEDULES[schedule](progress) for progress in np.linspace(0, 1, 101)])
+    return float(LOG_SHRINKAGE / (learning_rate * factor * max(n_steps, SHORT_RUN)))
 
 
 def refit_ridge(n_rows: int) -> float:

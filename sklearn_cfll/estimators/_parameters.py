@@ -30,7 +30,7 @@ CONSTRAINTS: dict[str, Any] = {
     "update_order": [StrOptions(set(UPDATE_ORDERS))],
     "optimizer": [StrOptions(set(OPTIMIZERS)), type],
     "learning_rate": [Interval(Real, 0, None, closed="neither")],
-    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
     "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"full"})],
     "max_epochs": [Interval(Integral, 1, None, closed="left")],
@@ -92,8 +92,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Two to ten times what Adam on all layers takes is stable: the last layer follows at
         once. Of 0.003, 0.01 and 0.03 the largest had the least validation error on five of six
         tasks, the smallest on digits (benchmarks/tuned.py).
-    weight_decay : float, default=0.0
-        Of the backbone, as the optimiser defines it.
+    weight_decay : float or "auto", default={weight_decay}
+        Of the backbone, as the optimiser defines it. "auto": for the perceptron under AdamW what
+        shrinks its weights by exp(-3) in ``max_epochs``, were it not for their gradients (of few
+        steps, less); 0 for others.
     learning_rate_schedule : {{"cosine", "constant", "linear", "one_cycle"}}, default="cosine"
         Over ``max_epochs``, step by step.
     batch_size : int or "full", default=256

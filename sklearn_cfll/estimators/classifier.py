@@ -35,6 +35,7 @@ SHARPNESS = 32.0
     sizes="(256, 256)",
     n_bins=0,
     n_members=1,
+    weight_decay="0.0",
     own="""class_weight : dict, "balanced" or None, default=None
         Weights of classes, multiplied into ``sample_weight``.""",
 )
@@ -88,7 +89,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         update_order: str = "last_layer_first",
         optimizer: Any = "adamw",
         learning_rate: float = 0.02,
-        weight_decay: float = 0.0,
+        weight_decay: Any = 0.0,
         learning_rate_schedule: str = "cosine",
         batch_size: Any = 256,
         max_epochs: int = 100,

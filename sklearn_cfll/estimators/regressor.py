@@ -28,6 +28,7 @@ __all__ = ["CFLLRegressor"]
     sizes="(64, 64)",
     n_bins=16,
     n_members=4,
+    weight_decay='"auto"',
     own="""normalize_y : bool, default=True
         Standardise targets while training.
     linear_part : bool or "auto", default="auto"
@@ -88,7 +89,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         update_order: str = "last_layer_first",
         optimizer: Any = "adamw",
         learning_rate: float = 0.02,
-        weight_decay: float = 0.0,
+        weight_decay: Any = "auto",
         learning_rate_schedule: str = "cosine",
         batch_size: Any = 256,
         max_epochs: int = 100,

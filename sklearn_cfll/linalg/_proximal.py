@@ -227,10 +227,10 @@ def proximal_update(
     if several or solver in ("auto", "cholesky"):
         exact = several or solver == "cholesky"
         solver = choose_solver(n_rows, n_features, targets.shape[1], 0.0 if exact else ridge)
-    means = weighted_means(features, targets, sample_weight, center=fit_intercept)
-    feature_mean, target_mean, mass = means
-    divisor = mass if total is None else total
     if solver == "cg":
+        means = weighted_means(features, targets, sample_weight, center=fit_intercept)
+        feature_mean, target_mean, mass = means
+        divisor = mass if total is None else total
         penalty = ridge * _raw_power(features, feature_mean, sample_weight, mass)
         weight = conjugate_gradient_update(
             features,
@@ -245,13 +245,12 @@ def proximal_update(
         )
     else:
         rows = center_rows(features, targets, sample_weight, center=fit_intercept)
-        penalty = ridge * feature_power(
-            rows.features.square().sum((-2, -1)), n_features, mass, feature_mean
-        )
-        update = SOLVERS[solver]
+        features, targets, feature_mean, target_mean, mass = rows
+        power = feature_power(features.square().sum((-2, -1)), n_features, mass, feature_mean)
         # A float zero, not a tensor: it asks for the minimum-norm solution.
-        shift = penalty if ridge else 0.0
-        weight = update(rows.features, rows.targets, weight, shift, decay, divisor)
+        penalty = ridge * power if ridge else 0.0
+        divisor = mass if total is None else total
+        weight = SOLVERS[solver](features, targets, weight, penalty, decay, divisor)
     if several:
         return weight, target_mean - (weight @ feature_mean.unsqueeze(-1)).squeeze(-1)
     return weight, target_mean - torch.mv(weight, feature_mean)

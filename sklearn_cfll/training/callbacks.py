@@ -1,14 +1,14 @@
-"""skorch callbacks of our own: a progress bar over epochs, scikit-learn's callbacks."""
+"""skorch callbacks of our own: lines and a bar of progress, scikit-learn's callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PrintLog
 from tqdm.auto import tqdm
 
-__all__ = ["EpochBar", "TaskBridge"]
+__all__ = ["EpochBar", "EpochLog", "TaskBridge"]
 
 
 class EpochBar(Callback):
@@ -29,6 +29,14 @@ class EpochBar(Callback):
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         self.bar_.close()
         del self.bar_
+
+
+class EpochLog(PrintLog):
+    """skorch's line an epoch, made only where it is shown."""
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)
 
 
 class TaskBridge(Callback):

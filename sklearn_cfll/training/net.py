@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import skorch
 import torch
-from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.callbacks import Callback, EpochTimer
 from skorch.dataset import get_len
 from skorch.helper import predefined_split
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..last_layer import ClosedFormLastLayer
 from .batches import Batch, BatchIterator, RowsDataset, as_rows, fetch, unpack_batch
+from .callbacks import EpochLog
 from .schedules import SCHEDULES
-from .seeding import mix_seed, preserved_random_state
+from .seeding import mix_seed, preserved_random_state, seed_torch
 from .steps import (
     UPDATE_ORDERS,
     CFLLModule,
@@ -130,7 +131,7 @@ class CFLLNet(skorch.NeuralNet):
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
         # No PassthroughScoring: it reads records of every batch; `run_single_epoch` keeps
         # the sums instead.
-        return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
+        return [("epoch_timer", EpochTimer()), ("print_log", EpochLog())]
 
     def initialize(self) -> CFLLNet:
         for name, value, known in (
@@ -260,7 +261,15 @@ class CFLLNet(skorch.NeuralNet):
         return self
 
     def configure(
-        self, *, ridge: float, decay: float, memory: str, solver: str, lr: float, **settings: Any
+        self,
+        *,
+        ridge: float,
+        decay: float,
+        memory: str,
+        solver: str,
+        lr: float,
+        weight_decay: float,
+        **settings: Any,
     ) -> None:
         """Change settings of an initialised net without touching what it has learnt."""
         for name, value in settings.items():
@@ -270,6 +279,8 @@ class CFLLNet(skorch.NeuralNet):
         self.lr = lr
         for group in self.optimizer_.param_groups if self.optimizer_ is not None else ():
             group["lr"] = group["initial_lr"] = lr
+            if "weight_decay" in group:  # not every optimiser has one
+                group["weight_decay"] = weight_decay
 
     def run(self, train: Dataset, valid: Dataset | None, callbacks: list[Any]) -> None:
         """Train on with these callbacks and rows; neither stays in the net."""
@@ -356,7 +367,7 @@ class CFLLNet(skorch.NeuralNet):
         if training:
             # Everything random in an epoch follows from (seed, epoch): a run resumed from
             # a checkpoint repeats what an uninterrupted one would have done.
-            torch.manual_seed(mix_seed(self.seed_, len(self.history)))
+            seed_torch(self.device, mix_seed(self.seed_, len(self.history)))
             self.n_batches_ = len(iterator)
             self.step_ = (len(self.history) - 1 - self.first_epoch_) * self.n_batches_
         self._set_training(training)

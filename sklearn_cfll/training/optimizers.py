@@ -31,16 +31,13 @@ def optimizer_class(optimizer: str | type[torch.optim.Optimizer]) -> type[torch.
     return optimizer
 
 
-def optimizer_options(
-    optimizer: type[torch.optim.Optimizer], weight_decay: float, module: nn.Module
-) -> dict:
-    """Options that this optimiser understands for the parameters of this module.
+def optimizer_options(optimizer: type[torch.optim.Optimizer], module: nn.Module) -> dict:
+    """Options for the parameters of this module.
 
     One fused kernel updates all parameters: on small networks a step then costs about a
     third less than a loop over tensors. It takes no complex parameters (Fourier layers).
     """
     known = inspect.signature(optimizer).parameters
-    options = {"weight_decay": weight_decay} if "weight_decay" in known else {}
-    if "fused" in known and optimizer in OPTIMIZERS.values():
-        options["fused"] = not any(p.is_complex() for p in module.parameters())
-    return options
+    if "fused" not in known or optimizer not in OPTIMIZERS.values():
+        return {}
+    return {"fused": not any(p.is_complex() for p in module.parameters())}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["mix_seed", "preserved_random_state"]
+__all__ = ["mix_seed", "preserved_random_state", "seed_torch"]
 
 
 def mix_seed(seed: int, epoch: int) -> int:
@@ -23,7 +23,12 @@ def preserved_random_state(device: Any, seed: int) -> Iterator[None]:
     device = torch.device(device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.random.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed(seed)
+        seed_torch(device, seed)
         yield
+
+
+def seed_torch(device: Any, seed: int) -> None:
+    """Seed the generators in use: ``torch.manual_seed`` looks at every kind of device there is."""
+    torch.random.default_generator.manual_seed(seed)
+    if torch.device(device).type == "cuda":
+        torch.cuda.manual_seed(seed)
