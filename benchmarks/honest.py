@@ -3,10 +3,10 @@
 Same network (bins, widths), batches, schedule and number of epochs, same held-out rows, best
 epoch kept by all. Adam's rate is the best of five on the held-out rows, task by task and split
 by split. Beside it Adam with the same final refit of the last layer (exact, on all rows, its
-ridge chosen on the held-out ones), and Adam that is given as many epochs as our fit takes time
-for, at the same five rates.
+ridge chosen on the held-out ones), Adam that is given as many epochs as our fit takes time for,
+at the same five rates, and AdamW with the weight decay that our rule gives for each rate.
 
-    python benchmarks/honest.py --data DIR           # about 25 minutes on one core
+    python benchmarks/honest.py --data DIR           # about an hour on one core
     python benchmarks/honest.py --report             # print the stored records again
 
 Runs are stored as they end (``results/honest.jsonl``): an interrupted benchmark goes on.
@@ -21,6 +21,7 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor, EnsembleLastLayer
 from sklearn_cfll.backbones.mlp import MemberLinear
+from sklearn_cfll.estimators._options import auto_weight_decay
 from sklearn_cfll.training.refit import RIDGES
 
 RESULTS = Path(__file__).parent / "results"
@@ -75,12 +77,17 @@ def member_error(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tens
 
 
 def train_adam(
-    task: Task, ours: CFLLRegressor, rate: float, epochs: int, seed: int
+    task: Task, ours: CFLLRegressor, rate: float, epochs: int, seed: int, decays: bool = False
 ) -> tuple[Members, float, float]:
     """Adam on all layers; the network of the best epoch, its held-out error, seconds an epoch."""
     rows = tuple(torch.from_numpy(part) for part in task.train)
     net = Members(ours, rows[1].shape[1], seed)
-    loop = train(net, rows, "adam", rate, ours.batch_size, epochs, seed, loss_of=member_error)
+    options: dict[str, Any] = {"loss_of": member_error}
+    if decays:
+        n_steps = epochs * -(-len(rows[0]) // ours.batch_size)
+        options["weight_decay"] = auto_weight_decay(rate, ours.learning_rate_schedule, n_steps)
+    kind = "adamw" if decays else "adam"
+    loop = train(net, rows, kind, rate, ours.batch_size, epochs, seed, **options)
     held_out = lambda: mean_squared_error(predictor(net), task.valid)  # noqa: E731
     return net, *keep_best(loop, net, held_out, ours.n_iter_no_change)
 
@@ -112,6 +119,9 @@ def compare(task: Task, seed: int) -> dict[str, float]:
     net, _, per_epoch, record["rate"] = min(runs, key=lambda run: run[1])
     record["Adam"] = mean_squared_error(predictor(net), task.test)
     record["Adam + refit"] = refit_error(net, task)
+    runs = [(*train_adam(task, ours, r, ours.max_epochs, seed, decays=True), r) for r in RATES]
+    net = min(runs, key=lambda run: run[1])[0]
+    record["AdamW"] = mean_squared_error(predictor(net), task.test)
     # As many epochs as our time buys, at most three times ours (patience ends most before).
     record["epochs"] = int(np.clip(seconds / per_epoch, 1, 3 * ours.max_epochs))
     runs = [(*train_adam(task, ours, r, record["epochs"], seed), r) for r in RATES]
@@ -121,8 +131,8 @@ def compare(task: Task, seed: int) -> dict[str, float]:
 
 
 def report(records: list[dict]) -> None:
-    """Mean test errors of each task and the ratios to Adam's three forms."""
-    others = ("Adam", "Adam + refit", "Adam, same time")
+    """Mean test errors of each task and the ratios to Adam's four forms."""
+    others = ("Adam", "Adam + refit", "Adam, same time", "AdamW")
     tasks = list(dict.fromkeys(record["task"] for record in records))
     print(f"Test MSE (standardised targets); {platform.machine()}, torch {torch.__version__}")
     print(f"{'':18s}{'splits':>7s}{'closed form':>13s}" + "".join(f"{o:>17s}" for o in others))

@@ -88,8 +88,9 @@ def closed_form(train, valid, look):
     curve = Curve(look)
     model = CFLLRegressor(
         hidden_layer_sizes=(WIDTH, WIDTH),
-        n_members=1,  # the same network for all
+        n_members=1,  # the same network and the same loss for all
         n_bins=0,
+        weight_decay=0.0,
         batch_size=BATCH_SIZE,
         max_epochs=EPOCHS,
         n_iter_no_change=EPOCHS,

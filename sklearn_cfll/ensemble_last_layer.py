@@ -215,4 +215,4 @@ class EnsembleLastLayer(nn.Module):
 
     def _rows(self, features: Tensor) -> Tensor:
         """Each member's features as rows; shape (m, n, d)."""
-        return features.reshape(-1, self.n_members, self.in_features // self.n_members).movedim(1, 0)
+        return features.unflatten(-1, (self.n_members, -1)).flatten(0, -3).movedim(1, 0)

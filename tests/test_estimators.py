@@ -23,6 +23,8 @@ from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll.estimators._options import auto_weight_decay
+from sklearn_cfll.training.schedules import SCHEDULES
 
 BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
 
@@ -740,6 +742,43 @@ def test_weight_decay_shrinks_the_backbone():
         return sum(float(p.detach().square().sum()) for p in model.backbone_.parameters())
 
     assert size(5.0) < 0.7 * size(0.0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "linear", "one_cycle"])
+def test_automatic_weight_decay_shrinks_by_the_same_factor_in_any_number_of_steps(schedule):
+    def log_shrinkage(n_steps, rate):
+        decay = auto_weight_decay(rate, schedule, n_steps)
+        factors = [SCHEDULES[schedule](step / n_steps) for step in range(n_steps)]
+        return np.log1p(-decay * rate * np.array(factors)).sum()
+
+    for n_steps, rate in ((400, 0.02), (400, 0.001), (5000, 0.02)):
+        assert log_shrinkage(n_steps, rate) == pytest.approx(-3.0, rel=0.03)
+    assert -0.4 < log_shrinkage(10, 0.02) < -0.2  # few steps have little to undo
+
+
+def decay_in_force(**parameters):
+    X, y = data_for(CFLLRegressor)
+    parameters = {"max_epochs": 4, "warm_start": True, "batch_size": 32} | parameters
+    return CFLLRegressor(**parameters).fit(X, y).net_.optimizer_.param_groups[0]["weight_decay"]
+
+
+def test_automatic_weight_decay_is_of_the_perceptron_under_adamw():
+    expected = auto_weight_decay(0.02, "cosine", 4 * 3)  # 90 of 120 rows, in batches of 32
+    assert decay_in_force() == pytest.approx(expected)
+    assert decay_in_force(optimizer=torch.optim.AdamW) == pytest.approx(expected)
+    assert decay_in_force(optimizer="adam") == 0.0
+    backbone = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+    assert decay_in_force(backbone=backbone) == 0.0
+    assert decay_in_force(weight_decay=0.25) == 0.25
+
+
+def test_automatic_weight_decay_leaves_a_stream_alone():
+    X, y = data_for(CFLLRegressor)
+    one, other = (
+        CFLLRegressor(weight_decay=decay, random_state=0).partial_fit(X, y).partial_fit(X, y)
+        for decay in ("auto", 0.0)
+    )
+    np.testing.assert_array_equal(one.predict(X), other.predict(X))
 
 
 @BOTH
