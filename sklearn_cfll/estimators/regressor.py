@@ -34,7 +34,7 @@ __all__ = ["CFLLRegressor"]
     linear_part : bool or "auto", default="auto"
         Fit a ridge regression first and train the perceptron on what it leaves over; its
         prediction is then shrunk as far as the held-out rows leave doubts that it helps. "auto":
-        below 300 rows, where rows are held out. Not with a ``backbone`` of your own.""",
+        below 600 rows, where rows are held out. Not with a ``backbone`` of your own.""",
 )
 class CFLLRegressor(RegressorMixin, BaseCFLL):
     """Neural-network regression with a closed-form last layer.
