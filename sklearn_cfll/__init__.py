@@ -3,7 +3,7 @@
 from .ensemble_last_layer import EnsembleLastLayer
 from .estimators import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
 from .last_layer import ClosedFormLastLayer
-from .training import CFLLNet
+from .training import CFLLNet, WeightAveraging
 
 __version__ = "0.1.0"
 
@@ -14,4 +14,5 @@ __all__ = [
     "CFLLRegressor",
     "ClosedFormLastLayer",
     "EnsembleLastLayer",
+    "WeightAveraging",
 ]

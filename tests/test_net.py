@@ -25,7 +25,7 @@ from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from sklearn_cfll import CFLLNet, ClosedFormLastLayer
+from sklearn_cfll import CFLLNet, ClosedFormLastLayer, WeightAveraging
 from sklearn_cfll.training.batches import BatchIterator
 from sklearn_cfll.training.schedules import SCHEDULES
 
@@ -321,6 +321,43 @@ def test_early_stopping_loads_the_best_weights_and_ends_quietly():
     kept = torch.cat([batch[1] for batch in net.get_iterator(valid)])
     error = mean_squared_error(kept, net.predict(valid))
     np.testing.assert_allclose(error, min(losses), rtol=1e-10)
+
+
+class EveryEpoch(Callback):
+    def on_train_begin(self, net, **kwargs):
+        self.states = []
+
+    def on_epoch_end(self, net, **kwargs):
+        self.states.append(copy.deepcopy(net.module_.state_dict()))
+
+
+@pytest.mark.parametrize("n_epochs", [1, 3, 10])
+def test_weights_end_as_the_mean_of_the_last_epochs(n_epochs):
+    X, y = make_data()
+    seen = EveryEpoch()
+    net = make_net(max_epochs=5, callbacks=[seen, WeightAveraging(n_epochs)]).fit(X, y)
+    last = seen.states[-n_epochs:]
+    for name, value in net.module_.state_dict().items():
+        torch.testing.assert_close(value, torch.stack([state[name] for state in last]).mean(0))
+    net.partial_fit(X, y)  # five more, averaged on their own
+    weight = torch.stack([state["last_layer.weight"] for state in seen.states[-n_epochs:]])
+    torch.testing.assert_close(net.module_.last_layer.weight, weight.mean(0))
+    assert len(seen.states) == 5
+
+
+def test_weights_stay_where_training_ends_before_there_is_anything_to_average():
+    X, y = make_data()
+    stop = EarlyStopping(monitor="train_loss", patience=1, threshold=1e9, threshold_mode="abs")
+    averaged = make_net(max_epochs=50, callbacks=[stop, WeightAveraging(2)]).fit(X, y)
+    plain = make_net(max_epochs=50, callbacks=[stop]).fit(X, y)
+    assert len(averaged.history) < 10
+    np.testing.assert_array_equal(averaged.predict(X), plain.predict(X))
+
+
+def test_weight_averaging_wants_an_epoch():
+    X, y = make_data()
+    with pytest.raises(ValueError, match="`n_epochs` must be at least 1, got 0"):
+        make_net(callbacks=[WeightAveraging(0)]).fit(X, y)
 
 
 def test_checkpoint_keeps_the_best_epoch(tmp_path):

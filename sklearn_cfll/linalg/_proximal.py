@@ -248,9 +248,9 @@ def proximal_update(
         features, targets, feature_mean, target_mean, mass = rows
         power = feature_power(features.square().sum((-2, -1)), n_features, mass, feature_mean)
         # A float zero, not a tensor: it asks for the minimum-norm solution.
-        penalty = ridge * power if ridge else 0.0
+        shift = ridge * power if ridge else 0.0
         divisor = mass if total is None else total
-        weight = SOLVERS[solver](features, targets, weight, penalty, decay, divisor)
+        weight = SOLVERS[solver](features, targets, weight, shift, decay, divisor)
     if several:
         return weight, target_mean - (weight @ feature_mean.unsqueeze(-1)).squeeze(-1)
     return weight, target_mean - torch.mv(weight, feature_mean)
