@@ -1,5 +1,7 @@
 """Networks side by side (`n_members`) and the linear part: what they are made of, exactly."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from sklearn_cfll.backbones.bins import bin_edges
 from sklearn_cfll.backbones.mlp import MemberLinear
 from sklearn_cfll.training.batches import RowsDataset, as_rows
 from sklearn_cfll.training.linear_part import LinearPart
+from sklearn_cfll.training.refit import shrink_to_evidence
 from sklearn_cfll.training.steps import squared_error, training_error
 
 M, D, K = 3, 5, 2
@@ -272,14 +275,31 @@ def test_linear_part_is_ridge_regression():
     assert np.abs(found - fine.predict(X)).max() < 0.03  # its scales are those of the first part
 
 
-@pytest.mark.parametrize("n_rows", [120, 299, 300])
+@pytest.mark.parametrize("n_rows", [120, 599, 600])
 def test_few_rows_take_a_linear_part(n_rows):
     X, y = friedman(n_rows)
     model = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y)
-    assert (model.net_.module_.linear is not None) == (n_rows < 300)
+    assert (model.net_.module_.linear is not None) == (n_rows < 600)
     off = CFLLRegressor(linear_part=False, max_epochs=2, random_state=0).fit(X, y)
     assert off.net_.module_.linear is None
-    assert model.features(X).shape[1] == off.features(X).shape[1] + (6 if n_rows < 300 else 0)
+    assert model.features(X).shape[1] == off.features(X).shape[1] + (6 if n_rows < 600 else 0)
+
+
+@pytest.mark.parametrize(("n_rows", "doubt"), [(200, 2.0), (20, 8.0)])
+def test_a_part_is_believed_as_far_as_held_out_rows_speak_for_it(n_rows, doubt):
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=(n_rows, 2))
+    targets = predicted * [0.7, 0.0] + rng.normal(size=(n_rows, 2))
+    batch = torch.as_tensor(predicted), torch.as_tensor(targets), None
+    module = SimpleNamespace(last_layer=lambda features: features)
+    net = SimpleNamespace(module_=module, labelled_features=lambda rows: iter([batch]))
+    power = np.square(predicted).sum(0)
+    share = np.clip((predicted * targets).sum(0) / power, 0, 1)
+    error = np.square(predicted * (targets - share * predicted)).sum(0) / power**2
+    expected = share**3 / (share**2 + doubt * error)
+    found = shrink_to_evidence(net, SimpleNamespace(sample_weight=None)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found[1] < 0.2 < found[0] < 0.8
 
 
 def test_a_linear_target_is_left_to_the_linear_part():

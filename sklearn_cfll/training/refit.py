@@ -16,8 +16,9 @@ __all__ += ["refit_last_layer"]
 # eigendecomposition whatever its length.
 RIDGES = tuple(float(r) for r in torch.logspace(-8, 3, 23, dtype=torch.float64))
 
-# How far an uncertain share is shrunk; benchmarks/small_data.py shows what it keeps safe.
-DOUBT = 2.0
+# How far an uncertain share is shrunk; benchmarks/small_data.py shows what it keeps safe. Of
+# fewer rows than these a standard error says little of its own error: more doubt.
+DOUBT, ENOUGH_ROWS = 2.0, 40
 
 
 class Calibration(NamedTuple):
@@ -115,8 +116,9 @@ def shrink_to_evidence(net: Any, held_out: Any) -> Tensor:
     """How much of the last layer's prediction to believe, target by target; shape (k,).
 
     The least-squares share b of the prediction in what it should predict on held-out rows,
-    clipped to [0, 1], times ``b² / (b² + c se²)``: near one where the rows leave no doubt that
-    the network helps, near zero where b is no larger than its standard error.
+    clipped to [0, 1], times ``b² / (b² + c se²)``, c = 2 and of m < 40 rows ``2 (40/m)²``: near
+    one where the rows leave no doubt that the network helps, near zero where b is no larger than
+    its standard error.
     """
     layer = net.module_.last_layer
     parts = [(layer(f), t, w) for f, t, w in net.labelled_features(held_out)]
@@ -129,7 +131,7 @@ def shrink_to_evidence(net: Any, held_out: Any) -> Tensor:
     residual = targets - share * predicted
     variance = (weights * predicted * residual).square().sum(0) / power.square()
     square = share.square()
-    doubt = square + DOUBT * variance
+    doubt = square + DOUBT * max(1.0, ENOUGH_ROWS / len(predicted)) ** 2 * variance
     return torch.where(doubt > 0, share * square / doubt, share)
 
 
