@@ -296,8 +296,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         """In force for a whole run over so many rows."""
         if self.weight_decay != "auto":
             return float(self.weight_decay)
-        decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
-        if self.backbone is not None or not decoupled:
+        perceptron = self.backbone is None or isinstance(self.backbone, MLPBackbone)
+        if not perceptron or optimizer_class(self.optimizer) is not torch.optim.AdamW:
             return 0.0
         n_batches = 1 if self.batch_size == "full" else math.ceil(n_rows / self.batch_size)
         n_steps = self.max_epochs * n_batches

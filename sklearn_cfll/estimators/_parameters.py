@@ -93,7 +93,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         once. Of 0.003, 0.01 and 0.03 the largest had the least validation error on five of six
         tasks, the smallest on digits (benchmarks/tuned.py).
     weight_decay : float or "auto", default={weight_decay}
-        Of the backbone, as the optimiser defines it. "auto": for the perceptron under AdamW what
+        Of the backbone, as the optimiser defines it. "auto": for a perceptron under AdamW what
         shrinks its weights by exp(-3) in ``max_epochs``, were it not for their gradients (of few
         steps, less); 0 for others.
     learning_rate_schedule : {{"cosine", "constant", "linear", "one_cycle"}}, default="cosine"
