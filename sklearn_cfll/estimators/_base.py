@@ -140,9 +140,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
                 self._start(plan, parts.train, self._takes_linear_part(parts))
             # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
             decay = 0.0 if self.batch_size == "full" else float(self.decay)
-            plan_of_rates = self.max_epochs, self.learning_rate_schedule
-            shrinking = self._weight_decay(len(parts.train))
-            self._train(parts, *plan_of_rates, decay, shrinking, task, X, y)
+            weight_decay = self._weight_decay(len(parts.train))
+            schedule = self.learning_rate_schedule
+            self._train(parts, self.max_epochs, schedule, decay, weight_decay, task, X, y)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
             self._solve(parts)
@@ -165,8 +165,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
                 self._start(plan, data)
             parts = Parts(data, data, None)
             # How many steps will come nobody knows: "auto" has nothing to divide by.
-            shrinking = 0.0 if self.weight_decay == "auto" else float(self.weight_decay)
-            self._train(parts, 1, "constant", float(self.decay), shrinking, None, X, y)
+            weight_decay = 0.0 if self.weight_decay == "auto" else float(self.weight_decay)
+            self._train(parts, 1, "constant", float(self.decay), weight_decay, None, X, y)
             self._set_solved(
                 parts, Refit(self._training_ridge(), mean_squared_residuals(self.net_, data))
             )

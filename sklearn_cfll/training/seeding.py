@@ -30,5 +30,5 @@ def preserved_random_state(device: Any, seed: int) -> Iterator[None]:
 def seed_torch(device: Any, seed: int) -> None:
     """Seed the generators in use: ``torch.manual_seed`` looks at every kind of device there is."""
     torch.random.default_generator.manual_seed(seed)
-    if torch.device(device).type == "cuda":
-        torch.cuda.manual_seed(seed)
+    if torch.device(device).type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
