@@ -258,6 +258,13 @@ def test_validation_samples_may_come_on_another_grid():
     assert model.history_[-1]["valid_loss"] > 0
 
 
+def test_final_ridge_of_a_few_fields_may_be_small_for_their_points_are_many():
+    X, _ = smooth_fields(60, 32)
+    model = regressor(max_epochs=10).fit(X, 2 * X + 1)
+    path = model.ridge_path_
+    assert model.ridge_ == path["ridge"][path["error"].argmin()] < 5e-4
+
+
 def test_std_on_the_grid_covers_the_truth():
     X, y = smooth_fields(260, 24)
     model = regressor(max_epochs=5).fit(X[:200], y[:200])

@@ -311,7 +311,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             exact = net.optimizer_ is None or self.batch_size == "full"
             given = exact and self.ridge != "auto"
             ridge = float(self.ridge) if given else refit_ridge(len(train))
-            solved = refit_last_layer(net, train, valid, ridge, lowest_ridge(len(parts.rows)))
+            points = math.prod(self._plan.backbone.feature_shape[:-1])  # each is a row of the solve
+            lowest = lowest_ridge(points * len(parts.rows))
+            solved = refit_last_layer(net, train, valid, ridge, lowest)
         else:
             noise = mean_squared_residuals(net, train if valid is None else valid)
             solved = Refit(self._training_ridge(), noise)
