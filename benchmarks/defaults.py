@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +31,6 @@ from tables import DEVELOPMENT, REPORTED, Sources
 from uci_models import make_mlp, make_real_mlp, quiet
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimators._options import auto_weight_decay
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,8 +39,7 @@ def shrinking(factor: float) -> Callable[[int], dict[str, Any]]:
     """Weight decay that is ``factor`` times the default's for so many training rows."""
 
     def settings(n_rows: int) -> dict[str, Any]:
-        n_steps = 100 * math.ceil(0.9 * n_rows / 256)
-        return {"weight_decay": factor * auto_weight_decay(0.02, "cosine", n_steps)}
+        return {"weight_decay": factor * CFLLRegressor()._weight_decay(round(0.9 * n_rows))}
 
     return settings
 

@@ -40,7 +40,6 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor, EnsembleLastLayer
 from sklearn_cfll.backbones.mlp import MemberLinear
-from sklearn_cfll.estimators._options import auto_weight_decay
 from sklearn_cfll.training.refit import RIDGES
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,8 +83,8 @@ def train_adam(
     net = Members(ours, rows[1].shape[1], seed)
     options: dict[str, Any] = {"loss_of": member_error}
     if decays:
-        n_steps = epochs * -(-len(rows[0]) // ours.batch_size)
-        options["weight_decay"] = auto_weight_decay(rate, ours.learning_rate_schedule, n_steps)
+        rule = CFLLRegressor(learning_rate=rate, max_epochs=epochs)
+        options["weight_decay"] = rule._weight_decay(len(rows[0]))
     kind = "adamw" if decays else "adam"
     loop = train(net, rows, kind, rate, ours.batch_size, epochs, seed, **options)
     held_out = lambda: mean_squared_error(predictor(net), task.valid)  # noqa: E731

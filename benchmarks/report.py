@@ -75,7 +75,8 @@ SECTIONS = (
         "Default settings: how they were found, and beside others",
         "The search changes one setting at a time on development sets; the table below it is of "
         "sets that no setting was chosen on, all models at their defaults (columns standardised "
-        "for the networks and ridge regression, targets too for MLPRegressor).",
+        "for the networks and ridge regression, targets too for MLPRegressor). Seconds were "
+        "measured on different days on a shared machine and compare roughly.",
     ),
     (
         "uci.txt",

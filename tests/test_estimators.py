@@ -772,6 +772,11 @@ def test_automatic_weight_decay_is_of_the_perceptron_under_adamw():
     assert decay_in_force(weight_decay=0.25) == 0.25
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_outlives_the_reset_of_the_optimizer(optimizer):
+    assert decay_in_force(weight_decay=0.25, warm_start=False, optimizer=optimizer) == 0.25
+
+
 def test_automatic_weight_decay_leaves_a_stream_alone():
     X, y = data_for(CFLLRegressor)
     one, other = (

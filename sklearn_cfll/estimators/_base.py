@@ -164,8 +164,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             if first:
                 self._start(plan, data)
             parts = Parts(data, data, None)
-            # How many steps will come nobody knows: "auto" has nothing to divide by.
-            weight_decay = 0.0 if self.weight_decay == "auto" else float(self.weight_decay)
+            weight_decay = self._weight_decay(None)  # how many rows will come nobody knows
             self._train(parts, 1, "constant", float(self.decay), weight_decay, None, X, y)
             self._set_solved(
                 parts, Refit(self._training_ridge(), mean_squared_residuals(self.net_, data))
@@ -292,12 +291,13 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         if stopper is not None and hasattr(stopper, "best_epoch_"):
             self.best_iteration_ = int(stopper.best_epoch_)
 
-    def _weight_decay(self, n_rows: int) -> float:
-        """In force for a whole run over so many rows."""
+    def _weight_decay(self, n_rows: int | None) -> float:
+        """In force for a whole run over so many rows; "auto" is 0 where they are not known."""
         if self.weight_decay != "auto":
             return float(self.weight_decay)
         perceptron = self.backbone is None or isinstance(self.backbone, MLPBackbone)
-        if not perceptron or optimizer_class(self.optimizer) is not torch.optim.AdamW:
+        decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
+        if n_rows is None or not perceptron or not decoupled:
             return 0.0
         n_batches = 1 if self.batch_size == "full" else math.ceil(n_rows / self.batch_size)
         n_steps = self.max_epochs * n_batches

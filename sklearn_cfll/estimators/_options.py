@@ -117,7 +117,7 @@ def refit_ridge(n_rows: int) -> float:
     """Ridge of the final fit where no rows are held out to choose it.
 
     0.1 on small data, where it was better than the trained weights on seven of eight tasks;
-    0.001 on more, where it was worse by 2% at most and 0.01 cost clean tasks up to 27%
+    0.001 on more, where it was worse by 3% at most and 0.01 cost clean tasks up to a third
     (benchmarks/refit.py).
     """
     return 0.1 if n_rows < SMALL_DATA_ROWS else 0.001

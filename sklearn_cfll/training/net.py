@@ -280,7 +280,8 @@ class CFLLNet(skorch.NeuralNet):
         for group in self.optimizer_.param_groups if self.optimizer_ is not None else ():
             group["lr"] = group["initial_lr"] = lr
             if "weight_decay" in group:  # not every optimiser has one
-                group["weight_decay"] = weight_decay
+                # Also for the optimiser that takes this one's place, see `reset_optimizer`.
+                group["weight_decay"] = self.optimizer__weight_decay = weight_decay
 
     def run(self, train: Dataset, valid: Dataset | None, callbacks: list[Any]) -> None:
         """Train on with these callbacks and rows; neither stays in the net."""
