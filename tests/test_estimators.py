@@ -198,6 +198,29 @@ def test_targets_come_back_in_their_own_shape(trailing):
     assert model.n_outputs_ == (trailing[0] if trailing else 1)
 
 
+def wrong_entries(X, value):
+    """A copy in which one entry of a thousand is ``value``."""
+    spoilt = np.random.default_rng(0).random(X.shape) < 0.001
+    return np.where(spoilt, value, X)
+
+
+@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+def test_a_few_wrong_inputs_do_no_harm(Estimator):
+    X, y = make_friedman1(900, noise=0.5, random_state=0)
+    y = y > np.median(y) if Estimator is CFLLClassifier else y
+    model = Estimator(max_epochs=30, random_state=0)
+    clean = model.fit(X[:600], y[:600]).score(X[600:], y[600:])
+    spoilt = model.fit(wrong_entries(X[:600], 1e6), y[:600]).score(X[600:], y[600:])
+    assert spoilt > clean - 0.06
+
+
+def test_predictions_far_outside_the_training_rows_are_bounded():
+    X, y = make_friedman1(300, random_state=0)
+    model = CFLLRegressor(max_epochs=10, random_state=0).fit(X, y)
+    far = model.predict(np.sign(X - 0.5) * 1e12)
+    assert np.abs(far - y.mean()).max() < 300 * y.std()  # 30 deviations in each of ten columns
+
+
 def test_multi_output_regression_learns_each_target():
     X, y = make_regression(300, 5, n_targets=3, noise=5.0, random_state=0)
     y *= [1.0, 1e3, 1e-3]  # a target of small variance must not be neglected

@@ -9,11 +9,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PiecewiseLinear", "bin_edges"]
+__all__ = ["PiecewiseLinear", "bin_edges", "quantiles"]
 
 # Cumulative weights that should be equal differ by rounding: a weight of 2 and a row that is
 # there twice must give the same edges.
 ROUNDING = 1e-9
+
+
+def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tensor:
+    """Values that cut each column into parts of equal weight, the smallest and largest too.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, p)
+    sample_weight : Tensor of shape (n,), or None
+        A weight means a number of repetitions.
+    n_parts : int
+
+    Returns
+    -------
+    Tensor of shape (p, n_parts + 1), float64
+        On the CPU, each of them a value of the column.
+    """
+    values, order = rows.cpu().sort(0)
+    weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
+    passed = weights.double()[order].cumsum(0).T.contiguous()
+    wanted = torch.arange(1, n_parts + 1).double().div(n_parts) * (1.0 - ROUNDING)
+    positions = torch.searchsorted(passed, passed[:, -1:] * wanted).clamp_max(len(rows) - 1)
+    return torch.cat([values[:1].T, values.T.gather(1, positions)], dim=1).double()
 
 
 def bin_edges(rows: Tensor, sample_weight: Tensor | None, n_bins: int) -> list[np.ndarray]:
@@ -21,9 +44,8 @@ def bin_edges(rows: Tensor, sample_weight: Tensor | None, n_bins: int) -> list[n
 
     Parameters
     ----------
-    rows : Tensor of shape (n, p)
-    sample_weight : Tensor of shape (n,), or None
-        A weight means a number of repetitions.
+    rows, sample_weight
+        As in :func:`quantiles`.
     n_bins : int
         Where many rows share a value, several edges fall on it and the column has fewer bins.
 
@@ -32,14 +54,7 @@ def bin_edges(rows: Tensor, sample_weight: Tensor | None, n_bins: int) -> list[n
     list of p ndarray
         Increasing values of the column; its smallest and largest are the outer edges.
     """
-    values, order = rows.sort(0)
-    weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
-    passed = weights.double()[order.cpu()].cumsum(0).T.contiguous()
-    wanted = torch.arange(1, n_bins + 1).double().div(n_bins) * (1.0 - ROUNDING)
-    positions = torch.searchsorted(passed, passed[:, -1:] * wanted).clamp_max(len(rows) - 1)
-    edges = values.cpu().T.gather(1, positions)
-    edges = torch.cat([values[:1].cpu().T, edges], dim=1)
-    return [np.unique(column) for column in edges.double().numpy()]
+    return [np.unique(column) for column in quantiles(rows, sample_weight, n_bins).numpy()]
 
 
 class PiecewiseLinear(nn.Module):

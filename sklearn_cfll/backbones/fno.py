@@ -11,7 +11,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from .mlp import Standardize
+from .scaling import Standardize
 
 __all__ = ["FNOBackbone"]
 

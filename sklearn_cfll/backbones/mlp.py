@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from .bins import PiecewiseLinear
+from .scaling import RobustStandardize
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
 
@@ -22,33 +23,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "identity": nn.Identity,
 }
-
-
-class Standardize(nn.Module):
-    """Centre and scale input columns by what the training rows showed.
-
-    Columns that are constant, or nearly so against their own size, are only centred: a
-    tiny standard deviation would turn a small change at prediction time into 1e9s.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
-
-    @torch.no_grad()
-    def adapt_to(self, mean: Tensor, std: Tensor) -> None:
-        """Take weighted means and standard deviations of the training rows."""
-        info = torch.finfo(self.scale.dtype)
-        constant = std <= 10 * info.eps * mean.abs() + info.tiny
-        self.mean = mean.to(self.mean)
-        self.scale = torch.where(constant, torch.ones_like(std), std).to(self.scale)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return (inputs - self.mean) / self.scale
 
 
 class SideBySide(nn.Module):
@@ -95,7 +69,7 @@ class JoinMembers(nn.Module):
 class MLPBackbone(BaseEstimator):
     """Recipe of a multilayer perceptron; its last hidden layer gives the features.
 
-    Inputs are standardised inside, by the training rows.
+    Inputs are standardised inside, by the training rows, and extreme ones drawn in.
 
     Parameters
     ----------
@@ -152,7 +126,7 @@ class MLPBackbone(BaseEstimator):
     def _network(self, n_columns: int, sizes: tuple[int, ...]) -> nn.Module:
         """The network, or all members of it."""
         if self.bin_edges is None:
-            return nn.Sequential(Standardize(n_columns), *self._layers(n_columns, sizes))
+            return nn.Sequential(RobustStandardize(n_columns), *self._layers(n_columns, sizes))
         if min(sizes) < 2:
             raise ValueError(
                 "With `bin_edges` each of `hidden_layer_sizes` is split in two and must be at "
@@ -166,7 +140,7 @@ class MLPBackbone(BaseEstimator):
         halves = [size // 2 for size in sizes]
         rest = [size - half for size, half in zip(sizes, halves, strict=True)]
         return SideBySide(
-            nn.Sequential(Standardize(n_columns), *self._layers(n_columns, rest)),
+            nn.Sequential(RobustStandardize(n_columns), *self._layers(n_columns, rest)),
             nn.Sequential(bins, *self._layers(bins.n_outputs, halves)),
         )
 

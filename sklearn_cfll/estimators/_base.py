@@ -17,11 +17,12 @@ from skorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..backbones.mlp import MLPBackbone, SideBySide, Standardize
+from ..backbones.mlp import MLPBackbone, SideBySide
+from ..backbones.scaling import RobustStandardize, Standardize
 from ..backbones.splitting import join_last_layer
 from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import as_linear
-from ..training.batches import RowsDataset, input_statistics
+from ..training.batches import RowsDataset, input_statistics, robust_statistics
 from ..training.callbacks import EpochBar, TaskBridge
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
@@ -204,7 +205,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     def _start(self, plan: Plan, train: RowsDataset, linear: bool = False) -> None:
         """An untrained net, its inputs standardised by the training rows."""
         for part in plan.backbone.module.modules():
-            if isinstance(part, Standardize):
+            if isinstance(part, RobustStandardize):
+                part.adapt_to(*robust_statistics(train))
+            elif isinstance(part, Standardize):
                 part.adapt_to(*input_statistics(train))
         self.net_ = self._make_net(plan, linear)
         if self.net_.module_.linear is not None:

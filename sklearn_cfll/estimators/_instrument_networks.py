@@ -10,8 +10,9 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
-from ..backbones.mlp import MLPBackbone, Standardize
+from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import build_backbone
+from ..backbones.scaling import Standardize
 from ..training._stages import Networks
 from ..training.seeding import preserved_random_state
 

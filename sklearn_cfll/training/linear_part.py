@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..backbones.mlp import Standardize
+from ..backbones.scaling import RobustStandardize
 from ..last_layer import ClosedFormLastLayer
-from .batches import RowsDataset, input_statistics
+from .batches import RowsDataset, robust_statistics
 from .refit import RIDGES
 
 __all__ = ["LinearPart"]
@@ -27,7 +27,7 @@ class LinearPart(nn.Module):
 
     def __init__(self, n_features: int, n_targets: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.columns = Standardize(n_features).to(dtype)
+        self.columns = RobustStandardize(n_features).to(dtype)
         self.layer = ClosedFormLastLayer(n_features, n_targets, dtype=dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class LinearPart(nn.Module):
 
     def fit(self, rows: RowsDataset, more: RowsDataset | None = None) -> None:
         """Fit all rows at once; the ridge has the least leave-one-out error."""
-        self.columns.adapt_to(*input_statistics(rows))
+        self.columns.adapt_to(*robust_statistics(rows))
         batches: list[Any] = [part.batch(slice(None)) for part in (rows, more) if part is not None]
         batches = [(self.columns(inputs), *rest) for inputs, *rest in batches]
         self.layer.refit(batches)

@@ -1,0 +1,53 @@
+"""Input columns to one scale, by what the training rows showed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["RobustStandardize", "Standardize"]
+
+# In standard deviations. Rows within them are left as they are: where a heavy tail matters, as
+# in a linear function of incomes, drawing it in costs more than it saves.
+LIMIT = 15.0
+
+
+class Standardize(nn.Module):
+    """Centre and scale input columns by what the training rows showed.
+
+    Columns that are constant, or nearly so against their own size, are only centred: a
+    tiny standard deviation would turn a small change at prediction time into 1e9s.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    @torch.no_grad()
+    def adapt_to(self, mean: Tensor, std: Tensor) -> None:
+        """Take weighted means and standard deviations of the training rows."""
+        info = torch.finfo(self.scale.dtype)
+        constant = std <= 10 * info.eps * mean.abs() + info.tiny
+        self.mean = mean.to(self.mean)
+        self.scale = torch.where(constant, torch.ones_like(std), std).to(self.scale)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - self.mean) / self.scale
+
+
+class RobustStandardize(Standardize):
+    """Standardise, and draw in what lies farther than 15 deviations: none beyond 30.
+
+    A single wrong entry (a thousand times the others) would otherwise make a step of training
+    diverge, or a prediction absurd. :func:`~sklearn_cfll.training.batches.robust_statistics`
+    gives mean and deviation that such entries do not move.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scaled = super().forward(inputs)
+        near = scaled.clamp(-LIMIT, LIMIT)
+        return near + LIMIT * torch.tanh((scaled - near) / LIMIT)
