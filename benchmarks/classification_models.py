@@ -26,6 +26,7 @@ from torch import nn
 
 from sklearn_cfll import CFLLClassifier
 from sklearn_cfll.backbones import MLPBackbone
+from sklearn_cfll.training.batches import RowsDataset, as_rows, robust_statistics
 
 MOST_ROWS = 8000  # of training: what a minute a model allows
 HELD_OUT = 0.1
@@ -128,8 +129,8 @@ def perceptron(X: np.ndarray, n_classes: int, seed: int) -> nn.Sequential:
     """The default network of `CFLLClassifier` with an output layer, inputs standardised."""
     torch.manual_seed(seed)
     backbone = MLPBackbone().build(X.shape[1:])
-    inputs = torch.as_tensor(X)
-    backbone[0].adapt_to(inputs.mean(0), inputs.std(0, correction=0))
+    rows = RowsDataset(as_rows(X, "cpu", torch.float32), None, None)
+    backbone[0].adapt_to(*robust_statistics(rows))
     return nn.Sequential(*backbone, nn.Linear(256, n_classes))
 
 
