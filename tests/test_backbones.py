@@ -1,6 +1,7 @@
 """Backbones: what a user may bring, splitting off a last layer and putting one back."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -361,6 +362,15 @@ def test_mlp_names_wrong_sizes(sizes):
 def test_mlp_takes_rows_of_columns_only(shape):
     with pytest.raises(ValueError, match="An MLP takes rows of columns.*`backbone`"):
         MLPBackbone().build(shape)
+
+
+def test_dropout_that_has_no_effect_is_said():
+    with pytest.warns(UserWarning, match=r"`dropout`=0.2 has no effect.*second one"):
+        MLPBackbone((8,), dropout=0.2).build((3,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MLPBackbone((8, 8), dropout=0.2).build((3,))
+        MLPBackbone((8,)).build((3,))
 
 
 # -- standardising -----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -77,7 +78,8 @@ class MLPBackbone(BaseEstimator):
         Widths; the last one is the number of features.
     activation : {"relu", "tanh", "silu", "gelu", "elu", "identity"}, default="relu"
     dropout : float, default=0.0
-        Share of hidden units dropped after each layer but the last while training.
+        Share of hidden units dropped after each hidden layer but the last while training; none
+        are with one layer, which a warning says.
     bin_edges : list of ndarray, default=None
         Edges of bins for each column (:func:`~sklearn_cfll.backbones.bins.bin_edges`). With
         them half of each layer's units are a network of their own that sees the columns cut
@@ -119,6 +121,13 @@ class MLPBackbone(BaseEstimator):
             raise ValueError(
                 "`hidden_layer_sizes` must hold at least one positive integer, "
                 f"got {self.hidden_layer_sizes!r}."
+            )
+        if self.dropout and len(sizes) == 1:
+            warnings.warn(
+                f"`dropout`={self.dropout:g} has no effect with one hidden layer: units are "
+                "dropped between hidden layers. Give `hidden_layer_sizes` a second one.",
+                UserWarning,
+                stacklevel=2,
             )
         network = self._network(input_shape[0], sizes)
         return network if self.n_members == 1 else nn.Sequential(network, JoinMembers())
