@@ -37,6 +37,7 @@ from ._data import (
     check_sample_shape,
     column_bins,
     held_out_rows,
+    needs_float64,
 )
 from ._options import (
     HELD_OUT_FROM,
@@ -175,7 +176,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     def _make_plan(self, checked: Checked) -> Plan:
         recipe = self.backbone
         device = resolve_device(self.device)
-        dtype = resolve_dtype(self.precision, checked.y.shape, device)
+        coarse = self.precision == "auto" and needs_float64(checked)
+        dtype = resolve_dtype(self.precision, checked.y.shape, device, coarse)
         if recipe is None:
             sizes = self.hidden_layer_sizes
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)

@@ -15,16 +15,18 @@ from sklearn.utils.validation import (
 )
 from torch.utils.data import Dataset
 
-from ..backbones.bins import bin_edges
+from ..backbones.bins import bin_edges, quantiles
 from ..training.batches import RowsDataset, as_rows
 
 __all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
-__all__ += ["held_out_rows"]
+__all__ += ["held_out_rows", "needs_float64"]
 
 # A first layer over more bins than this would be most of the network.
 MAX_BINS = 2048
 # Numbers that edges are read off: of more rows, every second, third... is taken.
 EDGE_ENTRIES = 2**22
+# Float32 must tell apart values that differ by this share of a column's deviation.
+RESOLUTION = 1e-3
 
 
 class Checked(NamedTuple):
@@ -139,18 +141,45 @@ def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
 
 def column_bins(checked: Checked, n_bins: int, dtype: torch.dtype) -> list[np.ndarray] | None:
     """Edges of up to ``n_bins`` bins for each column; None where no column has two bins."""
-    inputs = as_rows(checked.X, "cpu", dtype, lazy=True)  # no copy of rows that are not looked at
-    if len(inputs.shape) != 2:
+    shape = as_rows(checked.X, "cpu", dtype, lazy=True).shape
+    if len(shape) != 2:
         return None  # the recipe says what is wrong
-    n_bins = min(n_bins, MAX_BINS // inputs.shape[1])
+    n_bins = min(n_bins, MAX_BINS // shape[1])
     if n_bins < 2:
         return None
+    edges = bin_edges(*_some_rows(checked, dtype), n_bins)
+    return edges if max(map(len, edges)) > 2 else None
+
+
+def needs_float64(checked: Checked) -> bool:
+    """Whether float32 is too coarse: columns or targets far from zero for their deviation.
+
+    Milliseconds since 1970 over a day, say. Arrays that come in float32 have nothing finer.
+    """
+    parts = []
+    if checked.y.ndim <= 2:
+        weights = checked.sample_weight
+        targets = torch.as_tensor(checked.y.reshape(len(checked.y), -1))
+        parts.append((targets, None if weights is None else torch.as_tensor(weights)))
+    if isinstance(checked.X, np.ndarray) and checked.X.ndim == 2 and checked.X.dtype.itemsize > 4:
+        parts.append(_some_rows(checked, torch.float64))
+    for rows, weight in parts:
+        low, middle, high = quantiles(rows, weight, 20)[:, [1, 10, 19]].T
+        deviation = (high - low) / 3.3  # of a normal distribution
+        coarse = torch.finfo(torch.float32).eps * middle.abs() > RESOLUTION * deviation
+        if bool((coarse & (deviation > 0)).any()):
+            return True
+    return False
+
+
+def _some_rows(checked: Checked, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Rows of X and their weights: all, or every second, third... of many."""
+    inputs = as_rows(checked.X, "cpu", dtype, lazy=True)  # no copy of rows that are not looked at
     step = -(-len(checked.y) * inputs.shape[1] // EDGE_ENTRIES)
     chosen = np.arange(len(checked.y))[::step]
-    weights = checked.sample_weight
     rows = inputs.take(torch.as_tensor(chosen if checked.rows is None else checked.rows[chosen]))
-    edges = bin_edges(rows, None if weights is None else torch.as_tensor(weights[chosen]), n_bins)
-    return edges if max(map(len, edges)) > 2 else None
+    weights = checked.sample_weight
+    return rows, None if weights is None else torch.as_tensor(weights[chosen])
 
 
 def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:

@@ -71,10 +71,16 @@ def resolve_device(device: Any) -> torch.device:
     return resolved
 
 
-def resolve_dtype(precision: str, y_shape: tuple[int, ...], device: torch.device) -> torch.dtype:
-    """The dtype to compute in; "auto" is float64 for few rows on a CPU, else float32."""
+def resolve_dtype(
+    precision: str, y_shape: tuple[int, ...], device: torch.device, coarse: bool = False
+) -> torch.dtype:
+    """The dtype to compute in; "auto" is float64 for few rows on a CPU, else float32.
+
+    And float64 where float32 would be too ``coarse`` for the data and the device has it.
+    """
     small = y_shape[0] <= FLOAT64_ROWS and math.prod(y_shape) <= FLOAT64_TARGETS
-    if precision == "float64" or (precision == "auto" and small and device.type == "cpu"):
+    wanted = (small and device.type == "cpu") or (coarse and device.type != "mps")
+    if precision == "float64" or (precision == "auto" and wanted):
         if device.type == "mps":
             raise ValueError('`precision`="float64" is not available on MPS; use "float32".')
         return torch.float64

@@ -119,8 +119,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU.
     precision : {{"auto", "float32", "float64"}}, default="auto"
-        "auto" is float64 up to 500 rows on a CPU, else float32. Predictions come in the
-        precision they were computed in.
+        "auto" is float64 up to 500 rows on a CPU, and where columns or targets lie so far from
+        zero that float32 would blur them; else float32. Predictions come in the precision they
+        were computed in.
     compile : bool, default=False
         Compile the backbone by ``torch.compile``.
     callbacks : list of skorch callbacks, default=None
