@@ -524,6 +524,21 @@ def test_leave_one_out_residuals_equal_refits_without_the_row(shape, weighted, f
 
 
 @shapes
+@pytest.mark.parametrize("weighted", [False, True])
+def test_leave_one_out_errors_equal_the_residuals_of_each_ridge(shape, weighted):
+    features, targets, _, sample_weight = problem(shape, weighted=weighted)
+    block = linalg.moments(features, targets, sample_weight)
+    ridges = torch.tensor([1e-3, 0.1, 10.0])
+    errors = linalg.leave_one_out_errors(features, targets, ridges, sample_weight)
+    for ridge, error in zip(ridges.double(), errors, strict=True):
+        penalty = ridge * linalg.moments_power(block)
+        residuals = linalg.leave_one_out_residuals(features, targets, penalty, sample_weight)
+        squares = residuals.square().sum(1)
+        expected = squares.sum() if sample_weight is None else sample_weight @ squares
+        assert abs(error / expected - 1) < 1e-9
+
+
+@shapes
 @weights
 @intercepts
 def test_leverage_equals_the_quadratic_form_with_an_explicit_inverse(

@@ -13,6 +13,7 @@ arXiv 2510.04606 (the proximal update).
 
 from ._moments import (
     Moments,
+    leave_one_out_errors,
     leave_one_out_residuals,
     leverage,
     merge_moments,
@@ -43,6 +44,7 @@ __all__ = [
     "conjugate_gradient_update",
     "dual_update",
     "feature_power",
+    "leave_one_out_errors",
     "leave_one_out_residuals",
     "leverage",
     "merge_moments",

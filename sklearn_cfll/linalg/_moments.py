@@ -12,6 +12,7 @@ from ._symmetric import solve_symmetric
 
 __all__ = [
     "Moments",
+    "leave_one_out_errors",
     "leave_one_out_residuals",
     "leverage",
     "merge_moments",
@@ -186,3 +187,37 @@ def leave_one_out_residuals(
     if sample_weight is not None:
         hat = hat * sample_weight
     return residual / (1.0 - hat).unsqueeze(1)
+
+
+def leave_one_out_errors(
+    features: Tensor, targets: Tensor, ridges: Tensor, sample_weight: Tensor | None = None
+) -> Tensor:
+    """Sum of squared :func:`leave_one_out_residuals` for many ridges, from one decomposition.
+
+    Parameters
+    ----------
+    features : Tensor of shape (n, d)
+    targets : Tensor of shape (n, k)
+    ridges : Tensor of shape (r,)
+        Dimensionless, as in :func:`solve_moments`.
+    sample_weight : Tensor of shape (n,), optional
+
+    Returns
+    -------
+    Tensor of shape (r,)
+        Weighted sums over rows and targets.
+    """
+    rows = center_rows(features, targets, sample_weight)
+    left, singular, _ = torch.linalg.svd(rows.features, full_matrices=False)
+    values = singular.square()
+    power = feature_power(values.sum(), features.shape[1], rows.total, rows.feature_mean)
+    ones = torch.ones_like(features[:, 0])
+    intercept = (ones if sample_weight is None else sample_weight) / rows.total
+    coordinates, floor = left.T @ rows.targets, torch.finfo(features.dtype).eps
+    errors = []
+    for ridge in ridges.to(values):
+        kept = values / (values + ridge * power * rows.total)
+        residual = rows.targets - left @ (kept.unsqueeze(1) * coordinates)
+        rest = (1.0 - intercept - left.square() @ kept).clamp_min(floor)
+        errors.append((residual / rest.unsqueeze(1)).square().sum())
+    return torch.stack(errors)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import linalg
 from ..backbones.scaling import RobustStandardize
 from ..last_layer import ClosedFormLastLayer
 from .batches import RowsDataset, robust_statistics
@@ -36,16 +34,19 @@ class LinearPart(nn.Module):
     def fit(self, rows: RowsDataset, more: RowsDataset | None = None) -> None:
         """Fit all rows at once; the ridge has the least leave-one-out error."""
         self.columns.adapt_to(*robust_statistics(rows))
-        batches: list[Any] = [part.batch(slice(None)) for part in (rows, more) if part is not None]
-        batches = [(self.columns(inputs), *rest) for inputs, *rest in batches]
-        self.layer.refit(batches)
-        errors = []
-        for ridge in RIDGES:
-            self.layer.solve(ridge)
-            errors.append(sum(self._left_out_error(*batch) for batch in batches))
-        self.layer.solve(RIDGES[int(np.argmin(errors))])
+        parts = [part.batch(slice(None)) for part in (rows, more) if part is not None]
+        columns = self.columns(torch.cat([part.inputs for part in parts]))
+        targets = torch.cat([part.targets for part in parts if part.targets is not None])
+        weights = torch.cat(
+            [
+                columns.new_ones(len(part.inputs))
+                if part.sample_weight is None
+                else part.sample_weight
+                for part in parts
+            ]
+        )
+        errors = linalg.leave_one_out_errors(
+            columns.double(), targets.double(), torch.tensor(RIDGES), weights.double()
+        )
+        self.layer.refit([(columns, targets, weights)], ridge=RIDGES[int(errors.argmin())])
         self.layer.reset_memory()
-
-    def _left_out_error(self, columns: Tensor, targets: Tensor, weights: Tensor | None) -> float:
-        squares = self.layer.leave_one_out_residuals(columns, targets, weights).square().sum(1)
-        return float(squares.sum() if weights is None else weights @ squares.to(weights))
