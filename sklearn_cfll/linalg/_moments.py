@@ -208,6 +208,8 @@ def leave_one_out_errors(
         Weighted sums over rows and targets.
     """
     rows = center_rows(features, targets, sample_weight)
+    if not bool(torch.isfinite(rows.features).all()):
+        return torch.full_like(ridges, torch.nan)  # svd would raise; NaN is caught upstream
     left, singular, _ = torch.linalg.svd(rows.features, full_matrices=False)
     values = singular.square()
     power = feature_power(values.sum(), features.shape[1], rows.total, rows.feature_mean)
