@@ -4,7 +4,7 @@ Friedman's first function of 4,000 rows, its columns put through increasing func
 wrong entries: what could be known from the values stays the same in the upper part of the table.
 Below, a linear function of such columns, where drawing in what lies far out costs something.
 
-    python benchmarks/outliers.py      # all defaults; three minutes
+    python benchmarks/outliers.py      # all defaults; six minutes
 """
 
 from __future__ import annotations

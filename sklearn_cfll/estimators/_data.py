@@ -16,15 +16,13 @@ from sklearn.utils.validation import (
 from torch.utils.data import Dataset
 
 from ..backbones.bins import bin_edges, quantiles
-from ..training.batches import RowsDataset, as_rows
+from ..training.batches import RowsDataset, as_rows, spread_rows
 
 __all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
 __all__ += ["held_out_rows", "needs_float64"]
 
 # A first layer over more bins than this would be most of the network.
 MAX_BINS = 2048
-# Numbers that edges are read off: of more rows, every second, third... is taken.
-EDGE_ENTRIES = 2**22
 # Float32 must tell apart values that differ by this share of a column's deviation.
 RESOLUTION = 1e-3
 
@@ -175,8 +173,7 @@ def needs_float64(checked: Checked) -> bool:
 def _some_rows(checked: Checked, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Rows of X and their weights: all, or every second, third... of many."""
     inputs = as_rows(checked.X, "cpu", dtype, lazy=True)  # no copy of rows that are not looked at
-    step = -(-len(checked.y) * inputs.shape[1] // EDGE_ENTRIES)
-    chosen = np.arange(len(checked.y))[::step]
+    chosen = spread_rows(len(checked.y), inputs.shape[1]).numpy()
     rows = inputs.take(torch.as_tensor(chosen if checked.rows is None else checked.rows[chosen]))
     weights = checked.sample_weight
     return rows, None if weights is None else torch.as_tensor(weights[chosen])

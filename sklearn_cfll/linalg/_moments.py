@@ -213,8 +213,7 @@ def leave_one_out_errors(
     left, singular, _ = torch.linalg.svd(rows.features, full_matrices=False)
     values = singular.square()
     power = feature_power(values.sum(), features.shape[1], rows.total, rows.feature_mean)
-    ones = torch.ones_like(features[:, 0])
-    intercept = (ones if sample_weight is None else sample_weight) / rows.total
+    intercept = (1.0 if sample_weight is None else sample_weight) / rows.total
     coordinates, floor = left.T @ rows.targets, torch.finfo(features.dtype).eps
     errors = []
     for ridge in ridges.to(values):

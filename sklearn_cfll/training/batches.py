@@ -19,9 +19,9 @@ from ..backbones.bins import quantiles
 from .seeding import mix_seed
 
 __all__ = ["Batch", "BatchIterator", "RowsDataset", "as_rows", "input_statistics"]
-__all__ += ["robust_statistics", "unpack_batch"]
+__all__ += ["robust_statistics", "spread_rows", "unpack_batch"]
 
-# Numbers that statistics of the inputs are taken of at once.
+# Numbers that statistics and quantiles of the inputs are taken of at once.
 ENTRIES = 2**22
 # Times the range of the middle nine tenths: 35 deviations of a normal distribution. What is
 # skewed, or takes few values, stays as it is.
@@ -196,6 +196,11 @@ def input_statistics(
     return mean, average(lambda inputs: (inputs - mean).square()).sqrt()
 
 
+def spread_rows(n_rows: int, n_columns: int) -> Tensor:
+    """Indices of all rows, or of every second, third... where they hold too many numbers."""
+    return torch.arange(0, n_rows, -(-n_rows * n_columns // ENTRIES))
+
+
 def robust_statistics(dataset: RowsDataset) -> tuple[Tensor, Tensor]:
     """:func:`input_statistics` of columns (n, p) that a few entries far out do not move.
 
@@ -203,9 +208,7 @@ def robust_statistics(dataset: RowsDataset) -> tuple[Tensor, Tensor]:
     these; of many rows every second, third... gives them. Columns where the two are equal are
     taken as they are.
     """
-    n_rows, n_columns = dataset.inputs.shape
-    step = -(-n_rows * n_columns // ENTRIES)
-    rows, _, weights = dataset.batch(torch.arange(0, n_rows, step))
+    rows, _, weights = dataset.batch(spread_rows(*dataset.inputs.shape))
     lower, upper = quantiles(rows, weights, 20).to(dataset.inputs.device)[:, [1, -2]].T
     reach = FAR_OUT * (upper - lower)
     reach = torch.where(reach > 0, reach, torch.inf)
