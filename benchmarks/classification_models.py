@@ -26,7 +26,6 @@ from torch import nn
 
 from sklearn_cfll import CFLLClassifier
 from sklearn_cfll.backbones import MLPBackbone
-from sklearn_cfll.training.batches import RowsDataset, as_rows, robust_statistics
 
 MOST_ROWS = 8000  # of training: what a minute a model allows
 HELD_OUT = 0.1
@@ -125,13 +124,18 @@ def measures(probabilities: np.ndarray, y: np.ndarray) -> dict[str, float]:
 RATES = (1e-3, 3e-3, 1e-2)
 
 
-def perceptron(X: np.ndarray, n_classes: int, seed: int) -> nn.Sequential:
-    """The default network of `CFLLClassifier` with an output layer, inputs standardised."""
+def scaled_inputs(split: Split, seed: int) -> nn.Sequential:
+    """What `CFLLClassifier` does to its columns before the network sees them."""
+    model = CFLLClassifier(n_iter_no_change=1, random_state=seed)
+    model.fit(*split.train, X_val=split.valid[0], y_val=split.valid[1])
+    return model.backbone_[:2].float()
+
+
+def perceptron(inputs: nn.Sequential, n_columns: int, n_classes: int, seed: int) -> nn.Sequential:
+    """The default network of `CFLLClassifier` with an output layer."""
     torch.manual_seed(seed)
-    backbone = MLPBackbone().build(X.shape[1:])
-    rows = RowsDataset(as_rows(X, "cpu", torch.float32), None, None)
-    backbone[0].adapt_to(*robust_statistics(rows))
-    return nn.Sequential(*backbone, nn.Linear(256, n_classes))
+    backbone = MLPBackbone().build((n_columns,))
+    return nn.Sequential(*inputs, *backbone[2:], nn.Linear(256, n_classes))
 
 
 def cross_entropy_fit(
@@ -182,9 +186,10 @@ def closed_form(split: Split, seed: int) -> dict[str, np.ndarray]:
 def cross_entropy(split: Split, seed: int) -> dict[str, np.ndarray]:
     """The rate of least held-out log loss, plain and with a temperature."""
     n_classes = int(split.known[1].max()) + 1
+    inputs = scaled_inputs(split, seed)
     best, chosen = np.inf, None
     for rate in RATES:
-        net = perceptron(split.train[0], n_classes, seed)
+        net = perceptron(inputs, split.train[0].shape[1], n_classes, seed)
         loss = cross_entropy_fit(net, split, rate, seed)
         if loss < best:
             best, chosen = loss, net

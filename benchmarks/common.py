@@ -28,6 +28,7 @@ PLAIN = {
     "n_members": 1,
     "hidden_layer_sizes": (256, 256),
     "n_bins": 0,
+    "scale_columns": False,
     "linear_part": False,
     "weight_decay": 0.0,
 }

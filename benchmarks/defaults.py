@@ -39,7 +39,9 @@ def shrinking(factor: float) -> Callable[[int], dict[str, Any]]:
     """Weight decay that is ``factor`` times the default's for so many training rows."""
 
     def settings(n_rows: int) -> dict[str, Any]:
-        return {"weight_decay": factor * CFLLRegressor()._weight_decay(round(0.9 * n_rows))}
+        model = CFLLRegressor()
+        n_steps = model.max_epochs * model._n_batches(round(0.9 * n_rows))
+        return {"weight_decay": factor * model._weight_decay(n_steps)}
 
     return settings
 
@@ -57,6 +59,7 @@ VARIANTS: dict[str, dict[str, Any] | Callable[[int], dict[str, Any]]] = {
     "4 members of 96": {"hidden_layer_sizes": (96, 96)},
     "three layers": {"hidden_layer_sizes": (64, 64, 64)},
     "no bins": {"n_bins": 0},
+    "columns unscaled": {"scale_columns": False},
     "SiLU": {"activation": "silu"},
     "GELU": {"activation": "gelu"},
     "rate 0.01": {"learning_rate": 0.01},

@@ -124,6 +124,7 @@ def closed_form(
         n_members=1,
         n_bins=0,  # the literature's network sees the columns as they are
         linear_part=False,
+        scale_columns=False,
         max_epochs=epochs,
         n_iter_no_change=epochs,
         early_stopping=True,

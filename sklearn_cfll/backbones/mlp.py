@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from .bins import PiecewiseLinear
-from .scaling import RobustStandardize
+from .scaling import ColumnScale, RobustStandardize
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
 
@@ -134,8 +134,9 @@ class MLPBackbone(BaseEstimator):
 
     def _network(self, n_columns: int, sizes: tuple[int, ...]) -> nn.Module:
         """The network, or all members of it."""
+        standardized = RobustStandardize(n_columns), ColumnScale(torch.arange(n_columns))
         if self.bin_edges is None:
-            return nn.Sequential(RobustStandardize(n_columns), *self._layers(n_columns, sizes))
+            return nn.Sequential(*standardized, *self._layers(n_columns, sizes))
         if min(sizes) < 2:
             raise ValueError(
                 "With `bin_edges` each of `hidden_layer_sizes` is split in two and must be at "
@@ -149,8 +150,8 @@ class MLPBackbone(BaseEstimator):
         halves = [size // 2 for size in sizes]
         rest = [size - half for size, half in zip(sizes, halves, strict=True)]
         return SideBySide(
-            nn.Sequential(RobustStandardize(n_columns), *self._layers(n_columns, rest)),
-            nn.Sequential(bins, *self._layers(bins.n_outputs, halves)),
+            nn.Sequential(*standardized, *self._layers(n_columns, rest)),
+            nn.Sequential(bins, ColumnScale(bins.column), *self._layers(bins.n_outputs, halves)),
         )
 
     def _layers(self, width: int, sizes: Sequence[int]) -> list[nn.Module]:

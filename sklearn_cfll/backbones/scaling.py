@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RobustStandardize", "Standardize"]
+__all__ = ["ColumnScale", "RobustStandardize", "Standardize"]
 
 # In standard deviations. Rows within them are left as they are: where a heavy tail matters, as
 # in a linear function of incomes, drawing it in costs more than it saves.
@@ -51,3 +51,32 @@ class RobustStandardize(Standardize):
         scaled = super().forward(inputs)
         near = scaled.clamp(-LIMIT, LIMIT)
         return near + LIMIT * torch.tanh((scaled - near) / LIMIT)
+
+
+class ColumnScale(nn.Module):
+    """Multiply each input by the scale of the column that it comes from.
+
+    Ones until they are set from what
+    :func:`~sklearn_cfll.training.column_scales.column_scales` finds: a large column moves a
+    network early, a small one late.
+
+    Parameters
+    ----------
+    column : Tensor of int of shape (n_inputs,)
+        Column of each input; several inputs may come from one.
+    """
+
+    column: Tensor
+    factor: Tensor
+
+    def __init__(self, column: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("column", column)
+        self.register_buffer("factor", torch.ones(len(column)))
+
+    def adapt_to(self, scales: Tensor) -> None:
+        """Take the scale of every column."""
+        self.factor = scales[self.column].to(self.factor)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.factor

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..backbones.mlp import MLPBackbone, SideBySide
-from ..backbones.scaling import RobustStandardize, Standardize
+from ..backbones.scaling import ColumnScale, RobustStandardize, Standardize
 from ..backbones.splitting import join_last_layer
 from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import as_linear
 from ..training.batches import RowsDataset, input_statistics, robust_statistics
 from ..training.callbacks import EpochBar, TaskBridge
+from ..training.column_scales import FIRST_RUN_STEPS, column_scales, slopes
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class, optimizer_options
@@ -140,11 +141,10 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             parts = self._split(plan, checked, X_val, y_val)
             if not warm:
                 self._start(plan, parts.train, self._takes_linear_part(parts))
-            # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
-            decay = 0.0 if self.batch_size == "full" else float(self.decay)
-            weight_decay = self._weight_decay(len(parts.train))
-            schedule = self.learning_rate_schedule
-            self._train(parts, self.max_epochs, schedule, decay, weight_decay, task, X, y)
+                if self._scales_columns(parts):
+                    self._scale_columns(parts.train)
+            self._configure(len(parts.train), self.max_epochs)
+            self._train(parts, task, X, y)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
             self._solve(parts)
@@ -166,8 +166,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             if first:
                 self._start(plan, data)
             parts = Parts(data, data, None)
-            weight_decay = self._weight_decay(None)  # how many rows will come nobody knows
-            self._train(parts, 1, "constant", float(self.decay), weight_decay, None, X, y)
+            self._configure(len(data), 1, stream=True)
+            self._train(parts, None, X, y)
             self._set_solved(
                 parts, Refit(self._training_ridge(), mean_squared_residuals(self.net_, data))
             )
@@ -244,33 +244,58 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             net.module_.linear = part.to(plan.device)
         return net
 
-    def _train(
-        self,
-        parts: Parts,
-        epochs: int,
-        schedule: str,
-        decay: float,
-        weight_decay: float,
-        task: Any,
-        X: Any,
-        y: Any,
-    ) -> None:
-        """Run the net's loop with this estimator's settings on top of whatever came before."""
-        net = self.net_
-        full = self.batch_size == "full"
+    def _scales_columns(self, parts: Parts) -> bool:
+        """Not without held-out rows: a random split is what such a fit does without."""
+        perceptron = self.backbone is None and parts.rows.inputs.shape[1] > 1
+        return self.scale_columns and perceptron and parts.valid is not None
+
+    def _scale_columns(self, train: RowsDataset) -> None:
+        """Scale the perceptron's columns by what two short runs, both undone, agree on."""
+        net, n_rows = self.net_, len(train)
+        untrained, found = net.snapshot(), []
+        for half in held_out_rows(n_rows, n_rows // 2, None, self._plan.seed):
+            epochs = math.ceil(FIRST_RUN_STEPS / self._n_batches(len(half)))
+            self._configure(len(half), min(epochs, self.max_epochs))
+            net.verbose = 0
+            net.run(train.subset(half), None, [])
+            if net.interrupted_:
+                raise KeyboardInterrupt
+            found.append(slopes(net.module_, train))
+            net.restore(untrained)
+        scales = column_scales(*found)
+        for part in net.module_.backbone.modules():
+            if isinstance(part, ColumnScale):
+                part.adapt_to(scales)
+
+    def _n_batches(self, n_rows: int) -> int:
+        return 1 if self.batch_size == "full" else math.ceil(n_rows / self.batch_size)
+
+    def _configure(self, n_rows: int, epochs: int, *, stream: bool = False) -> None:
+        """This estimator's settings for so many epochs, whatever came before.
+
+        Of a stream nobody knows how many rows will come.
+        """
+        net, full = self.net_, self.batch_size == "full"
+        if net.optimizer_ is None:
+            epochs = 1  # nothing to train
         net.configure(
             update_order=self.update_order,
-            lr_schedule=schedule,
+            lr_schedule="constant" if stream else self.learning_rate_schedule,
             lr=self.learning_rate,
-            weight_decay=weight_decay,
-            max_epochs=epochs if net.optimizer_ is not None else 1,  # else: nothing to train
-            batch_size=len(parts.train) if full else self.batch_size,
+            weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
+            max_epochs=epochs,
+            batch_size=n_rows if full else self.batch_size,
             ridge=self._training_ridge(),
-            decay=decay,
+            # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
+            decay=0.0 if full and not stream else float(self.decay),
             memory=self.memory,
             solver="cholesky" if full else "auto",
             verbose=max(0, int(self.verbose) - 1),
         )
+
+    def _train(self, parts: Parts, task: Any, X: Any, y: Any) -> None:
+        """Run the net's loop."""
+        net = self.net_
         callbacks: list[Any] = list(self.callbacks or ())
         stopper = None
         if parts.valid is not None and self.early_stopping is not False:
@@ -296,16 +321,14 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         if stopper is not None and hasattr(stopper, "best_epoch_"):
             self.best_iteration_ = int(stopper.best_epoch_)
 
-    def _weight_decay(self, n_rows: int | None) -> float:
-        """In force for a whole run over so many rows; "auto" is 0 where they are not known."""
+    def _weight_decay(self, n_steps: int | None) -> float:
+        """In force for a run of so many steps; "auto" is 0 where nobody knows how many."""
         if self.weight_decay != "auto":
             return float(self.weight_decay)
         perceptron = self.backbone is None or isinstance(self.backbone, MLPBackbone)
         decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
-        if n_rows is None or not perceptron or not decoupled:
+        if n_steps is None or not perceptron or not decoupled:
             return 0.0
-        n_batches = 1 if self.batch_size == "full" else math.ceil(n_rows / self.batch_size)
-        n_steps = self.max_epochs * n_batches
         return auto_weight_decay(self.learning_rate, self.learning_rate_schedule, n_steps)
 
     def _solve(self, parts: Parts) -> None:

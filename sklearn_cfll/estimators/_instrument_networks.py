@@ -196,6 +196,6 @@ class NetworkPlan:
     def _perceptron(self, role: str, shape: tuple[int, ...]) -> nn.Module:
         sizes = self.hidden_sizes[role]
         module = MLPBackbone(sizes, self.activation).build((int(np.prod(shape)),))
-        # Its inputs come standardised: the first module would only copy them.
-        module = nn.Sequential(nn.Flatten(), *list(module.children())[1:])
+        # Its inputs come standardised: the first two modules would only copy them.
+        module = nn.Sequential(nn.Flatten(), *list(module.children())[2:])
         return module.to(self.device, self.dtype)

@@ -24,6 +24,7 @@ CONSTRAINTS: dict[str, Any] = {
     "dropout": [Interval(Real, 0, 1, closed="left")],
     "n_bins": [Interval(Integral, 0, None, closed="left")],
     "n_members": [Interval(Integral, 1, None, closed="left")],
+    "scale_columns": ["boolean"],
     "ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "decay": [Interval(Real, 0, 1, closed="both")],
     "memory": [StrOptions(set(MEMORIES))],
@@ -70,6 +71,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     n_members : int, default={n_members}
         Perceptrons that are trained side by side on the same batches, each with a last layer of
         its own; the mean of their predictions is the model's. All have the sizes above.
+    scale_columns : bool, default=True
+        Of the perceptron, where rows are held out: multiply columns, once standardised, by how
+        much predictions move along them, as far as two short runs on halves of the rows agree;
+        both are undone. Columns that say nothing about y then disturb less.
     ridge : float or "auto", default="auto"
         Pull of the last layer towards its memory, relative to the mean feature power.
         Small follows each batch, large averages over many. "auto" is

@@ -83,6 +83,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         dropout: float = 0.0,
         n_bins: int = 0,
         n_members: int = 1,
+        scale_columns: bool = True,
         ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -114,6 +115,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self.dropout = dropout
         self.n_bins = n_bins
         self.n_members = n_members
+        self.scale_columns = scale_columns
         self.ridge = ridge
         self.decay = decay
         self.memory = memory

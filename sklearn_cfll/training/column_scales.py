@@ -1,0 +1,94 @@
+"""Scales of input columns, by how predictions move along them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..backbones.scaling import Standardize
+from .batches import RowsDataset, spread_rows
+from .steps import CFLLModule
+
+__all__ = ["FIRST_RUN_STEPS", "column_scales", "slopes"]
+
+# Of training on each half of the rows before slopes are looked at; twice as many told no more
+# (benchmarks/columns.py).
+FIRST_RUN_STEPS = 40
+# Shares of the largest mean product: above the first columns count as equal, below the second
+# as noise. Scales differ by a factor of 4.5 at most.
+HIGHEST, LOWEST = 0.3, 0.015
+MOST_DIRECTIONS = 16
+WIDTH = 2**11  # numbers that a row counts as at least: what it takes inside a network
+
+
+def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
+    """Derivatives of the predictions by standardised columns.
+
+    Parameters
+    ----------
+    module : CFLLModule
+        Its backbone standardises the columns.
+    dataset : RowsDataset
+        n rows of p columns; of many every second, third... is taken.
+
+    Returns
+    -------
+    Tensor of shape (n, k, p)
+        Times the root of the sample weights. Of more than 16 targets k is the number of random
+        sums of them, whose squares are those of all in expectation.
+    """
+    directions = _directions(module.last_layer.out_features).to(dataset.inputs.device)
+    n_numbers = len(directions) * dataset.inputs.shape[1]
+    inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), max(WIDTH, n_numbers)))
+    standardize = next(part for part in module.modules() if isinstance(part, Standardize))
+    # Zero for a constant column: nothing was learnt of it, and its slope is that of chance.
+    deviation = standardize(inputs).std(0, correction=0) * standardize.scale
+    if sample_weight is not None:
+        deviation = deviation * sample_weight.sqrt()[:, None]
+    module.eval()
+    inputs.requires_grad_()
+    found = []
+    for direction in directions.to(inputs):
+        # Of all rows at once: none touches another's slopes. A compiled backbone cannot keep its
+        # graph for the next direction.
+        total = module(inputs).sum(0) @ direction
+        found.append(torch.autograd.grad(total, inputs)[0] * deviation)
+    return torch.stack(found, dim=1)
+
+
+def column_scales(first: Tensor, second: Tensor) -> Tensor:
+    """Root of the mean product of two networks' slopes, a number for each column.
+
+    The diagonal of the average gradient outer product, without the noise: slopes that one half
+    of the rows taught by chance the other half knows nothing of.
+
+    Parameters
+    ----------
+    first, second : Tensor of shape (n, k, p)
+        :func:`slopes` at the same rows of networks trained on two halves.
+
+    Returns
+    -------
+    Tensor of shape (p,), float64
+        Within bounds, of mean square one.
+
+    References
+    ----------
+    Radhakrishnan, Beaglehole, Pandit, Belkin, "Mechanism for feature learning in neural networks
+    and backpropagation-free machine learning models", Science 383 (2024), arXiv 2212.13881:
+    outer products of one network's slopes. The two halves are our own.
+    """
+    products = (first.double() * second.double()).sum((0, 1))
+    highest = products.max()
+    if not 0 < highest < torch.inf:
+        return torch.ones_like(products)
+    products = products.clamp(LOWEST * highest, HIGHEST * highest)
+    return (products / products.mean()).sqrt()
+
+
+def _directions(n_targets: int) -> Tensor:
+    """Unit vectors, one a target; of many targets some sums with random signs."""
+    if n_targets <= MOST_DIRECTIONS:
+        return torch.eye(n_targets)
+    generator = torch.Generator().manual_seed(0)
+    return 2.0 * torch.randint(2, (MOST_DIRECTIONS, n_targets), generator=generator) - 1.0
