@@ -124,7 +124,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         -------
         self
             Fitted. A fit that fails leaves the previous one as it was; Ctrl-C ends training
-            with a warning and keeps the model trained so far.
+            with a warning and keeps the model trained so far. Before training, in the short runs
+            that give columns their scales, Ctrl-C is a failure.
 
         Raises
         ------
