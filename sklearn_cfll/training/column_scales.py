@@ -11,11 +11,12 @@ from .steps import CFLLModule
 
 __all__ = ["FIRST_RUN_STEPS", "column_scales", "slopes"]
 
-# Of training on each half of the rows before slopes are looked at; twice as many told no more
-# (benchmarks/columns.py).
+# Of training on each half of the rows before slopes are looked at; half and twice as many told as
+# much (benchmarks/columns.py).
 FIRST_RUN_STEPS = 40
 # Shares of the largest mean product: above the first columns count as equal, below the second
-# as noise. Scales differ by a factor of 4.5 at most.
+# as noise. Scales differ by a factor of 4.5 at most: 3.2 finds less where much is noise, 10 costs
+# where all columns matter.
 HIGHEST, LOWEST = 0.3, 0.015
 MOST_DIRECTIONS = 16
 WIDTH = 2**11  # numbers that a row counts as at least: what it takes inside a network
