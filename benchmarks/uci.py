@@ -172,7 +172,7 @@ def column(records: list[dict], model: str, name: str, measure: str) -> np.ndarr
     return values
 
 
-def cell(values: np.ndarray, digits: int, width: int = 18) -> str:
+def cell(values: np.ndarray, digits: int, width: int = 20) -> str:
     """Mean ± standard error, and the number of splits where it is not 20."""
     values = values[np.isfinite(values)]
     if len(values) == 0:
@@ -195,18 +195,18 @@ def print_protocol(records: list[dict], epochs: int) -> None:
         published = PUBLISHED[epochs, measure]
         print(f"\n{title}, one hidden layer of 50, {epochs} epochs")
         print(
-            f"{'':17s}" + "".join(f"{label:>18s}" for label in [*published, *map(LABELS.get, ours)])
+            f"{'':17s}" + "".join(f"{label:>20s}" for label in [*published, *map(LABELS.get, ours)])
         )
         for i, name in enumerate(SETS):
             print(
-                f"{name:17s}" + "".join(f"{row.split()[i]:>18s}" for row in published.values()),
+                f"{name:17s}" + "".join(f"{row.split()[i]:>20s}" for row in published.values()),
                 end="",
             )
             for model in ours:
                 print(cell(column(records, model, name, measure), digits_of(name, measure)), end="")
             print()
     print(f"\nRMSE less Adam's, split by split, {epochs} epochs")
-    print(f"{'':17s}" + "".join(f"{LABELS[model]:>18s}" for model in ours[:2]))
+    print(f"{'':17s}" + "".join(f"{LABELS[model]:>20s}" for model in ours[:2]))
     for name in SETS:
         base = column(records, ours[2], name, "rmse")
         cells = [cell(column(records, m, name, "rmse") - base, 4) for m in ours[:2]]
@@ -221,7 +221,7 @@ def print_intervals(records: list[dict]) -> None:
         ("squared_z", "Mean squared standardised residual"),
     ):
         print(f"\n{title}")
-        print(f"{'':17s}" + "".join(f"{head:>18s}" for head in heads))
+        print(f"{'':17s}" + "".join(f"{head:>20s}" for head in heads))
         for name in SETS:
             print(
                 f"{name:17s}" + "".join(cell(column(records, m, name, measure), 3) for m in models)
@@ -231,7 +231,7 @@ def print_intervals(records: list[dict]) -> None:
 def print_defaults(records: list[dict]) -> None:
     for measure, title in (TITLES | {"seconds": "Seconds to fit"}).items():
         print(f"\n{title}, default settings")
-        print(f"{'':17s}" + "".join(f"{LABELS[model]:>18s}" for model in DEFAULTS))
+        print(f"{'':17s}" + "".join(f"{LABELS[model]:>20s}" for model in DEFAULTS))
         for name in SETS:
             digits = digits_of(name, measure) if measure in TITLES else 2
             cells = [cell(column(records, model, name, measure), digits) for model in DEFAULTS]
