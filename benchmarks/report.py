@@ -157,8 +157,8 @@ SECTIONS = (
         "python benchmarks/honest.py --data DIR",
         "Defaults against the same network trained by Adam",
         "Adam's rate is the best of five on the held-out rows; with the same final refit; with as "
-        "many epochs as our time buys; AdamW with the weight decay of our rule. Ratios below one "
-        "are in favour of the closed form.",
+        "many epochs as our time buys; AdamW with the weight decay of our rule. All without linear "
+        "part and column scales. Ratios below one are in favour of the closed form.",
     ),
     (
         "instruments.txt",

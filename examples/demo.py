@@ -90,6 +90,8 @@ def closed_form(train, valid, look):
         hidden_layer_sizes=(WIDTH, WIDTH),
         n_members=1,  # the same network and the same loss for all
         n_bins=0,
+        scale_columns=False,
+        linear_part=False,
         weight_decay=0.0,
         batch_size=BATCH_SIZE,
         max_epochs=EPOCHS,

@@ -59,7 +59,6 @@ def test_a_weight_is_a_repetition(X):
     net.backbone.append(nn.Tanh())
     weights = torch.arange(50).double()
     weighted = slopes(net, rows_of(X, weights))
-    # Deviations are the dataset's own: compare at fixed ones, by the ratio to plain slopes.
     plain = slopes(net, rows_of(X))
     torch.testing.assert_close(weighted.square(), plain.square() * weights[:, None, None])
 
@@ -147,9 +146,14 @@ def test_columns_that_matter_get_the_larger_scales(Estimator):
         assert torch.equal(found[1], found[0].repeat_interleave(16))
 
 
-def test_the_first_runs_leave_nothing_but_the_scales(monkeypatch):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"memory": "statistics"}, {"update_order": "backbone_first"}, {"dropout": 0.2}],
+    ids=str,
+)
+def test_the_first_runs_leave_nothing_but_the_scales(monkeypatch, options):
     X, y = noisy_columns()
-    settings = {"max_epochs": 5, "random_state": 0}
+    settings = {"max_epochs": 5, "random_state": 0} | options
     plain = CFLLRegressor(scale_columns=False, **settings).fit(X, y)
     monkeypatch.setattr(module_under_test, "LOWEST", module_under_test.HIGHEST)  # all the same
     model = CFLLRegressor(**settings).fit(X, y)
