@@ -69,7 +69,7 @@ def run_raw(optimizer: str) -> Callable[..., None]:
 
 def run_closed(order: str, optimizer: str = "adam") -> Callable[..., None]:
     def run(task, lr, width, batch_size, epochs, seed, look) -> None:
-        ridge = 0.12 * width * min(1.0, width / batch_size)
+        ridge = 0.12 * width * min(1.0, width / batch_size) ** 2
         options = {"update_order": order, "last_layer__ridge": ridge}
         closed_form(task, optimizer, lr, width, batch_size, epochs, seed, look, **options)
 

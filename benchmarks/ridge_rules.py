@@ -1,8 +1,8 @@
 """Which rule should choose the training ridge? Fixed values, adaptive ones, races of two.
 
 One network of two ReLU layers, its backbone by AdamW, the best of 40 epochs by validation, then
-the exact refit of the last layer. Test MSE relative to the product's rule 0.12 d min(1, d/B), for
-several widths d and batch sizes B. Training sets are capped at 2000 rows; a task with no more
+the exact refit of the last layer. Test MSE relative to the product's rule 0.12 d min(1, d/B)²,
+for several widths d and batch sizes B. Training sets are capped at 2000 rows; a task with no more
 rows than B is left out at that size (one batch: there is nothing to remember). Runs are stored
 as they end (``results/ridge_rules.jsonl``): an interrupted benchmark goes on.
 
@@ -42,7 +42,7 @@ EPOCHS, MAX_ROWS = 40, 2000
 FIXED = {
     "(d/B)^2": lambda d, B: (d / B) ** 2,
     "10": lambda d, B: 10.0,
-    "product": lambda d, B: 0.12 * d * min(1, d / B),
+    "product": lambda d, B: 0.12 * d * min(1, d / B) ** 2,
     "low": lambda d, B: min(1.0, (d / B) ** 2),
     "high": lambda d, B: 0.4 * d * min(1, d / B),
 }

@@ -175,8 +175,8 @@ def test_units_of_the_columns_do_not_matter():
 
 @pytest.mark.parametrize(
     ("n_rows", "parameters"),
-    [(30, {}), (400, {"scale_columns": False}), (400, {"early_stopping": False})],
-    ids=["few rows", "switched off", "no rows held out"],
+    [(30, {}), (90, {}), (400, {"scale_columns": False}), (400, {"early_stopping": False})],
+    ids=["few rows", "few training rows", "switched off", "no rows held out"],
 )
 def test_where_columns_are_not_scaled(n_rows, parameters):
     X, y = noisy_columns(n_rows)

@@ -23,7 +23,7 @@ from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimators._options import auto_weight_decay
+from sklearn_cfll.estimators._options import auto_weight_decay, resolve_ridge
 from sklearn_cfll.training.schedules import SCHEDULES
 
 BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
@@ -783,6 +783,26 @@ def test_weight_decay_shrinks_the_backbone():
         return sum(float(p.detach().square().sum()) for p in model.backbone_.parameters())
 
     assert size(5.0) < 0.7 * size(0.0)
+
+
+@pytest.mark.parametrize(
+    ("feature_shape", "batch_size", "expected"),
+    [
+        ((256,), 256, 30.72),
+        ((64,), 256, 0.48),
+        ((64,), 32, 7.68),
+        ((64,), "full", 0.01),
+        ((16, 16, 32), 8, 0.1),
+        ((2, 64), 32, 7.68),
+    ],
+)
+def test_automatic_ridge_follows_features_over_rows_squared(feature_shape, batch_size, expected):
+    assert resolve_ridge("auto", feature_shape, batch_size, 1000) == pytest.approx(expected)
+    assert resolve_ridge(3, feature_shape, batch_size, 1000) == 3.0
+
+
+def test_automatic_ridge_is_the_same_for_any_number_of_few_rows():
+    assert resolve_ridge("auto", (64,), 256, 15) == resolve_ridge("auto", (64,), 256, 39) == 7.68
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "linear", "one_cycle"])

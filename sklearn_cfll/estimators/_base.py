@@ -24,7 +24,7 @@ from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import as_linear
 from ..training.batches import RowsDataset, input_statistics, robust_statistics
 from ..training.callbacks import EpochBar, TaskBridge
-from ..training.column_scales import FIRST_RUN_STEPS, column_scales, slopes
+from ..training.column_scales import FEWEST_ROWS, FIRST_RUN_STEPS, column_scales, slopes
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class, optimizer_options
@@ -169,9 +169,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             parts = Parts(data, data, None)
             self._configure(len(data), 1, stream=True)
             self._train(parts, None, X, y)
-            self._set_solved(
-                parts, Refit(self._training_ridge(), mean_squared_residuals(self.net_, data))
-            )
+            noise = mean_squared_residuals(self.net_, data)
+            self._set_solved(parts, Refit(self._training_ridge(len(data)), noise))
         return self
 
     def _make_plan(self, checked: Checked) -> Plan:
@@ -247,8 +246,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _scales_columns(self, parts: Parts) -> bool:
         """Not without held-out rows: a random split is what such a fit does without."""
-        perceptron = self.backbone is None and parts.rows.inputs.shape[1] > 1
-        return self.scale_columns and perceptron and parts.valid is not None
+        if not self.scale_columns or self.backbone is not None or parts.valid is None:
+            return False
+        return len(parts.train) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
 
     def _scale_columns(self, train: RowsDataset) -> None:
         """Scale the perceptron's columns by what two short runs, both undone, agree on."""
@@ -286,7 +286,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
             max_epochs=epochs,
             batch_size=n_rows if full else self.batch_size,
-            ridge=self._training_ridge(),
+            ridge=self._training_ridge(n_rows),
             # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
             decay=0.0 if full and not stream else float(self.decay),
             memory=self.memory,
@@ -345,14 +345,14 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             solved = refit_last_layer(net, train, valid, ridge, lowest)
         else:
             noise = mean_squared_residuals(net, train if valid is None else valid)
-            solved = Refit(self._training_ridge(), noise)
+            solved = Refit(self._training_ridge(len(train)), noise)
         net.check_finite()
         self._set_solved(parts, solved)
 
-    def _training_ridge(self) -> float:
+    def _training_ridge(self, n_rows: int) -> float:
         *grid, width = self._plan.backbone.feature_shape
         shape = (*grid, width // self._n_members())  # each member's own features
-        return resolve_ridge(self.ridge, shape, self.batch_size)
+        return resolve_ridge(self.ridge, shape, self.batch_size, n_rows)
 
     def _set_solved(self, parts: Parts, solved: Refit) -> None:
         self.ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay

@@ -87,25 +87,31 @@ def resolve_dtype(
     return torch.float32
 
 
-def resolve_ridge(ridge: Any, feature_shape: tuple[int, ...], batch_size: Any) -> float:
-    """The training ridge; "auto" is 0.12 · d · min(1, d/B), 0.1 for fields, 0.01 in full batches.
+def resolve_ridge(
+    ridge: Any, feature_shape: tuple[int, ...], batch_size: Any, n_rows: int
+) -> float:
+    """The training ridge; "auto" is 0.12 · d · min(1, d/B)², 0.01 in full batches.
 
-    30 at d = B = 256, where it beat tuned Adam on five of six tasks (benchmarks/tuned.py); with
-    fewer features than rows a batch says more about the last layer, and less pull is needed.
-    A sample of a field gives a row for each point, far more than features: 0.1 beat tuned Adam
-    on all operator tasks, and of 0.001 to 10 the smaller were the better on clean simulations
-    (benchmarks/field_ridge.py). Fields with noise, which asks for more, were not measured.
+    30 at d = B = 256, where it beat tuned Adam on five of six tasks (benchmarks/tuned.py). With
+    fewer features than rows a batch says more about the last layer, and less pull is needed:
+    the best ridge follows (d/B)² (benchmarks/ridge_rules.py, benchmarks/defaults.py).
+    A sample of a field gives a row for each point, far more than features: never less than 0.1
+    there, which beat tuned Adam on all operator tasks; of 0.001 to 10 the smaller were the better
+    on clean simulations (benchmarks/field_ridge.py). Fields with noise, which asks for more, were
+    not measured.
+    Fewer rows than any are held out of count as a batch of that many: there a weight equals
+    repetitions to 1e-7, and with less ridge rounding errors would grow beyond that.
     """
     if ridge != "auto":
         return float(ridge)
     if batch_size == "full":
         return FULL_BATCH_RIDGE
+    if n_rows < HELD_OUT_FROM:
+        batch_size = min(batch_size, HELD_OUT_FROM)
     *grid, n_features = feature_shape
     points = math.prod(grid)
-    if points > 1:
-        rows = points * batch_size
-        return max(FIELD_RIDGE, 0.12 * n_features * min(1.0, n_features / rows) ** 2)
-    return 0.12 * n_features * min(1.0, n_features / batch_size)
+    found = 0.12 * n_features * min(1.0, n_features / (points * batch_size)) ** 2
+    return found if points == 1 else max(FIELD_RIDGE, found)
 
 
 def auto_weight_decay(learning_rate: float, schedule: str, n_steps: int) -> float:

@@ -72,15 +72,16 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Perceptrons that are trained side by side on the same batches, each with a last layer of
         its own; the mean of their predictions is the model's. All have the sizes above.
     scale_columns : bool, default=True
-        Of the perceptron, where rows are held out: multiply columns, once standardised, by how
-        much predictions move along them, as far as two short runs on halves of the rows agree;
-        both are undone. Columns that say nothing about y then disturb less.
+        Of the perceptron, with 75 training rows or more beside held-out ones: multiply columns,
+        once standardised, by how much predictions move along them, as far as two short runs on
+        halves of the rows agree; both are undone. Columns that say nothing about y then disturb
+        less.
     ridge : float or "auto", default="auto"
         Pull of the last layer towards its memory, relative to the mean feature power.
         Small follows each batch, large averages over many. "auto" is
-        ``0.12 * d * min(1, d / batch_size)`` for a network of d features: 30 where d is 256 and
-        1.9 where it is 64; 0.1 for fields, where each sample has many rows; and 0.01 in full
-        batches, where it is the ridge penalty itself.
+        ``0.12 * d * min(1, d / batch_size) ** 2`` for a network of d features: 30 where d is 256
+        and 0.5 where it is 64; 0.1 for fields, where each sample has many rows; and 0.01 in
+        full batches, where it is the ridge penalty itself.
     decay : float, default=1.0
         Share of the earlier information that survives a batch: 1 is the paper's proximal
         update, 0 forgets.

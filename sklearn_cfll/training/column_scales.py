@@ -9,11 +9,13 @@ from ..backbones.scaling import Standardize
 from .batches import RowsDataset, spread_rows
 from .steps import CFLLModule
 
-__all__ = ["FIRST_RUN_STEPS", "column_scales", "slopes"]
+__all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "slopes"]
 
-# Of training on each half of the rows before slopes are looked at; half and twice as many told as
-# much (benchmarks/columns.py).
-FIRST_RUN_STEPS = 40
+# Of training; halves of fewer told too little (benchmarks/columns.py).
+FEWEST_ROWS = 75
+# Of training on each half of the rows before slopes are looked at; twice and four times as
+# many told as much (benchmarks/columns.py).
+FIRST_RUN_STEPS = 20
 # Shares of the largest mean product: above the first columns count as equal, below the second
 # as noise. Scales differ by a factor of 4.5 at most: 3.2 gained less on 300 rows, 10 lost on more
 # (benchmarks/columns.py).
