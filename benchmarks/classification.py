@@ -15,6 +15,8 @@ Three parts, each resumable (``results/classification.jsonl``):
 
     python benchmarks/classification.py --data DIR                # about 10 minutes on one core
     python benchmarks/classification.py --data DIR --calibration  # 2 minutes
+    python benchmarks/classification.py --data KEEL --calibration --seeds 0 1 2 3 --sets SET ... \
+        --results benchmarks/results/classification_development.jsonl  # 2 minutes
     python benchmarks/classification.py --data DIR --images       # 3 minutes a seed
     python benchmarks/classification.py --report                  # print what is stored
 

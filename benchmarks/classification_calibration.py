@@ -67,8 +67,8 @@ def on_simplex(scores: np.ndarray) -> np.ndarray:
     return (scores - excess[np.arange(len(scores)), last][:, None]).clip(0)
 
 
-# Logits of scores (n, k) and parameters; those start at zero, and a normal prior pulls them
-# there, with deviation one, but three for the first two, which are logarithms of scales.
+# Logits of scores (n, k) and parameters; those start at zero, and a normal prior of deviation one
+# pulls them there.
 def _temperature(s: Tensor, p: Tensor) -> Tensor:
     return 4 * p[0].exp() * s
 
@@ -109,10 +109,14 @@ FAMILIES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[int], in
     "vector": (_vector, lambda k: 2 + k),
     "matrix": (_matrix, lambda k: 2 + k + k * k),
     "power": (_power, lambda k: 2),
+    "power, wide prior": (_power, lambda k: 2),
     "power, floor 0.01": (_power_fixed_floor, lambda k: 2),
     "power, no floor": (_power_no_floor, lambda k: 2),
     "power, free bend": (_softplus, lambda k: 2),
 }
+
+
+WIDE = {"temperature", "vector", "matrix", "power, wide prior"}
 
 
 def fitted_logits(
@@ -123,7 +127,8 @@ def fitted_logits(
     s, codes = torch.from_numpy(scores), torch.as_tensor(y)
     p = torch.zeros(count(s.shape[1]), dtype=torch.float64, requires_grad=True)
     deviation = torch.ones_like(p)
-    deviation[:2] = 3.0
+    if family in WIDE:
+        deviation[:2] = 3.0  # logarithms of scales
     optimizer = torch.optim.LBFGS([p], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
