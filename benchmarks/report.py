@@ -156,9 +156,9 @@ SECTIONS = (
         "classification_development.txt",
         "python benchmarks/classification.py --calibration --data KEEL --sets ...",
         "Probabilities on few rows",
-        "The same ways on small development sets, 94 to 6,924 training rows, a tenth as many held out, four seeds: what "
-        "chose the prior on power and floor. Ratios mean little where a loss is next to nothing "
-        "(monk-2).",
+        "The same ways on small development sets, 94 to 6,924 training rows, a tenth as many held "
+        "out, four seeds: what chose the prior on power and floor. Ratios mean little where a loss "
+        "is next to nothing (monk-2).",
     ),
     (
         "honest.txt",
