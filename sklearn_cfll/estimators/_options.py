@@ -99,8 +99,9 @@ def resolve_ridge(
     there, which beat tuned Adam on all operator tasks; of 0.001 to 10 the smaller were the better
     on clean simulations (benchmarks/field_ridge.py). Fields with noise, which asks for more, were
     not measured.
-    Fewer rows than any are held out of count as a batch of that many: there a weight equals
-    repetitions to 1e-7, and with less ridge rounding errors would grow beyond that.
+    Where no rows are held out for want of them, a batch counts as one of as many as that takes:
+    there weights equal repetitions to 1e-7, and with less ridge rounding errors would grow beyond
+    it. In between the batch's own number of rows, which repetitions change, did no better.
     """
     if ridge != "auto":
         return float(ridge)
