@@ -101,7 +101,7 @@ def resolve_ridge(
     not measured.
     Where no rows are held out for want of them, a batch counts as one of as many as that takes:
     there weights equal repetitions to 1e-7, and with less ridge rounding errors would grow beyond
-    it. In between the batch's own number of rows, which repetitions change, did no better.
+    it.
     """
     if ridge != "auto":
         return float(ridge)
