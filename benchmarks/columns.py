@@ -101,7 +101,7 @@ def irrelevant() -> None:
 
 def codes() -> None:
     """Print a table of peers where one column is the code of a category."""
-    heads = ["CFLL", "equal bins", "MLP", "HistGradBoost", "RidgeCV"]
+    heads = ["CFLL", "n_bins = 32", "equal bins", "MLP", "HistGradBoost", "RidgeCV"]
     print(f"\n{'Codes, MSE':22s}" + "".join(f"{head:>17s}" for head in heads))
     for n_codes in (25, 50, 100, 200):
         found = []
@@ -111,10 +111,9 @@ def codes() -> None:
             y = rng.standard_normal(n_codes)[code] + Z[:, 0] * np.sin(Z[:, 1])
             y = y + 0.3 * rng.standard_normal(4000)
             rows = train_test_split(np.column_stack([code, Z]), y, test_size=0.5, random_state=seed)
-            ours, equal, *peers = regressors(seed)
-            cells = [error(model, rows) for model in (ours, *peers)]
+            cells = [error(model, rows) for model in regressors(seed, n_bins=32)]
             with patch.object(_data, "VALUES_PER_BIN", 0):
-                cells.insert(1, error(equal, rows))
+                cells.insert(2, error(CFLLRegressor(random_state=seed), rows))
             found.append(cells)
         cells = "".join(f"{value:17.4f}" for value in np.mean(found, axis=0))
         print(f"  2000, {n_codes:3d} codes      {cells}", flush=True)

