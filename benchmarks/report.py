@@ -84,7 +84,7 @@ SECTIONS = (
         "Time of a default fit",
         "Asked for was at most three times MLPRegressor's default fit with up to 10,000 rows: more "
         "than half of the sets do not keep to it. A step of the default network costs several of "
-        "its steps, and column scales take 80 steps before training.",
+        "its steps, and column scales take 40 steps before training.",
     ),
     (
         "uci.txt",

@@ -99,9 +99,8 @@ def resolve_ridge(
     there, which beat tuned Adam on all operator tasks; of 0.001 to 10 the smaller were the better
     on clean simulations (benchmarks/field_ridge.py). Fields with noise, which asks for more, were
     not measured.
-    Where no rows are held out for want of them, a batch counts as one of as many as that takes:
-    there weights equal repetitions to 1e-7, and with less ridge rounding errors would grow beyond
-    it.
+    Fewer than 40 training rows count as a batch of 40: where none are held out weights equal
+    repetitions to 1e-7, and with less ridge rounding errors would grow beyond it.
     """
     if ridge != "auto":
         return float(ridge)
