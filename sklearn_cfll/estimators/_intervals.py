@@ -12,6 +12,10 @@ __all__ = ["Scores"]
 
 # Points of fields are many and alike: so many order statistics describe their scores.
 KEPT = 10_000
+# What predicted variances are multiplied by is the held-out rows' mean squared score, with that
+# of so many others: few rows say little of it, and they have chosen epoch, ridge and noise, so
+# that it is too small (benchmarks/intervals.py).
+OTHERS, THEIR_SQUARE = 20, 1.5
 
 
 class Scores(NamedTuple):
@@ -24,24 +28,31 @@ class Scores(NamedTuple):
     shares : ndarray of shape (rows, k)
         Share of the total weight up to and with that row.
     n_samples : int
+    inflation : ndarray of shape (k,)
+        What the layer's predictive deviations were multiplied by, for ``std``.
     """
 
     values: np.ndarray
     shares: np.ndarray
     n_samples: int
+    inflation: np.ndarray
 
     @classmethod
     def of(cls, calibration: Calibration) -> Scores:
         """Sort what the final solve handed over."""
         scores = calibration.scores.double().cpu().numpy()
         weights = calibration.weights.double().cpu().numpy()
+        squares, n_samples = np.average(scores**2, axis=0, weights=weights), calibration.n_samples
+        pulled = (n_samples * squares + OTHERS * THEIR_SQUARE) / (n_samples + OTHERS)
+        inflation = np.sqrt(pulled)
+        scores = scores / inflation
         order = scores.argsort(axis=0)
         values = np.take_along_axis(scores, order, axis=0)
         shares = weights[order].cumsum(axis=0) / weights.sum()
         if len(values) > KEPT:
             chosen = np.linspace(0, len(values) - 1, KEPT).round().astype(int)
             values, shares = values[chosen], shares[chosen]
-        return cls(values, shares, calibration.n_samples)
+        return cls(values, shares, n_samples, inflation)
 
     def quantile(self, coverage: float) -> np.ndarray:
         """Factor on the standard deviation that covers a new row so often; shape (k,).
