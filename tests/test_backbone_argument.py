@@ -181,7 +181,7 @@ def test_lazy_layers_take_their_width_from_the_data():
 @pytest.mark.parametrize("module", [nn.Identity(), nn.Tanh(), nn.Flatten()])
 def test_backbone_without_parameters_is_ridge_on_fixed_features(module):
     X, y = load_diabetes(return_X_y=True)
-    model = regressor(module, max_epochs=2).fit(X, y)
+    model = regressor(module, max_epochs=2, precision="float64").fit(X, y)
     features = np.tanh(X) if isinstance(module, nn.Tanh) else X
     centred = features - features.mean(0)
     alpha = model.ridge_ * len(X) * np.square(centred).sum() / features.size

@@ -23,7 +23,7 @@ from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimators._options import auto_weight_decay, resolve_ridge
+from sklearn_cfll.estimators._options import auto_weight_decay, resolve_batch_size, resolve_ridge
 from sklearn_cfll.training.schedules import SCHEDULES
 
 BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
@@ -235,8 +235,8 @@ def test_multi_output_regression_learns_each_target():
     ("n_rows", "precision", "expected"),
     [
         (100, "auto", np.float64),
-        (500, "auto", np.float64),
-        (501, "auto", np.float32),
+        (300, "auto", np.float64),
+        (301, "auto", np.float32),
         (100, "float32", np.float32),
         (1001, "float64", np.float64),
     ],
@@ -625,7 +625,12 @@ def test_partial_fit_learns_classes_given_in_the_first_call():
 def test_stream_with_statistics_memory_is_ridge_on_all_rows_seen(splits, batch_size):
     X, y = load_diabetes(return_X_y=True)
     model = CFLLRegressor(
-        nn.Identity(), memory="statistics", ridge=0.2, batch_size=batch_size, normalize_y=False
+        nn.Identity(),
+        memory="statistics",
+        ridge=0.2,
+        batch_size=batch_size,
+        normalize_y=False,
+        precision="float64",
     )
     for rows in np.array_split(np.random.default_rng(splits).permutation(len(X)), splits):
         model.partial_fit(X[rows], y[rows])
@@ -799,6 +804,31 @@ def test_weight_decay_shrinks_the_backbone():
 def test_automatic_ridge_follows_features_over_rows_squared(feature_shape, batch_size, expected):
     assert resolve_ridge("auto", feature_shape, batch_size, 1000) == pytest.approx(expected)
     assert resolve_ridge(3, feature_shape, batch_size, 1000) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "n_rows", "expected"),
+    [
+        ("auto", 10, 256),
+        ("auto", 2048, 256),
+        ("auto", 2049, 257),
+        ("auto", 8192, 1024),
+        ("auto", 10**6, 1024),
+        ("full", 777, 777),
+        (32, 777, 32),
+    ],
+)
+def test_automatic_batches_are_an_eighth_of_the_rows_within_bounds(batch_size, n_rows, expected):
+    assert resolve_batch_size(batch_size, n_rows, perceptron=True) == expected
+    assert resolve_batch_size("auto", n_rows, perceptron=False) == 256
+
+
+def test_networks_of_the_users_have_batches_of_256():
+    X, y = data_for(CFLLRegressor, 3000)
+    own = CFLLRegressor(nn.Linear(6, 4), max_epochs=1).fit(X, y)
+    ours = CFLLRegressor(max_epochs=1, validation_fraction=0.1).fit(X, y)
+    assert own.net_.batch_size == 256
+    assert ours.net_.batch_size == 338  # an eighth of nine tenths
 
 
 def test_automatic_ridge_is_the_same_for_any_number_of_few_rows():

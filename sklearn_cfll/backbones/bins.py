@@ -109,5 +109,6 @@ class PiecewiseLinear(nn.Module):
         return len(self.column)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        passed = (inputs[:, self.column] - self.lower.to(inputs)) * self.rate.to(inputs)
+        columns = inputs.index_select(1, self.column)
+        passed = (columns - self.lower.to(inputs)) * self.rate.to(inputs)
         return passed.clamp(0.0, 2.0) - 1.0

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils.validation import check_is_fitted
-from skorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -23,7 +22,7 @@ from ..backbones.splitting import join_last_layer
 from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import as_linear
 from ..training.batches import RowsDataset, input_statistics, robust_statistics
-from ..training.callbacks import EpochBar, TaskBridge
+from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
 from ..training.column_scales import FEWEST_ROWS, FIRST_RUN_STEPS, column_scales, slopes
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
@@ -47,6 +46,7 @@ from ._options import (
     lowest_ridge,
     n_held_out,
     refit_ridge,
+    resolve_batch_size,
     resolve_device,
     resolve_dtype,
     resolve_ridge,
@@ -269,7 +269,15 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
                 part.adapt_to(scales)
 
     def _n_batches(self, n_rows: int) -> int:
-        return 1 if self.batch_size == "full" else math.ceil(n_rows / self.batch_size)
+        return math.ceil(n_rows / self._batch_rows(n_rows))
+
+    def _batch_rows(self, n_rows: int) -> int:
+        """Rows a batch; "auto" looks at how many there are where the network is ours."""
+        return resolve_batch_size(self.batch_size, n_rows, self._is_perceptron())
+
+    def _is_perceptron(self) -> bool:
+        """Whether what was measured on perceptrons speaks of this network."""
+        return self.backbone is None or isinstance(self.backbone, MLPBackbone)
 
     def _configure(self, n_rows: int, epochs: int, *, stream: bool = False) -> None:
         """This estimator's settings for so many epochs, whatever came before.
@@ -285,7 +293,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             lr=self.learning_rate,
             weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
             max_epochs=epochs,
-            batch_size=n_rows if full else self.batch_size,
+            batch_size=self._batch_rows(n_rows),
             ridge=self._training_ridge(n_rows),
             # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
             decay=0.0 if full and not stream else float(self.decay),
@@ -300,13 +308,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         callbacks: list[Any] = list(self.callbacks or ())
         stopper = None
         if parts.valid is not None and self.early_stopping is not False:
-            stopper = EarlyStopping(
-                patience=self.n_iter_no_change,
-                threshold=self.tol,
-                threshold_mode="abs",
-                load_best=True,
-                sink=_silent,
-            )
+            stopper = BestEpoch(self.n_iter_no_change, self.tol)
             callbacks.append(("early_stopping", stopper))
         if self.verbose == 1:
             callbacks.append(("epoch_bar", EpochBar()))
@@ -326,9 +328,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         """In force for a run of so many steps; "auto" is 0 where nobody knows how many."""
         if self.weight_decay != "auto":
             return float(self.weight_decay)
-        perceptron = self.backbone is None or isinstance(self.backbone, MLPBackbone)
         decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
-        if n_steps is None or not perceptron or not decoupled:
+        if n_steps is None or not self._is_perceptron() or not decoupled:
             return 0.0
         return auto_weight_decay(self.learning_rate, self.learning_rate_schedule, n_steps)
 
@@ -352,7 +353,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     def _training_ridge(self, n_rows: int) -> float:
         *grid, width = self._plan.backbone.feature_shape
         shape = (*grid, width // self._n_members())  # each member's own features
-        return resolve_ridge(self.ridge, shape, self.batch_size, n_rows)
+        batch = "full" if self.batch_size == "full" else self._batch_rows(n_rows)
+        return resolve_ridge(self.ridge, shape, batch, n_rows)
 
     def _set_solved(self, parts: Parts, solved: Refit) -> None:
         self.ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay
@@ -574,7 +576,3 @@ def _history_row(row: dict[str, Any]) -> dict[str, Any]:
         "seconds": row.get("dur"),
     }
     return kept
-
-
-def _silent(*args: Any) -> None:
-    """Where skorch's EarlyStopping may print to."""

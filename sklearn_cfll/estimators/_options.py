@@ -19,6 +19,7 @@ __all__ = [
     "lowest_ridge",
     "n_held_out",
     "refit_ridge",
+    "resolve_batch_size",
     "resolve_device",
     "resolve_dtype",
     "resolve_ridge",
@@ -46,9 +47,15 @@ SHORT_RUN = 100  # steps, below which a run shrinks them by less
 
 FIELD_RIDGE = 0.1  # benchmarks/field_ridge.py
 
+# Batches of many rows are what a closed-form last layer is good at: of more than 2,000 rows an
+# eighth is as good as 256 and takes less time (benchmarks/defaults.py). Beyond 1,024 a step's
+# time grows as its rows do.
+BATCHES_AN_EPOCH = 8
+LEAST_BATCH, LARGEST_BATCH = 256, 1024
+
 # Up to this many rows weights equal repetitions to 1e-7, as scikit-learn's checks ask; on more
 # rows float64 would cost noticeable time.
-FLOAT64_ROWS = 500
+FLOAT64_ROWS = 300
 FLOAT64_TARGETS = 2**15  # fields: each point is a row of the work
 
 
@@ -85,6 +92,19 @@ def resolve_dtype(
             raise ValueError('`precision`="float64" is not available on MPS; use "float32".')
         return torch.float64
     return torch.float32
+
+
+def resolve_batch_size(batch_size: Any, n_rows: int, perceptron: bool) -> int:
+    """Rows a batch; "auto" is an eighth of the training rows, within 256 and 1,024.
+
+    256 for other networks than perceptrons: their rows may be large, and were not measured.
+    """
+    if batch_size == "full":
+        return n_rows
+    if batch_size == "auto":
+        wanted = math.ceil(n_rows / BATCHES_AN_EPOCH) if perceptron else LEAST_BATCH
+        return min(max(wanted, LEAST_BATCH), LARGEST_BATCH)
+    return int(batch_size)
 
 
 def resolve_ridge(

@@ -33,7 +33,7 @@ CONSTRAINTS: dict[str, Any] = {
     "learning_rate": [Interval(Real, 0, None, closed="neither")],
     "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
-    "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"full"})],
+    "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto", "full"})],
     "max_epochs": [Interval(Integral, 1, None, closed="left")],
     "early_stopping": ["boolean", StrOptions({"auto"})],
     "validation_fraction": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
@@ -107,17 +107,18 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         steps, less); 0 for others.
     learning_rate_schedule : {{"cosine", "constant", "linear", "one_cycle"}}, default="cosine"
         Over ``max_epochs``, step by step.
-    batch_size : int or "full", default=256
-        Rows a batch, spread evenly. "full" is the deterministic method: all rows in one
-        batch, the last layer their exact ridge fit at every step.
-    max_epochs : int, default=100
+    batch_size : int, "auto" or "full", default={batch_size}
+        Rows a batch, spread evenly. "auto": for a perceptron an eighth of the training rows, 256
+        at least and 1,024 at most; 256 for others. "full" is the deterministic method: all rows
+        in one batch, the last layer their exact ridge fit at every step.
+    max_epochs : int, default={max_epochs}
         Passes over the training rows.
     early_stopping : bool or "auto", default="auto"
         Hold rows out, watch their loss, keep the best epoch. "auto": from 40 rows on.
     validation_fraction : float or "auto", default="auto"
         Share of the rows held out. "auto" is a tenth, of fewer than 400 rows 40 of them or a
         quarter, whichever is less.
-    n_iter_no_change : int, default=20
+    n_iter_no_change : int, default={patience}
         Epochs without improvement of the held-out loss before training stops.
     tol : float, default=0.0
         Improvement that counts.
@@ -128,7 +129,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU.
     precision : {{"auto", "float32", "float64"}}, default="auto"
-        "auto" is float64 up to 500 rows on a CPU, and where columns or targets lie so far from
+        "auto" is float64 up to 300 rows on a CPU, and where columns or targets lie so far from
         zero that float32 would blur them; else float32. Predictions come in the precision they
         were computed in.
     compile : bool, default=False

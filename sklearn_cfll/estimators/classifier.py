@@ -36,6 +36,9 @@ SHARPNESS = 32.0
     n_bins=0,
     n_members=1,
     weight_decay="0.0",
+    batch_size=256,
+    max_epochs=100,
+    patience=20,
     own="""class_weight : dict, "balanced" or None, default=None
         Weights of classes, multiplied into ``sample_weight``.""",
 )

@@ -29,6 +29,9 @@ __all__ = ["CFLLRegressor"]
     n_bins=16,
     n_members=4,
     weight_decay='"auto"',
+    batch_size='"auto"',
+    max_epochs=60,
+    patience=15,
     own="""normalize_y : bool, default=True
         Standardise targets while training.
     linear_part : bool or "auto", default="auto"
@@ -92,11 +95,11 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         learning_rate: float = 0.02,
         weight_decay: Any = "auto",
         learning_rate_schedule: str = "cosine",
-        batch_size: Any = 256,
-        max_epochs: int = 100,
+        batch_size: Any = "auto",
+        max_epochs: int = 60,
         early_stopping: Any = "auto",
         validation_fraction: Any = "auto",
-        n_iter_no_change: int = 20,
+        n_iter_no_change: int = 15,
         tol: float = 0.0,
         refit_last_layer: bool = True,
         normalize_y: bool = True,

@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
-from skorch.callbacks import Callback, PrintLog
+from skorch.callbacks import Callback, EarlyStopping, PrintLog
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-__all__ = ["EpochBar", "EpochLog", "TaskBridge", "WeightAveraging"]
+__all__ = ["BestEpoch", "EpochBar", "EpochLog", "TaskBridge", "WeightAveraging"]
+
+
+class BestEpoch(EarlyStopping):
+    """Stop where the held-out loss has not improved for a while; go back to the best epoch.
+
+    What skorch does with ``load_best=True``, but for its deep copy of the module's state at
+    every improvement: that took a fifth of a fit to few rows.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs without improvement.
+    tol : float
+        Improvement that counts.
+    """
+
+    def __init__(self, patience: int, tol: float) -> None:
+        super().__init__(patience=patience, threshold=tol, threshold_mode="abs", sink=_silent)
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        super().on_train_begin(net, **kwargs)
+        self.best_state_: dict[str, Any] | None = None
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        super().on_epoch_end(net, **kwargs)
+        if self.best_epoch_ == net.history[-1, "epoch"]:
+            state = net.module_.state_dict()
+            self.best_state_ = {name: _copied(value) for name, value in state.items()}
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        if self.best_state_ is not None and self.best_epoch_ != net.history[-1, "epoch"]:
+            net.module_.load_state_dict(self.best_state_)
+        self.best_state_ = None
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _silent(*args: Any) -> None:
+    """Where skorch's EarlyStopping may print to."""
 
 
 class EpochBar(Callback):
