@@ -70,8 +70,11 @@ VARIANTS: dict[str, dict[str, Any] | Callable[[int], dict[str, Any]]] = {
     "ridge 10": {"ridge": 10.0},
     "backbone first": {"update_order": "backbone_first"},
     "batches of 128": {"batch_size": 128},
-    "60 epochs": {"max_epochs": 60},
+    "batches of 256": {"batch_size": 256},
+    "40 epochs": {"max_epochs": 40},
+    "100 epochs": {"max_epochs": 100, "n_iter_no_change": 20},
     "200 epochs": {"max_epochs": 200, "n_iter_no_change": 40},
+    "float64": {"precision": "float64"},
 }
 PEERS: dict[str, Callable[[int], Any]] = {
     "CFLLRegressor": lambda seed: CFLLRegressor(random_state=seed),
