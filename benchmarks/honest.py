@@ -86,7 +86,7 @@ def train_adam(
         rule = CFLLRegressor(learning_rate=rate, max_epochs=epochs)
         options["weight_decay"] = rule._weight_decay(epochs * rule._n_batches(len(rows[0])))
     kind = "adamw" if decays else "adam"
-    loop = train(net, rows, kind, rate, ours.batch_size, epochs, seed, **options)
+    loop = train(net, rows, kind, rate, ours.net_.batch_size, epochs, seed, **options)
     held_out = lambda: mean_squared_error(predictor(net), task.valid)  # noqa: E731
     return net, *keep_best(loop, net, held_out, ours.n_iter_no_change)
 
