@@ -31,6 +31,9 @@ PLAIN = {
     "scale_columns": False,
     "linear_part": False,
     "weight_decay": 0.0,
+    "batch_size": 256,
+    "max_epochs": 100,
+    "n_iter_no_change": 20,
 }
 SHARED = ("energy", "concrete", "yacht", "wine-quality-red", "kin8nm", "power-plant")
 

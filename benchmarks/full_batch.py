@@ -37,14 +37,15 @@ def main() -> None:
             except FileNotFoundError:
                 break
             for seed, task in zip(options.seeds, tasks, strict=True):
-                model = CFLLRegressor(
-                    **PLAIN,
-                    batch_size="full",
-                    ridge=ridge,
-                    max_epochs=options.epochs,
-                    n_iter_no_change=options.epochs,
-                    random_state=seed,
-                ).fit(*task.train, X_val=task.valid[0], y_val=task.valid[1])
+                settings = PLAIN | {
+                    "batch_size": "full",
+                    "ridge": ridge,
+                    "max_epochs": options.epochs,
+                    "n_iter_no_change": options.epochs,
+                }
+                model = CFLLRegressor(**settings, random_state=seed).fit(
+                    *task.train, X_val=task.valid[0], y_val=task.valid[1]
+                )
                 found.append(
                     [
                         np.square(model.predict(X).reshape(y.shape) - y).mean()

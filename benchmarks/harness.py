@@ -181,14 +181,14 @@ def small_fits(rounds: int) -> None:
     X = np.random.default_rng(0).normal(size=(1000, 10))
     y = X[:, 0] ** 2
     shared = {"hidden_layer_sizes": (256, 256), "batch_size": 256, "random_state": 0}
-    same = {**shared, **PLAIN}  # MLPRegressor's network
+    same = PLAIN | shared | {"max_epochs": 20}  # MLPRegressor's network
     fits = {
         "MLPRegressor": lambda: MLPRegressor(
             **shared, max_iter=20, learning_rate_init=0.01, n_iter_no_change=20
         ).fit(X, y),
-        "CFLLRegressor": lambda: CFLLRegressor(**same, max_epochs=20).fit(X, y),
+        "CFLLRegressor": lambda: CFLLRegressor(**same).fit(X, y),
         "CFLLRegressor, backbone first": lambda: CFLLRegressor(
-            **same, max_epochs=20, update_order="backbone_first"
+            **same, update_order="backbone_first"
         ).fit(X, y),
     }
     with warnings.catch_warnings():

@@ -37,9 +37,8 @@ def photo(seed: int) -> Task:
 
 def errors(task: Task, seed: int) -> list[float]:
     """Test errors: no refit, refits to zero, anchored refits, chosen on validation rows."""
-    model = CFLLRegressor(
-        **PLAIN, early_stopping=False, refit_last_layer=False, max_epochs=50, random_state=seed
-    ).fit(*task.train)
+    settings = PLAIN | {"max_epochs": 50, "early_stopping": False, "refit_last_layer": False}
+    model = CFLLRegressor(**settings, random_state=seed).fit(*task.train)
     net, scale = model.net_, model._plan.scale
     X, y = (torch.from_numpy(part).double() for part in task.train)
     features = net.features(X.numpy()).double()
