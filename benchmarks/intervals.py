@@ -36,6 +36,8 @@ WAYS = {
     "and 20 of 1": (20, 1.0),
     "and 20 of 1.5": (20, 1.5),
     "and 20 of 2": (20, 2.0),
+    "and 30 of 1.5": (30, 1.5),
+    "and 40 of 1.5": (40, 1.5),
     "and 60 of 1.25": (60, 1.25),
 }
 UCI = ("yacht", "energy", "concrete", "wine-quality-red", "kin8nm", "power-plant")
