@@ -96,9 +96,7 @@ def treatment_sizes(given: Any, n_columns: int) -> tuple[int, ...]:
 
 def iv_dtype(precision: str, n_rows: int, device: torch.device) -> torch.dtype:
     """The dtype of the nets."""
-    if precision == "auto" and n_rows > FLOAT64_ROWS:
-        precision = "float32"
-    return resolve_dtype(precision, (n_rows,), device)
+    return resolve_dtype(precision, (n_rows,), device, few=FLOAT64_ROWS)
 
 
 def _given(estimator: Any) -> tuple[Any, Any, Any]:

@@ -79,13 +79,17 @@ def resolve_device(device: Any) -> torch.device:
 
 
 def resolve_dtype(
-    precision: str, y_shape: tuple[int, ...], device: torch.device, coarse: bool = False
+    precision: str,
+    y_shape: tuple[int, ...],
+    device: torch.device,
+    coarse: bool = False,
+    few: int = FLOAT64_ROWS,
 ) -> torch.dtype:
     """The dtype to compute in; "auto" is float64 for few rows on a CPU, else float32.
 
     And float64 where float32 would be too ``coarse`` for the data and the device has it.
     """
-    small = y_shape[0] <= FLOAT64_ROWS and math.prod(y_shape) <= FLOAT64_TARGETS
+    small = y_shape[0] <= few and math.prod(y_shape) <= FLOAT64_TARGETS
     wanted = (small and device.type == "cpu") or (coarse and device.type != "mps")
     if precision == "float64" or (precision == "auto" and wanted):
         if device.type == "mps":
