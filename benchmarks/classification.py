@@ -27,7 +27,6 @@ DIR holds ``NAME.npz`` (X, y and, where the test part is customary, n_train) of 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from collections import defaultdict
@@ -38,6 +37,7 @@ import numpy as np
 import torch
 from classification_images import configurations, run_images
 from classification_models import MODELS, calibrated, load_split, run_model
+from records import add_records, read_records
 
 RESULTS = Path(__file__).parent / "results"
 SETS = ("letter", "satimage", "spambase", "magic", "segment", "adult")
@@ -88,8 +88,7 @@ def compute(runs: Iterator, records: list[dict], file: Path) -> None:
             continue
         new = [run | record for record in found]
         records += new
-        with file.open("a") as out:
-            out.writelines(json.dumps(record) + "\n" for record in new)
+        add_records(file, new)
         print(f"{run['set']}, seed {run['seed']}, {run['run']} done", file=sys.stderr)
 
 
@@ -171,9 +170,7 @@ def main() -> None:
     if options.data is None and not options.report:
         parser.error("--data is missing: the folder with the sets (see the top of this script)")
     torch.set_num_threads(1)
-    options.results.parent.mkdir(exist_ok=True)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = read_records(options.results)
     if not options.report:
         parts = {"calibration": calibration_runs, "images": image_runs}
         wanted = next((parts[part] for part in parts if getattr(options, part)), table_runs)

@@ -13,7 +13,6 @@ defaults are fitted to the reported sets. Records are stored as they end
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from records import add_records, read_records
 from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
@@ -118,8 +118,7 @@ def run(options: argparse.Namespace, records: list[dict]) -> None:
                 make = variant(model, len(rows[0])) if options.search else PEERS[model]
                 found = measure(make, rows, seed)
                 records.append({"part": part, "set": name, "seed": seed, "model": model} | found)
-                with options.results.open("a") as file:
-                    file.write(json.dumps(records[-1]) + "\n")
+                add_records(options.results, records[-1:])
                 print(f"seed {seed} {name:18s}{model:18s}{found}", file=sys.stderr)
 
 
@@ -198,8 +197,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only print what is stored")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = read_records(options.results)
     if not options.report:
         run(options, records)
     report_search(records)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import platform
 import sys
 import time
@@ -36,6 +35,7 @@ from common import (
     predictor,
     train,
 )
+from records import add_records, read_records
 from torch import nn
 
 from sklearn_cfll import CFLLRegressor, EnsembleLastLayer
@@ -159,9 +159,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only print what is stored")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.results.parent.mkdir(exist_ok=True)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = read_records(options.results)
     done = {(record["task"], record["split"]) for record in records}
     for split in range(0 if options.report else options.splits):
         for name in options.tasks:
@@ -174,8 +172,7 @@ def main() -> None:
                 continue
             record = {"task": name, "split": split, **compare(task, split)}
             records.append(record)
-            with options.results.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            add_records(options.results, [record])
             print(f"split {split}, {name} done", file=sys.stderr)
     report(records)
 

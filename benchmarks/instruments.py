@@ -23,7 +23,6 @@ Needs ``pip install linearmodels econml``.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -47,6 +46,7 @@ from instruments_peers import (
     two_stage,
     two_stage_cubic,
 )
+from records import add_records, read_records
 from sklearn.utils import Bunch
 from threadpoolctl import threadpool_limits
 
@@ -275,9 +275,7 @@ def main() -> None:
     threadpool_limits(options.threads)
     if options.check_dfiv:
         return check_dfiv()
-    options.results.parent.mkdir(exist_ok=True)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = read_records(options.results)
     key = (*CELL, "method", "seed")
     done = {tuple(record.get(name) for name in key) for record in records}
     cells = wanted(options)
@@ -293,8 +291,7 @@ def main() -> None:
                 except NotApplicable:
                     continue
                 records.append({**run, "method": method, **result})
-                with options.results.open("a") as file:
-                    file.write(json.dumps(records[-1]) + "\n")
+                add_records(options.results, records[-1:])
         print(f"seed {seed} done", file=sys.stderr)
     print(f"{platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)")
     chosen = {(design, *map(cell.get, CELL[1:])) for design, cell in cells}

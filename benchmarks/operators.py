@@ -22,7 +22,6 @@ Runs are stored as they end (``results/operators.jsonl``): an interrupted benchm
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -45,6 +44,7 @@ from operators_runs import (
     run_one,
     whole_network,
 )
+from records import add_records, read_records
 
 from sklearn_cfll.training.batches import Batch
 from sklearn_cfll.training.steps import UPDATE_ORDERS
@@ -58,8 +58,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.records = {self._key(record): record for record in map(json.loads, lines)}
+        self.records = {self._key(record): record for record in read_records(path)}
 
     @staticmethod
     def _key(record: dict) -> tuple:
@@ -75,8 +74,7 @@ class Store:
             return known
         run |= run_one(task, config, setting, seed)
         self.records[self._key(run)] = run
-        with self.path.open("a") as file:
-            file.write(json.dumps(run) + "\n")
+        add_records(self.path, [run])
         return run
 
 
@@ -251,7 +249,6 @@ def compare(name: str, batch_size: int, options: argparse.Namespace, store: Stor
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    options.results.parent.mkdir(exist_ok=True)
     store = Store(options.results)
     print(f"{platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)")
     if options.steps:

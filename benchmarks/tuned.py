@@ -14,7 +14,6 @@ Runs are stored as they end (``results/tuned.jsonl``): an interrupted benchmark 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 from collections import defaultdict
@@ -30,6 +29,7 @@ from common import (
     raw_loop,
     refit_errors,
 )
+from records import add_records, read_records
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = (1, 2, 5, 10, 16, 20, 50)
@@ -173,9 +173,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "tuned.jsonl")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.results.parent.mkdir(exist_ok=True)
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = read_records(options.results)
     setting = {"batch_size": options.batch_size, "width": options.width, "epochs": options.epochs}
     identity = ("task", "seed", "method", "optimizer", "order", "ridge", "lr", *setting)
     done = {tuple(record.get(name) for name in identity) for record in records}
@@ -194,8 +192,7 @@ def main() -> None:
                     task, config, options.width, options.batch_size, options.epochs, seed
                 )
                 records.append(run)
-                with options.results.open("a") as file:
-                    file.write(json.dumps(run) + "\n")
+                add_records(options.results, [run])
             print(f"seed {seed}, {name} done", file=sys.stderr)
     chosen = [r for r in records if all(r[key] == value for key, value in setting.items())]
     print(f"{platform.machine()}, torch {torch.__version__}, one thread; {setting}")

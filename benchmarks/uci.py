@@ -21,7 +21,6 @@ touches neither training nor the choice, as that of the deviations.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from records import add_records, read_records
 from scipy.stats import norm
 from uci_models import CANDIDATES, COVERAGE, MODELS, SEARCHED, Prediction, cfll
 
@@ -111,16 +111,12 @@ def measures(prediction: Prediction, y: np.ndarray) -> dict[str, Any]:
     return found | prediction.notes
 
 
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(options: argparse.Namespace, records: list[dict]) -> None:
     """Whatever of the chosen models, sets and splits is not stored yet."""
     done = {(record["set"], record["split"], record["model"]) for record in records}
     old = {}
     if options.again is not None:
-        old = {(r["set"], r["split"], r["model"]): r for r in read(options.again)}
+        old = {(r["set"], r["split"], r["model"]): r for r in read_records(options.again)}
     for name in options.sets:
         for split in range(options.splits or 20):
             for model in options.models:
@@ -142,8 +138,7 @@ def run(options: argparse.Namespace, records: list[dict]) -> None:
                 for record in fresh if old else ():
                     record["seconds"] = kept[record["model"]]["seconds"]
                 records += fresh
-                with options.results.open("a") as file:
-                    file.writelines(json.dumps(record) + "\n" for record in fresh)
+                add_records(options.results, fresh)
                 for record in fresh:
                     print(
                         f"{name:17s} split {split:2d}  {record['model']:10s}"
@@ -296,9 +291,8 @@ def main() -> None:
     if options.search:
         search(options)
         return
-    records = read(options.results)
+    records = read_records(options.results)
     if not options.report:
-        options.results.parent.mkdir(exist_ok=True)
         run(options, records)
     report(records)
 
