@@ -1085,3 +1085,21 @@ def test_verbose_2_prints_the_table_of_skorch(Estimator, capfd):
     for column in ("epoch", "train_loss", "valid_loss", "learning_rate", "dur"):
         assert column in lines[0]
     assert len(lines) == 2 + 3
+
+
+@pytest.mark.parametrize("n_rows", [60, 400], ids=["float64", "float32"])
+def test_read_only_arrays_pass_without_a_warning(n_rows):
+    """As joblib's memory maps are; torch warns once a process unless asked to do so always."""
+    X, y = make_regression(n_rows, 4, random_state=0)
+    weights = np.ones(n_rows)
+    for array in (X, y, weights):
+        array.flags.writeable = False
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model = CFLLRegressor(max_epochs=1, normalize_y=False, random_state=0)
+            model.fit(X, y, sample_weight=weights).predict(X)
+    finally:
+        torch.set_warn_always(always)

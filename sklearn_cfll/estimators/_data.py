@@ -16,7 +16,7 @@ from sklearn.utils.validation import (
 from torch.utils.data import Dataset
 
 from ..backbones.bins import bin_edges, quantiles
-from ..training.batches import RowsDataset, as_rows, spread_rows
+from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
 
 __all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
 __all__ += ["held_out_rows", "needs_float64"]
@@ -161,8 +161,8 @@ def needs_float64(checked: Checked) -> bool:
     parts = []
     if checked.y.ndim <= 2:
         weights = checked.sample_weight
-        targets = torch.as_tensor(checked.y.reshape(len(checked.y), -1))
-        parts.append((targets, None if weights is None else torch.as_tensor(weights)))
+        targets = from_numpy(checked.y.reshape(len(checked.y), -1))
+        parts.append((targets, None if weights is None else from_numpy(weights)))
     if isinstance(checked.X, np.ndarray) and checked.X.ndim == 2 and checked.X.dtype.itemsize > 4:
         parts.append(_some_rows(checked, torch.float64))
     for rows, weight in parts:
@@ -180,7 +180,7 @@ def _some_rows(checked: Checked, dtype: torch.dtype) -> tuple[torch.Tensor, torc
     chosen = spread_rows(len(checked.y), inputs.shape[1]).numpy()
     rows = inputs.take(torch.as_tensor(chosen if checked.rows is None else checked.rows[chosen]))
     weights = checked.sample_weight
-    return rows, None if weights is None else torch.as_tensor(weights[chosen])
+    return rows, None if weights is None else from_numpy(weights[chosen])
 
 
 def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backbones.recipe import build_backbone, rebuild_backbone
 from ..backbones.splitting import Backbone
-from ..training.batches import Rows, RowsDataset, as_rows
+from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
 from ..training.seeding import preserved_random_state
 from ._data import Checked
 from ._targets import TargetLayout, TargetScale
@@ -110,7 +110,7 @@ class Plan:
         return data
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array)).to(self.device, self.dtype)
+        return from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)
 
     def unscale(self, rows: np.ndarray) -> np.ndarray:
         """Outputs (n, positions..., k) of the net in y's units."""

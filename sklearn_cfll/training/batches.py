@@ -19,7 +19,7 @@ from ..backbones.bins import quantiles
 from .seeding import mix_seed
 
 __all__ = ["Batch", "BatchIterator", "RowsDataset", "as_rows", "input_statistics"]
-__all__ += ["robust_statistics", "spread_rows", "unpack_batch"]
+__all__ += ["from_numpy", "robust_statistics", "spread_rows", "unpack_batch"]
 
 # Numbers that statistics and quantiles of the inputs are taken of at once.
 ENTRIES = 2**22
@@ -39,7 +39,7 @@ class DenseRows:
         self, data: Any, device: torch.device, dtype: torch.dtype, lazy: bool = False
     ) -> None:
         self.device, self.dtype = device, dtype
-        self.data = data if isinstance(data, Tensor) else _from_numpy(np.asarray(data))
+        self.data = data if isinstance(data, Tensor) else from_numpy(np.asarray(data))
         if not lazy:
             self.data = self.data.to(device, dtype)
         self.shape = tuple(self.data.shape)
@@ -276,8 +276,8 @@ def _inputs(item: Any) -> Tensor:
     return torch.as_tensor(item[0] if isinstance(item, tuple | list) else item)
 
 
-def _from_numpy(data: np.ndarray) -> Tensor:
+def from_numpy(data: np.ndarray) -> Tensor:
+    """A tensor on the array's memory, which may be read-only: nothing here writes to it."""
     with warnings.catch_warnings():
-        # torch warns about memory that it must not write to; batches are never written.
         warnings.filterwarnings("ignore", message=".*not writable.*")
         return torch.from_numpy(data)
