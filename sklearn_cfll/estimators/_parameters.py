@@ -81,8 +81,8 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     ridge : float or "auto", default="auto"
         Pull of the last layer towards its memory, relative to the mean feature power.
         Small follows each batch, large averages over many. "auto" is
-        ``0.12 * d * min(1, d / batch_size) ** 2`` for a network of d features: 30 where d is
-        256 in batches of 256, 0.5 where it is 64; fewer than 40 training rows count as a batch of
+        ``0.12 * d * min(1, d / batch_size) ** 2`` for a network of d features: 4 where d is
+        128 in batches of 256, 0.5 where it is 64; fewer than 40 training rows count as a batch of
         40; 0.1 for fields, where each sample has many rows; and 0.01 in full batches, where it is
         the ridge penalty itself.
     decay : float, default=1.0
