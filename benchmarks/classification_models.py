@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,31 +122,20 @@ def measures(probabilities: np.ndarray, y: np.ndarray) -> dict[str, float]:
 # -- cross-entropy ----------------------------------------------------------------------
 
 RATES = (1e-3, 3e-3, 1e-2)
-# What the two losses are compared on.
-NETWORK = {
-    "hidden_layer_sizes": (256, 256),
-    "n_members": 1,
-    "n_bins": 0,
-    "weight_decay": 0.0,
-    "batch_size": 256,
-    "max_epochs": 100,
-    "n_iter_no_change": 20,
-}
 
 
 def scaled_inputs(split: Split, seed: int) -> nn.Sequential:
     """What `CFLLClassifier` does to its columns before the network sees them."""
-    model = CFLLClassifier(**(NETWORK | {"n_iter_no_change": 1}), random_state=seed)
+    model = CFLLClassifier(n_iter_no_change=1, random_state=seed)
     model.fit(*split.train, X_val=split.valid[0], y_val=split.valid[1])
     return model.backbone_[:2].float()
 
 
 def perceptron(inputs: nn.Sequential, n_columns: int, n_classes: int, seed: int) -> nn.Sequential:
-    """``NETWORK`` with an output layer."""
+    """The default network of `CFLLClassifier` with an output layer."""
     torch.manual_seed(seed)
-    sizes = NETWORK["hidden_layer_sizes"]
-    backbone = MLPBackbone(sizes).build((n_columns,))
-    return nn.Sequential(*inputs, *backbone[2:], nn.Linear(sizes[-1], n_classes))
+    backbone = MLPBackbone().build((n_columns,))
+    return nn.Sequential(*inputs, *backbone[2:], nn.Linear(256, n_classes))
 
 
 def cross_entropy_fit(
@@ -189,13 +177,10 @@ def outputs(net: nn.Module, X: np.ndarray) -> np.ndarray:
 # -- models -----------------------------------------------------------------------------
 
 
-def closed_form(name: str, settings: dict[str, Any]) -> Callable:
-    def run(split: Split, seed: int) -> dict[str, np.ndarray]:
-        model = CFLLClassifier(**settings, random_state=seed)
-        model.fit(*split.train, X_val=split.valid[0], y_val=split.valid[1])
-        return {name: model.predict_proba(split.test[0])}
-
-    return run
+def closed_form(split: Split, seed: int) -> dict[str, np.ndarray]:
+    model = CFLLClassifier(random_state=seed)
+    model.fit(*split.train, X_val=split.valid[0], y_val=split.valid[1])
+    return {"CFLL": model.predict_proba(split.test[0])}
 
 
 def cross_entropy(split: Split, seed: int) -> dict[str, np.ndarray]:
@@ -225,8 +210,7 @@ def scikit(name: str, make: Callable[[int], object]) -> Callable:
 
 
 MODELS: dict[str, Callable[[Split, int], dict[str, np.ndarray]]] = {
-    "CFLL": closed_form("CFLL", {}),
-    "CFLL, one network": closed_form("CFLL, one network", NETWORK),
+    "CFLL": closed_form,
     "cross-entropy": cross_entropy,
     "MLPClassifier": scikit(
         "MLPClassifier",

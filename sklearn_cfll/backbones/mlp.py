@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from .bins import PiecewiseLinear
+from .normal_scores import SpreadStandardize
 from .scaling import ColumnScale, RobustStandardize
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
@@ -84,6 +85,10 @@ class MLPBackbone(BaseEstimator):
         Edges of bins for each column (:func:`~sklearn_cfll.backbones.bins.bin_edges`). With
         them half of each layer's units are a network of their own that sees the columns cut
         into these bins; the last layer sees both.
+    score_tables : list of (ndarray or None), default=None
+        For each column values and what the network sees in their place, None for a column that it
+        sees as it is (:func:`~sklearn_cfll.backbones.normal_scores.score_tables`). Bins are cut
+        from the columns as they are.
     n_members : int, default=1
         Networks of this kind, for an :class:`~sklearn_cfll.EnsembleLastLayer`: the features of
         the first come first.
@@ -101,12 +106,14 @@ class MLPBackbone(BaseEstimator):
         activation: str = "relu",
         dropout: float = 0.0,
         bin_edges: list[Any] | None = None,
+        score_tables: list[Any] | None = None,
         n_members: int = 1,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
         self.bin_edges = bin_edges
+        self.score_tables = score_tables
         self.n_members = n_members
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
@@ -134,7 +141,7 @@ class MLPBackbone(BaseEstimator):
 
     def _network(self, n_columns: int, sizes: tuple[int, ...]) -> nn.Module:
         """The network, or all members of it."""
-        standardized = RobustStandardize(n_columns), ColumnScale(torch.arange(n_columns))
+        standardized = self._standardize(n_columns), ColumnScale(torch.arange(n_columns))
         if self.bin_edges is None:
             return nn.Sequential(*standardized, *self._layers(n_columns, sizes))
         if min(sizes) < 2:
@@ -153,6 +160,15 @@ class MLPBackbone(BaseEstimator):
             nn.Sequential(*standardized, *self._layers(n_columns, rest)),
             nn.Sequential(bins, ColumnScale(bins.column), *self._layers(bins.n_outputs, halves)),
         )
+
+    def _standardize(self, n_columns: int) -> nn.Module:
+        if self.score_tables is None:
+            return RobustStandardize(n_columns)
+        if len(self.score_tables) != n_columns:
+            raise ValueError(
+                f"`score_tables` holds {len(self.score_tables)} columns, X has {n_columns}."
+            )
+        return SpreadStandardize(self.score_tables)
 
     def _layers(self, width: int, sizes: Sequence[int]) -> list[nn.Module]:
         layers: list[nn.Module] = []

@@ -38,6 +38,10 @@ class Standardize(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return (inputs - self.mean) / self.scale
 
+    def unit(self, inputs: Tensor) -> Tensor:
+        """How far each input would have to move for its standardised value to move by one."""
+        return self.scale.expand_as(inputs)
+
 
 class RobustStandardize(Standardize):
     """Standardise, and draw in what lies farther than 15 deviations: none beyond 30.

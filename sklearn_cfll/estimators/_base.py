@@ -36,6 +36,7 @@ from ._data import (
     check_inputs,
     check_sample_shape,
     column_bins,
+    column_scores,
     held_out_rows,
     needs_float64,
 )
@@ -182,7 +183,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             sizes = self.hidden_layer_sizes
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
             edges = column_bins(checked, self.n_bins, dtype) if 1 not in sizes else None
-            recipe = MLPBackbone(sizes, self.activation, self.dropout, edges, self._n_members())
+            tables = column_scores(checked, dtype) if self.spread_columns else None
+            members = self._n_members()
+            recipe = MLPBackbone(sizes, self.activation, self.dropout, edges, tables, members)
         plan = Plan.make(
             recipe,
             self.backbone_kwargs,

@@ -16,10 +16,11 @@ from sklearn.utils.validation import (
 from torch.utils.data import Dataset
 
 from ..backbones.bins import bin_edges, quantiles
+from ..backbones.normal_scores import score_tables
 from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
 
 __all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
-__all__ += ["held_out_rows", "needs_float64"]
+__all__ += ["column_scores", "held_out_rows", "needs_float64"]
 
 # A first layer over more bins than this would be most of the network.
 MAX_BINS = 2048
@@ -151,6 +152,14 @@ def column_bins(checked: Checked, n_bins: int, dtype: torch.dtype) -> list[np.nd
         return None
     edges = bin_edges(*_some_rows(checked, dtype), n_bins, n_values)
     return edges if max(map(len, edges)) > 2 else None
+
+
+def column_scores(checked: Checked, dtype: torch.dtype) -> list[np.ndarray | None] | None:
+    """Values and normal scores of uneven columns; None where there is no such column."""
+    if len(as_rows(checked.X, "cpu", dtype, lazy=True).shape) != 2:
+        return None  # the recipe says what is wrong
+    tables = score_tables(*_some_rows(checked, dtype))
+    return None if all(table is None for table in tables) else tables
 
 
 def needs_float64(checked: Checked) -> bool:

@@ -24,6 +24,7 @@ CONSTRAINTS: dict[str, Any] = {
     "dropout": [Interval(Real, 0, 1, closed="left")],
     "n_bins": [Interval(Integral, 0, None, closed="left")],
     "n_members": [Interval(Integral, 1, None, closed="left")],
+    "spread_columns": ["boolean"],
     "scale_columns": ["boolean"],
     "ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "decay": [Interval(Real, 0, 1, closed="both")],
@@ -50,7 +51,7 @@ CONSTRAINTS: dict[str, Any] = {
 }
 
 PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=None
-        What computes the features. None is a multilayer perceptron from the next five
+        What computes the features. None is a multilayer perceptron from the next seven
         parameters, with inputs standardised inside. A module is copied at fit; a callable
         takes ``(input_shape, **backbone_kwargs)`` and returns a module; a recipe has
         ``build(input_shape)`` and parameters of its own (``backbone__...`` in a grid), as
@@ -73,6 +74,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     n_members : int, default={n_members}
         Perceptrons that are trained side by side on the same batches, each with a last layer of
         its own; the mean of their predictions is the model's. All have the sizes above.
+    spread_columns : bool, default={spread_columns}
+        Of the perceptron: columns whose middle half is narrow beside their tails (lognormal ones,
+        counts that are mostly zero) are replaced by their normal scores, a quantile transform.
+        Bins tell apart the values of such columns too.
     scale_columns : bool, default=True
         Of the perceptron, with 75 training rows or more beside held-out ones: multiply columns,
         once standardised, by how much predictions move along them, as far as two short runs on
@@ -81,8 +86,8 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     ridge : float or "auto", default="auto"
         Pull of the last layer towards its memory, relative to the mean feature power.
         Small follows each batch, large averages over many. "auto" is
-        ``0.12 * d * min(1, d / batch_size) ** 2`` for a network of d features: 4 where d is
-        128 in batches of 256, 0.5 where it is 64; fewer than 40 training rows count as a batch of
+        ``0.12 * d * min(1, d / batch_size) ** 2`` for a network of d features: 30 where d is
+        256 in batches of 256, 0.5 where it is 64; fewer than 40 training rows count as a batch of
         40; 0.1 for fields, where each sample has many rows; and 0.01 in full batches, where it is
         the ridge penalty itself.
     decay : float, default=1.0

@@ -32,13 +32,14 @@ SHARPNESS = 32.0
 
 
 @shared_docs(
-    sizes="(128, 128)",
-    n_bins=8,
-    n_members=4,
-    weight_decay='"auto"',
-    batch_size='"auto"',
-    max_epochs=60,
-    patience=15,
+    sizes="(256, 256)",
+    spread_columns=True,
+    n_bins=0,
+    n_members=1,
+    weight_decay="0.0",
+    batch_size=256,
+    max_epochs=100,
+    patience=20,
     own="""class_weight : dict, "balanced" or None, default=None
         Weights of classes, multiplied into ``sample_weight``.""",
 )
@@ -81,11 +82,12 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         backbone: Any = None,
         *,
         backbone_kwargs: dict[str, Any] | None = None,
-        hidden_layer_sizes: Any = (128, 128),
+        hidden_layer_sizes: Any = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
-        n_bins: int = 8,
-        n_members: int = 4,
+        n_bins: int = 0,
+        n_members: int = 1,
+        spread_columns: bool = True,
         scale_columns: bool = True,
         ridge: Any = "auto",
         decay: float = 1.0,
@@ -93,13 +95,13 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         update_order: str = "last_layer_first",
         optimizer: Any = "adamw",
         learning_rate: float = 0.02,
-        weight_decay: Any = "auto",
+        weight_decay: Any = 0.0,
         learning_rate_schedule: str = "cosine",
-        batch_size: Any = "auto",
-        max_epochs: int = 60,
+        batch_size: Any = 256,
+        max_epochs: int = 100,
         early_stopping: Any = "auto",
         validation_fraction: Any = "auto",
-        n_iter_no_change: int = 15,
+        n_iter_no_change: int = 20,
         tol: float = 0.0,
         refit_last_layer: bool = True,
         class_weight: Any = None,
@@ -118,6 +120,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self.dropout = dropout
         self.n_bins = n_bins
         self.n_members = n_members
+        self.spread_columns = spread_columns
         self.scale_columns = scale_columns
         self.ridge = ridge
         self.decay = decay

@@ -26,6 +26,7 @@ __all__ = ["CFLLRegressor"]
 
 @shared_docs(
     sizes="(64, 64)",
+    spread_columns=False,
     n_bins=16,
     n_members=4,
     weight_decay='"auto"',
@@ -86,6 +87,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         dropout: float = 0.0,
         n_bins: int = 16,
         n_members: int = 4,
+        spread_columns: bool = False,
         scale_columns: bool = True,
         ridge: Any = "auto",
         decay: float = 1.0,
@@ -119,6 +121,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.dropout = dropout
         self.n_bins = n_bins
         self.n_members = n_members
+        self.spread_columns = spread_columns
         self.scale_columns = scale_columns
         self.ridge = ridge
         self.decay = decay

@@ -45,7 +45,7 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
     inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), max(WIDTH, n_numbers)))
     standardize = next(part for part in module.modules() if isinstance(part, Standardize))
     # Zero for a constant column: nothing was learnt of it, and its slope is that of chance.
-    deviation = standardize(inputs).std(0, correction=0) * standardize.scale
+    deviation = standardize(inputs).std(0, correction=0) * standardize.unit(inputs)
     if sample_weight is not None:
         deviation = deviation * sample_weight.sqrt()[:, None]
     module.eval()
