@@ -94,9 +94,8 @@ SECTIONS = (
         "The literature's protocol with the literature's network, then default settings. "
         "Numbers in brackets: splits, where they are not all 20. At 40 epochs and with default "
         "settings deviations are scaled by the held-out rows; those at 400 epochs were measured "
-        "before, when at 40 log-likelihoods of five networks were within 0.03 of these and those "
-        "of one within 0.03 but for yacht's (-1.16 in place of -0.96). Seconds were measured at "
-        "different times on a shared machine and compare roughly.",
+        "before they were. Seconds were measured at different times on a shared machine and "
+        "compare roughly.",
     ),
     (
         "small_data.txt",

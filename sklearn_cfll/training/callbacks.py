@@ -18,7 +18,7 @@ class BestEpoch(EarlyStopping):
     """Stop where the held-out loss has not improved for a while; go back to the best epoch.
 
     What skorch does with ``load_best=True``, but for its deep copy of the module's state at
-    every improvement: that took a fifth of a fit to few rows.
+    every improvement, which fits to few rows would feel.
 
     Parameters
     ----------
