@@ -122,6 +122,24 @@ def print_tables(records: list[dict]) -> None:
         both = sum(a["log_loss"] <= b["log_loss"] and a["ece"] <= b["ece"] for a, b in pairs)
         counts = ", ".join(f"{key} {count}" for key, count in wins.items())
         print(f"{OURS} not behind {rival}, of {len(pairs)} sets: {counts}; log loss and ECE {both}")
+        print_behind(records, rival)
+
+
+def print_behind(records: list[dict], rival: str) -> None:
+    """Sets where ours is behind by more than a standard error of the differences over seeds."""
+    values = {(r["set"], r["model"], r["seed"]): r for r in records}
+    behind: dict[str, list[str]] = {key: [] for key in MEASURES[:-1]}
+    for name in SETS:
+        seeds = [s for n, model, s in values if (n, model) == (name, rival)]
+        for key, sets in behind.items():
+            differences = np.array(
+                [values[name, OURS, s][key] - values[name, rival, s][key] for s in seeds]
+            )
+            worse = -differences.mean() if key == "accuracy" else differences.mean()
+            if len(seeds) > 1 and worse > differences.std(ddof=1) / np.sqrt(len(seeds)):
+                sets.append(name)
+    cells = "; ".join(f"{key} {', '.join(sets) or '-'}" for key, sets in behind.items())
+    print(f"  behind it by more than a standard error: {cells}")
 
 
 def print_calibration(records: list[dict]) -> None:

@@ -162,7 +162,8 @@ SECTIONS = (
         "Classification beside cross-entropy",
         "The default classifier against the same network trained by Adam on cross-entropy (rate "
         "chosen on the same held-out rows) and three classifiers of scikit-learn; then ways from "
-        "scores to probabilities on the same fitted networks.",
+        "scores to probabilities on the same fitted networks. Columns are spread out and scaled "
+        "alike for both networks. Seconds are of different days.",
     ),
     (
         "classifier_defaults.txt",

@@ -471,6 +471,7 @@ BAD_PARAMETERS = {
     "dropout": 1.0,
     "n_bins": -1,
     "n_members": 0,
+    "spread_columns": "some",
     "scale_columns": "some",
     "ridge": -1.0,
     "decay": 1.5,
