@@ -117,8 +117,8 @@ SECTIONS = (
         "python benchmarks/outliers.py",
         "Inputs with heavy tails and wrong entries",
         "Columns as they come. Inputs within 15 deviations are left as they are, so that a linear "
-        "function of heavy tails is still learned; what lies farther out is drawn in. The classifier "
-        "spreads uneven columns out by their quantiles.",
+        "function of heavy tails is still learned; what lies farther out is drawn in. The "
+        "classifier spreads uneven columns out by their quantiles.",
     ),
     (
         "columns.txt",
