@@ -16,6 +16,7 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from tables import DEVELOPMENT, Sources
 
 from sklearn_cfll import CFLLClassifier
+from sklearn_cfll.backbones import normal_scores
 
 RESULTS = Path(__file__).parent / "results" / "classifier_defaults.jsonl"
 MEASURES = ("error", "log_loss", "brier", "ece", "seconds")
@@ -34,6 +36,9 @@ MEMBERS = {"n_members": 4, "hidden_layer_sizes": (128, 128)}
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "defaults": {},
     "columns as they are": {"spread_columns": False},
+    "uneven below 0.2": {"UNEVEN": 0.2},
+    "uneven below 0.37": {"UNEVEN": 0.37},
+    "every column": {"UNEVEN": 1.0},
     "8 bins": {"n_bins": 8},
     "as they are, 8 bins": {"spread_columns": False, "n_bins": 8},
     "4 networks of 128": MEMBERS,
@@ -61,9 +66,12 @@ def run_one(settings: dict[str, Any] | None, rows: list[np.ndarray], seed: int) 
     if settings is None:
         model = HistGradientBoostingClassifier(random_state=seed)
     else:
-        model = CFLLClassifier(**settings, random_state=seed)
+        given = {name: value for name, value in settings.items() if name != "UNEVEN"}
+        model = CFLLClassifier(**given, random_state=seed)
+    uneven = (settings or {}).get("UNEVEN", normal_scores.UNEVEN)
     start = time.process_time()
-    model.fit(X, y)
+    with patch.object(normal_scores, "UNEVEN", uneven):
+        model.fit(X, y)
     seconds = time.process_time() - start
     found = measures(model.predict_proba(X_test), y_test)
     return {"rows": len(X), "seconds": seconds, "error": 1.0 - found.pop("accuracy")} | found

@@ -9,6 +9,7 @@ from sklearn.preprocessing import QuantileTransformer
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.normal_scores import SpreadStandardize, score_tables
+from sklearn_cfll.backbones.scaling import RobustStandardize
 from sklearn_cfll.training.batches import RowsDataset, as_rows
 from sklearn_cfll.training.column_scales import slopes
 from sklearn_cfll.training.steps import CFLLModule
@@ -137,6 +138,12 @@ def test_tables_of_another_number_of_columns_are_refused():
     tables = score_tables(SHAPES["cubed"](NORMAL), None)
     with pytest.raises(ValueError, match="`score_tables` holds 1 columns, X has 2"):
         MLPBackbone(score_tables=tables).build((2,))
+
+
+@pytest.mark.parametrize("tables", [None, [None, None]])
+def test_without_uneven_columns_the_network_is_the_plain_one(tables):
+    network = MLPBackbone((4,), score_tables=tables).build((2,))
+    assert type(network[0]) is RobustStandardize
 
 
 @pytest.mark.parametrize("Estimator", [CFLLClassifier, CFLLRegressor])

@@ -162,13 +162,12 @@ class MLPBackbone(BaseEstimator):
         )
 
     def _standardize(self, n_columns: int) -> nn.Module:
-        if self.score_tables is None:
+        tables = self.score_tables or []
+        if tables and len(tables) != n_columns:
+            raise ValueError(f"`score_tables` holds {len(tables)} columns, X has {n_columns}.")
+        if all(table is None for table in tables):
             return RobustStandardize(n_columns)
-        if len(self.score_tables) != n_columns:
-            raise ValueError(
-                f"`score_tables` holds {len(self.score_tables)} columns, X has {n_columns}."
-            )
-        return SpreadStandardize(self.score_tables)
+        return SpreadStandardize(tables)
 
     def _layers(self, width: int, sizes: Sequence[int]) -> list[nn.Module]:
         layers: list[nn.Module] = []

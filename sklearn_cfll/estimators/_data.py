@@ -155,11 +155,10 @@ def column_bins(checked: Checked, n_bins: int, dtype: torch.dtype) -> list[np.nd
 
 
 def column_scores(checked: Checked, dtype: torch.dtype) -> list[np.ndarray | None] | None:
-    """Values and normal scores of uneven columns; None where there is no such column."""
+    """Values and normal scores of each column, None where it is not uneven."""
     if len(as_rows(checked.X, "cpu", dtype, lazy=True).shape) != 2:
         return None  # the recipe says what is wrong
-    tables = score_tables(*_some_rows(checked, dtype))
-    return None if all(table is None for table in tables) else tables
+    return score_tables(*_some_rows(checked, dtype))
 
 
 def needs_float64(checked: Checked) -> bool:
