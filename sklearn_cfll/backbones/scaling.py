@@ -39,7 +39,7 @@ class Standardize(nn.Module):
         return (inputs - self.mean) / self.scale
 
     def unit(self, inputs: Tensor) -> Tensor:
-        """How far each input would have to move for its standardised value to move by one."""
+        """How far each input moves while its standardised value moves by one, if not far out."""
         return self.scale.expand_as(inputs)
 
 
