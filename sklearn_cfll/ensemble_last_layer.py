@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import linalg
-from .last_layer import ClosedFormLastLayer, as_linear
+from .last_layer import ClosedFormLastLayer, Memory, as_linear
 
 __all__ = ["EnsembleLastLayer"]
 
@@ -109,12 +109,20 @@ class EnsembleLastLayer(nn.Module):
         parts = self._parts(features)
         return torch.stack([member.leverage(block, ridge) for member, block in parts]).mean(0)
 
-    def variance(self, features: Tensor, noise_variance: Tensor | float = 1.0) -> Tensor:
+    def variance(
+        self,
+        features: Tensor,
+        noise_variance: Tensor | float = 1.0,
+        left_out: Tensor | None = None,
+    ) -> Tensor:
         """Predictive variance of a new observation; shape (..., k).
 
         ``σ² (1 + leverage)`` as of one network, and the variance of the members' predictions.
         """
-        own = [member.variance(block, noise_variance) for member, block in self._parts(features)]
+        own = [
+            member.variance(block, noise_variance, left_out)
+            for member, block in self._parts(features)
+        ]
         spread = self.member_predictions(features).var(0, correction=0)
         return torch.stack(own).mean(0) + spread
 
@@ -189,6 +197,15 @@ class EnsembleLastLayer(nn.Module):
         """See :meth:`ClosedFormLastLayer.reset_memory`."""
         for member in self.members:
             member.reset_memory()
+
+    def take_memory(self) -> list[Memory]:
+        """See :meth:`ClosedFormLastLayer.take_memory`."""
+        return [member.take_memory() for member in self.members]
+
+    def recall(self, memory: list[Memory], share: float = 1.0) -> None:
+        """See :meth:`ClosedFormLastLayer.recall`."""
+        for member, own in zip(self.members, memory, strict=True):
+            member.recall(own, share)
 
     @property
     def holds_moments(self) -> bool:

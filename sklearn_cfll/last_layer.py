@@ -18,6 +18,7 @@ MEMORIES = ("proximal", "statistics")
 SOLVERS = ("auto", "cholesky", *linalg.SOLVERS)
 _MOMENT_BUFFERS = tuple(f"moments_{name}" for name in Moments._fields)
 _COMING_AND_GOING = (*_MOMENT_BUFFERS, "moments_ridge", "shrinkage")
+Memory = tuple[Moments | None, Tensor | None]  # moments and shrinkage
 
 
 class ClosedFormLastLayer(nn.Module):
@@ -133,7 +134,12 @@ class ClosedFormLastLayer(nn.Module):
         """Predict ``features @ weight.T + bias``; shape (..., k)."""
         return F.linear(features, self.weight, self.bias)
 
-    def variance(self, features: Tensor, noise_variance: Tensor | float = 1.0) -> Tensor:
+    def variance(
+        self,
+        features: Tensor,
+        noise_variance: Tensor | float = 1.0,
+        left_out: Tensor | None = None,
+    ) -> Tensor:
         """Predictive variance of a new observation, ``σ² (1 + leverage)``.
 
         Parameters
@@ -141,6 +147,9 @@ class ClosedFormLastLayer(nn.Module):
         features : Tensor of shape (..., d)
         noise_variance : float or Tensor of shape (k,), default=1.0
             σ², best from held-out rows: residuals of the training rows are too small.
+        left_out : Tensor of shape (...), optional
+            Weights of rows that are in the moments. Theirs is then the variance under the fit to
+            all other rows.
 
         Returns
         -------
@@ -154,6 +163,9 @@ class ClosedFormLastLayer(nn.Module):
         """
         self._held_moments("variance")
         leverage = self.leverage(features)
+        if left_out is not None:
+            rest = 1.0 - leverage * left_out
+            leverage = leverage / rest.clamp_min(torch.finfo(leverage.dtype).eps)
         noise = torch.as_tensor(noise_variance, device=leverage.device, dtype=leverage.dtype)
         variance = (1.0 + leverage).unsqueeze(-1) * noise.expand(self.out_features)
         return variance.to(features.dtype)
@@ -321,6 +333,18 @@ class ClosedFormLastLayer(nn.Module):
         for name in _COMING_AND_GOING:
             setattr(self, name, None)
 
+    def take_memory(self) -> Memory:
+        """Hand over the moments and the shrinkage, and forget them (see :meth:`recall`)."""
+        memory = self.moments, self.shrinkage
+        self.reset_memory()
+        return memory
+
+    def recall(self, memory: Memory, share: float = 1.0) -> None:
+        """Hold what :meth:`take_memory` gave, each row's weight multiplied by ``share``."""
+        block, self.shrinkage = memory
+        if block is not None:
+            self._hold(linalg.scale_moments(block, share))
+
     # -- exchanging -----------------------------------------------------------------
 
     @property
@@ -402,6 +426,9 @@ class ClosedFormLastLayer(nn.Module):
         if held is not None:
             held = linalg.scale_moments(held, decay)
             block = linalg.merge_moments(held, block, center=self.fit_intercept)
+        self._hold(block)
+
+    def _hold(self, block: Moments) -> None:
         for name, value in zip(_MOMENT_BUFFERS, block, strict=True):
             setattr(self, name, value)
 

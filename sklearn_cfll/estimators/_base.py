@@ -23,11 +23,23 @@ from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import as_linear
 from ..training.batches import RowsDataset, input_statistics, robust_statistics
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
-from ..training.column_scales import FEWEST_ROWS, FIRST_RUN_STEPS, column_scales, slopes
+from ..training.column_scales import (
+    FEWEST_ROWS,
+    FIRST_RUN_STEPS,
+    column_scales,
+    mean_squared_slopes,
+    slopes,
+)
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class, optimizer_options
-from ..training.refit import RIDGES, Refit, mean_squared_residuals, refit_last_layer
+from ..training.refit import (
+    RIDGES,
+    Refit,
+    calibrate,
+    mean_squared_residuals,
+    refit_last_layer,
+)
 from ._compat import CallbackSupportMixin
 from ._data import (
     Checked,
@@ -40,6 +52,7 @@ from ._data import (
     held_out_rows,
     needs_float64,
 )
+from ._going_on import GoingOnMixin, mean_factor, share_kept, total_weight
 from ._options import (
     HELD_OUT_FROM,
     auto_weight_decay,
@@ -68,7 +81,7 @@ def prediction_batch(feature_shape: tuple[int, ...]) -> int:
     return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(feature_shape[:-1])))
 
 
-class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Training, prediction of raw outputs, adaptation and persistence."""
 
     _decision_threshold = 0.0  # what a raw output is compared with
@@ -96,6 +109,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         return None
+
+    def _noise_changed(self, before: np.ndarray, after: np.ndarray) -> None:
+        """What follows from another ``noise_variance_`` than the one at fit."""
 
     def _finish(self, parts: Parts, solved: Refit) -> None:
         """Attributes of one kind of estimator, set after the final solve."""
@@ -141,37 +157,28 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
             plan = self._plan if warm else self._make_plan(checked)
             parts = self._split(plan, checked, X_val, y_val)
-            if not warm:
+            rate, memory = 1.0, None
+            if warm:
+                rate, memory = self._restart(parts)
+            else:
                 self._start(plan, parts.train, self._takes_linear_part(parts))
                 if self._scales_columns(parts):
                     self._scale_columns(parts.train)
-            self._configure(len(parts.train), self.max_epochs)
-            self._train(parts, task, X, y)
+            self._configure(len(parts.train), self.max_epochs, rate=rate)
+            self._train(parts, task, X, y, warm)
+            kept = share_kept(self._total_rate())
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
-            self._solve(parts)
+            self._solve(parts, None if memory is None else (memory, kept))
+            self._n_known = total_weight(parts.rows) + (
+                0.0 if memory is None else kept * self._n_known
+            )
+            self._columns_seen = None  # scales are settled
+            self._slope_squares = self._measure_slopes(parts.rows)
             if task is not None:
                 task.call_on_fit_task_end(
                     estimator=self, X=X, y=y, reconstruction_attributes=self._fitted_now
                 )
-        return self
-
-    def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Any:
-        """One epoch over these rows, at a constant rate, with no rows held out."""
-        with self._previous_fit_kept():
-            first = not self.__sklearn_is_fitted__()
-            checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
-            plan = self._make_plan(checked) if first else self._plan
-            if first:
-                plan.mean_weight = 1.0  # a stream's weights count as they come
-            data = plan.dataset(checked, as_added=self.memory == "statistics")
-            if first:
-                self._start(plan, data)
-            parts = Parts(data, data, None)
-            self._configure(len(data), 1, stream=True)
-            self._train(parts, None, X, y)
-            noise = mean_squared_residuals(self.net_, data)
-            self._set_solved(parts, Refit(self._training_ridge(len(data)), noise))
         return self
 
     def _make_plan(self, checked: Checked) -> Plan:
@@ -282,22 +289,32 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         """Whether what was measured on perceptrons speaks of this network."""
         return self.backbone is None or isinstance(self.backbone, MLPBackbone)
 
-    def _configure(self, n_rows: int, epochs: int, *, stream: bool = False) -> None:
+    def _configure(
+        self, n_rows: int, epochs: int, *, stream: bool = False, rate: float = 1.0
+    ) -> None:
         """This estimator's settings for so many epochs, whatever came before.
 
-        Of a stream nobody knows how many rows will come.
+        Of a stream nobody knows how many rows will come: the rate stays constant, unless it is
+        a share (``rate`` below one) of what a finished fit began with.
         """
         net, full = self.net_, self.batch_size == "full"
         if net.optimizer_ is None:
             epochs = 1  # nothing to train
+        batch_rows, ridge = self._batch_rows(n_rows), self._training_ridge(n_rows)
+        if stream and self.memory == "statistics":
+            ridge = self.__dict__.get("ridge_", ridge)
+        elif stream:
+            # The ridge is that of a full batch: fewer rows move the last layer less.
+            ridge *= max(1.0, batch_rows / n_rows)
+            rate *= min(1.0, n_rows / batch_rows) ** 0.5  # as adaptive steps' noise grows
         net.configure(
             update_order=self.update_order,
-            lr_schedule="constant" if stream else self.learning_rate_schedule,
-            lr=self.learning_rate,
+            lr_schedule="constant" if stream and rate == 1.0 else self.learning_rate_schedule,
+            lr=rate * self.learning_rate,
             weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
             max_epochs=epochs,
-            batch_size=self._batch_rows(n_rows),
-            ridge=self._training_ridge(n_rows),
+            batch_size=batch_rows,
+            ridge=ridge,
             # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
             decay=0.0 if full and not stream else float(self.decay),
             memory=self.memory,
@@ -305,13 +322,21 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             verbose=max(0, int(self.verbose) - 1),
         )
 
-    def _train(self, parts: Parts, task: Any, X: Any, y: Any) -> None:
+    def _total_rate(self) -> float:
+        """Sum of the learning rates of the last run's steps."""
+        net = self.net_
+        if net.optimizer_ is None:
+            return 0.0
+        steps = net.n_batches_ * (len(net.history) - net.first_epoch_)
+        return net.lr * mean_factor(net.lr_schedule) * steps
+
+    def _train(self, parts: Parts, task: Any, X: Any, y: Any, warm: bool = False) -> None:
         """Run the net's loop."""
         net = self.net_
         callbacks: list[Any] = list(self.callbacks or ())
         stopper = None
         if parts.valid is not None and self.early_stopping is not False:
-            stopper = BestEpoch(self.n_iter_no_change, self.tol)
+            stopper = BestEpoch(self.n_iter_no_change, self.tol, parts.valid if warm else None)
             callbacks.append(("early_stopping", stopper))
         if self.verbose == 1:
             callbacks.append(("epoch_bar", EpochBar()))
@@ -336,8 +361,12 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             return 0.0
         return auto_weight_decay(self.learning_rate, self.learning_rate_schedule, n_steps)
 
-    def _solve(self, parts: Parts) -> None:
-        """The final exact solve and the noise that is left."""
+    def _solve(self, parts: Parts, earlier: tuple[Any, float] | None = None) -> None:
+        """The final exact solve and the noise that is left.
+
+        ``earlier`` is the last layer's memory of rows of an earlier fit, and what share of their
+        weight they keep.
+        """
         net, train, valid = self.net_, parts.train, parts.valid
         if self.refit_last_layer:
             # With fixed features or full batches a ridge of the user's is the penalty itself.
@@ -346,10 +375,11 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             ridge = float(self.ridge) if given else refit_ridge(len(train))
             points = math.prod(self._plan.backbone.feature_shape[:-1])  # each is a row of the solve
             lowest = lowest_ridge(points * len(parts.rows))
-            solved = refit_last_layer(net, train, valid, ridge, lowest)
+            solved = refit_last_layer(net, train, valid, ridge, lowest, earlier)
         else:
             noise = mean_squared_residuals(net, train if valid is None else valid)
-            solved = Refit(self._training_ridge(len(train)), noise)
+            calibration = None if valid is None else calibrate(net, valid, noise, None)
+            solved = Refit(self._training_ridge(len(train)), noise, calibration=calibration)
         net.check_finite()
         self._set_solved(parts, solved)
 
@@ -360,13 +390,34 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         return resolve_ridge(self.ridge, shape, batch, n_rows)
 
     def _set_solved(self, parts: Parts, solved: Refit) -> None:
+        known = solved.calibration
+        # Of rows that the network was not trained on: what the noise level rests on.
+        self._n_judges = 0 if known is None else known.n_samples
         self.ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay
         self.noise_variance_ = self._plan.unscale_variance(solved.noise_variance)
+        self.resolved_ = self._resolved(parts)
         self.__dict__.pop("ridge_path_", None)  # of an earlier fit
         if solved.path_errors is not None:
             errors = self._plan.unscale_variance(solved.path_errors).mean(1)
             self.ridge_path_ = {"ridge": np.array(RIDGES), "error": errors}
         self._finish(parts, solved)
+
+    def _resolved(self, parts: Parts) -> dict[str, Any]:
+        """What every "auto" stood for in the last run, beside what was given as a number."""
+        net, layer = self.net_, self.net_.module_.last_layer
+        options = {} if net.optimizer_ is None else net.optimizer_.param_groups[0]
+        return {
+            "ridge": layer.ridge,
+            "decay": layer.decay,
+            "learning_rate": net.lr,
+            "weight_decay": options.get("weight_decay", 0.0),
+            "batch_size": net.batch_size,
+            "max_epochs": net.max_epochs,
+            "n_held_out": 0 if parts.valid is None else len(parts.valid),
+            "linear_part": net.module_.linear is not None,
+            "precision": str(self._plan.dtype).removeprefix("torch."),
+            "device": str(self.device_),
+        }
 
     def _split(self, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
         """All rows in their order, those to train on, and those held out."""
@@ -437,47 +488,6 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
                 features = torch.cat([features, linear.columns(dataset.X).cpu()], 1)
         return features.numpy()
 
-    def adapt(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Add rows to the last layer's exact ridge fit; the backbone stays as it is.
-
-        The same as a fit of the last layer to all rows, old and new, in any order, and
-        needs no old row: their moments are enough.
-
-        Parameters
-        ----------
-        X, y, sample_weight
-            As in :meth:`fit`. Weights count on the scale of those at fit.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            Where no moments are kept: fit with ``refit_last_layer=True`` or
-            ``memory="statistics"``.
-        """
-        check_is_fitted(self)
-        with self._previous_fit_kept():
-            checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
-            data = self._plan.dataset(checked, as_added=True)
-            layer = self.net_.module_.last_layer
-            if not layer.holds_moments:
-                raise ValueError(
-                    "`adapt` needs the moments of the training rows, and none are kept: fit "
-                    'with refit_last_layer=True or memory="statistics".'
-                )
-            for batch in self.net_.labelled_features(data):
-                layer.accumulate(*batch)
-            layer.solve(self.ridge_)
-            if not torch.isfinite(layer.weight).all():
-                raise ValueError(
-                    "`adapt` met values that are not finite in X, y or the features. The "
-                    "estimator is left as it was."
-                )
-        return self
-
     def to_torch(self) -> nn.Module:
         """A plain module that maps raw X to predictions, its last layer an ``nn.Linear``.
 
@@ -513,6 +523,28 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         self._fitted_layer("intercept_")
         _, bias = self._whole_last_layer()
         return self._plan.unscale(bias.double().cpu().numpy())
+
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        """Mean squared slope of the predictions along each input column; shape (p,), sum one.
+
+        Over the training rows, in units of the columns' deviations.
+        """
+        self._fitted_layer("feature_importances_")
+        if self._slope_squares is None:
+            raise AttributeError(
+                f"This {type(self).__name__} has no `feature_importances_`: they are slopes along "
+                "the columns of a table, and need an X of shape (n_samples, n_features) and a "
+                "backbone that can be differentiated by it."
+            )
+        total = self._slope_squares.sum()
+        if not total > 0:  # a constant prediction
+            return np.full(len(self._slope_squares), 1.0 / len(self._slope_squares))
+        return self._slope_squares / total
+
+    def _measure_slopes(self, rows: RowsDataset) -> np.ndarray | None:
+        squares = mean_squared_slopes(self.net_.module_, rows)
+        return None if squares is None else squares.cpu().numpy()
 
     def _linear_part(self) -> LinearPart | None:
         return self.net_.module_.linear

@@ -327,13 +327,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         valid = parts.valid
         if valid is None:
             return
-        outputs = None if solved.calibration is None else solved.calibration.outputs
-        if outputs is None:  # not refitted: the last layer has not seen these rows
-            with torch.no_grad():
-                outputs = torch.cat(list(self.net_.forward_iter(valid, device="cpu")))
-        scores = outputs.double().cpu().numpy()
-        assert valid.targets is not None
+        assert valid.targets is not None and solved.calibration is not None
         targets = valid.targets.double().cpu().numpy()
+        scores = targets - solved.calibration.residuals.double().cpu().numpy()
         weights = None if valid.sample_weight is None else valid.sample_weight.cpu().numpy()
         center = np.log([2.0, FLOOR])
 

@@ -193,6 +193,12 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
                 "`return_std` needs the moments of the training rows, and none are kept: fit "
                 'with refit_last_layer=True or memory="statistics".'
             )
+        if not self._n_judges:
+            raise ValueError(
+                "`return_std` needs rows that the network was not trained on, and none were held "
+                "out at fit: residuals of training rows are too small, several times where the "
+                "network is large. Set early_stopping=True, or give `X_val` and `y_val` at fit."
+            )
         means, deviations = [], []
         unit_noise = torch.as_tensor(self.noise_variance_ / plan.scale.scale**2)
         noise = None
@@ -238,13 +244,15 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         """
         if not 0 < coverage < 1:
             raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
-        mean, std = self.predict(X, return_std=True)
+        check_is_fitted(self)
         if self._scores is None:
             raise ValueError(
-                "`predict_interval` needs held-out rows and none were held out at fit: set "
-                "early_stopping=True, give `X_val` and `y_val`, or wrap the estimator in a "
+                "`predict_interval` needs rows that the network was not trained on, and `fit` "
+                "held none out (`partial_fit` alone never does). Call `fit` with "
+                "early_stopping=True or with `X_val` and `y_val`, or wrap the estimator in a "
                 "cross-conformal method."
             )
+        mean, std = self.predict(X, return_std=True)
         layout, quantiles = self._plan.layout, Scores(*self._scores).quantile(coverage)
         factor = layout.from_rows(np.broadcast_to(quantiles, layout.to_rows(std).shape))
         half = (factor * std).astype(mean.dtype)
@@ -286,6 +294,13 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         wanted = rows.targets.cpu().numpy()
         self.loo_score_ = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
         self.loo_residuals_ = self._plan.layout.from_rows(scaled * self._plan.scale.scale)
+
+    def _noise_changed(self, before: np.ndarray, after: np.ndarray) -> None:
+        """Move the level of the rows' own noise as the mean level moved."""
+        if self._noise is not None:
+            weight, *logs = self._noise
+            ratio = np.log(after / before, out=np.zeros_like(after), where=before * after > 0)
+            self._noise = (weight, *(log + ratio for log in logs))
 
     def _takes_linear_part(self, parts: Parts) -> bool:
         if self.linear_part != "auto" or self.backbone is not None:

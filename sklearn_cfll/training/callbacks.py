@@ -26,20 +26,31 @@ class BestEpoch(EarlyStopping):
         Epochs without improvement.
     tol : float
         Improvement that counts.
+    start_on : Dataset, optional
+        Held-out rows on which the state that training starts from is judged too: where no epoch
+        is better, that state is kept.
     """
 
-    def __init__(self, patience: int, tol: float) -> None:
+    def __init__(self, patience: int, tol: float, start_on: Any = None) -> None:
         super().__init__(patience=patience, threshold=tol, threshold_mode="abs", sink=_silent)
+        self.start_on = start_on
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         super().on_train_begin(net, **kwargs)
         self.best_state_: dict[str, Any] | None = None
+        if self.start_on is not None:
+            self.best_epoch_ = len(net.history)
+            self.dynamic_threshold_ = self._calc_new_threshold(net.mean_loss(self.start_on))
+            self._keep_state(net)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         super().on_epoch_end(net, **kwargs)
         if self.best_epoch_ == net.history[-1, "epoch"]:
-            state = net.module_.state_dict()
-            self.best_state_ = {name: _copied(value) for name, value in state.items()}
+            self._keep_state(net)
+
+    def _keep_state(self, net: Any) -> None:
+        state = net.module_.state_dict()
+        self.best_state_ = {name: _copied(value) for name, value in state.items()}
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         if self.best_state_ is not None and self.best_epoch_ != net.history[-1, "epoch"]:

@@ -9,7 +9,7 @@ from ..backbones.scaling import Standardize
 from .batches import RowsDataset, spread_rows
 from .steps import CFLLModule
 
-__all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "slopes"]
+__all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "mean_squared_slopes", "slopes"]
 
 # Of training; halves of fewer told nothing (benchmarks/columns.py).
 FEWEST_ROWS = 75
@@ -30,7 +30,6 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
     Parameters
     ----------
     module : CFLLModule
-        Its backbone standardises the columns.
     dataset : RowsDataset
         n rows of p columns; of many every second, third... is taken.
 
@@ -43,9 +42,12 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
     directions = _directions(module.last_layer.out_features).to(dataset.inputs.device)
     n_numbers = len(directions) * dataset.inputs.shape[1]
     inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), max(WIDTH, n_numbers)))
-    standardize = next(part for part in module.modules() if isinstance(part, Standardize))
     # Zero for a constant column: nothing was learnt of it, and its slope is that of chance.
-    deviation = standardize(inputs).std(0, correction=0) * standardize.unit(inputs)
+    standardize = next((part for part in module.modules() if isinstance(part, Standardize)), None)
+    if standardize is None:
+        deviation = inputs.std(0, correction=0).expand_as(inputs)
+    else:
+        deviation = standardize(inputs).std(0, correction=0) * standardize.unit(inputs)
     if sample_weight is not None:
         deviation = deviation * sample_weight.sqrt()[:, None]
     module.eval()
@@ -57,6 +59,25 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
         total = module(inputs).sum(0) @ direction
         found.append(torch.autograd.grad(total, inputs)[0] * deviation)
     return torch.stack(found, dim=1)
+
+
+def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | None:
+    """Weighted mean square of :func:`slopes` for each column, summed over targets.
+
+    Returns
+    -------
+    Tensor of shape (p,), or None
+        None where inputs are not rows of numbers, or predictions have no derivative by them.
+    """
+    sample = dataset.batch(slice(0, 1)).inputs
+    if not isinstance(sample, Tensor) or sample.ndim != 2 or not sample.is_floating_point():
+        return None
+    module.eval()
+    with torch.enable_grad():
+        prediction = module(sample.clone().requires_grad_())
+        if prediction.ndim != 2 or not prediction.requires_grad:
+            return None
+        return slopes(module, dataset).double().square().sum(1).mean(0)
 
 
 def column_scales(first: Tensor, second: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from .refit import RIDGES
 
 __all__ = ["LinearPart"]
 
+LEAST_REST = 1e-6  # of a row that the fit goes through
+
 
 class LinearPart(nn.Module):
     """Ridge regression on standardised columns; the network predicts what it leaves over.
@@ -49,4 +51,13 @@ class LinearPart(nn.Module):
             columns.double(), targets.double(), torch.tensor(RIDGES), weights.double()
         )
         self.layer.refit([(columns, targets, weights)], ridge=RIDGES[int(errors.argmin())])
-        self.layer.reset_memory()
+
+    def left_out_shift(self, rows: RowsDataset) -> Tensor:
+        """By how much residuals of rows that were fitted grow when each is left out; (n, 1).
+
+        ``h / (1 - h)`` of the residual, with the row's entry h of the hat matrix.
+        """
+        inputs, _, weight = rows.batch(slice(None))
+        share = self.layer.leverage(self.columns(inputs))
+        share = (share if weight is None else share * weight).clamp_max(1 - LEAST_REST)
+        return (share / (1.0 - share)).to(inputs.dtype).unsqueeze(1)

@@ -449,6 +449,14 @@ class CFLLNet(skorch.NeuralNet):
             self._raise_diverged()
         return {"loss": loss, "y_pred": prediction}
 
+    def mean_loss(self, dataset: Any) -> float:
+        """The loss on a labelled data set, as an epoch's validation measures it."""
+        losses, sizes = [], []
+        for batch in self._batches(dataset):
+            losses.append(float(self.validation_step(batch)["loss"]))
+            sizes.append(get_len(batch[0]))
+        return float(np.average(losses, weights=sizes))
+
     def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
         self.check_is_fitted()
         with torch.set_grad_enabled(training):

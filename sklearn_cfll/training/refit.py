@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .noise import NoiseModel, as_rows, fit_noise, noise_inputs
 
-__all__ = ["RIDGES", "Calibration", "Refit", "mean_squared_residuals", "predictive_variance"]
+__all__ = ["RIDGES", "Calibration", "Refit", "calibrate", "mean_squared_residuals", "predictive_variance"]
 __all__ += ["refit_last_layer"]
 
 # Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
@@ -22,7 +23,7 @@ DOUBT, ENOUGH_ROWS = 2.0, 40
 
 
 class Calibration(NamedTuple):
-    """Rows that the last layer was not fitted to, as it saw them.
+    """Rows that the network was not trained on, as a last layer not fitted to them sees them.
 
     Attributes
     ----------
@@ -32,14 +33,14 @@ class Calibration(NamedTuple):
         Sample weights.
     n_samples : int
         Samples behind the rows; fewer than rows where samples have positions.
-    outputs : Tensor of shape (n, ..., k), or None
-        What the layer predicted; a classifier's probabilities are made from it.
+    residuals : Tensor of shape (n, ..., k)
+        Target minus prediction; a classifier's probabilities are made from them.
     """
 
     scores: Tensor
     weights: Tensor
     n_samples: int
-    outputs: Tensor | None = None
+    residuals: Tensor
 
 
 class Refit(NamedTuple):
@@ -70,7 +71,12 @@ class Refit(NamedTuple):
 
 
 def refit_last_layer(
-    net: Any, train: Any, valid: Any, default_ridge: float, lowest: float = 0.0
+    net: Any,
+    train: Any,
+    valid: Any,
+    default_ridge: float,
+    lowest: float = 0.0,
+    earlier: tuple[Any, float] | None = None,
 ) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
@@ -85,11 +91,27 @@ def refit_last_layer(
         looks best with too small a ridge, since the features were shaped by their targets.
     lowest : float, default=0.0
         Smaller ridges are not taken.
+    earlier : tuple of (memory, share), optional
+        Moments of rows of an earlier fit (``layer.take_memory()``), and the share of their weight
+        that they keep: they count beside the training rows.
     """
     layer = net.module_.last_layer
-    layer.refit(net.labelled_features(train), ridge=default_ridge)
+
+    def refit(ridge: float) -> None:
+        layer.reset_memory()
+        if earlier is not None:
+            layer.recall(*earlier)
+        for batch in net.labelled_features(train):
+            layer.accumulate(*batch)
+        layer.solve(ridge)
+
+    refit(default_ridge)
     if valid is None:
-        return Refit(default_ridge, mean_squared_residuals(net, train), exact=True)
+        left = mean_squared_residuals(net, train)
+        # With fixed features a row left out of the last layer was not seen at all.
+        fixed = net.optimizer_ is None and not _has_points(net, train)
+        calibration = calibrate(net, train, left, None, _left_out_residuals) if fixed else None
+        return Refit(default_ridge, left, exact=True, calibration=calibration)
     path = layer.ridge_path(torch.tensor(RIDGES))
     errors = _path_errors(net, valid, path)
     first = sum(ridge < lowest for ridge in RIDGES)
@@ -102,13 +124,17 @@ def refit_last_layer(
         layer.solve(ridge, shrinkage)
         left = mean_squared_residuals(net, valid)
     noise = fit_noise(net, train, valid, ridge, left)
-    calibration = _calibrate(net, valid, left, noise)
+    # Points of a field are many and share their sample: leaving one out says little, and the
+    # last layer hardly moves when the held-out samples are added.
+    calibration = calibrate(net, valid, left, noise) if _has_points(net, valid) else None
     if linear is not None:
         linear.fit(train, valid)
-        layer.refit(net.labelled_features(train), ridge=ridge)
+        refit(ridge)
     for batch in net.labelled_features(valid):
         layer.accumulate(*batch)
     layer.solve(ridge, shrinkage)
+    if calibration is None:
+        calibration = calibrate(net, valid, left, noise, _left_out_residuals)
     return Refit(ridge, left, True, errors, noise, calibration)
 
 
@@ -142,31 +168,81 @@ def mean_squared_residuals(net: Any, data: Any) -> Tensor:
 
 
 def predictive_variance(
-    layer: Any, features: Tensor, noise_variance: Tensor, noise: NoiseModel | None
+    layer: Any,
+    features: Tensor,
+    noise_variance: Tensor,
+    noise: NoiseModel | None,
+    left_out: Tensor | None = None,
 ) -> Tensor:
-    """``σ²(x) + σ² · leverage``: the row's own noise, and what the weights are unsure of."""
-    variance = layer.variance(features, noise_variance)
+    """``σ²(x) + σ² · leverage``: the row's own noise, and what the weights are unsure of.
+
+    ``left_out`` holds the weights of rows that are in the moments: theirs is the variance under
+    the fit to all other rows.
+    """
+    variance = layer.variance(features, noise_variance, left_out)
     if noise is None:
         return variance
     weights_only = variance - noise_variance.to(variance)
     return weights_only.clamp_min(0.0) + noise(noise_inputs(layer, features)).to(variance)
 
 
-def _calibrate(net: Any, valid: Any, noise_variance: Tensor, noise: NoiseModel) -> Calibration:
-    """How the layer as it is, fitted to the training rows, does on the held-out ones."""
+def _has_points(net: Any, data: Any) -> bool:
+    """Whether samples have positions, each of which is a row of the solve."""
+    return next(iter(net.labelled_features(data)))[0].ndim > 2
+
+
+def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """Residuals and variances of rows that the last layer was not fitted to; and weights."""
+    layer = net.module_.last_layer
+    for features, targets, sample_weight in net.labelled_features(data):
+        yield targets - layer(features), variance(features, None), sample_weight
+
+
+def _left_out_residuals(
+    net: Any, data: Any, variance: Any
+) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """What :func:`_residuals` gives of rows that the last layer *was* fitted to.
+
+    Each row as the layer fitted to all others sees it, exactly; the linear part likewise.
+    """
+    layer, linear = net.module_.last_layer, net.module_.linear
+    more = None if linear is None else linear.left_out_shift(data)
+    start = 0
+    for features, targets, sample_weight in net.labelled_features(data):
+        ones = features.new_ones(len(features))
+        weight = ones if sample_weight is None else sample_weight
+        residuals = layer.leave_one_out_residuals(features, targets, weight)
+        if more is not None:
+            residuals = residuals + more[start : start + len(features)] * targets
+        start += len(features)
+        yield residuals, variance(features, weight), sample_weight
+
+
+def calibrate(
+    net: Any,
+    data: Any,
+    noise_variance: Tensor,
+    noise: NoiseModel | None,
+    residuals: Callable[..., Iterator[tuple[Tensor, Tensor, Any]]] = _residuals,
+) -> Calibration:
+    """Residuals of rows that the network was not trained on, beside their predicted deviations."""
     layer = net.module_.last_layer
     floor = torch.finfo(noise_variance.dtype).tiny
-    scores, weights, outputs, n_samples = [], [], [], 0
-    for features, targets, sample_weight in net.labelled_features(valid):
-        variance = predictive_variance(layer, features, noise_variance, noise)
-        predicted = layer(features)
-        score = (targets - predicted).abs() / variance.clamp_min(floor).sqrt()
+
+    def variance(features: Tensor, left_out: Tensor | None) -> Tensor:
+        if not layer.holds_moments:  # what the weights are unsure of is not known
+            return noise_variance.expand(*features.shape[:-1], -1)
+        return predictive_variance(layer, features, noise_variance, noise, left_out)
+
+    scores, weights, left, n_samples = [], [], [], 0
+    for residual, spread, sample_weight in residuals(net, data, variance):
+        score = residual.abs() / spread.clamp_min(floor).sqrt()
         rows, row_weight = as_rows(score, sample_weight)
         scores.append(rows)
-        outputs.append(predicted)
+        left.append(residual)
         weights.append(rows.new_ones(len(rows)) if row_weight is None else row_weight)
         n_samples += len(score)
-    return Calibration(torch.cat(scores), torch.cat(weights), n_samples, torch.cat(outputs))
+    return Calibration(torch.cat(scores), torch.cat(weights), n_samples, torch.cat(left))
 
 
 def _path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:

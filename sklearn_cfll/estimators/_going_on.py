@@ -1,0 +1,240 @@
+"""Going on after a fit: new rows change a model as far as they outweigh what it knows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from ..backbones.scaling import Standardize
+from ..training.batches import RowsDataset, input_statistics
+from ..training.refit import Refit, mean_squared_residuals
+from ..training.schedules import SCHEDULES
+from ._data import Parts, check_data
+from ._options import SHORT_RUN
+
+__all__ = ["ColumnMoments", "GoingOnMixin", "mean_factor", "share_kept", "total_weight"]
+
+# The moments of earlier rows were taken on the features of then. A run whose learning rates sum
+# to this much leaves exp(-1) of their weight (benchmarks/going_on.py).
+FORGOTTEN_BY = 1 / 3
+# The ridge of a stream's solve, where the user gives none (benchmarks/going_on.py).
+STREAM_RIDGE = 0.01
+
+
+def share_kept(total_rate: float) -> float:
+    """Weight that earlier rows keep after steps whose learning rates sum to ``total_rate``."""
+    return math.exp(-total_rate / FORGOTTEN_BY)
+
+
+def mean_factor(schedule: str) -> float:
+    """Mean of a learning-rate schedule over its run."""
+    return float(np.mean([SCHEDULES[schedule](progress) for progress in np.linspace(0, 1, 101)]))
+
+
+class ColumnMoments(NamedTuple):
+    """Weight, means and variances of the input columns that a stream has shown so far."""
+
+    total: float
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, rows: RowsDataset) -> ColumnMoments:
+        mean, std = (part.cpu().numpy() for part in input_statistics(rows))
+        return cls(total_weight(rows), mean, std**2)
+
+    def merge(self, other: ColumnMoments) -> ColumnMoments:
+        """Moments of both together (Chan, Golub, LeVeque 1979)."""
+        total = self.total + other.total
+        share = other.total / total
+        gap = other.mean - self.mean
+        variance = self.variance + share * (other.variance - self.variance)
+        return ColumnMoments(
+            total, self.mean + share * gap, variance + share * (1 - share) * gap**2
+        )
+
+    def share_kept(self, after: ColumnMoments) -> float:
+        """Weight that earlier rows keep when the columns are scaled by ``after`` instead."""
+        old, new = np.sqrt(self.variance), np.sqrt(after.variance)
+        known = (old > 0) & (new > 0)  # a column that was constant gave nothing to forget
+        if not known.any():
+            return 1.0
+        shift = np.abs(after.mean - self.mean)[known] / new[known]
+        stretch = np.abs(np.log(new[known] / old[known]))
+        return float(np.exp(-np.max(shift + stretch)))
+
+
+class GoingOnMixin:
+    """``partial_fit`` and ``adapt`` of the estimators, and what a warm ``fit`` starts from.
+
+    ``_n_known`` is the weight of the rows behind the fitted model. After a ``fit`` its backbone
+    has come to rest: new rows move it at a rate that is small against the fit's, in proportion
+    to how many they are beside the rows it knows. The last layer is solved from the moments of
+    all rows, the new ones included.
+    """
+
+    def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+        """One epoch over these rows, none held out; see :class:`GoingOnMixin`."""
+        with self._previous_fit_kept():
+            first = not self.__sklearn_is_fitted__()
+            checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
+            plan = self._make_plan(checked) if first else self._plan
+            if first:
+                plan.mean_weight = 1.0  # a stream's weights count as they come
+            added = plan.dataset(checked, as_added=True)
+            noise, kept = None, 1.0
+            if first:
+                self._start(plan, added)
+                self._columns_seen: ColumnMoments | None = ColumnMoments.of(added)
+            else:
+                # Before they are learnt these rows are as good as held-out ones.
+                noise = mean_squared_residuals(self.net_, added)
+                kept = self._follow_scales(added)
+            by_statistics = self.memory == "statistics"  # the pass itself adds the rows
+            data = added if by_statistics else plan.dataset(checked)
+            layer = self.net_.module_.last_layer
+            memory = None if by_statistics else layer.take_memory()
+            rate = 1.0 if first or self._columns_seen is not None else self._restart_rate(added)
+            self._configure(len(data), 1, stream=True, rate=rate)
+            self._train(Parts(data, data, None), None, X, y)
+            kept *= share_kept(self._total_rate())
+            if memory is not None:
+                layer.recall(memory, kept)
+                for batch in self.net_.labelled_features(added):
+                    layer.accumulate(*batch)
+                layer.solve(self._stream_ridge())
+                self.net_.check_finite()
+            self._learnt(added, kept, first, noise)
+        return self
+
+    def adapt(self: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Add rows to the last layer's exact ridge fit; the backbone stays as it is.
+
+        The same as a fit of the last layer to all rows, old and new, in any order, and
+        needs no old row: their moments are enough.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`. Weights count on the scale of those at fit.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            Where no moments are kept: fit with ``refit_last_layer=True`` or
+            ``memory="statistics"``.
+        """
+        check_is_fitted(self)
+        with self._previous_fit_kept():
+            checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
+            data = self._plan.dataset(checked, as_added=True)
+            layer = self.net_.module_.last_layer
+            if not layer.holds_moments:
+                raise ValueError(
+                    "`adapt` needs the moments of the training rows, and none are kept: fit "
+                    'with refit_last_layer=True or memory="statistics".'
+                )
+            for batch in self.net_.labelled_features(data):
+                layer.accumulate(*batch)
+            layer.solve(self.ridge_)
+            if not torch.isfinite(layer.weight).all():
+                raise ValueError(
+                    "`adapt` met values that are not finite in X, y or the features. The "
+                    "estimator is left as it was."
+                )
+        return self
+
+    def _restart(self: Any, parts: Parts) -> tuple[float, Any]:
+        """Share of the learning rate, and memory to keep, with which a warm fit goes on.
+
+        As many rows as the model knows are taken for the same rows or for their replacement:
+        the run is a fit like any other that starts from the weights there are. Fewer rows only
+        add to what it knows.
+        """
+        layer = self.net_.module_.last_layer
+        rate = min(1.0, total_weight(parts.rows) / self._n_known) ** 2
+        if not self.refit_last_layer or not layer.holds_moments:
+            return rate, None
+        if rate < 1.0:
+            return rate, layer.take_memory()
+        if parts.valid is not None:
+            # The held-out rows may be among those that it was solved from: what it says of them
+            # would be too good for any epoch to beat.
+            layer.refit(self.net_.labelled_features(parts.train), ridge=self.ridge_)
+        return rate, None
+
+    def _restart_rate(self: Any, rows: RowsDataset) -> float:
+        """Share of the learning rate at which a fitted model goes on.
+
+        As many rows as it knows, and steps enough for the optimiser to see what gradients are
+        like, make it one.
+        """
+        steps = self._n_batches(len(rows))
+        return min(1.0, total_weight(rows) / self._n_known) * min(1.0, steps / SHORT_RUN)
+
+    def _stream_ridge(self: Any) -> float:
+        if "ridge_" in self.__dict__:
+            return self.ridge_
+        exact = self.net_.optimizer_ is None or self.batch_size == "full"
+        return float(self.ridge) if exact and self.ridge != "auto" else STREAM_RIDGE
+
+    def _follow_scales(self: Any, rows: RowsDataset) -> float:
+        """Let a stream's later rows correct the scales that its first ones set.
+
+        Returns the weight that earlier rows keep in the last layer's moments.
+        """
+        before = self._columns_seen
+        if before is None:
+            return 1.0  # after `fit`: scales are those of its rows
+        self._columns_seen = before.merge(ColumnMoments.of(rows))
+        mean, std = self._columns_seen.mean, np.sqrt(self._columns_seen.variance)
+        for part in self.net_.module_.backbone.modules():
+            if isinstance(part, Standardize):
+                part.adapt_to(*(torch.as_tensor(a, device=self.device_) for a in (mean, std)))
+        return before.share_kept(self._columns_seen)
+
+    def _learnt(self: Any, rows: RowsDataset, kept: float, first: bool, noise: Any) -> None:
+        """Attributes after a pass over new rows."""
+        weight = total_weight(rows)
+        layer = self.net_.module_.last_layer
+        self.decay_ = layer.decay
+        if first:
+            ridge = layer.ridge if self.memory == "statistics" else self._stream_ridge()
+            self._n_known = 0.0
+            # Nothing is known of the noise yet: the targets' own spread, as if one row said so.
+            self._set_solved(Parts(rows, rows, None), Refit(ridge, torch.ones(self.n_outputs_)))
+            self._n_judges = 1.0
+        else:
+            for name in ("loo_residuals_", "loo_score_", "ridge_path_"):
+                self.__dict__.pop(name, None)  # of earlier rows and weights
+            if not self._n_judges:  # after a fit that held no rows out
+                self.noise_variance_ = self._plan.unscale_variance(torch.ones(self.n_outputs_))
+                self._n_judges = 1.0
+            self._n_judges *= kept
+            share = weight / (self._n_judges + weight)
+            before, new = self.noise_variance_, self._plan.unscale_variance(noise)
+            self.noise_variance_ = (1 - share) * before + share * new
+            self._n_judges += weight
+            self._noise_changed(before, self.noise_variance_)
+        self._n_known = kept * self._n_known + weight
+        self._merge_slopes(rows, weight / self._n_known)
+
+
+    def _merge_slopes(self: Any, rows: RowsDataset, share: float) -> None:
+        before = self.__dict__.get("_slope_squares")
+        if before is None or len(rows) > 1:  # columns of a single row have no deviation
+            new = self._measure_slopes(rows)
+            known = before is not None and new is not None
+            self._slope_squares = (1 - share) * before + share * new if known else new
+
+
+def total_weight(rows: RowsDataset) -> float:
+    return float(len(rows) if rows.sample_weight is None else rows.sample_weight.double().sum())
