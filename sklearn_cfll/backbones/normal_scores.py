@@ -25,7 +25,9 @@ SHARES = np.pad(np.ones(PARTS - 1), 1, constant_values=0.5)  # of the rows, by t
 FARTHEST = 3.0  # scores, in standard deviations, of the smallest and the largest value
 
 
-def score_tables(rows: Tensor, sample_weight: Tensor | None) -> list[np.ndarray | None]:
+def score_tables(
+    rows: Tensor, sample_weight: Tensor | None, uneven: float = UNEVEN
+) -> list[np.ndarray | None]:
     """Values and normal scores of each uneven column; None for the others.
 
     Parameters
@@ -33,6 +35,8 @@ def score_tables(rows: Tensor, sample_weight: Tensor | None) -> list[np.ndarray 
     rows : Tensor of shape (n, p)
     sample_weight : Tensor of shape (n,), or None
         A weight means a number of repetitions.
+    uneven : float, default=0.3
+        Columns whose interquartile range over that of the middle nine tenths is below this.
 
     Returns
     -------
@@ -44,7 +48,7 @@ def score_tables(rows: Tensor, sample_weight: Tensor | None) -> list[np.ndarray 
     for levels in quantiles(rows, sample_weight, PARTS).numpy():
         low, first, third, high = levels[PLACES]
         values, place, count = np.unique(levels, return_inverse=True, return_counts=True)
-        even = third - first >= UNEVEN * (high - low) if high > low else len(values) == 1
+        even = third - first >= uneven * (high - low) if high > low else len(values) == 1
         if even or len(values) < 3:  # of two values every map is linear
             tables.append(None)
             continue
@@ -65,7 +69,7 @@ class SpreadStandardize(RobustStandardize):
     Parameters
     ----------
     tables : list of p (ndarray of shape (2, q), or None)
-        See :func:`score_tables`.
+        See :func:`score_tables`. With none at all columns are standardised as they are.
     """
 
     columns: Tensor
@@ -75,23 +79,40 @@ class SpreadStandardize(RobustStandardize):
 
     def __init__(self, tables: Sequence[Any]) -> None:
         super().__init__(len(tables))
+        self.set_tables(tables)
+
+    def set_tables(self, tables: Sequence[Any]) -> None:
+        """Take these tables in place of those there are."""
         uneven = [i for i, table in enumerate(tables) if table is not None]
         chosen = [np.asarray(tables[i], dtype=np.float64) for i in uneven]
-        width = max(table.shape[1] for table in chosen)
+        width = max((table.shape[1] for table in chosen), default=0)
         # Of different lengths: each filled up with its own last value and score.
         filled = [np.pad(t, ((0, 0), (0, width - t.shape[1])), mode="edge") for t in chosen]
-        values, scores = torch.from_numpy(np.stack(filled, axis=1))
-        self.register_buffer("columns", torch.tensor(uneven))
+        both = np.stack(filled, axis=1) if filled else np.empty((2, 0, 0))
+        values, scores = torch.from_numpy(both).to(self.mean.device)
+        last = np.array([t.shape[1] - 1 for t in chosen], dtype=np.int64)
+        self.register_buffer("columns", torch.tensor(uneven, dtype=torch.int64).to(values.device))
         self.register_buffer("values", values.contiguous())
         self.register_buffer("scores", scores.contiguous())
-        self.register_buffer("last", torch.tensor([[t.shape[1] - 1] for t in chosen]))
+        self.register_buffer("last", torch.from_numpy(last)[:, None].to(values.device))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for name in ("columns", "values", "scores", "last"):  # as many as what is loaded holds
+            if prefix + name in state_dict:
+                value = state_dict[prefix + name]
+                setattr(self, name, torch.empty_like(value, device=self.mean.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        if not len(self.columns):
+            return super().forward(inputs)
         passed, width, score, rise = self._segments(inputs)
         spread = score + rise * passed / width
         return super().forward(inputs).index_copy(1, self.columns, spread.T)
 
     def unit(self, inputs: Tensor) -> Tensor:
+        if not len(self.columns):
+            return super().unit(inputs)
         _, width, _, rise = self._segments(inputs)
         return super().unit(inputs).index_copy(1, self.columns, (width / rise).T)
 
