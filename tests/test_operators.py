@@ -241,7 +241,7 @@ def test_another_grid_is_predicted_with_little_loss(dimension, channels):
         max_epochs=20,
         learning_rate=1e-2,
         ridge=1e-2,
-        early_stopping=False,
+        early_stopping=True,
     ).fit(layout(X), y)
     error = np.linalg.norm(model.predict(layout(X)) - y) / np.linalg.norm(y)
     prediction, std = model.predict(layout(X_fine), return_std=True)

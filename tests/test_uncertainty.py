@@ -8,10 +8,18 @@ import torch
 from sklearn.metrics import r2_score
 from torch import nn
 
-from sklearn_cfll import CFLLRegressor
+from sklearn_cfll import CFLLRegressor, linalg
 from sklearn_cfll.backbones import FNOBackbone
+from sklearn_cfll.estimators._data import check_data, held_out_rows
 from sklearn_cfll.estimators._intervals import KEPT, Scores
-from sklearn_cfll.training.refit import RIDGES, Calibration
+from sklearn_cfll.estimators._options import n_held_out
+from sklearn_cfll.training.refit import RIDGES, _left_out_residuals
+from sklearn_cfll.training.refit import Calibration as FullCalibration
+
+
+def Calibration(scores, weights, n_samples):
+    """Scores alone: what residuals they come from does not matter here."""
+    return FullCalibration(scores, weights, n_samples, residuals=scores)
 
 
 def draw(n, seed, spread):
@@ -143,8 +151,10 @@ def test_intervals_survive_keeping(noisy, tmp_path):
 def test_intervals_need_held_out_rows():
     X, y = draw(50, 0, SPREADS["equal"])
     model = CFLLRegressor(max_epochs=1, early_stopping=False).fit(X, y)
-    with pytest.raises(ValueError, match="needs held-out rows and none were"):
+    with pytest.raises(ValueError, match="`predict_interval` needs rows that the network was"):
         model.predict_interval(X)
+    with pytest.raises(ValueError, match="`return_std` needs rows that the network was not"):
+        model.predict(X, return_std=True)
     model.set_params(early_stopping=True, validation_fraction=0.1).fit(X, y)
     with pytest.raises(ValueError, match="`coverage`=0.9 needs at least 9 held-out rows, there"):
         model.predict_interval(X)
@@ -243,3 +253,35 @@ def test_ridge_path_holds_the_choice(noisy):
 def test_no_ridge_path_without_held_out_rows(noisy):
     X, y = draw(60, 0, SPREADS["equal"])
     assert not hasattr(CFLLRegressor(max_epochs=1, early_stopping=False).fit(X, y), "ridge_path_")
+
+
+@pytest.mark.parametrize("linear_part", [True, False])
+def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
+    """Each held-out row against the final fit without it, found here by refitting."""
+    X, y = draw(120, 0, SPREADS["equal"])
+    model = CFLLRegressor(
+        hidden_layer_sizes=(6,), n_members=2, n_bins=0, max_epochs=3, linear_part=linear_part,
+        scale_columns=False, random_state=0,
+    ).fit(X, y)  # fmt: skip
+    rows = held_out_rows(120, n_held_out("auto", 120), None, 0)[1]
+    data = model._plan.dataset(check_data(model, X, y, None, reset=False, min_samples=1))
+    net, linear = model.net_, model.net_.module_.linear
+    features, targets, _ = next(net.labelled_features(data))
+    lefts = []
+    for part, member in zip(features.chunk(2, -1), net.module_.last_layer.members, strict=True):
+        penalty = member.moments_ridge * linalg.moments_power(member.moments) * 120
+        share = 1.0 if member.shrinkage is None else member.shrinkage
+        predictions = []
+        for i in rows:  # the penalty is held fixed while a row is left out
+            rest = np.delete(np.arange(120), i)
+            block = linalg.moments(part[rest], targets[rest])
+            weight = torch.linalg.solve(block.gram + penalty * torch.eye(6), block.cross.T).T
+            predictions.append(block.target_mean + weight @ (part[i] - block.feature_mean))
+        lefts.append(targets[rows] - share * torch.stack(predictions))
+    expected = torch.stack(lefts).mean(0)
+    if linear_part:  # its own prediction without the row, in place of that with it
+        shares = linear.layer.leverage(linear.columns(data.X[rows]))[:, None]
+        expected = expected + shares / (1 - shares) * targets[rows]
+    found = torch.cat([r for r, *_ in _left_out_residuals(net, data.subset(rows), lambda *_: None)])
+    torch.testing.assert_close(found, expected)
+    assert model._scores[2] == len(rows)

@@ -227,7 +227,6 @@ class GoingOnMixin:
         self._n_known = kept * self._n_known + weight
         self._merge_slopes(rows, weight / self._n_known)
 
-
     def _merge_slopes(self: Any, rows: RowsDataset, share: float) -> None:
         before = self.__dict__.get("_slope_squares")
         if before is None or len(rows) > 1:  # columns of a single row have no deviation

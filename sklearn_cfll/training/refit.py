@@ -10,7 +10,14 @@ from torch import Tensor
 
 from .noise import NoiseModel, as_rows, fit_noise, noise_inputs
 
-__all__ = ["RIDGES", "Calibration", "Refit", "calibrate", "mean_squared_residuals", "predictive_variance"]
+__all__ = [
+    "RIDGES",
+    "Calibration",
+    "Refit",
+    "calibrate",
+    "mean_squared_residuals",
+    "predictive_variance",
+]
 __all__ += ["refit_last_layer"]
 
 # Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
@@ -198,9 +205,7 @@ def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Ten
         yield targets - layer(features), variance(features, None), sample_weight
 
 
-def _left_out_residuals(
-    net: Any, data: Any, variance: Any
-) -> Iterator[tuple[Tensor, Tensor, Any]]:
+def _left_out_residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
     """What :func:`_residuals` gives of rows that the last layer *was* fitted to.
 
     Each row as the layer fitted to all others sees it, exactly; the linear part likewise.
