@@ -43,15 +43,17 @@ def scores_of(model: CFLLClassifier, split: Any) -> Scores:
         torch.from_numpy(model.features(X)).double()
         for X, _ in (split.train, split.valid, split.test)
     ]
-    k = len(model.coef_)
+    k = len(model.last_layer_coef_)
     indicators = np.eye(len(model.classes_))[split.train[1]]
     targets = torch.from_numpy(indicators if k > 1 else indicators[:, 1:])
-    ridge = torch.tensor([model.ridge_], dtype=torch.float64)
+    ridge = torch.tensor([model.final_ridge_], dtype=torch.float64)
     weight, bias = (
         part[0] for part in linalg.ridge_path(linalg.moments(features[0], targets), ridge)
     )
     unseen = (features[1] @ weight.T + bias).numpy()
-    seen, test = (f.numpy() @ model.coef_.T + model.intercept_ for f in features[1:])
+    seen, test = (
+        f.numpy() @ model.last_layer_coef_.T + model.last_layer_intercept_ for f in features[1:]
+    )
     if k == 1:
         seen, unseen, test = (np.hstack([1 - s, s]) for s in (seen, unseen, test))
     return Scores(

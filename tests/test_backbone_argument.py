@@ -69,7 +69,7 @@ def test_every_kind_of_backbone_trains(name):
     backbone, options = BACKBONES[name]
     model = regressor(backbone, backbone_kwargs=options).fit(X, y)
     assert model.features(X).shape == (150, 16)
-    assert model.coef_.shape == (1, 16)
+    assert model.last_layer_coef_.shape == (1, 16)
     assert model.score(X, y) > 0.6
 
 
@@ -129,7 +129,7 @@ def test_a_wholly_frozen_module_is_ridge_on_its_features():
     model = regressor(module).fit(X, y)
     features = model.features(X)
     centred = features - features.mean(0)
-    alpha = model.ridge_ * len(X) * np.square(centred).sum() / features.size
+    alpha = model.final_ridge_ * len(X) * np.square(centred).sum() / features.size
     expected = Ridge(alpha=alpha).fit(features, y).predict(features)
     np.testing.assert_allclose(model.predict(X), expected, rtol=1e-7)
 
@@ -184,7 +184,7 @@ def test_backbone_without_parameters_is_ridge_on_fixed_features(module):
     model = regressor(module, max_epochs=2, precision="float64").fit(X, y)
     features = np.tanh(X) if isinstance(module, nn.Tanh) else X
     centred = features - features.mean(0)
-    alpha = model.ridge_ * len(X) * np.square(centred).sum() / features.size
+    alpha = model.final_ridge_ * len(X) * np.square(centred).sum() / features.size
     expected = Ridge(alpha=alpha).fit(features, y).predict(features)
     np.testing.assert_allclose(model.predict(X), expected, rtol=1e-7)
     with torch.no_grad():
@@ -195,7 +195,7 @@ def test_backbone_without_parameters_is_ridge_on_fixed_features(module):
 def test_backbone_without_parameters_classifies():
     X, y = load_iris(return_X_y=True)
     model = CFLLClassifier(nn.Identity(), max_epochs=2).fit(X, y)
-    assert model.coef_.shape == (3, 4)
+    assert model.last_layer_coef_.shape == (3, 4)
     assert model.score(X, y) > 0.8
 
 
@@ -220,7 +220,7 @@ def test_last_linear_layer_is_split_off_and_put_back(build):
     n_outputs = 1 if build is whole_network else 2
     targets = np.column_stack([y, -3 * y])[:, :n_outputs]
     model = regressor(network).fit(X, targets)
-    assert model.coef_.shape == (n_outputs, 16)
+    assert model.last_layer_coef_.shape == (n_outputs, 16)
     module = model.to_torch()
     assert type(module) is type(network)
     assert set(module.state_dict()) == set(network.state_dict())
@@ -328,7 +328,7 @@ def test_targets_at_each_position(layout):
     k = 2 if layout == "(n, 2, grid)" else 1
     model = regressor(field_network(k), max_epochs=20, batch_size=30).fit(inputs, targets)
     assert model.features(inputs).shape == (120, 24, 12)
-    assert model.coef_.shape == (k, 12)
+    assert model.last_layer_coef_.shape == (k, 12)
     assert model.n_outputs_ == k
     assert model.predict(inputs[:9]).shape == (9, *targets.shape[1:])
     assert model.score(inputs, targets) > 0.99
@@ -344,7 +344,7 @@ def test_field_predictions_have_the_units_of_each_target():
     inputs, outputs = fields()
     targets = np.concatenate([100 * outputs, 5 - 0.01 * outputs], axis=1)
     model = regressor(field_network(2), max_epochs=20, batch_size=30).fit(inputs, targets)
-    rows = model.features(inputs) @ model.coef_.T + model.intercept_
+    rows = model.features(inputs) @ model.last_layer_coef_.T + model.last_layer_intercept_
     np.testing.assert_allclose(np.moveaxis(rows, -1, 1), model.predict(inputs), rtol=1e-8)
     errors = np.square(targets - model.predict(inputs)).mean((0, 2))
     assert np.all(errors < 0.02 * targets.var((0, 2)))

@@ -585,7 +585,7 @@ def state_of(model, X):
         if name not in ("callbacks", "backbone") and name not in model.get_params()
     }
     return copy.deepcopy(
-        {"outputs": raw(X), "features": model.features(X), "coef": model.coef_, **state}
+        {"outputs": raw(X), "features": model.features(X), "coef": model.last_layer_coef_, **state}
     )
 
 
@@ -675,5 +675,5 @@ def test_training_goes_on_after_a_failure_as_if_it_had_not_been(Estimator):
     failed.set_params(batch_size=256)
     clean.partial_fit(X, y)
     failed.partial_fit(X, y)
-    np.testing.assert_array_equal(clean.coef_, failed.coef_)
+    np.testing.assert_array_equal(clean.last_layer_coef_, failed.last_layer_coef_)
     assert len(clean.history_) == len(failed.history_) == 6

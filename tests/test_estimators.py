@@ -53,7 +53,7 @@ def penalty(model, features):
     """The absolute ridge penalty that a relative ridge means on these features."""
     centred = features - features.mean(0)
     power = np.square(centred).sum() / features.size
-    return model.ridge_ * len(features) * power
+    return model.final_ridge_ * len(features) * power
 
 
 # -- attributes and methods -----------------------------------------------------------------
@@ -72,13 +72,13 @@ def test_every_promised_attribute_is_set(Estimator):
     X, y = data_for(Estimator)
     model = small(Estimator, early_stopping=True).fit(X, y)
     k = 1 if Estimator is CFLLRegressor else 3
-    assert model.coef_.shape == (k, 32)
-    assert model.intercept_.shape == (k,)
+    assert model.last_layer_coef_.shape == (k, 32)
+    assert model.last_layer_intercept_.shape == (k,)
     assert model.noise_variance_.shape == (k,)
     assert np.all(model.noise_variance_ > 0)
     assert model.n_outputs_ == k
     assert model.n_features_in_ == 6
-    assert isinstance(model.ridge_, float)
+    assert isinstance(model.final_ridge_, float)
     assert model.decay_ == 1.0
     assert model.device_ == torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert isinstance(model.backbone_, nn.Module)
@@ -90,7 +90,14 @@ def test_every_promised_attribute_is_set(Estimator):
 @BOTH
 def test_attributes_are_absent_before_fit(Estimator):
     model = Estimator()
-    for name in ("coef_", "intercept_", "backbone_", "net_", "history_", "n_outputs_"):
+    for name in (
+        "last_layer_coef_",
+        "last_layer_intercept_",
+        "backbone_",
+        "net_",
+        "history_",
+        "n_outputs_",
+    ):
         assert not hasattr(model, name), name
 
 
@@ -128,7 +135,7 @@ def test_every_way_of_training_learns(Estimator, memory, update_order, batch_siz
 def test_features_times_coef_plus_intercept_predict(Estimator):
     X, y = data_for(Estimator)
     model = small(Estimator).fit(X, y)
-    outputs = model.features(X) @ model.coef_.T + model.intercept_
+    outputs = model.features(X) @ model.last_layer_coef_.T + model.last_layer_intercept_
     if Estimator is CFLLRegressor:
         np.testing.assert_allclose(outputs[:, 0], model.predict(X), rtol=1e-10)
     else:  # one-hot targets, centred by the decision function
@@ -226,7 +233,7 @@ def test_multi_output_regression_learns_each_target():
     X, y = make_regression(300, 5, n_targets=3, noise=5.0, random_state=0)
     y *= [1.0, 1e3, 1e-3]  # a target of small variance must not be neglected
     model = small(CFLLRegressor, max_epochs=30).fit(X[:200], y[:200])
-    assert model.coef_.shape == (3, 32)
+    assert model.last_layer_coef_.shape == (3, 32)
     errors = np.square(y[200:] - model.predict(X[200:])).mean(0)
     assert np.all(errors < 0.1 * y[200:].var(0))
 
@@ -442,8 +449,8 @@ def test_full_batch_last_layer_is_ridge_on_the_features(refit, weighted):
     centred = features - np.average(features, axis=0, weights=weights)
     power = (weights[:, None] * centred**2).sum() / (weights.sum() * features.shape[1])
     ridge = Ridge(alpha=0.3 * weights.sum() * power).fit(features, y, weights)
-    assert model.ridge_ == 0.3
-    np.testing.assert_allclose(model.coef_[0], ridge.coef_, rtol=1e-6, atol=1e-6)
+    assert model.final_ridge_ == 0.3
+    np.testing.assert_allclose(model.last_layer_coef_[0], ridge.coef_, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(model.predict(X), ridge.predict(features), rtol=1e-7)
 
 
@@ -533,7 +540,7 @@ def test_refit_ridge_is_the_best_on_held_out_rows():
     ]
     best = int(np.argmin(errors))
     assert 0 < best < len(ridges) - 1
-    np.testing.assert_allclose(model.ridge_, ridges[best], rtol=1e-6)
+    np.testing.assert_allclose(model.final_ridge_, ridges[best], rtol=1e-6)
     np.testing.assert_allclose(model.noise_variance_[0], errors[best], rtol=1e-5)
 
 
@@ -636,7 +643,7 @@ def test_stream_with_statistics_memory_is_ridge_on_all_rows_seen(splits, batch_s
     for rows in np.array_split(np.random.default_rng(splits).permutation(len(X)), splits):
         model.partial_fit(X[rows], y[rows])
     ridge = Ridge(alpha=penalty(model, X)).fit(X, y)
-    assert model.ridge_ == 0.2
+    assert model.final_ridge_ == 0.2
     np.testing.assert_allclose(model.predict(X), ridge.predict(X), rtol=1e-8)
 
 

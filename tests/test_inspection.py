@@ -266,7 +266,7 @@ def test_ridge_path_of_an_estimator(fitted):
     model, _, _ = fitted
     _, ax = plt.subplots()
     display = RidgePathDisplay.from_estimator(model, ax=ax)
-    assert display.ax_ is ax and display.chosen == model.ridge_
+    assert display.ax_ is ax and display.chosen == model.final_ridge_
     np.testing.assert_array_equal(display.line_.get_xdata(), model.ridge_path_["ridge"])
     np.testing.assert_array_equal(display.line_.get_ydata(), model.ridge_path_["error"])
     np.testing.assert_allclose(display.chosen_marker_.get_ydata(), display.errors.min())

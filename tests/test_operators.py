@@ -199,7 +199,7 @@ def test_last_map_of_any_operator_is_split_off_and_put_back_exactly(kind, option
 def test_operator_brought_by_the_user_is_fitted_pickled_and_taken_to_torch(kind, options, grid):
     X, y = draw(12, 2, *grid), draw(12, 3, *grid, seed=1)
     model = regressor(backbone=kind(**options), max_epochs=1).fit(X, y)
-    assert model.coef_.shape == (3, 12)
+    assert model.last_layer_coef_.shape == (3, 12)
     fine = draw(2, 2, *(2 * size for size in grid))
     prediction = model.predict(fine)
     assert prediction.shape == (2, 3, *fine.shape[2:])
@@ -221,7 +221,7 @@ def test_predictions_come_back_in_the_shape_of_y(dimension, channels):
     for y in (draw(12, *grid), draw(12, 2, *grid), draw(12, *grid, 2), draw(12, 1, *grid)):
         model.fit(X, y)
         assert model.predict(X[:5]).shape == (5, *y.shape[1:])
-        assert model.coef_.shape == (y[0].size // np.prod(grid), 12)
+        assert model.last_layer_coef_.shape == (y[0].size // np.prod(grid), 12)
         assert model.features(X[:5]).shape == (5, *grid, 12)
 
 
@@ -262,7 +262,7 @@ def test_final_ridge_of_a_few_fields_may_be_small_for_their_points_are_many():
     X, _ = smooth_fields(60, 32)
     model = regressor(max_epochs=10).fit(X, 2 * X + 1)
     path = model.ridge_path_
-    assert model.ridge_ == path["ridge"][path["error"].argmin()] < 5e-4
+    assert model.final_ridge_ == path["ridge"][path["error"].argmin()] < 5e-4
 
 
 def test_std_on_the_grid_covers_the_truth():

@@ -122,11 +122,11 @@ def assert_same_model(first, second, X):
     assert first.predict(X).dtype == second.predict(X).dtype
     assert first.predict(X).shape == second.predict(X).shape
     np.testing.assert_array_equal(first.features(X), second.features(X))
-    for name in ("coef_", "intercept_", "noise_variance_"):
+    for name in ("last_layer_coef_", "last_layer_intercept_", "noise_variance_"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     for name in (
         "history_",
-        "ridge_",
+        "final_ridge_",
         "decay_",
         "n_iter_",
         "best_iteration_",
@@ -191,7 +191,7 @@ def test_training_goes_on_as_if_nothing_had_been(case, method, route, tmp_path):
     copied = save_and_load(model, tmp_path / "model") if route == "save" else ROUTES[route](model)
     for each in (model, copied):
         getattr(each, "fit" if method == "warm_start" else method)(X, y)
-    np.testing.assert_array_equal(model.coef_, copied.coef_)
+    np.testing.assert_array_equal(model.last_layer_coef_, copied.last_layer_coef_)
     np.testing.assert_array_equal(model.predict(X), copied.predict(X))
     losses = [[row["train_loss"] for row in each.history_] for each in (model, copied)]
     assert losses[0] == losses[1]

@@ -116,7 +116,7 @@ def test_noise_of_weighted_rows_is_that_of_repeated_rows():
     repeated = CFLLRegressor(**settings).fit(
         X.repeat(times, 0), y.repeat(times), X_val=X_val, y_val=y_val
     )
-    assert weighted.ridge_ == repeated.ridge_
+    assert weighted.final_ridge_ == repeated.final_ridge_
     for part, other in zip(weighted._noise, repeated._noise, strict=True):
         np.testing.assert_allclose(part, other, rtol=1e-5)
 
@@ -246,7 +246,7 @@ def test_ridge_path_holds_the_choice(noisy):
     model, _, _ = noisy
     path = model.ridge_path_
     np.testing.assert_array_equal(path["ridge"], RIDGES)
-    assert path["ridge"][path["error"].argmin()] == model.ridge_
+    assert path["ridge"][path["error"].argmin()] == model.final_ridge_
     assert path["error"].min() == pytest.approx(model.noise_variance_.mean())
 
 

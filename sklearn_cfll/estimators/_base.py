@@ -89,7 +89,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     net_: CFLLNet
     device_: torch.device
     n_outputs_: int
-    ridge_: float
+    final_ridge_: float
     noise_variance_: np.ndarray
 
     _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
@@ -302,7 +302,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             epochs = 1  # nothing to train
         batch_rows, ridge = self._batch_rows(n_rows), self._training_ridge(n_rows)
         if stream and self.memory == "statistics":
-            ridge = self.__dict__.get("ridge_", ridge)
+            ridge = self.__dict__.get("final_ridge_", ridge)
         elif stream:
             # The ridge is that of a full batch: fewer rows move the last layer less.
             ridge *= max(1.0, batch_rows / n_rows)
@@ -393,7 +393,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         known = solved.calibration
         # Of rows that the network was not trained on: what the noise level rests on.
         self._n_judges = 0 if known is None else known.n_samples
-        self.ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay
+        self.final_ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay
         self.noise_variance_ = self._plan.unscale_variance(solved.noise_variance)
         self.resolved_ = self._resolved(parts)
         self.__dict__.pop("ridge_path_", None)  # of an earlier fit
@@ -503,24 +503,29 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         check_is_fitted(self)
         linear = as_linear(*self._whole_last_layer())
         with torch.no_grad():
-            linear.weight.copy_(torch.as_tensor(self.coef_))
-            linear.bias.copy_(torch.as_tensor(self.intercept_ - self._decision_threshold))
+            linear.weight.copy_(torch.as_tensor(self.last_layer_coef_))
+            linear.bias.copy_(
+                torch.as_tensor(self.last_layer_intercept_ - self._decision_threshold)
+            )
         backbone, part = self._plan.backbone, self._linear_part()
         if part is not None:
             backbone = backbone._replace(module=SideBySide(backbone.module, part.columns))
         return join_last_layer(backbone, linear).cpu().eval()
 
     @property
-    def coef_(self) -> np.ndarray:
-        """Last layer's weights (k, d) in y's units: ``features(X) @ coef_.T + intercept_``."""
-        self._fitted_layer("coef_")
+    def last_layer_coef_(self) -> np.ndarray:
+        """Last layer's weights in y's units; shape (k, d).
+
+        Predictions are ``features(X) @ last_layer_coef_.T + last_layer_intercept_``.
+        """
+        self._fitted_layer("last_layer_coef_")
         weight, _ = self._whole_last_layer()
         return weight.double().cpu().numpy() * self._plan.scale.scale[:, None]
 
     @property
-    def intercept_(self) -> np.ndarray:
+    def last_layer_intercept_(self) -> np.ndarray:
         """Last layer's intercept (k,) in y's units."""
-        self._fitted_layer("intercept_")
+        self._fitted_layer("last_layer_intercept_")
         _, bias = self._whole_last_layer()
         return self._plan.unscale(bias.double().cpu().numpy())
 

@@ -144,7 +144,7 @@ class GoingOnMixin:
                 )
             for batch in self.net_.labelled_features(data):
                 layer.accumulate(*batch)
-            layer.solve(self.ridge_)
+            layer.solve(self.final_ridge_)
             if not torch.isfinite(layer.weight).all():
                 raise ValueError(
                     "`adapt` met values that are not finite in X, y or the features. The "
@@ -168,7 +168,7 @@ class GoingOnMixin:
         if parts.valid is not None:
             # The held-out rows may be among those that it was solved from: what it says of them
             # would be too good for any epoch to beat.
-            layer.refit(self.net_.labelled_features(parts.train), ridge=self.ridge_)
+            layer.refit(self.net_.labelled_features(parts.train), ridge=self.final_ridge_)
         return rate, None
 
     def _restart_rate(self: Any, rows: RowsDataset) -> float:
@@ -181,8 +181,8 @@ class GoingOnMixin:
         return min(1.0, total_weight(rows) / self._n_known) * min(1.0, steps / SHORT_RUN)
 
     def _stream_ridge(self: Any) -> float:
-        if "ridge_" in self.__dict__:
-            return self.ridge_
+        if "final_ridge_" in self.__dict__:
+            return self.final_ridge_
         exact = self.net_.optimizer_ is None or self.batch_size == "full"
         return float(self.ridge) if exact and self.ridge != "auto" else STREAM_RIDGE
 

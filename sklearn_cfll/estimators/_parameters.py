@@ -150,18 +150,25 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
 
 ATTRIBUTES = """backbone_ : torch.nn.Module
         The trained backbone.
-    coef_ : ndarray of shape (n_outputs_, d)
-        Weights of the last layer.
-    intercept_ : ndarray of shape (n_outputs_,)
-    ridge_ : float
-        Ridge of the final solve.
+    feature_importances_ : ndarray of shape (n_features_in_,)
+        Mean squared slope of the predictions along each input column over the training rows, in
+        units of the columns' standard deviations; sums to one. Where X is a table.
+    last_layer_coef_ : ndarray of shape (n_outputs_, d)
+        Weights of the last layer on :meth:`features`, in y's units.
+    last_layer_intercept_ : ndarray of shape (n_outputs_,)
+    final_ridge_ : float
+        Ridge of the final solve: another number than the ``ridge`` of training.
+    resolved_ : dict
+        What the last run went by: the numbers that every "auto" stood for (ridge, learning rate,
+        weight decay, batch size, epochs, precision ...).
     ridge_path_ : dict
         "ridge", "error": mean squared error of the held-out rows for every ridge tried in the
         final solve. Where rows are held out and ``refit_last_layer=True``.
     decay_ : float
         Decay in force while training.
     noise_variance_ : ndarray of shape (n_outputs_,)
-        Mean squared residual, of held-out rows where there are any.
+        Mean squared residual, of held-out rows where there are any; of training rows it is too
+        small.
     history_ : list of dict
         Per epoch: epoch, train_loss, valid_loss, learning_rate, seconds.
     n_iter_ : int

@@ -69,7 +69,7 @@ class RidgePathDisplay:
             "rows are held out (early_stopping=True, or `X_val` and `y_val` at fit)."
         )
         path = fitted_attribute(cls.__name__, estimator, "ridge_path_", remedy)
-        return cls(path["ridge"], path["error"], estimator.ridge_).plot(ax=ax)
+        return cls(path["ridge"], path["error"], estimator.final_ridge_).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> RidgePathDisplay:
         """Draw the path.

@@ -45,9 +45,10 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
     # Zero for a constant column: nothing was learnt of it, and its slope is that of chance.
     standardize = next((part for part in module.modules() if isinstance(part, Standardize)), None)
     if standardize is None:
-        deviation = inputs.std(0, correction=0).expand_as(inputs)
+        deviation = _deviation(inputs, sample_weight).expand_as(inputs)
     else:
-        deviation = standardize(inputs).std(0, correction=0) * standardize.unit(inputs)
+        columns = standardize(inputs)
+        deviation = _deviation(columns, sample_weight) * standardize.unit(inputs)
     if sample_weight is not None:
         deviation = deviation * sample_weight.sqrt()[:, None]
     module.eval()
@@ -59,6 +60,14 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
         total = module(inputs).sum(0) @ direction
         found.append(torch.autograd.grad(total, inputs)[0] * deviation)
     return torch.stack(found, dim=1)
+
+
+def _deviation(columns: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Weighted standard deviation of each column; shape (p,)."""
+    if sample_weight is None:
+        return columns.std(0, correction=0)
+    share = sample_weight / sample_weight.sum()
+    return (share @ (columns - share @ columns).square()).sqrt()
 
 
 def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | None:
