@@ -144,7 +144,7 @@ class FNOBackbone(BaseEstimator):
         sample (a viscosity) is a channel that is constant on the grid.
     positional_embedding : {"grid"} or None, default="grid"
         "grid" appends the coordinates of each point, in [0, 1), as channels.
-    norm : {"ada_in", "group_norm", "instance_norm"} or None, default=None
+    norm : {"group_norm", "instance_norm"} or None, default=None
         Normalisation in the Fourier layers.
     domain_padding : float or None, default=None
         Pad each axis by this share of its size, for fields that are not periodic.
@@ -178,7 +178,7 @@ class FNOBackbone(BaseEstimator):
         "projection_channel_ratio": [Interval(Real, 0, None, closed="neither")],
         "channels": [StrOptions({"first", "last"}), None],
         "positional_embedding": [StrOptions({"grid"}), None],
-        "norm": [StrOptions({"ada_in", "group_norm", "instance_norm"}), None],
+        "norm": [StrOptions({"group_norm", "instance_norm"}), None],
         "domain_padding": [Interval(Real, 0, None, closed="left"), None],
         "options": [dict, None],
     }
@@ -269,8 +269,11 @@ class FNOBackbone(BaseEstimator):
                 "Stack them as channels, or give a backbone whose forward takes them by name."
             )
         shape = tuple(input_shape)
-        if positive_integers(self.n_modes) is None:
-            raise ValueError(f"`n_modes` must hold positive integers, got {self.n_modes!r}.")
+        if not 1 <= len(positive_integers(self.n_modes) or ()) <= 3:
+            raise ValueError(
+                "`n_modes` must hold positive integers, one for each of the one to three axes of "
+                f"the grid, got {self.n_modes!r}."
+            )
         wrong = self._misfit(self.channels, shape)
         if wrong is None:
             return _cut(self.channels, shape)

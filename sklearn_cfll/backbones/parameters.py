@@ -23,8 +23,11 @@ def check_parameters(recipe: Any) -> None:
 
 
 def positive_integers(values: Any) -> tuple[int, ...] | None:
-    """One positive integer, or several, as a tuple; None where there is anything else."""
-    entries = (values,) if isinstance(values, Integral) else tuple(values)
-    if any(isinstance(e, bool | np.bool_) or not isinstance(e, Integral) or e < 1 for e in entries):
+    """One positive integer, or several in their order; None where it is anything else."""
+    if isinstance(values, set | frozenset | dict):
         return None
-    return tuple(int(entry) for entry in entries)
+    entries = (values,) if isinstance(values, Integral) else tuple(values)
+    for entry in entries:
+        if isinstance(entry, bool | np.bool_) or not isinstance(entry, Integral) or entry < 1:
+            return None
+    return tuple(int(entry) for entry in entries) or None

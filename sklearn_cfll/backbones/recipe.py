@@ -23,20 +23,23 @@ from .splitting import (
 
 __all__ = ["build_backbone", "cast_module", "input_shape_of", "rebuild_backbone"]
 
-# Named inputs that may be floats or not, of which all combinations are tried.
+# Named inputs of more than one possible dtype, of which all combinations are tried.
 MAX_COMBINED = 5
-
-BIND = "functools.partial(make, width=32) for a function make(input_shape, width)"
 
 
 def build_backbone(
-    backbone: Any, sample: Inputs, dtype: torch.dtype | None = None, n_outputs: int | None = None
+    backbone: Any,
+    sample: Inputs,
+    dtype: torch.dtype | None = None,
+    n_outputs: int | None = None,
+    *,
+    exact: bool = True,
 ) -> Backbone:
     """Build, or copy, a backbone and split off the last linear layer of a whole network.
 
-    Floats are passed in ``dtype``. Integers stay integers (``torch.int64``) where the network
-    takes nothing else, or has an embedding; else they are passed in ``dtype`` too. Among named
-    inputs each is passed as it is where the network takes it, truth values (masks) included.
+    Inputs are passed as floats of ``dtype``. Integers stay integers (``torch.int64``) where the
+    network refuses floats, because it looks them up; so do whole numbers that come as floats.
+    Truth values among named inputs (masks) stay what they are where the network takes them.
 
     Parameters
     ----------
@@ -51,6 +54,8 @@ def build_backbone(
         Floating dtype to compute in; that of ``sample`` where it is left out.
     n_outputs : int, optional
         Number of targets of a sample; see :func:`split_last_layer`.
+    exact : bool, default=True
+        All integers are the same as floats of ``dtype``. If not, they are tried as integers first.
 
     Returns
     -------
@@ -66,7 +71,7 @@ def build_backbone(
     with _hint_at_an_instance(backbone):
         module = cast_module(_instantiate(backbone, input_shape_of(sample)), first.device, dtype)
     failures = []
-    for form in _forms(sample, dtype, as_given=_has_embedding(module)):
+    for form in _forms(sample, dtype, exact):
         try:
             if _is_recipe(backbone):
                 return keep_whole(module, form)
@@ -147,10 +152,11 @@ def _call(backbone: Any, input_shape: Any) -> Any:
     except (TypeError, ValueError):  # no signature to be had
         return backbone(input_shape)
     if not takes_shape:
+        named = ", ".join(parameters)
         raise TypeError(
-            f"`backbone` {backbone!r} is called with one argument, the shape of a sample, here "
-            f"{input_shape}, and does not take that: its arguments are ({', '.join(parameters)})."
-            + ("" if isinstance(backbone, type) else f" Bind all others: {BIND}.")
+            ("" if isinstance(backbone, type) else f"`backbone` {backbone!r} does not fit: ")
+            + f"it is called with one argument, the shape of a sample, here {input_shape}, and "
+            f"takes ({named}). Bind further arguments by functools.partial(make, width=32)."
         )
     first = next(iter(parameters.values()), None)
     if (
@@ -178,60 +184,56 @@ def _hint_at_an_instance(backbone: Any) -> Iterator[None]:
     except Exception as error:
         if not isinstance(backbone, type):
             raise
-        name = backbone.__name__
-        kind = TypeError if isinstance(error, TypeError) else ValueError
+        name, kind = backbone.__name__, TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
-            f"`backbone` is the class {name}, which was called with a sample's shape: {error} "
-            f"Give an instance, {name}(...), or, where the network depends on the shape of X, a "
-            f"callable of it: `lambda input_shape: {name}(...)` or functools.partial({name}, ...)."
+            f"`backbone` is the class {name}, and cannot be called with a sample's shape: "
+            f"{str(error).rstrip('.')}. Give an instance, {name}(...), or, where the network "
+            "depends on the shape of X, a function of it that returns an instance."
         ) from error
 
 
-def _has_embedding(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
-
-
-def _forms(sample: Inputs, dtype: torch.dtype, *, as_given: bool) -> Iterator[Inputs]:
+def _forms(sample: Inputs, dtype: torch.dtype, exact: bool) -> list[Inputs]:
     """The sample in each combination of dtypes that a network may want, likely ones first."""
     if not isinstance(sample, dict):
-        whole = sample.to(dtype)
-        if sample.is_floating_point() or sample.dtype == torch.bool:
-            yield whole
-        else:
-            yield from (sample.long(), whole) if as_given else (whole, sample.long())
-        return
-    kept = {
-        name: each if each.dtype == torch.bool else each.long()
-        for name, each in sample.items()
-        if not each.is_floating_point()
-    }
-    n = len(kept)
-    combinations = set(itertools.product([False, True], repeat=n)) if n <= MAX_COMBINED else set()
-    for i in range(n):  # of many: all as they are, none, or all but one
-        alone = tuple(j == i for j in range(n))
-        combinations |= {alone, tuple(not each for each in alone)}
-    combinations |= {(False,) * n, (True,) * n}
-    for cast in sorted(combinations, key=lambda cast: (sum(cast), cast)):
-        floats = {name for name, wanted in zip(kept, cast, strict=True) if wanted}
-        yield {
-            name: kept[name] if name in kept and name not in floats else each.to(dtype)
-            for name, each in sample.items()
-        }
+        return list(_options(sample, dtype, exact, truth=False))
+    options = {name: _options(each, dtype, exact, truth=True) for name, each in sample.items()}
+    choices = {name: len(each) for name, each in options.items() if len(each) > 1}
+    if len(choices) <= MAX_COMBINED:
+        picked = set(itertools.product(*(range(n) for n in choices.values())))
+    else:  # all the same way, or all but one
+        n = len(choices)
+        alone = {tuple(int(i == j) for j in range(n)) for i in range(n)}
+        picked = {(0,) * n, (1,) * n, *alone, *(tuple(1 - i for i in each) for each in alone)}
+    forms: list[Inputs] = []
+    for pick in sorted(picked, key=lambda pick: (sum(pick), pick)):
+        index = dict(zip(choices, pick, strict=True))
+        forms.append({name: each[index.get(name, 0)] for name, each in options.items()})
+    return forms
+
+
+def _options(each: Tensor, dtype: torch.dtype, exact: bool, *, truth: bool) -> tuple[Tensor, ...]:
+    """One input in the dtypes to try, in their order."""
+    if each.dtype == torch.bool:
+        return (each, each.to(dtype)) if truth else (each.to(dtype),)
+    if not each.is_floating_point():
+        return (each.to(dtype), each.long()) if exact else (each.long(), each.to(dtype))
+    whole = bool((each == each.round()).all())
+    return (each.to(dtype), each.long()) if whole else (each.to(dtype),)
 
 
 def _explain(
     failures: list[CannotTakeInputs], module: nn.Module, sample: Inputs
 ) -> CannotTakeInputs:
     """One error for all ways in which the inputs were tried."""
-    told = [str(error) for error in failures[:2]]
-    message = " ".join(
-        told[:1] + [f"Neither did it take them otherwise: {each}" for each in told[1:]]
+    looks_up = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
+    if isinstance(sample, dict):
+        return failures[-1 if looks_up else 0]
+    if not sample.is_floating_point():
+        return CannotTakeInputs(" ".join(map(str, failures[::-1] if looks_up else failures)))
+    if not looks_up:
+        return failures[0]
+    return CannotTakeInputs(
+        f"{failures[0]} The network has an embedding, which looks up integers, and X holds other "
+        "numbers: encode them (`OrdinalEncoder`), or give a dict of named inputs where only some "
+        "of them are looked up."
     )
-    floats = isinstance(sample, Tensor) and sample.is_floating_point()
-    if floats and _has_embedding(module):
-        message += (
-            " The network has an embedding, which looks up integers, and X holds floats: give X "
-            "in an integer dtype (`X.astype(np.int64)`, `OrdinalEncoder(dtype=np.int64)`), or a "
-            "dict of named inputs where only some of them are."
-        )
-    return CannotTakeInputs(message)

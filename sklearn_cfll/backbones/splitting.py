@@ -64,8 +64,19 @@ class ChannelsLast(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.network(inputs).movedim(1, -1)
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return self.network(*args, **kwargs).movedim(1, -1)
+
+
+class OnNamedInputs(nn.Module):
+    """A backbone that takes its inputs by name, and a last layer on it."""
+
+    def __init__(self, backbone: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.last = backbone, last
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return self.last(self.backbone(**inputs))
 
 
 class SplitOff(nn.Identity):
@@ -189,7 +200,8 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
     """The whole network again: a copy of the backbone with ``linear`` as its last layer."""
     module = copy_module(backbone.module)
     if backbone.removed is None:
-        return nn.Sequential(module, linear)
+        named = isinstance(backbone.input_dtype, dict)
+        return OnNamedInputs(module, linear) if named else nn.Sequential(module, linear)
     if not backbone.channels_first:
         return _replace(module, backbone.removed, linear)
     assert isinstance(module, ChannelsLast)
@@ -211,9 +223,10 @@ def copy_module(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module)
     except Exception as error:
         raise TypeError(
-            f"The backbone {type(module).__name__} cannot be copied by copy.deepcopy: {error} Give "
-            "a callable of the input shape that builds the network, or leave out of the module "
-            "what cannot be copied (locks, open files, generators, tensors with a history)."
+            f"The backbone {type(module).__name__} cannot be copied by copy.deepcopy: "
+            f"{str(error).rstrip('.')}. Give a callable of the input shape that builds the "
+            "network, or leave out of the module what cannot be copied (locks, open files, "
+            "generators, tensors with a history)."
         ) from error
 
 
@@ -304,6 +317,15 @@ def _refuse_probabilities(network: nn.Module, trace: Trace, n_outputs: int | Non
     elif module is None:  # torch.softmax and the like inside forward show in the values alone
         end = _squashing_function(trace, n_outputs)
     if end is None:
+        single = output.ndim > 1 and output.shape[-1] == 1
+        if single and any(each.numel() == output.numel() for each in trace.linear):
+            warnings.warn(
+                "`backbone` gives one feature, a function of its last linear layer's output: if "
+                "that is meant as the prediction, return the layer's output itself, so that the "
+                "layer can be split off and solved in closed form.",
+                UserWarning,
+                stacklevel=2,
+            )
         return
     raise ValueError(
         f"`backbone` ends in {end} after its last linear layer, which then cannot be split off "
@@ -419,7 +441,8 @@ def _evaluate(network: nn.Module, sample: Inputs) -> Tensor:
         return network(**sample) if isinstance(sample, dict) else network(sample)
     except Exception as error:
         raise CannotTakeInputs(
-            f"The backbone cannot take {describe_inputs(sample)}: {error}"
+            f"The backbone cannot take {describe_inputs(sample)}: "
+            f"{str(error).rstrip('.') or repr(error)}."
         ) from error
     finally:
         for module, flag in training.items():

@@ -122,7 +122,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             batch. A dict of arrays of n_samples rows each goes to a backbone whose forward
             takes these names as keyword arguments; a search, which selects rows, needs it as a
             ``skorch.helper.SliceDict``. Integers stay integers (``torch.int64``) where a
-            backbone looks them up; others are passed as floats.
+            backbone refuses floats because it looks them up, as an ``nn.Embedding`` does.
         y : array-like of shape (n_samples,) or (n_samples, ...)
             May be left out with a Dataset that holds it.
         sample_weight : array-like of shape (n_samples,), default=None

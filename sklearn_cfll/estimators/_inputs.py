@@ -11,7 +11,7 @@ from sklearn.utils import check_array
 from torch import nn
 from torch.utils.data import Dataset
 
-__all__ = ["check_named_inputs", "check_names", "n_samples", "out_of_range"]
+__all__ = ["check_named_inputs", "check_names", "integers_fit", "n_samples", "out_of_range"]
 
 
 def check_named_inputs(
@@ -81,6 +81,16 @@ def check_names(X: Any, sample_shape: Any) -> None:
         raise ValueError(
             f"X {' and '.join(told)}: the estimator was fitted on inputs named {names}."
         )
+
+
+def integers_fit(X: Any, dtype: torch.dtype) -> bool:
+    """Whether the integers in X are the same as floats of this dtype; a Dataset's are not read."""
+    largest = 2 / torch.finfo(dtype).eps
+    for part in X.values() if isinstance(X, Mapping) else [X]:
+        wide = isinstance(part, np.ndarray) and part.dtype.kind in "iu" and part.dtype.itemsize > 2
+        if wide and max(-int(part.min()), int(part.max())) > largest:
+            return False
+    return True
 
 
 def n_samples(X: Any) -> int:

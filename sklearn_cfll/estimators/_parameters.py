@@ -57,9 +57,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         parameters of its own (``backbone__...`` in a grid), as
         :class:`~sklearn_cfll.backbones.MLPBackbone`. Where a network ends in an
         ``nn.Linear`` or a convolution with kernel 1, that layer is split off and replaced; a
-        softmax after it is an error. Integers in X stay integers where the network looks them
-        up (``nn.Embedding``), else they are passed as floats. A dict of arrays as X is passed
-        as keyword arguments of the network's forward.
+        softmax after it is an error. Inputs are passed as floats; integers stay integers
+        (``torch.int64``) where the network refuses floats (``nn.Embedding``). A dict of arrays
+        as X is passed as keyword arguments of the network's forward.
     hidden_layer_sizes : tuple of int, default={sizes}
         Widths of the perceptron; the last is the number of features.
     activation : {{"relu", "tanh", "silu", "gelu", "elu", "identity"}}, default="relu"

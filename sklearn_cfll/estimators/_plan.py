@@ -16,6 +16,7 @@ from ..backbones.splitting import Backbone
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
 from ..training.seeding import preserved_random_state
 from ._data import Checked
+from ._inputs import integers_fit
 from ._targets import TargetLayout, TargetScale
 
 __all__ = ["Plan"]
@@ -72,7 +73,8 @@ class Plan:
         y_shape = checked.y.shape
         n_outputs = None if len(y_shape) > 2 else (*y_shape, 1)[1]
         with preserved_random_state(device, seed):
-            plan.backbone = build_backbone(recipe, sample, dtype, n_outputs)
+            exact = integers_fit(checked.X, dtype)
+            plan.backbone = build_backbone(recipe, sample, dtype, n_outputs, exact=exact)
         backbone = plan.backbone
         try:
             plan.layout = TargetLayout.infer(

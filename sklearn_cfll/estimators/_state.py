@@ -22,9 +22,7 @@ from ._targets import TargetLayout, TargetScale
 
 __all__ = ["StateMixin"]
 
-INPUT_DTYPES = {
-    name: getattr(torch, name) for name in ("float32", "float64", "int64", "bool")
-}
+INPUT_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "bool")}
 
 
 class StateMixin:

@@ -157,8 +157,8 @@ def cast(data: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tenso
         broken = data[data != data.round()]
         if broken.numel():
             raise ValueError(
-                f"X holds {broken[0].item():g}, but the backbone looks integers up (it was fitted "
-                "on X of an integer dtype): X must hold whole numbers."
+                f"X holds {broken[0].item():g}, but the backbone looks integers up, as it did at "
+                "fit: X must hold whole numbers."
             )
     return data.to(device, dtype)
 
