@@ -24,7 +24,7 @@ from .splitting import (
 __all__ = ["build_backbone", "cast_module", "input_shape_of", "rebuild_backbone"]
 
 # Named inputs of more than one possible dtype, of which all combinations are tried.
-MAX_COMBINED = 5
+MAX_COMBINED = 10
 
 
 def build_backbone(
@@ -147,33 +147,24 @@ def _instantiate(backbone: Any, input_shape: Any) -> nn.Module:
 def _call(backbone: Any, input_shape: Any) -> Any:
     """What a callable makes of a sample's shape."""
     try:
-        parameters = inspect.signature(backbone).parameters
-        takes_shape = _binds(backbone, input_shape)
-    except (TypeError, ValueError):  # no signature to be had
+        signature = inspect.signature(backbone)
+    except (TypeError, ValueError):  # it has none that Python can tell
         return backbone(input_shape)
-    if not takes_shape:
-        named = ", ".join(parameters)
+    try:
+        signature.bind(input_shape)
+    except TypeError as error:
         raise TypeError(
             ("" if isinstance(backbone, type) else f"`backbone` {backbone!r} does not fit: ")
             + f"it is called with one argument, the shape of a sample, here {input_shape}, and "
-            f"takes ({named}). Bind further arguments by functools.partial(make, width=32)."
-        )
-    first = next(iter(parameters.values()), None)
-    if (
-        isinstance(backbone, type)
-        and backbone.__module__.startswith("torch.nn.")
-        and (first is None or first.default is not inspect.Parameter.empty)
-    ):  # torch's own ReLU would take the shape for `inplace`
-        raise TypeError(f"{backbone.__name__}'s argument {first and first.name!r} is no shape.")
+            f"takes ({', '.join(signature.parameters)}). Bind further arguments by "
+            "functools.partial(make, width=32)."
+        ) from error
+    first = next(iter(signature.parameters.values()))
+    of_torch = isinstance(backbone, type) and backbone.__module__.startswith("torch.nn.")
+    if of_torch and first.default is not inspect.Parameter.empty:
+        # nn.ReLU would take the shape for `inplace`.
+        raise TypeError(f"its argument {first.name!r} is no shape.")
     return backbone(input_shape)
-
-
-def _binds(function: Any, *args: Any) -> bool:
-    try:
-        inspect.signature(function).bind(*args)
-    except TypeError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
