@@ -508,7 +508,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         Returns
         -------
         torch.nn.Module
-            Output (n, ..., k), of a classifier the decision values.
+            Output (n, ..., k), of a classifier the decision values. Named inputs are keyword
+            arguments, integers that the backbone looks up are ``torch.int64``.
         """
         check_is_fitted(self)
         linear = as_linear(*self._whole_last_layer())
