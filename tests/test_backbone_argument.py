@@ -1,5 +1,7 @@
 """Every way to bring a backbone, and every kind of X and y that it then takes."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -45,13 +47,14 @@ class BuildsNetwork(nn.Sequential):
 
 
 BACKBONES = {
-    "none": (None, None),
-    "module": (features_network(), None),
-    "whole_network": (whole_network(), None),
-    "function": (build_network, None),
-    "function_with_options": (build_network, {"width": 16}),
-    "class": (BuildsNetwork, {"width": 16}),
-    "recipe": (MLPBackbone((16,), activation="tanh"), None),
+    "none": None,
+    "module": features_network(),
+    "whole_network": whole_network(),
+    "function": build_network,
+    "function_with_options": functools.partial(build_network, width=16),
+    "class": BuildsNetwork,
+    "class_with_options": functools.partial(BuildsNetwork, width=16),
+    "recipe": MLPBackbone((16,), activation="tanh"),
 }
 
 
@@ -66,8 +69,7 @@ def regressor(backbone=None, **parameters):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_kind_of_backbone_trains(name):
-    backbone, options = BACKBONES[name]
-    model = regressor(backbone, backbone_kwargs=options).fit(X, y)
+    model = regressor(BACKBONES[name]).fit(X, y)
     assert model.features(X).shape == (150, 16)
     assert model.last_layer_coef_.shape == (1, 16)
     assert model.score(X, y) > 0.6
@@ -75,8 +77,7 @@ def test_every_kind_of_backbone_trains(name):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_kind_of_backbone_can_be_cloned_and_fitted_again(name):
-    backbone, options = BACKBONES[name]
-    model = regressor(backbone, backbone_kwargs=options).fit(X, y)
+    model = regressor(BACKBONES[name]).fit(X, y)
     again = clone(model).fit(X, y)
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
@@ -135,8 +136,8 @@ def test_a_wholly_frozen_module_is_ridge_on_its_features():
 
 
 @pytest.mark.parametrize("width", [3, 24])
-def test_backbone_kwargs_reach_the_callable(width):
-    model = regressor(build_network, backbone_kwargs={"width": width}).fit(X, y)
+def test_bound_options_reach_the_callable(width):
+    model = regressor(functools.partial(build_network, width=width)).fit(X, y)
     assert model.features(X).shape == (150, width)
 
 

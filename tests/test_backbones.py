@@ -1,6 +1,7 @@
 """Backbones: what a user may bring, splitting off a last layer and putting one back."""
 
 import copy
+import functools
 import warnings
 
 import numpy as np
@@ -248,24 +249,25 @@ def function(input_shape, width=6):
 
 
 @pytest.mark.parametrize(
-    ("backbone", "options", "width"),
+    ("backbone", "width"),
     [
-        (Recipe(), None, 6),
-        (Recipe(width=9), {}, 9),
-        (function, None, 6),
-        (function, {"width": 9}, 9),
-        (TakesShape, {"width": 9}, 9),
-        (nn.Sequential(nn.Linear(4, 6), nn.Tanh()), None, 6),
-        (mlp(), None, 6),
+        (Recipe(), 6),
+        (Recipe(width=9), 9),
+        (function, 6),
+        (functools.partial(function, width=9), 9),
+        (TakesShape, 6),
+        (functools.partial(TakesShape, width=9), 9),
+        (nn.Sequential(nn.Linear(4, 6), nn.Tanh()), 6),
+        (mlp(), 6),
     ],
-    ids=["recipe", "recipe_9", "function", "function_9", "class", "module", "whole_network"],
+    ids=["recipe", "recipe_9", "function", "partial", "class", "of_class", "module", "whole"],
 )
-def test_all_kinds_of_backbone_are_built_in_the_dtype_of_the_data(backbone, options, width):
+def test_all_kinds_of_backbone_are_built_in_the_dtype_of_the_data(backbone, width):
     sample = draw(3, 4).double()
-    built = build_backbone(backbone, options, sample)
+    built = build_backbone(backbone, sample)
     assert built.feature_shape == (width,)
     assert built.module(sample).dtype == torch.float64
-    rebuilt = rebuild_backbone(backbone, options, sample, built)
+    rebuilt = rebuild_backbone(backbone, sample, torch.float64, built)
     rebuilt.module.load_state_dict(built.module.state_dict())
     assert torch.equal(rebuilt.module(sample), built.module(sample))
 
@@ -273,7 +275,7 @@ def test_all_kinds_of_backbone_are_built_in_the_dtype_of_the_data(backbone, opti
 def test_module_is_copied_and_the_original_untouched():
     network = mlp()
     before = state_of(network)
-    built = build_backbone(network, None, draw(3, 4).double())
+    built = build_backbone(network, draw(3, 4).double())
     with torch.no_grad():
         for parameter in built.module.parameters():
             parameter.add_(1.0)
@@ -288,28 +290,26 @@ def test_rebuilding_strips_what_was_split_off(kind):
         "lazy": (nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.LazyLinear(2)), draw(3, 4)),
     }[kind]
     pristine = copy.deepcopy(network)
-    built = build_backbone(network, None, sample)
+    built = build_backbone(network, sample)
     assert built.removed == "2"
-    rebuilt = rebuild_backbone(pristine, None, sample, built)
+    rebuilt = rebuild_backbone(pristine, sample, torch.float32, built)
     rebuilt.module.load_state_dict(built.module.state_dict())
     torch.testing.assert_close(rebuilt.module(sample), built.module(sample))
 
 
 @pytest.mark.parametrize(
-    ("backbone", "options", "error", "message"),
+    ("backbone", "error", "message"),
     [
-        (3, None, TypeError, "`backbone` must be None, a torch.nn.Module, a recipe.* got 3"),
-        ("resnet18", None, TypeError, "`backbone` must be None.*'resnet18'"),
-        (lambda shape: np.ones(shape), None, TypeError, "must build a torch.nn.Module.*ndarray"),
-        (MLPBackbone, None, TypeError, "must build a torch.nn.Module.*MLPBackbone"),
-        (Recipe(), {"width": 3}, ValueError, "`backbone_kwargs`.*callable.*Recipe"),
-        (mlp(), {"width": 3}, ValueError, "`backbone_kwargs`.*callable.*Sequential"),
-        (nn.Linear(3, 2), None, ValueError, r"cannot take samples of shape \(4,\)"),
+        (3, TypeError, "`backbone` must be None, a torch.nn.Module, a recipe.* got 3"),
+        ("resnet18", TypeError, "`backbone` must be None.*'resnet18'"),
+        (lambda shape: np.ones(shape), TypeError, "must build a torch.nn.Module.*ndarray"),
+        (MLPBackbone, TypeError, "must build a torch.nn.Module.*MLPBackbone"),
+        (nn.Linear(3, 2), ValueError, r"cannot take samples of shape \(4,\)"),
     ],
 )
-def test_what_is_no_backbone_is_named(backbone, options, error, message):
+def test_what_is_no_backbone_is_named(backbone, error, message):
     with pytest.raises(error, match=message):
-        build_backbone(backbone, options, draw(3, 4))
+        build_backbone(backbone, draw(3, 4))
 
 
 def test_casting_keeps_complex_weights_complex_and_integers_integer():

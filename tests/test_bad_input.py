@@ -392,13 +392,6 @@ def test_callable_that_builds_no_module():
         CFLLRegressor(lambda input_shape: 3).fit(X, y)
 
 
-@pytest.mark.parametrize("backbone", [nn.Linear(6, 4), MLPBackbone((4,))])
-def test_backbone_kwargs_for_what_takes_none(backbone):
-    X, y = data_for(CFLLRegressor)
-    with pytest.raises(ValueError, match="`backbone_kwargs` are for a callable backbone, got a"):
-        CFLLRegressor(backbone, backbone_kwargs={"width": 3}).fit(X, y)
-
-
 class Returns(nn.Module):
     """A module whose output is what it is told."""
 
@@ -465,7 +458,6 @@ def test_device_nobody_has_heard_of():
 
 
 BAD_PARAMETERS = {
-    "backbone_kwargs": 3,
     "hidden_layer_sizes": 0,
     "activation": "step",
     "dropout": 1.0,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from numbers import Integral
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from .parameters import check_parameters, positive_integers
 from .scaling import Standardize
 
 __all__ = ["FNOBackbone"]
@@ -141,7 +144,7 @@ class FNOBackbone(BaseEstimator):
         sample (a viscosity) is a channel that is constant on the grid.
     positional_embedding : {"grid"} or None, default="grid"
         "grid" appends the coordinates of each point, in [0, 1), as channels.
-    norm : {"ada_in", "group_norm", "instance_norm"} or None, default=None
+    norm : {"group_norm", "instance_norm"} or None, default=None
         Normalisation in the Fourier layers.
     domain_padding : float or None, default=None
         Pad each axis by this share of its size, for fields that are not periodic.
@@ -166,6 +169,19 @@ class FNOBackbone(BaseEstimator):
     >>> model.set_params(backbone__hidden_channels=24).backbone.hidden_channels
     24
     """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_modes": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "hidden_channels": [Interval(Integral, 1, None, closed="left")],
+        "n_layers": [Interval(Integral, 1, None, closed="left")],
+        "lifting_channel_ratio": [Interval(Real, 0, None, closed="neither")],
+        "projection_channel_ratio": [Interval(Real, 0, None, closed="neither")],
+        "channels": [StrOptions({"first", "last"}), None],
+        "positional_embedding": [StrOptions({"grid"}), None],
+        "norm": [StrOptions({"group_norm", "instance_norm"}), None],
+        "domain_padding": [Interval(Real, 0, None, closed="left"), None],
+        "options": [dict, None],
+    }
 
     def __init__(
         self,
@@ -200,12 +216,13 @@ class FNOBackbone(BaseEstimator):
         torch.nn.Module
             Maps (n, \\*input_shape) to features (n, grid..., d).
         """
+        check_parameters(self)
         fno = _import_fno()
-        self._check_options()
-        channel_axis, n_channels, grid = self._read_shape(tuple(input_shape))
+        self._check_options(fno)
+        channel_axis, n_channels, grid = self._read_shape(input_shape)
         coordinates = self.positional_embedding == "grid"
         network = fno(
-            n_modes=self._modes(grid),
+            n_modes=self._modes(len(grid)),
             in_channels=n_channels + len(grid) * coordinates,
             out_channels=1,
             hidden_channels=self.hidden_channels,
@@ -222,57 +239,94 @@ class FNOBackbone(BaseEstimator):
         projection.fcs[-1] = nn.Identity()
         return FieldFeatures(network, n_channels, len(grid), channel_axis, coordinates)
 
-    def _check_options(self) -> None:
-        for name in ("hidden_channels", "n_layers"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        if not self.hidden_channels * self.projection_channel_ratio >= 1:
-            raise ValueError(
-                "`projection_channel_ratio` must leave at least one feature, got "
-                f"{self.projection_channel_ratio!r} with hidden_channels={self.hidden_channels}."
-            )
-        for name, known in (
-            ("channels", ("first", "last", None)),
-            ("positional_embedding", ("grid", None)),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"`{name}` must be one of {known}, got {getattr(self, name)!r}.")
+    def _check_options(self, fno: Any) -> None:
+        """What depends on two parameters, or on the installed neuraloperator."""
+        for name in ("lifting_channel_ratio", "projection_channel_ratio"):
+            if self.hidden_channels * getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must leave at least one channel, got {getattr(self, name)!r} with "
+                    f"hidden_channels={self.hidden_channels}."
+                )
+        known = inspect.signature(fno).parameters
+        own = {"in_channels", "out_channels", *self.get_params(deep=False)}
+        for name in self.options or {}:
+            if name in own:
+                raise ValueError(
+                    f"`options` holds {name!r}, which FNOBackbone sets itself: give it as a "
+                    "parameter of FNOBackbone, where it is one."
+                )
+            if name not in known:
+                raise ValueError(
+                    f"`options` holds {name!r}, which is no argument of neuralop.models.FNO: it "
+                    f"takes {sorted(set(known) - own)}."
+                )
 
-    def _read_shape(self, input_shape: tuple[int, ...]) -> tuple[int | None, int, tuple[int, ...]]:
+    def _read_shape(self, input_shape: Any) -> tuple[int | None, int, tuple[int, ...]]:
         """Axis of the channels, their number, and the grid of a sample of this shape."""
-        axis = {None: None, "first": 0, "last": -1}[self.channels]
+        if isinstance(input_shape, dict):
+            raise ValueError(
+                f"FNOBackbone takes one field for a sample, X holds several inputs: {input_shape}. "
+                "Stack them as channels, or give a backbone whose forward takes them by name."
+            )
+        shape = tuple(input_shape)
+        if not 1 <= len(positive_integers(self.n_modes) or ()) <= 3:
+            raise ValueError(
+                "`n_modes` must hold positive integers, one for each of the one to three axes of "
+                f"the grid, got {self.n_modes!r}."
+            )
+        wrong = self._misfit(self.channels, shape)
+        if wrong is None:
+            return _cut(self.channels, shape)
+        others = [each for each in (None, "first", "last") if each != self.channels]
+        fits = [each for each in others if self._misfit(each, shape) is None]
+        message = f"With channels={self.channels!r} and n_modes={self.n_modes!r}, {wrong}"
+        if fits:
+            told = " and ".join(f"channels={each!r} ({_reading(each, shape)})" for each in fits)
+            message += f" `channels` says whether X has an axis of channels and where: {told} "
+            message += "would fit." if len(fits) == 1 else "would both fit."
+        raise ValueError(message)
+
+    def _misfit(self, channels: str | None, shape: tuple[int, ...]) -> str | None:
+        """Why samples of this shape cannot have their channels there; None where they can."""
         modes: Any = self.n_modes
         n_dim = None if isinstance(modes, Integral) else len(modes)
-        n_axes = len(input_shape) - (axis is not None)
-        if n_axes not in (1, 2, 3) or n_dim not in (None, n_axes):
-            expected = " or ".join(
-                _layout(axis, n) for n in ((1, 2, 3) if n_dim is None else [n_dim])
+        axis, _, grid = _cut(channels, shape)
+        if len(grid) not in (1, 2, 3) or n_dim not in (None, len(grid)) or len(shape) == 0:
+            dimensions = (1, 2, 3) if n_dim is None else (n_dim,)
+            expected = " or ".join(_layout(axis, n) for n in dimensions)
+            return (
+                f"X must have shape {expected}, got samples of shape {shape}. `n_modes` has an "
+                "entry for each axis of the grid."
             )
-            raise ValueError(
-                f"With n_modes={self.n_modes!r} and channels={self.channels!r}, X must have "
-                f"shape {expected}, got samples of shape {input_shape}. `n_modes` has an "
-                "entry for each axis of the grid; `channels` says whether X has an axis of "
-                'channels and where ("first", "last" or None).'
+        if any(mode > size for mode, size in zip(self._modes(len(grid)), grid, strict=True)):
+            return (
+                f"samples of shape {shape} are {_reading(channels, shape)}. `n_modes` must be at "
+                f"most the grid's size along each axis, got {modes!r} for a grid of {grid}: modes "
+                "above it would stay untrained, and spoil predictions on a finer grid."
             )
-        if axis is None:
-            return None, 1, input_shape
-        return axis, input_shape[axis], input_shape[1:] if axis == 0 else input_shape[:-1]
+        return None
 
-    def _modes(self, grid: tuple[int, ...]) -> tuple[int, ...]:
-        given: Any = self.n_modes
-        modes: tuple[Any, ...] = (given,) * len(grid)
-        if not isinstance(given, Integral):
-            modes = tuple(given)
-        if any(not isinstance(mode, Integral) or mode < 1 for mode in modes):
-            raise ValueError(f"`n_modes` must hold positive integers, got {given!r}.")
-        if any(mode > size for mode, size in zip(modes, grid, strict=True)):
-            raise ValueError(
-                f"`n_modes` must be at most the grid's size along each axis, got {given!r} for "
-                f"a grid of {grid}: modes above it would stay untrained, and spoil "
-                "predictions on a finer grid."
-            )
-        return tuple(int(mode) for mode in modes)
+    def _modes(self, n_dim: int) -> tuple[int, ...]:
+        """Modes along each axis of the grid."""
+        modes = positive_integers(self.n_modes)
+        assert modes is not None
+        return modes * n_dim if isinstance(self.n_modes, Integral) else modes
+
+
+def _cut(channels: str | None, shape: tuple[int, ...]) -> tuple[int | None, int, tuple[int, ...]]:
+    """Axis of the channels, their number, and the grid of a sample of this shape."""
+    if channels is None or not shape:
+        axis = {None: None, "first": 0, "last": -1}[channels]
+        return axis, 1, shape
+    return (0, shape[0], shape[1:]) if channels == "first" else (-1, shape[-1], shape[:-1])
+
+
+def _reading(channels: str | None, shape: tuple[int, ...]) -> str:
+    """What a sample is taken for, in words."""
+    axis, n_channels, grid = _cut(channels, shape)
+    if axis is None:
+        return f"one field on a grid of {grid}"
+    return f"{n_channels} channel{'s' * (n_channels != 1)} on a grid of {grid}"
 
 
 def _layout(channel_axis: int | None, n_dim: int, n_channels: int | None = None) -> str:

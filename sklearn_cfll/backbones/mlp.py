@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from .bins import PiecewiseLinear
 from .normal_scores import SpreadStandardize
+from .parameters import check_parameters, positive_integers
 from .scaling import ColumnScale, RobustStandardize
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
@@ -75,7 +77,7 @@ class MLPBackbone(BaseEstimator):
 
     Parameters
     ----------
-    hidden_layer_sizes : tuple of int, default=(256, 256)
+    hidden_layer_sizes : int or tuple of int, default=(256, 256)
         Widths; the last one is the number of features.
     activation : {"relu", "tanh", "silu", "gelu", "elu", "identity"}, default="relu"
     dropout : float, default=0.0
@@ -100,9 +102,18 @@ class MLPBackbone(BaseEstimator):
     Sequential(...
     """
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "bin_edges": ["array-like", None],
+        "score_tables": ["array-like", None],
+        "n_members": [Interval(Integral, 1, None, closed="left")],
+    }
+
     def __init__(
         self,
-        hidden_layer_sizes: tuple[int, ...] = (256, 256),
+        hidden_layer_sizes: int | tuple[int, ...] = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
         bin_edges: list[Any] | None = None,
@@ -118,13 +129,14 @@ class MLPBackbone(BaseEstimator):
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """A fresh module for samples of this shape, initialised from torch's generator."""
-        if len(input_shape) != 1:
+        check_parameters(self)
+        if isinstance(input_shape, dict) or len(input_shape) != 1:
             raise ValueError(
-                f"An MLP takes rows of columns, got samples of shape {tuple(input_shape)}. "
-                "Give a `backbone` for images or fields, or reshape X to 2-d."
+                f"An MLP takes rows of columns, got samples of shape {input_shape}. "
+                "Give a `backbone` for images, fields or named inputs, or reshape X to 2-d."
             )
-        sizes = tuple(self.hidden_layer_sizes)
-        if not sizes or any(not isinstance(size, Integral) or size < 1 for size in sizes):
+        sizes = positive_integers(self.hidden_layer_sizes)
+        if not sizes:
             raise ValueError(
                 "`hidden_layer_sizes` must hold at least one positive integer, "
                 f"got {self.hidden_layer_sizes!r}."

@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+import contextlib
+import inspect
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .splitting import Backbone, keep_whole, split_last_layer, strip_last_layer
+from .splitting import (
+    Backbone,
+    CannotTakeInputs,
+    Inputs,
+    copy_module,
+    keep_whole,
+    split_last_layer,
+    strip_last_layer,
+)
 
-__all__ = ["build_backbone", "cast_module", "rebuild_backbone"]
+__all__ = ["build_backbone", "cast_module", "input_shape_of", "rebuild_backbone"]
+
+# Named inputs of more than one possible dtype, of which all combinations are tried.
+MAX_COMBINED = 10
 
 
 def build_backbone(
-    backbone: Any, backbone_kwargs: Mapping[str, Any] | None, sample: Tensor
+    backbone: Any,
+    sample: Inputs,
+    dtype: torch.dtype | None = None,
+    n_outputs: int | None = None,
+    *,
+    exact: bool = True,
 ) -> Backbone:
     """Build, or copy, a backbone and split off the last linear layer of a whole network.
+
+    Inputs are passed as floats of ``dtype``. Integers stay integers (``torch.int64``) where the
+    network refuses floats, because it looks them up; so do whole numbers that come as floats.
+    Truth values among named inputs (masks) stay what they are where the network takes them.
 
     Parameters
     ----------
     backbone : torch.nn.Module, recipe, or callable
         A module is deep-copied; a recipe has ``build(input_shape)`` and builds a backbone,
-        never a whole network; a callable takes ``(input_shape, **backbone_kwargs)``.
-        ``input_shape`` is one sample's shape.
-    backbone_kwargs : mapping, optional
-        For a callable only.
-    sample : Tensor of shape (m, ...)
-        A few rows of input, to see what the module makes of them.
+        never a whole network; a callable takes ``input_shape``, one sample's shape (a dict of
+        shapes for named inputs).
+    sample : Tensor of shape (m, ...), or dict of them
+        A few rows of input, to see what the module makes of them. A dict for a module whose
+        forward takes keyword arguments.
+    dtype : torch.dtype, optional
+        Floating dtype to compute in; that of ``sample`` where it is left out.
+    n_outputs : int, optional
+        Number of targets of a sample; see :func:`split_last_layer`.
+    exact : bool, default=True
+        All integers are the same as floats of ``dtype``. If not, they are tried as integers first.
 
     Returns
     -------
@@ -39,28 +66,33 @@ def build_backbone(
     TypeError, ValueError
         Where it is none of these, or its output cannot serve as features.
     """
-    if backbone_kwargs and (isinstance(backbone, nn.Module) or hasattr(backbone, "build")):
-        raise ValueError(
-            "`backbone_kwargs` are for a callable backbone, got a "
-            f"{type(backbone).__name__}; set its own parameters instead."
-        )
-    module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]))
-    module = cast_module(module, sample.device, sample.dtype)
-    return keep_whole(module, sample) if _is_recipe(backbone) else split_last_layer(module, sample)
+    first = next(iter(sample.values())) if isinstance(sample, dict) else sample
+    dtype = first.dtype if dtype is None else dtype
+    with _hint_at_an_instance(backbone):
+        module = cast_module(_instantiate(backbone, input_shape_of(sample)), first.device, dtype)
+    failures = []
+    for form in _forms(sample, dtype, exact):
+        try:
+            if _is_recipe(backbone):
+                return keep_whole(module, form)
+            return split_last_layer(module, form, n_outputs)
+        except CannotTakeInputs as error:
+            failures.append(error)
+    with _hint_at_an_instance(backbone):
+        raise _explain(failures, module, sample) from failures[0]
 
 
-def rebuild_backbone(
-    backbone: Any, backbone_kwargs: Mapping[str, Any] | None, sample: Tensor, like: Backbone
-) -> Backbone:
+def rebuild_backbone(backbone: Any, sample: Inputs, dtype: torch.dtype, like: Backbone) -> Backbone:
     """The same modules as at fit, untrained: for a state that is loaded into them.
 
     ``like`` says which layer was split off; its own module is not looked at.
     """
-    module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]))
-    module = cast_module(module, sample.device, sample.dtype)
+    first = next(iter(sample.values())) if isinstance(sample, dict) else sample
+    module = _instantiate(backbone, input_shape_of(sample))
+    module = cast_module(module, first.device, dtype)
     if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         with torch.no_grad():
-            module(sample)
+            module(**sample) if isinstance(sample, dict) else module(sample)
     return like._replace(module=strip_last_layer(module, like.removed, like.channels_first))
 
 
@@ -80,15 +112,21 @@ def _is_recipe(backbone: Any) -> bool:
     return hasattr(backbone, "build") and not isinstance(backbone, type | nn.Module)
 
 
-def _instantiate(
-    backbone: Any, backbone_kwargs: Mapping[str, Any] | None, input_shape: tuple[int, ...]
-) -> nn.Module:
+def input_shape_of(sample: Inputs) -> Any:
+    """Shape of one sample, a dict of shapes for named inputs."""
+    if isinstance(sample, dict):
+        return {name: tuple(each.shape[1:]) for name, each in sample.items()}
+    return tuple(sample.shape[1:])
+
+
+def _instantiate(backbone: Any, input_shape: Any) -> nn.Module:
+    """A module of its own: nothing that is done to it is seen by the user's objects."""
     if isinstance(backbone, nn.Module):
-        module = copy.deepcopy(backbone)
-    elif _is_recipe(backbone):
+        return copy_module(backbone)
+    if _is_recipe(backbone):
         module = backbone.build(input_shape)
     elif callable(backbone):
-        module = backbone(input_shape, **dict(backbone_kwargs or {}))
+        module = _call(backbone, input_shape)
     else:
         raise TypeError(
             "`backbone` must be None, a torch.nn.Module, a recipe with a "
@@ -100,4 +138,93 @@ def _instantiate(
             f"`backbone` must build a torch.nn.Module, {backbone!r} built a "
             f"{type(module).__name__}."
         )
+    # It may hand out a network that the user keeps. One that cannot be copied is taken as it is.
+    with contextlib.suppress(TypeError):
+        module = copy_module(module)
     return module
+
+
+def _call(backbone: Any, input_shape: Any) -> Any:
+    """What a callable makes of a sample's shape."""
+    try:
+        signature = inspect.signature(backbone)
+    except (TypeError, ValueError):  # it has none that Python can tell
+        return backbone(input_shape)
+    try:
+        signature.bind(input_shape)
+    except TypeError as error:
+        raise TypeError(
+            ("" if isinstance(backbone, type) else f"`backbone` {backbone!r} does not fit: ")
+            + f"it is called with one argument, the shape of a sample, here {input_shape}, and "
+            f"takes ({', '.join(signature.parameters)}). Bind further arguments by "
+            "functools.partial(make, width=32)."
+        ) from error
+    first = next(iter(signature.parameters.values()))
+    of_torch = isinstance(backbone, type) and backbone.__module__.startswith("torch.nn.")
+    if of_torch and first.default is not inspect.Parameter.empty:
+        # nn.ReLU would take the shape for `inplace`.
+        raise TypeError(f"its argument {first.name!r} is no shape.")
+    return backbone(input_shape)
+
+
+@contextlib.contextmanager
+def _hint_at_an_instance(backbone: Any) -> Iterator[None]:
+    """Say what to give in place of a class that is not built from a sample's shape."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(backbone, type):
+            raise
+        name, kind = backbone.__name__, TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"`backbone` is the class {name}, and cannot be called with a sample's shape: "
+            f"{str(error).rstrip('.')}. Give an instance, {name}(...), or, where the network "
+            "depends on the shape of X, a function of it that returns an instance."
+        ) from error
+
+
+def _forms(sample: Inputs, dtype: torch.dtype, exact: bool) -> list[Inputs]:
+    """The sample in each combination of dtypes that a network may want, likely ones first."""
+    if not isinstance(sample, dict):
+        return list(_options(sample, dtype, exact, truth=False))
+    options = {name: _options(each, dtype, exact, truth=True) for name, each in sample.items()}
+    choices = {name: len(each) for name, each in options.items() if len(each) > 1}
+    if len(choices) <= MAX_COMBINED:
+        picked = set(itertools.product(*(range(n) for n in choices.values())))
+    else:  # all the same way, or all but one
+        n = len(choices)
+        alone = {tuple(int(i == j) for j in range(n)) for i in range(n)}
+        picked = {(0,) * n, (1,) * n, *alone, *(tuple(1 - i for i in each) for each in alone)}
+    forms: list[Inputs] = []
+    for pick in sorted(picked, key=lambda pick: (sum(pick), pick)):
+        index = dict(zip(choices, pick, strict=True))
+        forms.append({name: each[index.get(name, 0)] for name, each in options.items()})
+    return forms
+
+
+def _options(each: Tensor, dtype: torch.dtype, exact: bool, *, truth: bool) -> tuple[Tensor, ...]:
+    """One input in the dtypes to try, in their order."""
+    if each.dtype == torch.bool:
+        return (each, each.to(dtype)) if truth else (each.to(dtype),)
+    if not each.is_floating_point():
+        return (each.to(dtype), each.long()) if exact else (each.long(), each.to(dtype))
+    whole = bool((each == each.round()).all())
+    return (each.to(dtype), each.long()) if whole else (each.to(dtype),)
+
+
+def _explain(
+    failures: list[CannotTakeInputs], module: nn.Module, sample: Inputs
+) -> CannotTakeInputs:
+    """One error for all ways in which the inputs were tried."""
+    looks_up = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
+    if isinstance(sample, dict):
+        return failures[-1 if looks_up else 0]
+    if not sample.is_floating_point():
+        return CannotTakeInputs(" ".join(map(str, failures[::-1] if looks_up else failures)))
+    if not looks_up:
+        return failures[0]
+    return CannotTakeInputs(
+        f"{failures[0]} The network has an embedding, which looks up integers, and X holds other "
+        "numbers: encode them (`OrdinalEncoder`), or give a dict of named inputs where only some "
+        "of them are looked up."
+    )

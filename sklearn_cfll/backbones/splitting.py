@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = [
     "Backbone",
+    "CannotTakeInputs",
     "ChannelsLast",
+    "copy_module",
     "join_last_layer",
     "keep_whole",
     "split_last_layer",
     "strip_last_layer",
 ]
+
+
+Inputs = Tensor | dict[str, Tensor]
+
+# Modules that turn a linear layer's output into probabilities, or logarithms of them.
+SOFTMAXES = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin)
+SIGMOIDS = (nn.Sigmoid, nn.LogSigmoid, nn.Hardsigmoid)
+
+
+class CannotTakeInputs(ValueError):
+    """The network raised on a sample of the inputs."""
 
 
 class Backbone(NamedTuple):
@@ -30,12 +45,16 @@ class Backbone(NamedTuple):
         The network it came from predicts (n, k, ...): channels before positions.
     removed : str or None
         Name, inside the network, of the last layer that was split off.
+    input_dtype : torch.dtype or dict of torch.dtype
+        What the module takes: a floating dtype, or ``torch.int64`` where it looks rows up by
+        integers. A dict for a module that takes several inputs by name.
     """
 
     module: nn.Module
     feature_shape: tuple[int, ...]
     channels_first: bool
     removed: str | None
+    input_dtype: torch.dtype | dict[str, torch.dtype] = torch.float32
 
 
 class ChannelsLast(nn.Module):
@@ -45,8 +64,19 @@ class ChannelsLast(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.network(inputs).movedim(1, -1)
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        return self.network(*args, **kwargs).movedim(1, -1)
+
+
+class OnNamedInputs(nn.Module):
+    """A backbone that takes its inputs by name, and a last layer on it."""
+
+    def __init__(self, backbone: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.last = backbone, last
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return self.last(self.backbone(**inputs))
 
 
 class SplitOff(nn.Identity):
@@ -57,17 +87,17 @@ class SplitOff(nn.Identity):
         self.kind = type(layer)
 
 
-def keep_whole(network: nn.Module, sample: Tensor) -> Backbone:
+def keep_whole(network: nn.Module, sample: Inputs) -> Backbone:
     """Take a network's output as features; raises as :func:`split_last_layer` does.
 
     A network with an attribute ``channels_first`` says where targets have their channels.
     """
     output = _check_output(_evaluate(network, sample), sample)
     channels_first = bool(getattr(network, "channels_first", False))
-    return Backbone(network, tuple(output.shape[1:]), channels_first, None)
+    return Backbone(network, tuple(output.shape[1:]), channels_first, None, _dtypes(sample))
 
 
-def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
+def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None = None) -> Backbone:
     """Replace a network's last linear layer by the identity, where there is one.
 
     The layer counts as last when the network's output *is* that layer's output: a
@@ -78,7 +108,10 @@ def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
     ----------
     network : torch.nn.Module
         Changed in place.
-    sample : Tensor of shape (m, ...)
+    sample : Tensor of shape (m, ...), or dict of them for a network of named inputs
+    n_outputs : int, optional
+        Number of targets of a sample. As many sigmoids at the network's end are taken for
+        predictions, other numbers of them for features.
 
     Returns
     -------
@@ -87,29 +120,48 @@ def split_last_layer(network: nn.Module, sample: Tensor) -> Backbone:
     Raises
     ------
     ValueError
-        Where the output is not a float tensor with a row per sample, or the network cannot
-        take the sample.
+        Where the output is not a float tensor with a row per sample, the network cannot
+        take the sample, or it ends in a softmax, whose values are no features.
     """
-    name, inputs_of_last, output = _trace(network, sample)
-    channels_first = False
-    features = output
-    if name is not None and inputs_of_last is not None:
-        channels_first = not isinstance(network.get_submodule(name), nn.Linear)
-        stripped = strip_last_layer(copy.deepcopy(network), name, channels_first)
+    trace = _trace(network, sample)
+    name, channels_first, features = trace.last, False, trace.output
+    if name is None:
+        _refuse_probabilities(network, trace, n_outputs)
+    else:
+        assert trace.inputs is not None
+        layer = network.get_submodule(name)
+        channels_first = not isinstance(layer, nn.Linear)
+        stripped = strip_last_layer(network, name, channels_first)
         try:
-            features = _evaluate(stripped, sample)
-        except ValueError:  # its forward looks at the layer itself: leave the network whole
-            features = output.new_empty(0)
-        expected = inputs_of_last.movedim(1, -1) if channels_first else inputs_of_last
-        # What follows the layer must pass features unchanged; positions may be reshaped.
-        same_size = features.numel() == expected.numel() and features.ndim > 1
-        same_size &= features.shape[-1] == expected.shape[-1]
-        if same_size and torch.equal(features.reshape(expected.shape), expected):
-            network = stripped
+            found = _evaluate(stripped, sample)
+        except CannotTakeInputs:  # its forward looks at the layer itself
+            found = None
+        expected = trace.inputs.movedim(1, -1) if channels_first else trace.inputs
+        if _holds(found, expected):
+            assert found is not None
+            network, features = stripped, found
         else:
-            name, channels_first, features = None, False, output
+            network = _put_back(network, name, layer)
+            name, channels_first = None, False
+            if features.ndim > 1 and _one_per_target(features, n_outputs):
+                warnings.warn(
+                    f"The network's last linear layer, {trace.last!r}, could not be split off: its "
+                    "forward reshapes that layer's output or looks at the layer itself. The "
+                    "network's output is taken as features of another last layer. Return the "
+                    "layer's output as it is.",
+                    UserWarning,
+                    stacklevel=2,
+                )
     features = _check_output(features, sample)
-    return Backbone(network, tuple(features.shape[1:]), channels_first, name)
+    return Backbone(network, tuple(features.shape[1:]), channels_first, name, _dtypes(sample))
+
+
+def _holds(found: Any, expected: Tensor) -> bool:
+    """Whether features are what the last layer saw; positions may have been reshaped."""
+    if not isinstance(found, Tensor) or found.ndim < 2 or found.numel() != expected.numel():
+        return False
+    same_width = found.shape[-1] == expected.shape[-1]
+    return same_width and torch.equal(found.reshape(expected.shape), expected)
 
 
 def strip_last_layer(network: nn.Module, removed: str | None, channels_first: bool) -> nn.Module:
@@ -120,6 +172,12 @@ def strip_last_layer(network: nn.Module, removed: str | None, channels_first: bo
     _set_width(network, removed, *_widths(layer)[::-1])
     network = _replace(network, removed, SplitOff(layer))
     return ChannelsLast(network) if channels_first else network
+
+
+def _put_back(network: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """Undo what :func:`strip_last_layer` did to a network."""
+    _set_width(network, name, *_widths(layer))
+    return _replace(network, name, layer)
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:
@@ -140,9 +198,10 @@ def _set_width(network: nn.Module, name: str, old: int, new: int) -> None:
 
 def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
     """The whole network again: a copy of the backbone with ``linear`` as its last layer."""
-    module = copy.deepcopy(backbone.module)
+    module = copy_module(backbone.module)
     if backbone.removed is None:
-        return nn.Sequential(module, linear)
+        named = isinstance(backbone.input_dtype, dict)
+        return OnNamedInputs(module, linear) if named else nn.Sequential(module, linear)
     if not backbone.channels_first:
         return _replace(module, backbone.removed, linear)
     assert isinstance(module, ChannelsLast)
@@ -158,49 +217,204 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
     return _replace(network, backbone.removed, last)
 
 
-def _trace(network: nn.Module, sample: Tensor) -> tuple[str | None, Tensor | None, Tensor]:
-    """Name and input of the linear layer whose output the network returns, and the output."""
-    calls: list[tuple[str, Tensor, Tensor, int]] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda _, inputs, output, name=name: calls.append(
-                (name, inputs[0], output, output._version)
-            )
-        )
-        for name, module in network.named_modules()
-        if _is_pointwise_linear(module)
-    ]
+def copy_module(module: nn.Module) -> nn.Module:
+    """A deep copy, or an error that says why there is none."""
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise TypeError(
+            f"The backbone {type(module).__name__} cannot be copied by copy.deepcopy: "
+            f"{str(error).rstrip('.')}. Give a callable of the input shape that builds the "
+            "network, or leave out of the module what cannot be copied (locks, open files, "
+            "generators, tensors with a history)."
+        ) from error
+
+
+class Trace(NamedTuple):
+    """What a network did with a sample.
+
+    Attributes
+    ----------
+    output : Tensor
+    last : str or None
+        Name of the linear layer whose output the network returns.
+    inputs : Tensor or None
+        What that layer saw.
+    linear : list of Tensor
+        Outputs of all linear layers.
+    squash : str or None
+        Name of the softmax or sigmoid whose output the network returns.
+    """
+
+    output: Tensor
+    last: str | None
+    inputs: Tensor | None
+    linear: list[Tensor]
+    squash: str | None
+
+
+class Call(NamedTuple):
+    """One call of a layer inside a network."""
+
+    name: str
+    inputs: Tensor
+    output: Tensor
+    version: int  # of the output: an activation in place changes it
+    values: Tensor  # of the output then
+
+    def gave(self, output: Tensor) -> bool:
+        """Whether a network's output is this call's."""
+        same_memory = self.output.data_ptr() == output.data_ptr()
+        untouched = output._version == self.version
+        return same_memory and untouched and self.output.numel() == output.numel()
+
+
+def _trace(network: nn.Module, sample: Inputs) -> Trace:
+    """Watch one evaluation-mode pass."""
+    linear: list[Call] = []
+    squashes: list[Call] = []
+
+    def watch(name: str, calls: list[Call]) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+            inputs = args[0] if args else kwargs["input"]
+            calls.append(Call(name, inputs, output, output._version, output.clone()))
+
+        return hook
+
+    hooks = []
+    for name, module in network.named_modules():
+        for wanted, calls in (
+            (_is_pointwise_linear(module), linear),
+            (isinstance(module, SOFTMAXES + SIGMOIDS), squashes),
+        ):
+            if wanted:
+                hook = watch(name, calls)
+                hooks.append(module.register_forward_hook(hook, with_kwargs=True))
     try:
         output = _evaluate(network, sample)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
     _check_float(output)
-    if calls:
-        name, inputs, last, version = calls[-1]
-        same_memory = last.data_ptr() == output.data_ptr() and last.numel() == output.numel()
-        untouched = output._version == version  # an in-place activation would have changed it
-        used_once = sum(call[0] == name for call in calls) == 1
-        if same_memory and untouched and used_once:
-            return name, inputs, output
-    return None, None, output
+    squash = next((call.name for call in squashes if call.gave(output)), None)
+    outputs = [call.values for call in linear]
+    if linear and linear[-1].gave(output):
+        last = linear[-1]
+        if sum(call.name == last.name for call in linear) == 1:
+            return Trace(output, last.name, last.inputs, outputs, squash)
+    return Trace(output, None, None, outputs, squash)
+
+
+def _refuse_probabilities(network: nn.Module, trace: Trace, n_outputs: int | None) -> None:
+    """Raise where a network ends in a softmax, or in sigmoids of which it has one per target."""
+    output = trace.output
+    module = None if trace.squash is None else network.get_submodule(trace.squash)
+    end = None
+    if isinstance(module, SOFTMAXES) or (
+        isinstance(module, SIGMOIDS) and _one_per_target(output, n_outputs)
+    ):
+        end = type(module).__name__ + (f" ({trace.squash!r})" if trace.squash else "")
+    elif module is None:  # torch.softmax and the like inside forward show in the values alone
+        end = _squashing_function(trace, n_outputs)
+    if end is None:
+        single = output.ndim > 1 and output.shape[-1] == 1
+        if single and any(each.numel() == output.numel() for each in trace.linear):
+            warnings.warn(
+                "`backbone` gives one feature, a function of its last linear layer's output: if "
+                "that is meant as the prediction, return the layer's output itself, so that the "
+                "layer can be split off and solved in closed form.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return
+    raise ValueError(
+        f"`backbone` ends in {end} after its last linear layer, which then cannot be split off "
+        "and solved in closed form. Leave it out, so that the network returns that layer's "
+        "output: predictions are the solved layer's, and a classifier's `predict_proba` gives "
+        "probabilities. If its values are meant as features, give a recipe, an object with "
+        "`build(input_shape)`: what that builds is never split."
+    )
+
+
+def _squashing_function(trace: Trace, n_outputs: int | None) -> str | None:
+    """Name of the function that made probabilities of a linear layer's output."""
+    output = trace.output.double()
+    linear = [
+        each.double().reshape(output.shape)
+        for each in trace.linear
+        if each.numel() == output.numel()
+    ]
+    if not linear:
+        return None
+    for axis in {1, output.ndim - 1} if output.ndim > 1 else ():
+        if output.shape[axis] == 1:
+            continue
+        for name, values in (("softmax", output), ("log_softmax", output.exp())):
+            total = values.sum(axis)
+            # Shares with zeros among them may be features that were normalised.
+            if _close(total, torch.ones_like(total)) and (
+                bool((values > 0).all()) or any(_close(x.softmax(axis), values) for x in linear)
+            ):
+                return f"a {name}"
+    if _one_per_target(output, n_outputs):
+        if any(_close(each.sigmoid(), output) for each in linear):
+            return "a sigmoid"
+        if any(_close(F.logsigmoid(each), output) for each in linear):
+            return "a logsigmoid"
+    return None
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def _one_per_target(output: Tensor, n_outputs: int | None) -> bool:
+    """Whether there are as many outputs as targets, or one alone: no features then."""
+    widths = {1} if output.ndim == 1 else {output.shape[1], output.shape[-1]}
+    return bool(widths & {1, n_outputs})
 
 
 def _check_float(output: Any) -> None:
     if not isinstance(output, Tensor) or not output.is_floating_point():
-        kind = f"dtype {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"The backbone's output must be a floating-point tensor of features, got {kind}."
+            "The backbone's output must be a floating-point tensor of features, got "
+            f"{_describe(output)}. Return the features alone."
         )
 
 
-def _check_output(output: Any, sample: Tensor) -> Tensor:
+def _describe(output: Any) -> str:
+    """What a network returned, in words."""
+    if isinstance(output, Tensor):
+        return f"dtype {output.dtype}"
+    kind = type(output).__name__
+    if isinstance(output, dict):
+        return f"{kind} with the keys {list(output)}"
+    if isinstance(output, tuple | list):
+        parts = (
+            f"Tensor of shape {tuple(part.shape)}"
+            if isinstance(part, Tensor)
+            else type(part).__name__
+            for part in output
+        )
+        return f"{kind} of {len(output)} ({', '.join(parts)})"
+    return kind
+
+
+def _check_output(output: Any, sample: Inputs) -> Tensor:
     """Features must be floats, with a row per sample and at least one column."""
     _check_float(output)
-    found = f"{len(sample)} samples gave shape {tuple(output.shape)}"
-    if output.ndim == 0 or len(output) != len(sample):
+    first = next(iter(sample.values())) if isinstance(sample, dict) else sample
+    found = f"{len(first)} samples gave shape {tuple(output.shape)}"
+    if output.ndim == 0 or len(output) != len(first):
         raise ValueError(f"The backbone's output must have a row per sample: {found}.")
-    if output.ndim == 1 or output.shape[-1] == 0:
+    if output.ndim == 1:
+        raise ValueError(
+            f"The backbone's output must have at least one column of features: {found}. Return "
+            "a single feature as a column, (n, 1): `features.unsqueeze(-1)`. A network that ends "
+            "in a linear layer returns that layer's output as it is, without `[:, 0]`, `flatten()` "
+            "or `view(-1)`, so that the layer can be split off."
+        )
+    if output.shape[-1] == 0:
         raise ValueError(
             f"The backbone's output must have at least one column of features: {found}."
         )
@@ -219,20 +433,34 @@ def _is_pointwise_linear(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _evaluate(network: nn.Module, sample: Tensor) -> Tensor:
+def _evaluate(network: nn.Module, sample: Inputs) -> Tensor:
     """One evaluation-mode pass; the training flags are put back."""
     training = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        return network(sample)
+        return network(**sample) if isinstance(sample, dict) else network(sample)
     except Exception as error:
-        raise ValueError(
-            f"The backbone cannot take samples of shape {tuple(sample.shape[1:])} and dtype "
-            f"{sample.dtype}: {error}"
+        raise CannotTakeInputs(
+            f"The backbone cannot take {describe_inputs(sample)}: "
+            f"{str(error).rstrip('.') or repr(error)}."
         ) from error
     finally:
         for module, flag in training.items():
             module.training = flag
+
+
+def describe_inputs(sample: Inputs) -> str:
+    """A sample's shape and dtype in words."""
+    if isinstance(sample, dict):
+        parts = (f"{name}: {tuple(x.shape[1:])} {x.dtype}" for name, x in sample.items())
+        return f"named inputs of shapes and dtypes {{{', '.join(parts)}}}"
+    return f"samples of shape {tuple(sample.shape[1:])} and dtype {sample.dtype}"
+
+
+def _dtypes(sample: Inputs) -> torch.dtype | dict[str, torch.dtype]:
+    if isinstance(sample, dict):
+        return {name: each.dtype for name, each in sample.items()}
+    return sample.dtype
 
 
 def _replace(network: nn.Module, name: str, new: nn.Module) -> nn.Module:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..backbones.mlp import MLPBackbone, SideBySide
+from ..backbones.recipe import input_shape_of
 from ..backbones.scaling import ColumnScale, RobustStandardize, Standardize
-from ..backbones.splitting import join_last_layer
+from ..backbones.splitting import CannotTakeInputs, join_last_layer
 from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import as_linear
 from ..training.batches import RowsDataset, input_statistics, robust_statistics
@@ -53,6 +54,7 @@ from ._data import (
     needs_float64,
 )
 from ._going_on import GoingOnMixin, mean_factor, share_kept, total_weight
+from ._inputs import out_of_range
 from ._options import (
     HELD_OUT_FROM,
     auto_weight_decay,
@@ -65,7 +67,7 @@ from ._options import (
     resolve_dtype,
     resolve_ridge,
 )
-from ._parameters import CONSTRAINTS
+from ._parameters import CONSTRAINTS, refuse_mistaken_kinds
 from ._plan import Plan
 from ._state import StateMixin
 from ._targets import TargetScale
@@ -118,6 +120,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     # -- fitting --------------------------------------------------------------------
 
+    def _validate_params(self) -> None:
+        refuse_mistaken_kinds(self)
+        super()._validate_params()
+
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
@@ -126,10 +132,13 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
         Parameters
         ----------
-        X : array-like, sparse matrix or torch Dataset of shape (n_samples, n_features)
+        X : array-like, sparse matrix or torch Dataset of shape (n_samples, n_features), or dict
             With a ``backbone`` samples may have any shape (images, fields). A numpy memory
             map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by
-            batch.
+            batch. A dict of arrays of n_samples rows each goes to a backbone whose forward
+            takes these names as keyword arguments; a search, which selects rows, needs it as a
+            ``skorch.helper.SliceDict``. Integers stay integers (``torch.int64``) where a
+            backbone refuses floats because it looks them up, as an ``nn.Embedding`` does.
         y : array-like of shape (n_samples,) or (n_samples, ...)
             May be left out with a Dataset that holds it.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -193,15 +202,20 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             tables = column_scores(checked, dtype) if self.spread_columns else None
             members = self._n_members()
             recipe = MLPBackbone(sizes, self.activation, self.dropout, edges, tables, members)
-        plan = Plan.make(
-            recipe,
-            self.backbone_kwargs,
-            checked,
-            seed=draw_seed(self.random_state),
-            device=device,
-            dtype=dtype,
-            mean_weight=checked.mean_weight,
-        )
+        seed = draw_seed(self.random_state)
+
+        def make(dtype: torch.dtype) -> Plan:
+            weight = checked.mean_weight
+            return Plan.make(
+                recipe, checked, seed=seed, device=device, dtype=dtype, mean_weight=weight
+            )
+
+        try:
+            plan = make(dtype)
+        except CannotTakeInputs:
+            if self.precision != "auto" or dtype == torch.float32:
+                raise
+            plan = make(torch.float32)  # its forward may cast to float32 itself
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
         self._plan = plan
         return plan
@@ -343,7 +357,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         if task is not None:
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
             callbacks.append(("task_bridge", TaskBridge(self, task, X, y, self._fitted_now)))
-        net.run(parts.train, parts.valid, callbacks)
+        try:
+            net.run(parts.train, parts.valid, callbacks)
+        except IndexError as error:
+            raise out_of_range(net.module_.backbone, X) from error
         first = net.first_epoch_
         rows = net.history[first:]
         self.history_ = [*self.history_[:first], *map(_history_row, rows)]
@@ -461,11 +478,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
         try:
             yield RowsDataset(rows)
+        except IndexError as error:
+            raise out_of_range(self.net_.module_.backbone, X) from error
         except RuntimeError as error:
-            if rows.shape[1:] == fitted_shape:
+            shape = input_shape_of(rows.take(slice(0, 1)))
+            if shape == fitted_shape:
                 raise
             raise ValueError(
-                f"X has samples of shape {rows.shape[1:]}, which the backbone cannot take; it "
+                f"X has samples of shape {shape}, which the backbone cannot take; it "
                 f"was fitted on samples of shape {fitted_shape}."
             ) from error
 
@@ -498,7 +518,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         Returns
         -------
         torch.nn.Module
-            Output (n, ..., k), of a classifier the decision values.
+            Output (n, ..., k), of a classifier the decision values. Named inputs are keyword
+            arguments, integers that the backbone looks up are ``torch.int64``.
         """
         check_is_fitted(self)
         linear = as_linear(*self._whole_last_layer())

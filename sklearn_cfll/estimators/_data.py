@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from ..backbones.bins import bin_edges, quantiles
 from ..backbones.normal_scores import score_tables
 from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
+from ._inputs import check_named_inputs, check_names, n_samples
 
 __all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
 __all__ += ["column_scores", "held_out_rows", "needs_float64"]
@@ -36,7 +38,7 @@ class Checked(NamedTuple):
 
     Attributes
     ----------
-    X : ndarray, sparse matrix or Dataset of all samples
+    X : ndarray, sparse matrix, Dataset, or dict of arrays, of all samples
     rows : ndarray of int, or None
         Rows of X that count (of positive weight); None for all.
     y : ndarray of shape (n, ...)
@@ -108,9 +110,16 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
             )
         if reset:
             item = X[0]
-            inputs = torch.as_tensor(item[0] if isinstance(item, tuple | list) else item)
-            estimator.n_features_in_ = inputs.shape[0]
+            inputs = item[0] if isinstance(item, tuple | list) else item
+            if isinstance(inputs, Mapping):
+                check_named_inputs(
+                    estimator, {k: [v] for k, v in inputs.items()}, reset=True, min_samples=1
+                )
+            else:
+                estimator.n_features_in_ = (*np.shape(inputs), 1)[0]
         return X
+    if isinstance(X, Mapping):
+        return check_named_inputs(estimator, X, reset=reset, min_samples=min_samples)
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu().numpy()
     # Where the backbone gives features at positions X is a field, and its first axis may be the
@@ -128,8 +137,17 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
     )
 
 
-def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
+def check_sample_shape(X: Any, sample_shape: Any) -> None:
     """Samples must have as many dimensions as at fit; their sizes are the backbone's business."""
+    check_names(X, sample_shape)
+    if isinstance(sample_shape, dict):
+        for name, shape in sample_shape.items() if isinstance(X, Mapping) else ():
+            if np.ndim(X[name]) - 1 != len(shape):
+                raise ValueError(
+                    f"X[{name!r}] has samples of shape {np.shape(X[name])[1:]}, but the estimator "
+                    f"was fitted on samples of shape {shape}."
+                )
+        return
     if isinstance(X, Dataset) or len(sample_shape) == 1:
         return  # rows of columns are scikit-learn's own check
     shape = np.shape(X)
@@ -171,8 +189,9 @@ def needs_float64(checked: Checked) -> bool:
         weights = checked.sample_weight
         targets = from_numpy(checked.y.reshape(len(checked.y), -1))
         parts.append((targets, None if weights is None else from_numpy(weights)))
-    if isinstance(checked.X, np.ndarray) and checked.X.ndim == 2 and checked.X.dtype.itemsize > 4:
-        parts.append(_some_rows(checked, torch.float64))
+    for X in checked.X.values() if isinstance(checked.X, Mapping) else [checked.X]:
+        if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.itemsize > 4:
+            parts.append(_some_rows(checked._replace(X=X), torch.float64))
     for rows, weight in parts:
         low, middle, high = quantiles(rows, weight, 20)[:, [1, 10, 19]].T
         deviation = (high - low) / 3.3  # of a normal distribution
@@ -182,7 +201,7 @@ def needs_float64(checked: Checked) -> bool:
     return False
 
 
-def _some_rows(checked: Checked, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _some_rows(checked: Checked, dtype: torch.dtype) -> tuple[Any, torch.Tensor | None]:
     """Rows of X and their weights: all, or every second, third... of many."""
     inputs = as_rows(checked.X, "cpu", dtype, lazy=True)  # no copy of rows that are not looked at
     chosen = spread_rows(len(checked.y), inputs.shape[1]).numpy()
@@ -194,8 +213,8 @@ def _some_rows(checked: Checked, dtype: torch.dtype) -> tuple[torch.Tensor, torc
 def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
     if sample_weight is None:
         return None
-    if isinstance(X, Dataset):
-        X = np.empty((len(X), 1))  # type: ignore[arg-type]
+    if isinstance(X, Dataset | Mapping):
+        X = np.empty((n_samples(X), 1))
     return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
 
@@ -206,9 +225,9 @@ def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
 
 
 def _check_lengths(X: Any, y: np.ndarray) -> None:
-    if isinstance(X, Dataset):
-        if len(X) != len(y):  # type: ignore[arg-type]
-            raise ValueError(f"X has {len(X)} samples, y has {len(y)}.")  # type: ignore[arg-type]
+    if isinstance(X, Dataset | Mapping):
+        if n_samples(X) != len(y):
+            raise ValueError(f"X has {n_samples(X)} samples, y has {len(y)}.")
         return
     check_consistent_length(X, y)
 

@@ -181,7 +181,7 @@ class NetworkPlan:
         if isinstance(recipe, BaseEstimator):
             recipe = clone(recipe)
         sample = torch.randn(2, *shape).to(self.device, self.dtype)
-        backbone = build_backbone(recipe, None, sample)
+        backbone = build_backbone(recipe, sample)
         if len(backbone.feature_shape) != 1:
             raise ValueError(
                 f"`{role}` gives features of shape {backbone.feature_shape} for a sample; it must "

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
 from ..backbones.mlp import ACTIVATIONS
 from ..last_layer import MEMORIES
@@ -14,11 +14,10 @@ from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
 from ..training.steps import UPDATE_ORDERS
 
-__all__ = ["CONSTRAINTS", "shared_docs"]
+__all__ = ["CONSTRAINTS", "refuse_mistaken_kinds", "shared_docs"]
 
 CONSTRAINTS: dict[str, Any] = {
     "backbone": "no_validation",  # build_backbone says what is wrong with it
-    "backbone_kwargs": [dict, None],
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -53,12 +52,14 @@ CONSTRAINTS: dict[str, Any] = {
 PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=None
         What computes the features. None is a multilayer perceptron from the next seven
         parameters, with inputs standardised inside. A module is copied at fit; a callable
-        takes ``(input_shape, **backbone_kwargs)`` and returns a module; a recipe has
-        ``build(input_shape)`` and parameters of its own (``backbone__...`` in a grid), as
+        takes ``input_shape``, the shape of one sample, and returns a module (options are bound
+        by ``functools.partial(make, width=32)``); a recipe has ``build(input_shape)`` and
+        parameters of its own (``backbone__...`` in a grid), as
         :class:`~sklearn_cfll.backbones.MLPBackbone`. Where a network ends in an
-        ``nn.Linear`` or a convolution with kernel 1, that layer is split off and replaced.
-    backbone_kwargs : dict, default=None
-        Keyword arguments for a callable ``backbone``.
+        ``nn.Linear`` or a convolution with kernel 1, that layer is split off and replaced; a
+        softmax after it is an error. Inputs are passed as floats; integers stay integers
+        (``torch.int64``) where the network refuses floats (``nn.Embedding``). A dict of arrays
+        as X is passed as keyword arguments of the network's forward.
     hidden_layer_sizes : tuple of int, default={sizes}
         Widths of the perceptron; the last is the number of features.
     activation : {{"relu", "tanh", "silu", "gelu", "elu", "identity"}}, default="relu"
@@ -196,3 +197,32 @@ def shared_docs(**own: Any) -> Any:
         return cls
 
     return fill
+
+
+def refuse_mistaken_kinds(estimator: Any) -> None:
+    """Say what to give in place of an optimiser that is none, or of callbacks that are none."""
+    optimizer = getattr(estimator, "optimizer", None)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        kind = type(optimizer)
+        known = {each: name for name, each in OPTIMIZERS.items()}
+        given = f'optimizer="{known[kind]}"' if kind in known else f"optimizer={kind.__name__}"
+        raise InvalidParameterError(
+            f"The 'optimizer' parameter of {type(estimator).__name__} is an instance of "
+            f"{kind.__name__}, which holds other parameters than those of the copy of the backbone "
+            f"that is trained. Give its name or class, {given}; `learning_rate` and "
+            "`weight_decay` are parameters of the estimator."
+        )
+    if callable(optimizer) and not isinstance(optimizer, type):
+        raise InvalidParameterError(
+            f"The 'optimizer' parameter of {type(estimator).__name__} must be a name or a class, "
+            f"got {optimizer!r}. Options of an optimiser are bound by a subclass of it."
+        )
+    callbacks = getattr(estimator, "callbacks", None)
+    for callback in callbacks if isinstance(callbacks, list) else ():
+        named = isinstance(callback, tuple) and len(callback) == 2
+        part = callback[1] if named else callback
+        if not (isinstance(part, type) or hasattr(part, "on_train_begin")):
+            raise InvalidParameterError(
+                f"The 'callbacks' parameter of {type(estimator).__name__} holds skorch callbacks, "
+                f"or pairs of a name and one; got {callback!r}."
+            )

@@ -10,11 +10,13 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
-from ..backbones.recipe import build_backbone, rebuild_backbone
+from ..backbones.fno import FNOBackbone
+from ..backbones.recipe import build_backbone, input_shape_of, rebuild_backbone
 from ..backbones.splitting import Backbone
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
 from ..training.seeding import preserved_random_state
 from ._data import Checked
+from ._inputs import integers_fit
 from ._targets import TargetLayout, TargetScale
 
 __all__ = ["Plan"]
@@ -27,9 +29,9 @@ class Plan:
     Attributes
     ----------
     recipe : recipe, torch.nn.Module or callable
-        What the backbone was built from; with ``backbone_kwargs`` it rebuilds the modules.
-    sample_shape : tuple of int
-        Shape of one input.
+        What the backbone was built from, and is rebuilt from.
+    sample_shape : tuple of int, or dict of them
+        Shape of one input; of each for named ones.
     seed : int
     device : torch.device
     dtype : torch.dtype
@@ -41,8 +43,7 @@ class Plan:
     """
 
     recipe: Any
-    backbone_kwargs: dict[str, Any] | None
-    sample_shape: tuple[int, ...]
+    sample_shape: Any
     seed: int
     device: torch.device
     dtype: torch.dtype
@@ -55,7 +56,6 @@ class Plan:
     def make(
         cls,
         recipe: Any,
-        backbone_kwargs: dict[str, Any] | None,
         checked: Checked,
         *,
         seed: int,
@@ -66,29 +66,46 @@ class Plan:
         """Build the backbone and see what it makes of the data; ``scale`` is set by the caller."""
         if isinstance(recipe, BaseEstimator):
             recipe = clone(recipe)
-        inputs = as_rows(checked.X, device, dtype, checked.lazy)
-        shape = tuple(inputs.shape[1:])
-        plan = cls(recipe, backbone_kwargs, shape, seed, device, dtype, mean_weight)
-        sample = inputs.take(slice(0, 2))
-        if len(sample) == 1:  # batch normalisation and the like want two rows
-            sample = sample.repeat(2, *[1] * (sample.ndim - 1))
+        sample = as_rows(checked.X, device, None, lazy=True).take(slice(0, 2))
+        if len(checked.y) == 1:  # batch normalisation and the like want two rows
+            sample = _twice(sample)
+        plan = cls(recipe, input_shape_of(sample), seed, device, dtype, mean_weight)
+        y_shape = checked.y.shape
+        n_outputs = None if len(y_shape) > 2 else (*y_shape, 1)[1]
         with preserved_random_state(device, seed):
-            plan.backbone = build_backbone(recipe, backbone_kwargs, sample)
-        plan.layout = TargetLayout.infer(
-            checked.y.shape, plan.backbone.feature_shape, plan.backbone.channels_first
-        )
+            exact = integers_fit(checked.X, dtype)
+            plan.backbone = build_backbone(recipe, sample, dtype, n_outputs, exact=exact)
+        backbone = plan.backbone
+        try:
+            plan.layout = TargetLayout.infer(
+                y_shape, backbone.feature_shape, backbone.channels_first
+            )
+        except ValueError as error:
+            if isinstance(recipe, FNOBackbone):
+                raise ValueError(
+                    f"{error} Samples of X have shape {plan.sample_shape}, and `channels`="
+                    f"{recipe.channels!r} of FNOBackbone says which of their axes holds channels."
+                ) from error
+            raise
         return plan
 
     def rebuild(self) -> None:
         """Fresh modules in place of those that were not kept with the plan."""
-        sample = torch.zeros(2, *self.sample_shape, device=self.device, dtype=self.dtype)
+        dtypes, shape = self.backbone.input_dtype, self.sample_shape
+
+        def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(2, *shape, device=self.device, dtype=dtype)
+
+        sample: Any
+        if isinstance(dtypes, dict):
+            sample = {name: zeros(shape[name], dtype) for name, dtype in dtypes.items()}
+        else:
+            sample = zeros(shape, dtypes)
         with preserved_random_state(self.device, self.seed):
-            self.backbone = rebuild_backbone(
-                self.recipe, self.backbone_kwargs, sample, self.backbone
-            )
+            self.backbone = rebuild_backbone(self.recipe, sample, self.dtype, self.backbone)
 
     def rows(self, X: Any, lazy: bool) -> Rows:
-        return as_rows(X, self.device, self.dtype, lazy)
+        return as_rows(X, self.device, self.backbone.input_dtype, lazy)
 
     def dataset(self, checked: Checked, *, as_added: bool = False) -> RowsDataset:
         """Checked rows on the device, targets in the scale of training.
@@ -119,3 +136,10 @@ class Plan:
     def unscale_variance(self, variance: Tensor) -> np.ndarray:
         """Variances (k,) of the net's outputs in y's units."""
         return np.asarray(variance.double().cpu().numpy() * self.scale.scale**2)
+
+
+def _twice(sample: Any) -> Any:
+    """Two of a single row."""
+    if isinstance(sample, dict):
+        return {name: _twice(part) for name, part in sample.items()}
+    return sample.repeat(2, *[1] * (sample.ndim - 1))

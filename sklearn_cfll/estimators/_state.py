@@ -22,6 +22,8 @@ from ._targets import TargetLayout, TargetScale
 
 __all__ = ["StateMixin"]
 
+INPUT_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "bool")}
+
 
 class StateMixin:
     """Keeping a fitted estimator: in memory, in a pickle, in a file of one's own."""
@@ -90,12 +92,13 @@ def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
         "optimizer": map_tensors(optimizer),
         "optimizer_class": type(net.optimizer_).__name__,
         "history": [dict(row, batches=[]) for row in net.history],
-        "recipe": (plan.recipe, plan.backbone_kwargs),
+        "recipe": plan.recipe,
         "sample_shape": plan.sample_shape,
         "seed": plan.seed,
         "mean_weight": plan.mean_weight,
-        "dtype": str(plan.dtype).removeprefix("torch."),
+        "dtype": dtype_name(plan.dtype),
         "backbone": (backbone.feature_shape, backbone.channels_first, backbone.removed),
+        "input_dtype": map_values(dtype_name, backbone.input_dtype),
         "layout": tuple(plan.layout),
         "scale": tuple(plan.scale),
     }
@@ -114,18 +117,19 @@ def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")
     estimator.device_ = device
-    recipe, backbone_kwargs = packed["recipe"]
     plan = Plan(
-        recipe,
-        backbone_kwargs,
-        tuple(packed["sample_shape"]),
+        packed["recipe"],
+        packed["sample_shape"],
         packed["seed"],
         device,
         getattr(torch, packed["dtype"]),
         packed["mean_weight"],
     )
     feature_shape, channels_first, removed = packed["backbone"]
-    plan.backbone = Backbone(nn.Identity(), tuple(feature_shape), channels_first, removed)
+    input_dtype = map_values(INPUT_DTYPES.__getitem__, packed["input_dtype"])
+    plan.backbone = Backbone(
+        nn.Identity(), tuple(feature_shape), channels_first, removed, input_dtype
+    )
     own_shape, channels_first = packed["layout"]
     plan.layout = TargetLayout(tuple(own_shape), channels_first)
     plan.scale = TargetScale(*packed["scale"])
@@ -138,6 +142,18 @@ def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
     if packed["optimizer"] is not None and same_optimizer:
         net.optimizer_.load_state_dict(map_arrays(packed["optimizer"]))
     estimator._plan, estimator.net_ = plan, net
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Its name in the module torch."""
+    return str(dtype).removeprefix("torch.")
+
+
+def map_values(function: Any, value: Any) -> Any:
+    """A function of a value, or of each in a dict."""
+    if isinstance(value, dict):
+        return {key: function(part) for key, part in value.items()}
+    return function(value)
 
 
 def map_tensors(value: Any) -> Any:

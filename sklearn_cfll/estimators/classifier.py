@@ -80,7 +80,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self,
         backbone: Any = None,
         *,
-        backbone_kwargs: dict[str, Any] | None = None,
         hidden_layer_sizes: Any = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
@@ -113,7 +112,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
-        self.backbone_kwargs = backbone_kwargs
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout

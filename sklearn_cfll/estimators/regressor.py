@@ -81,7 +81,6 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self,
         backbone: Any = None,
         *,
-        backbone_kwargs: dict[str, Any] | None = None,
         hidden_layer_sizes: Any = (64, 64),
         activation: str = "relu",
         dropout: float = 0.0,
@@ -115,7 +114,6 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
-        self.backbone_kwargs = backbone_kwargs
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout

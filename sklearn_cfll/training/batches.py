@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ class DenseRows:
         self.device, self.dtype = device, dtype
         self.data = data if isinstance(data, Tensor) else from_numpy(np.asarray(data))
         if not lazy:
-            self.data = self.data.to(device, dtype)
+            self.data = cast(self.data, device, dtype)
         self.shape = tuple(self.data.shape)
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class DenseRows:
     def take(self, indices: Tensor | slice) -> Tensor:
         if isinstance(indices, Tensor):
             indices = indices.to(self.data.device)
-        return self.data[indices].to(self.device, self.dtype)
+        return cast(self.data[indices], self.device, self.dtype)
 
 
 class SparseRows:
@@ -66,24 +66,51 @@ class SparseRows:
 
     def take(self, indices: Tensor | slice) -> Tensor:
         chosen = indices.numpy() if isinstance(indices, Tensor) else indices
-        return torch.as_tensor(self.data[chosen].toarray()).to(self.device, self.dtype)
+        return cast(torch.as_tensor(self.data[chosen].toarray()), self.device, self.dtype)
 
 
 class DatasetRows:
-    """Inputs of a ``torch.utils.data.Dataset``, fetched a batch at a time."""
+    """Inputs of a ``torch.utils.data.Dataset``, fetched a batch at a time.
 
-    def __init__(self, data: Dataset, device: torch.device, dtype: torch.dtype) -> None:
+    One of named inputs gives dicts of tensors.
+    """
+
+    def __init__(self, data: Dataset, device: torch.device, dtype: Any) -> None:
         self.device, self.dtype, self.data = device, dtype, data
-        self.shape = (len(data), *_inputs(data[0]).shape)  # type: ignore[arg-type]
+        first = _inputs(data[0])
+        self.names = list(first) if isinstance(first, dict) else None
+        self.shape = (len(data), *(() if isinstance(first, dict) else first.shape))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def take(self, indices: Tensor | slice) -> Tensor:
+    def take(self, indices: Tensor | slice) -> Any:
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
-        inputs = [_inputs(self.data[i]) for i in indices.tolist()]
-        return torch.stack(inputs).to(self.device, self.dtype)
+        items = [_inputs(self.data[i]) for i in indices.tolist()]
+        if self.names is None:
+            return cast(torch.stack(items), self.device, self.dtype)
+        dtypes = self.dtype or {}
+        return {
+            name: cast(torch.stack([item[name] for item in items]), self.device, dtypes.get(name))
+            for name in self.names
+        }
+
+
+class NamedRows:
+    """Several inputs of the same samples, by name; a batch is a dict of tensors."""
+
+    def __init__(self, inputs: dict[str, Any]) -> None:
+        self.inputs = inputs
+        self.dtype = {name: rows.dtype for name, rows in inputs.items()}
+        first = next(iter(inputs.values()))
+        self.device, self.shape = first.device, (len(first),)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor | slice) -> dict[str, Tensor]:
+        return {name: rows.take(indices) for name, rows in self.inputs.items()}
 
 
 class ChosenRows:
@@ -101,12 +128,20 @@ class ChosenRows:
         return self.rows.take(self.indices[indices])
 
 
-Rows = DenseRows | SparseRows | DatasetRows | ChosenRows
+Rows = DenseRows | SparseRows | DatasetRows | NamedRows | ChosenRows
 
 
-def as_rows(data: Any, device: torch.device | str, dtype: torch.dtype, lazy: bool = False) -> Rows:
-    """Whatever the user holds as rows that a batch can be taken from."""
+def as_rows(data: Any, device: torch.device | str, dtype: Any, lazy: bool = False) -> Rows:
+    """Whatever the user holds as rows that a batch can be taken from.
+
+    ``dtype`` is a dict for named inputs; without one the data's own is kept.
+    """
     device = torch.device(device)
+    if isinstance(data, Mapping):
+        dtypes = dtype or {}
+        return NamedRows(
+            {name: as_rows(part, device, dtypes.get(name), lazy) for name, part in data.items()}
+        )
     if isinstance(data, Dataset):
         return DatasetRows(data, device, dtype)
     if scipy.sparse.issparse(data):
@@ -114,10 +149,24 @@ def as_rows(data: Any, device: torch.device | str, dtype: torch.dtype, lazy: boo
     return DenseRows(data, device, dtype, lazy or isinstance(data, np.memmap))
 
 
-class Batch(NamedTuple):
-    """Rows on the device, in the dtype of training."""
+def cast(data: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    """Data on the device in a dtype; floats become integers only where nothing is lost."""
+    if dtype is None:
+        return data.to(device)
+    if not dtype.is_floating_point and data.is_floating_point():
+        broken = data[data != data.round()]
+        if broken.numel():
+            raise ValueError(
+                f"X holds {broken[0].item():g}, but the backbone looks integers up, as it did at "
+                "fit: X must hold whole numbers."
+            )
+    return data.to(device, dtype)
 
-    inputs: Tensor
+
+class Batch(NamedTuple):
+    """Rows on the device, in the dtype of training; named inputs are a dict."""
+
+    inputs: Any
     targets: Tensor | None
     sample_weight: Tensor | None
 
@@ -140,7 +189,7 @@ class RowsDataset(skorch.dataset.Dataset):
         self.inputs, self.targets, self.sample_weight = inputs, targets, sample_weight
 
     @property
-    def X(self) -> Tensor:
+    def X(self) -> Any:
         return self.inputs.take(slice(None))
 
     @property
@@ -151,7 +200,12 @@ class RowsDataset(skorch.dataset.Dataset):
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(part[0] for part in self.batch(torch.tensor([index])) if part is not None)
+        inputs, *rest = self.batch(torch.tensor([index]))
+        if isinstance(inputs, dict):
+            first: Any = {name: part[0] for name, part in inputs.items()}
+        else:
+            first = inputs[0]
+        return (first, *(part[0] for part in rest if part is not None))
 
     def subset(self, indices: Any) -> RowsDataset:
         """The data set of some rows."""
@@ -272,8 +326,12 @@ def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:
     return inputs, targets, sample_weight
 
 
-def _inputs(item: Any) -> Tensor:
-    return torch.as_tensor(item[0] if isinstance(item, tuple | list) else item)
+def _inputs(item: Any) -> Any:
+    """The inputs of a Dataset's item: a tensor, or a dict of named ones."""
+    inputs = item[0] if isinstance(item, tuple | list) else item
+    if isinstance(inputs, Mapping):
+        return {name: torch.as_tensor(part) for name, part in inputs.items()}
+    return torch.as_tensor(inputs)
 
 
 def from_numpy(data: np.ndarray) -> Tensor:
