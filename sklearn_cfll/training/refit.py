@@ -7,14 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..linalg import RIDGES
 from .noise import NoiseModel, as_rows, fit_noise, noise_inputs
 
 __all__ = ["RIDGES", "Calibration", "Refit", "mean_squared_residuals", "predictive_variance"]
 __all__ += ["refit_last_layer"]
-
-# Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
-# eigendecomposition whatever its length.
-RIDGES = tuple(float(r) for r in torch.logspace(-8, 3, 23, dtype=torch.float64))
 
 # How far an uncertain share is shrunk; benchmarks/small_data.py shows what it keeps safe. Of
 # fewer rows than these a standard error says little of its own error: more doubt.
@@ -70,7 +67,7 @@ class Refit(NamedTuple):
 
 
 def refit_last_layer(
-    net: Any, train: Any, valid: Any, default_ridge: float, lowest: float = 0.0
+    net: Any, train: Any, valid: Any, ridge: float | None = None, lowest: float = 0.0
 ) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
@@ -80,16 +77,18 @@ def refit_last_layer(
         Trained; its last layer is changed.
     train, valid : RowsDataset
         ``valid`` may be None.
-    default_ridge : float
-        Taken where there are no held-out rows: judged on its own training rows any fit
-        looks best with too small a ridge, since the features were shaped by their targets.
+    ridge : float, optional
+        Taken where there are no held-out rows. Default: chosen from the moments of the training
+        rows (:func:`~sklearn_cfll.linalg.final_ridge`), with a correction for features that were
+        shaped by the same targets.
     lowest : float, default=0.0
         Smaller ridges are not taken.
     """
     layer = net.module_.last_layer
-    layer.refit(net.labelled_features(train), ridge=default_ridge)
+    with net.naming_divergence():
+        layer.refit(net.labelled_features(train), ridge=ridge)
     if valid is None:
-        return Refit(default_ridge, mean_squared_residuals(net, train), exact=True)
+        return Refit(layer.final_ridge, mean_squared_residuals(net, train), exact=True)
     path = layer.ridge_path(torch.tensor(RIDGES))
     errors = _path_errors(net, valid, path)
     first = sum(ridge < lowest for ridge in RIDGES)
