@@ -593,7 +593,9 @@ def _check_solved(
     for name, value in given.items():
         if value is None:
             continue
-        bad = ~torch.isfinite(value.reshape(len(features), -1)).all(1)
+        if value.ndim == 3:  # features of several layers, (m, n, d)
+            value = value.movedim(1, 0)
+        bad = ~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None]).all(1)
         if bool(bad.any()):
             rows = bad.nonzero().flatten()
             raise NotFiniteError(

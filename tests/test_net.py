@@ -699,11 +699,17 @@ def test_divergence_names_what_to_change(order):
         net.fit(X, y)
 
 
-@pytest.mark.parametrize("where", ["inputs", "targets"])
-def test_rows_that_are_not_finite_stop_training(where):
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("inputs", FloatingPointError, "loss is not finite"),
+        ("targets", ValueError, "`targets` must be finite, and 1 of"),
+    ],
+)
+def test_rows_that_are_not_finite_stop_training(where, error, message):
     X, y = make_data()
     (X if where == "inputs" else y)[3, 0] = np.nan
-    with pytest.raises(FloatingPointError, match="loss is not finite"):
+    with pytest.raises(error, match=message):
         make_net().fit(X, y)
 
 

@@ -19,6 +19,8 @@ OPTIMISM = 2.0
 # With fewer rows per feature than this the rows say little about the ridge, and larger ones than
 # this are not taken: on the smallest tables they cost up to a quarter of the error.
 ENOUGH_ROWS, LARGEST_OF_FEW = 10.0, 0.32
+# Share of the rows' degrees of freedom that a fit has to leave.
+LEAST_REST = 0.05
 # Weights above this many times the smallest are not taken for counts.
 MOST_REPETITIONS = 1e4
 
@@ -59,7 +61,8 @@ def cross_validation_errors(
     Returns
     -------
     errors : Tensor of shape (r,)
-        ``V``, infinite where ``c t(λ)`` reaches the number of rows.
+        ``V``, infinite where ``c t(λ)`` comes within a twentieth of the number of rows: close to
+        it both residuals and degrees of freedom vanish, and their ratio is rounding.
     rounding : Tensor of shape (r,)
         How much of each may be rounding.
 
@@ -82,7 +85,7 @@ def cross_validation_errors(
     noise = 1e3 * torch.finfo(values.dtype).eps * spread
     parameters = (values / shifted).sum(1) + float(fit_intercept)
     rest = 1.0 - optimism * parameters / (block.total if n_rows is None else n_rows)
-    scale = torch.where(rest > 0, 1.0 / rest.square(), torch.inf) / block.total
+    scale = torch.where(rest > LEAST_REST, 1.0 / rest.square(), torch.inf) / block.total
     tiny = torch.finfo(values.dtype).tiny  # zero times infinity is no number
     return torch.maximum(left, noise).clamp_min(tiny) * scale, noise.clamp_min(tiny) * scale
 
