@@ -199,6 +199,19 @@ def test_small_deviations_beside_a_large_mean_count_in_float32(ratio, way):
 
 
 @members
+@pytest.mark.parametrize("width", [D, 160], ids=["exact", "iterated"])
+def test_a_batch_of_weightless_rows_changes_nothing_for_later_ones(members, width):
+    layer = make_layer(members, width, ridge=3.0, dtype=torch.float64)
+    features, targets = draw(200, members * width), draw(200, K)
+    layer.step(features, targets)
+    before = layer.weight.clone()
+    layer.step(features, targets, torch.zeros(200).double(), 200.0)
+    torch.testing.assert_close(layer.weight, before)
+    layer.step(features, targets)
+    assert bool(torch.isfinite(layer.weight).all())
+
+
+@members
 def test_ordinary_batches_are_solved_as_without_the_floor(members):
     floored, plain = (make_layer(members, ridge=0.5, dtype=torch.float64) for _ in "ab")
     for seed in range(6):

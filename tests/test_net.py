@@ -154,7 +154,7 @@ def test_backbone_without_parameters_trains_the_last_layer_alone():
         max_epochs=1,
     ).fit(X.astype(np.float32).astype(np.float64), y)
     head = ClosedFormLastLayer(D, K, dtype=torch.float64)
-    head.refit([(torch.from_numpy(X), torch.from_numpy(y))])
+    head.refit([(torch.from_numpy(X), torch.from_numpy(y))], ridge=head.ridge)
     torch.testing.assert_close(net.module_.last_layer.weight, head.weight, rtol=1e-5, atol=1e-5)
 
 

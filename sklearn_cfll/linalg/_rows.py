@@ -119,6 +119,8 @@ def feature_power(
         mean_square = torch.linalg.vecdot(feature_mean, feature_mean)
     noise = (ROUNDING * (info.eps if eps is None else eps)) ** 2
     floor = torch.clamp_min(mean_square * (noise / n_features), info.tiny**0.5)
+    if isinstance(total, Tensor):
+        total = total.clamp_min(info.tiny)  # a batch of weightless rows has no power either
     return torch.maximum(square_sum / (total * n_features), floor)
 
 
