@@ -335,7 +335,10 @@ def proximal_step(
     divisor = mass if total is None else total
     steps = {"n_steps": conjugate_gradient_steps(ridge)} if solver == "cg" else {}
     weight = SOLVERS[solver](features, targets, weight, shift, decay, divisor, **steps)
-    bias = target_mean - (weight @ feature_mean.unsqueeze(-1)).squeeze(-1)
+    if several:
+        bias = target_mean - (weight @ feature_mean.unsqueeze(-1)).squeeze(-1)
+    else:
+        bias = target_mean - torch.mv(weight, feature_mean)
     return ProximalStep(weight, bias, power)
 
 
