@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import linalg
-from .last_layer import ClosedFormLastLayer, Memory, as_linear
+from .last_layer import ClosedFormLastLayer, Memory, _in_full_precision, as_linear
 
 __all__ = ["EnsembleLastLayer"]
 
@@ -97,7 +98,8 @@ class EnsembleLastLayer(nn.Module):
 
     def member_predictions(self, features: Tensor) -> Tensor:
         """What each member predicts; shape (m, ..., k)."""
-        rows, weight = self._rows(features), self._stacked("weight")
+        rows = self.members[0]._in_own_dtype(self._rows(features))
+        weight = self._stacked("weight")
         if self.fit_intercept:
             predictions = torch.baddbmm(self._stacked("bias").unsqueeze(1), rows, weight.mT)
         else:
@@ -143,6 +145,7 @@ class EnsembleLastLayer(nn.Module):
     # -- solving --------------------------------------------------------------------
 
     @torch.no_grad()
+    @_in_full_precision
     def step(
         self,
         features: Tensor,
@@ -152,24 +155,63 @@ class EnsembleLastLayer(nn.Module):
     ) -> None:
         """See :meth:`ClosedFormLastLayer.step`; narrow members are solved for at once."""
         first, *_ = self.members
-        if first.memory == "statistics" or self._conjugate_gradients(features):
-            for member, block in self._parts(features):
-                member.step(block, targets, sample_weight, total)
+        if first.memory == "statistics":
+            self._add(features, targets, sample_weight, first.decay)
+            for member in self.members:
+                member._solve(first.ridge)
             return
-        if self.holds_moments:
-            self.reset_memory()
-        block = features[..., : first.in_features]
-        _, wanted, weights = first._as_rows(block, targets, sample_weight)
-        weight = self._stacked("weight")
-        solved = first._proximal_update(self._rows(features), wanted, weight, weights, total)
-        for member, weight, bias in zip(self.members, *solved, strict=True):
-            member._assign(weight, bias)
+        for member, step in zip(
+            self.members, self._steps(features, targets, sample_weight, total), strict=True
+        ):
+            member._take(step)
 
-    def accumulate(self, features: Tensor, *args: Any) -> EnsembleLastLayer:
+    def _steps(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        total: float | None,
+    ) -> list[linalg.ProximalStep]:
+        """The proximal step of each member; nothing is changed."""
+        first, *_ = self.members
+        parts = list(self._parts(features))
+        rows, wanted, weights = first._as_rows(parts[0][1], targets, sample_weight)
+        if self._conjugate_gradients(features):
+            return [
+                member._proximal_step(
+                    block.reshape(rows.shape).to(rows), wanted, member.weight, weights, total
+                )
+                for member, block in parts
+            ]
+        powers = None if first.feature_power is None else self._stacked("feature_power")
+        found = first._proximal_step(
+            self._rows(features).to(rows), wanted, self._stacked("weight"), weights, total, powers
+        )
+        return [linalg.ProximalStep(*each) for each in zip(*found, strict=True)]
+
+    @torch.no_grad()
+    @_in_full_precision
+    def accumulate(
+        self, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+    ) -> EnsembleLastLayer:
         """See :meth:`ClosedFormLastLayer.accumulate`."""
-        for member, block in self._parts(features):
-            member.accumulate(block, *args)
+        self._add(features, targets, sample_weight)
         return self
+
+    def _add(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        decay: float = 1.0,
+    ) -> None:
+        """Add rows to the moments of all members, or of none where they are not finite."""
+        blocks = [
+            member._with_rows(member.moments, *member._as_rows(part, targets, sample_weight), decay)
+            for member, part in self._parts(features)
+        ]
+        for member, block in zip(self.members, blocks, strict=True):
+            member._hold(block)
 
     def solve(
         self, ridge: float | None = None, shrinkage: Tensor | None = None
@@ -182,11 +224,20 @@ class EnsembleLastLayer(nn.Module):
     def refit(
         self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None
     ) -> EnsembleLastLayer:
-        """See :meth:`ClosedFormLastLayer.refit`."""
+        """See :meth:`ClosedFormLastLayer.refit`; one ridge for all members."""
+        first, *_ = self.members
+        own = [functools.partial(self._block, i) for i in range(self.n_members)]
+        blocks, n_rows = first._moments_of(batches, list(self.members), own)
         self.reset_memory()
-        for batch in batches:
-            self.accumulate(*batch)
-        return self.solve(ridge)
+        for member, block in zip(self.members, blocks, strict=True):
+            member._hold(block)
+        return self.solve(first._chosen_ridge(blocks, n_rows) if ridge is None else ridge)
+
+    @property
+    def final_ridge(self) -> float | None:
+        """See :attr:`ClosedFormLastLayer.final_ridge`."""
+        ridge: float | None = self.members[0].final_ridge
+        return ridge
 
     def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (r, k, m · d) and intercepts (r, k) for each of r ridges, one for all members."""
@@ -225,6 +276,9 @@ class EnsembleLastLayer(nn.Module):
 
     def _stacked(self, name: str) -> Tensor:
         return torch.stack([getattr(member, name) for member in self.members])
+
+    def _block(self, member: int, features: Tensor) -> Tensor:
+        return features.chunk(self.n_members, -1)[member]
 
     def _parts(self, features: Tensor) -> zip[tuple[Any, Tensor]]:
         """Each member and its features."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +14,44 @@ from torch import Tensor, nn
 from . import linalg
 from .linalg import Moments
 
-__all__ = ["ClosedFormLastLayer", "as_linear"]
+__all__ = ["ClosedFormLastLayer", "NotFiniteError", "as_linear"]
 
+F32 = torch.float32
+HALF = (torch.float16, torch.bfloat16)
 MEMORIES = ("proximal", "statistics")
 SOLVERS = ("auto", "cholesky", *linalg.SOLVERS)
 _MOMENT_BUFFERS = tuple(f"moments_{name}" for name in Moments._fields)
-_COMING_AND_GOING = (*_MOMENT_BUFFERS, "moments_ridge", "shrinkage")
+_OF_A_FIT = (*_MOMENT_BUFFERS, "moments_ridge", "shrinkage")
+_COMING_AND_GOING = (*_OF_A_FIT, "feature_power")
 Memory = tuple[Moments | None, Tensor | None]  # moments and shrinkage
+# A batch whose features vary less than this share of their usual power is pulled as one that has
+# it: with a penalty relative to next to nothing its few rows would throw the weights about. Of
+# the usual power each batch makes up a hundredth.
+LEAST_SHARE, NEWEST_SHARE = 1e-3, 0.01
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class NotFiniteError(ValueError):
+    """Rows that no weights can be solved from; ``argument`` names what holds them."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+
+def _in_full_precision(method: _Method) -> _Method:
+    """Outside autocast, in whose precision a solve would lose most of its digits."""
+
+    @functools.wraps(method)
+    def outside(self: Any, *args: Any, **kwargs: Any) -> Any:
+        device_type = self.weight.device.type
+        if not torch.is_autocast_enabled(device_type):
+            return method(self, *args, **kwargs)
+        with torch.autocast(device_type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return outside  # type: ignore[return-value]
 
 
 class ClosedFormLastLayer(nn.Module):
@@ -37,9 +70,10 @@ class ClosedFormLastLayer(nn.Module):
     out_features : int
         Number k of targets.
     ridge : float, default=1.0
-        Strength α of the pull towards the memory, relative to the mean feature power, so
+        Strength α of the penalty towards the memory, relative to the mean feature power, so
         that it means the same for any backbone. ``ridge=0`` interpolates a batch with
-        fewer rows than features, after which the backbone learns nothing.
+        fewer rows than features, after which the backbone learns nothing. It belongs to
+        updates on batches; :meth:`refit` chooses a ridge of its own.
     decay : float, default=1.0
         Share γ of the earlier information that survives an update. With ``"proximal"``
         memory 1 is the paper's update and 0 fits each batch afresh; with ``"statistics"``
@@ -60,14 +94,25 @@ class ClosedFormLastLayer(nn.Module):
     ----------
     weight : Tensor of shape (out_features, in_features)
     bias : Tensor of shape (out_features,), or None without intercept
-        Same names and shapes as in :class:`torch.nn.Linear`: the two load each other's
-        ``state_dict`` (a layer that also holds moments exports itself by
-        :meth:`to_linear`).
+        Same names and shapes as in :class:`torch.nn.Linear`, whose ``state_dict`` it loads;
+        the way back is :meth:`to_linear`.
+    feature_power : Tensor of shape (), or None
+        Running mean of the feature power of the batches: no batch is pulled as if it had less
+        than a thousandth of it.
+    final_ridge : float or None
+        Ridge of the last exact solve (:meth:`refit`, :meth:`solve`).
 
     Notes
     -----
     Features may have any leading dimensions, ``(..., in_features)``: on a grid each point
     is a row of the solve.
+
+    Features in float16 or bfloat16, as under autocast, are solved in float32; the weights keep
+    the layer's own dtype.
+
+    Features, targets or weights that are NaN or infinite raise a ValueError and leave the
+    layer as it was. On an accelerator nobody looks, because each look would make the host wait
+    for the device: there the weights become NaN, and with them the loss.
 
     References
     ----------
@@ -90,6 +135,7 @@ class ClosedFormLastLayer(nn.Module):
     moments_total: Tensor | None
     moments_ridge: Tensor | None
     shrinkage: Tensor | None
+    feature_power: Tensor | None
     n_members = 1  # networks behind the features, see EnsembleLastLayer
 
     def __init__(
@@ -127,13 +173,15 @@ class ClosedFormLastLayer(nn.Module):
             self.register_buffer(name, None)
         self.register_buffer("moments_ridge", None)  # of the last solve; variance needs it
         self.register_buffer("shrinkage", None)
+        self.register_buffer("feature_power", None)
 
     # -- predicting -----------------------------------------------------------------
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict ``features @ weight.T + bias``; shape (..., k)."""
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(self._in_own_dtype(features), self.weight, self.bias)
 
+    @_in_full_precision
     def variance(
         self,
         features: Tensor,
@@ -168,8 +216,9 @@ class ClosedFormLastLayer(nn.Module):
             leverage = leverage / rest.clamp_min(torch.finfo(leverage.dtype).eps)
         noise = torch.as_tensor(noise_variance, device=leverage.device, dtype=leverage.dtype)
         variance = (1.0 + leverage).unsqueeze(-1) * noise.expand(self.out_features)
-        return variance.to(features.dtype)
+        return variance.to(torch.promote_types(features.dtype, torch.float32))
 
+    @_in_full_precision
     def leverage(self, features: Tensor, ridge: float | None = None) -> Tensor:
         """Variance of the mean at new rows for noise of variance one; shape (...).
 
@@ -178,9 +227,12 @@ class ClosedFormLastLayer(nn.Module):
         block = self._held_moments("leverage")
         rows = features.reshape(-1, self.in_features).to(block.gram)
         ridge = self._solved_ridge() if ridge is None else ridge
-        leverage = linalg.leverage(rows, block, ridge, fit_intercept=self.fit_intercept)
+        leverage = linalg.leverage(
+            rows, block, ridge, fit_intercept=self.fit_intercept, eps=self._eps
+        )
         return leverage.reshape(features.shape[:-1])
 
+    @_in_full_precision
     def leave_one_out_residuals(
         self,
         features: Tensor,
@@ -203,9 +255,11 @@ class ClosedFormLastLayer(nn.Module):
         own: Tensor = self.shrinkage * targets - self(features)
         return residuals + (share / rest).unsqueeze(-1) * own
 
+    @_in_full_precision
     def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (r, k, d) and intercepts (r, k) for each of r ridges, from one decomposition."""
-        weights, biases = linalg.ridge_path(self._held_moments("ridge_path"), ridges)
+        block = self._held_moments("ridge_path")
+        weights, biases = linalg.ridge_path(block, ridges, eps=self._eps)
         if self.shrinkage is None:
             return weights, biases
         return self.shrinkage.to(weights)[:, None] * weights, self.shrinkage.to(weights) * biases
@@ -240,9 +294,10 @@ class ClosedFormLastLayer(nn.Module):
             Predictions with the new weights.
         """
         self.step(features.detach(), targets, sample_weight, total)
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(self._in_own_dtype(features), self.weight, self.bias)
 
     @torch.no_grad()
+    @_in_full_precision
     def step(
         self,
         features: Tensor,
@@ -253,42 +308,60 @@ class ClosedFormLastLayer(nn.Module):
         """:meth:`update` without the prediction, for where that is not wanted."""
         rows, wanted, weights = self._as_rows(features, targets, sample_weight)
         if self.memory == "statistics":
-            self._absorb(rows, wanted, weights, decay=self.decay)
+            self._hold(self._with_rows(self.moments, rows, wanted, weights, self.decay))
             self._solve(self.ridge)
             return
-        if self.holds_moments:
-            self.reset_memory()  # of an earlier refit: no longer what the weights come from
-        self._assign(*self._proximal_update(rows, wanted, self.weight, weights, total))
+        self._take(self._proximal_step(rows, wanted, self.weight, weights, total))
 
-    def _proximal_update(
+    def _proximal_step(
         self,
         rows: Tensor,
         targets: Tensor,
         weight: Tensor,
         sample_weight: Tensor | None,
         total: float | None,
-    ) -> tuple[Tensor, Tensor]:
-        return linalg.proximal_update(
+        power: Tensor | None = None,
+    ) -> linalg.ProximalStep:
+        """What :meth:`step` finds, of one layer or of several at once; nothing is changed."""
+        power = self.feature_power if power is None else power
+        found = linalg.proximal_step(
             rows,
             targets,
-            weight,
+            weight.to(rows.dtype),
             ridge=self.ridge,
             decay=self.decay,
             sample_weight=sample_weight,
             total=total,
             fit_intercept=self.fit_intercept,
             solver=self.solver,
+            least_power=None if power is None else LEAST_SHARE * power.to(rows.dtype),
         )
+        _check_solved(rows, targets, sample_weight, found.weight, found.bias)
+        return found
+
+    def _take(self, found: linalg.ProximalStep) -> None:
+        """Become what a proximal step found."""
+        if self.holds_moments:
+            self.reset_memory()  # of an earlier refit: no longer what the weights come from
+        usual = self._buffers["feature_power"]
+        # Past nn.Module.__setattr__, see `_assign`.
+        self._buffers["feature_power"] = (
+            found.power if usual is None else usual.lerp(found.power.to(usual), NEWEST_SHARE)
+        )
+        self._assign(found.weight, found.bias)
 
     @torch.no_grad()
+    @_in_full_precision
     def accumulate(
         self, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
     ) -> ClosedFormLastLayer:
         """Add rows to the held moments without solving; shapes as in :meth:`update`."""
-        self._absorb(*self._as_rows(features, targets, sample_weight), decay=1.0)
+        rows = self._as_rows(features, targets, sample_weight)
+        self._hold(self._with_rows(self.moments, *rows))
         return self
 
     @torch.no_grad()
+    @_in_full_precision
     def solve(
         self, ridge: float | None = None, shrinkage: Tensor | None = None
     ) -> ClosedFormLastLayer:
@@ -297,14 +370,19 @@ class ClosedFormLastLayer(nn.Module):
         Parameters
         ----------
         ridge : float, optional
-            Relative to the mean feature power; default the layer's own.
+            Relative to the mean feature power. Default: that of the last solve; where there
+            was none it is chosen as in :meth:`refit`, each weight a number of repetitions.
         shrinkage : Tensor of shape (out_features,), optional
             Factor on what the fit predicts, kept for later solves; at first one.
         """
-        self._held_moments("solve")
+        block = self._held_moments("solve")
+        if ridge is None:
+            ridge = self.final_ridge
+        if ridge is None:
+            ridge = self._chosen_ridge([block], float(block.total))
         if shrinkage is not None:
             self.shrinkage = shrinkage.to(self.weight)
-        self._solve(self.ridge if ridge is None else ridge)
+        self._solve(ridge)
         return self
 
     def refit(
@@ -315,22 +393,32 @@ class ClosedFormLastLayer(nn.Module):
         Parameters
         ----------
         batches : iterable of (features, targets) or (features, targets, sample_weight)
+            Features are best those of the backbone in evaluation mode.
         ridge : float, optional
-            Relative to the mean feature power; default the layer's own.
+            Relative to the mean feature power. Default: chosen from the moments of the rows by
+            generalised cross-validation (:func:`linalg.final_ridge`), never the layer's own
+            ``ridge``, which belongs to updates on batches. Better than either is the ridge with
+            the least error on held-out rows (:meth:`ridge_path`).
 
         Returns
         -------
         self
-            The moments stay, for :meth:`variance` and for more rows (:meth:`accumulate`).
+            :attr:`final_ridge` tells the ridge. The moments stay, for :meth:`variance` and for
+            more rows (:meth:`accumulate`, then :meth:`solve`).
+
+        Raises
+        ------
+        ValueError
+            For rows that are not finite, and for no rows at all; the layer stays as it was.
         """
+        blocks, n_rows = self._moments_of(batches, [self], [lambda features: features])
         self.reset_memory()
-        for batch in batches:
-            self.accumulate(*batch)
-        return self.solve(ridge)
+        self._hold(blocks[0])
+        return self.solve(self._chosen_ridge(blocks, n_rows) if ridge is None else ridge)
 
     def reset_memory(self) -> None:
         """Forget the moments of earlier rows and the shrinkage; the weights stay."""
-        for name in _COMING_AND_GOING:
+        for name in _OF_A_FIT:
             setattr(self, name, None)
 
     def take_memory(self) -> Memory:
@@ -358,6 +446,11 @@ class ClosedFormLastLayer(nn.Module):
     def holds_moments(self) -> bool:
         """Whether there are moments to solve again from."""
         return self._buffers["moments_total"] is not None
+
+    @property
+    def final_ridge(self) -> float | None:
+        """Ridge of the last exact solve, None where there was none since the last update."""
+        return None if self.moments_ridge is None else float(self.moments_ridge)
 
     def to_linear(self) -> nn.Linear:
         """A plain :class:`torch.nn.Linear` with these weights."""
@@ -406,27 +499,73 @@ class ClosedFormLastLayer(nn.Module):
                     f"`sample_weight` must have shape {tuple(leading[:1])} or "
                     f"{tuple(leading)}, got {tuple(sample_weight.shape)}."
                 )
-            sample_weight = sample_weight.expand(leading).reshape(-1).to(features.dtype)
+            sample_weight = sample_weight.expand(leading).reshape(-1)
+        # Never in half precision, whose three digits are too few for sums of products.
+        dtype = torch.promote_types(torch.promote_types(features.dtype, self.weight.dtype), F32)
         return (
-            features.reshape(-1, self.in_features),
-            targets.reshape(-1, self.out_features).to(features.dtype),
-            sample_weight,
+            features.reshape(-1, self.in_features).to(dtype),
+            targets.reshape(-1, self.out_features).to(dtype),
+            None if sample_weight is None else sample_weight.to(dtype),
         )
 
-    def _absorb(
-        self, features: Tensor, targets: Tensor, sample_weight: Tensor | None, decay: float
-    ) -> None:
+    def _in_own_dtype(self, features: Tensor) -> Tensor:
+        """Features of half precision in the weights' dtype; autocast does that on its own."""
+        if features.dtype not in HALF or torch.is_autocast_enabled(features.device.type):
+            return features
+        return features.to(self.weight.dtype)
+
+    @property
+    def _eps(self) -> float:
+        """Rounding unit of the features, which are computed in the weights' dtype."""
+        return torch.finfo(torch.promote_types(self.weight.dtype, F32)).eps
+
+    def _with_rows(
+        self,
+        held: Moments | None,
+        features: Tensor,
+        targets: Tensor,
+        sample_weight: Tensor | None,
+        decay: float = 1.0,
+    ) -> Moments:
+        """Moments of these rows and those held before."""
         # Sums of products over many rows lose half the digits of float32, so moments are
         # added up in float64 wherever the device has it.
+        rows = features, targets, sample_weight
         if features.device.type != "mps":
             features, targets = features.double(), targets.double()
             sample_weight = None if sample_weight is None else sample_weight.double()
         block = linalg.moments(features, targets, sample_weight, center=self.fit_intercept)
-        held = self.moments
-        if held is not None:
-            held = linalg.scale_moments(held, decay)
-            block = linalg.merge_moments(held, block, center=self.fit_intercept)
-        self._hold(block)
+        _check_solved(*rows, block.gram.diagonal(), block.target_square, block.cross)
+        if held is None:
+            return block
+        held = linalg.scale_moments(held, decay)
+        return linalg.merge_moments(held, block, center=self.fit_intercept)
+
+    @torch.no_grad()
+    @_in_full_precision
+    def _moments_of(
+        self,
+        batches: Iterable[tuple[Tensor, ...]],
+        layers: list[ClosedFormLastLayer],
+        own: list[Callable[[Tensor], Tensor]],
+    ) -> tuple[list[Moments], float]:
+        """Moments of all rows as seen by each of several layers, and the number of rows."""
+        blocks: list[Moments | None] = [None] * len(layers)
+        weights: list[Tensor] = []
+        for features, *rest in batches:
+            targets, sample_weight = rest if len(rest) > 1 else (rest[0], None)
+            for i, layer in enumerate(layers):
+                rows = layer._as_rows(own[i](features), targets, sample_weight)
+                blocks[i] = layer._with_rows(blocks[i], *rows)
+            weights.append(rows[0].new_ones(len(rows[0])) if rows[2] is None else rows[2])
+        held = [block for block in blocks if block is not None]
+        if not held:
+            raise ValueError("`batches` held no rows. A generator is used up after one pass.")
+        return held, linalg.count_rows(torch.cat(weights))
+
+    @_in_full_precision
+    def _chosen_ridge(self, blocks: list[Moments], n_rows: float) -> float:
+        return linalg.final_ridge(blocks, n_rows, fit_intercept=self.fit_intercept, eps=self._eps)
 
     def _hold(self, block: Moments) -> None:
         for name, value in zip(_MOMENT_BUFFERS, block, strict=True):
@@ -435,14 +574,14 @@ class ClosedFormLastLayer(nn.Module):
     def _solve(self, ridge: float) -> None:
         block = self._held_moments("solve")
         self.moments_ridge = torch.tensor(ridge, dtype=block.total.dtype)
-        weight, bias = linalg.solve_moments(block, ridge)
+        weight, bias = linalg.solve_moments(block, ridge, eps=self._eps)
         if self.shrinkage is not None:
             factor = self.shrinkage.to(weight)
             weight, bias = factor[:, None] * weight, factor * bias
         self._assign(weight, bias)
 
     def _solved_ridge(self) -> float:
-        return self.ridge if self.moments_ridge is None else float(self.moments_ridge)
+        return self.ridge if self.final_ridge is None else self.final_ridge
 
     def _assign(self, weight: Tensor, bias: Tensor) -> None:
         # New tensors, never in place: an autograd graph may still hold the old ones. Past
@@ -460,6 +599,43 @@ class ClosedFormLastLayer(nn.Module):
                 'call `refit(batches)` first, or train with memory="statistics".'
             )
         return block
+
+
+def _check_solved(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None, *solved: Tensor
+) -> None:
+    """Raise where what was solved is not finite, and say which rows are to blame.
+
+    Rows that are not finite leave nothing finite: to look at the few numbers that came out is
+    cheaper than to look at all rows.
+    """
+    if features.device.type != "cpu":
+        return
+    if all(math.isfinite(float(part.sum())) for part in solved):
+        return
+    given = {"features": features, "targets": targets, "sample_weight": sample_weight}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if value.ndim == 3:  # features of several layers, (m, n, d)
+            value = value.movedim(1, 0)
+        bad = ~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None]).all(1)
+        if bool(bad.any()):
+            rows = bad.nonzero().flatten()
+            raise NotFiniteError(
+                name,
+                f"`{name}` must be finite, and {len(rows)} of {len(bad)} rows hold NaN or "
+                f"infinity, the first at index {int(rows[0])}. Leave such rows out or impute them.",
+            )
+        if name == "sample_weight" and bool((value < 0).any()):
+            raise ValueError(f"`sample_weight` must not be negative, got {float(value.min()):g}.")
+    if not all(bool(torch.isfinite(part).all()) for part in solved):
+        largest = float(features.abs().max()), float(targets.abs().max())
+        raise NotFiniteError(
+            "features" if largest[0] >= largest[1] else "targets",
+            f"The rows are too large to square in {features.dtype}: features go up to "
+            f"{largest[0]:g}, targets up to {largest[1]:g}. Scale them.",
+        )
 
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

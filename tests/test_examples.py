@@ -17,6 +17,8 @@ def test_plain_loops_of_both_orders_beat_adam_on_all_layers(capsys):
     errors = load("plain_loop.py")["main"]()
     assert errors["last_layer_first"] < errors["all_layers"]
     assert errors["backbone_first"] < errors["all_layers"]
+    for order in ("last_layer_first", "backbone_first"):
+        assert errors[f"{order}, refitted"] < errors[order]
     assert "backbone_first" in capsys.readouterr().out
 
 

@@ -154,7 +154,7 @@ def test_backbone_without_parameters_trains_the_last_layer_alone():
         max_epochs=1,
     ).fit(X.astype(np.float32).astype(np.float64), y)
     head = ClosedFormLastLayer(D, K, dtype=torch.float64)
-    head.refit([(torch.from_numpy(X), torch.from_numpy(y))])
+    head.refit([(torch.from_numpy(X), torch.from_numpy(y))], ridge=head.ridge)
     torch.testing.assert_close(net.module_.last_layer.weight, head.weight, rtol=1e-5, atol=1e-5)
 
 
@@ -699,11 +699,17 @@ def test_divergence_names_what_to_change(order):
         net.fit(X, y)
 
 
-@pytest.mark.parametrize("where", ["inputs", "targets"])
-def test_rows_that_are_not_finite_stop_training(where):
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("inputs", FloatingPointError, "loss is not finite"),
+        ("targets", ValueError, "`targets` must be finite, and 1 of"),
+    ],
+)
+def test_rows_that_are_not_finite_stop_training(where, error, message):
     X, y = make_data()
     (X if where == "inputs" else y)[3, 0] = np.nan
-    with pytest.raises(FloatingPointError, match="loss is not finite"):
+    with pytest.raises(error, match=message):
         make_net().fit(X, y)
 
 

@@ -61,7 +61,6 @@ from ._options import (
     draw_seed,
     lowest_ridge,
     n_held_out,
-    refit_ridge,
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
@@ -389,7 +388,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             # With fixed features or full batches a ridge of the user's is the penalty itself.
             exact = net.optimizer_ is None or self.batch_size == "full"
             given = exact and self.ridge != "auto"
-            ridge = float(self.ridge) if given else refit_ridge(len(train))
+            ridge = float(self.ridge) if given else None
+            if earlier is not None:
+                ridge = self.final_ridge_  # of most of the rows
             points = math.prod(self._plan.backbone.feature_shape[:-1])  # each is a row of the solve
             lowest = lowest_ridge(points * len(parts.rows))
             solved = refit_last_layer(net, train, valid, ridge, lowest, earlier)

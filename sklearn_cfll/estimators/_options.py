@@ -13,12 +13,10 @@ from ..training.schedules import SCHEDULES
 __all__ = [
     "HELD_OUT_FROM",
     "LINEAR_PART_BELOW",
-    "SMALL_DATA_ROWS",
     "auto_weight_decay",
     "draw_seed",
     "lowest_ridge",
     "n_held_out",
-    "refit_ridge",
     "resolve_batch_size",
     "resolve_device",
     "resolve_dtype",
@@ -33,8 +31,6 @@ HELD_OUT_FROM = 40
 # (benchmarks/small_data.py).
 LINEAR_PART_BELOW = 600
 LOWEST_OF_FEW = 5e-4  # of the ridges tried leaves 0.001 and more
-# The final fit's ridge where none are held out: larger below this many rows.
-SMALL_DATA_ROWS = 200
 # Of a thousand rows a tenth are enough to stop by; of a hundred ten are not.
 ENOUGH_HELD_OUT = 40
 # In the middle of 0.001 to 0.1, the best of six decades on six tasks (benchmarks/full_batch.py).
@@ -147,16 +143,6 @@ def auto_weight_decay(learning_rate: float, schedule: str, n_steps: int) -> floa
     """
     factor = np.mean([SCHEDULES[schedule](progress) for progress in np.linspace(0, 1, 101)])
     return float(LOG_SHRINKAGE / (learning_rate * factor * max(n_steps, SHORT_RUN)))
-
-
-def refit_ridge(n_rows: int) -> float:
-    """Ridge of the final fit where no rows are held out to choose it.
-
-    0.1 on small data, where it was better than the trained weights on seven of eight tasks;
-    0.001 on more, where it was worse by 3% at most and 0.01 cost clean tasks up to a third
-    (benchmarks/refit.py).
-    """
-    return 0.1 if n_rows < SMALL_DATA_ROWS else 0.001
 
 
 def lowest_ridge(n_rows: int) -> float:

@@ -130,7 +130,8 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Improvement that counts.
     refit_last_layer : bool, default=True
         Finish with an exact ridge fit of the last layer on all rows, in evaluation mode,
-        its ridge chosen on held-out rows where there are any.
+        its ridge chosen on held-out rows where there are any, else by generalised
+        cross-validation on the training rows.
     {own}
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU.

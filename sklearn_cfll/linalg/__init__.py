@@ -11,6 +11,13 @@ Galashov, Da Costa, Xu, Hennig, Gretton, "Closed-Form Last Layer Optimization",
 arXiv 2510.04606 (the proximal update).
 """
 
+from ._final_ridge import (
+    RIDGES,
+    count_rows,
+    cross_validation_errors,
+    final_ridge,
+    final_ridges,
+)
 from ._moments import (
     Moments,
     leave_one_out_errors,
@@ -25,25 +32,33 @@ from ._moments import (
 )
 from ._proximal import (
     SOLVERS,
+    ProximalStep,
     choose_solver,
     conjugate_gradient_steps,
     conjugate_gradient_update,
     dual_update,
     primal_update,
+    proximal_step,
     proximal_update,
 )
 from ._rows import CenteredRows, center_rows, feature_power, weighted_means
 
 __all__ = [
+    "RIDGES",
     "SOLVERS",
     "CenteredRows",
     "Moments",
+    "ProximalStep",
     "center_rows",
     "choose_solver",
     "conjugate_gradient_steps",
     "conjugate_gradient_update",
+    "count_rows",
+    "cross_validation_errors",
     "dual_update",
     "feature_power",
+    "final_ridge",
+    "final_ridges",
     "leave_one_out_errors",
     "leave_one_out_residuals",
     "leverage",
@@ -51,6 +66,7 @@ __all__ = [
     "moments",
     "moments_power",
     "primal_update",
+    "proximal_step",
     "proximal_update",
     "ridge_path",
     "scale_moments",

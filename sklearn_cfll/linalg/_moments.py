@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._rows import center_rows, feature_power
+from ._rows import center_rows, constant_features, feature_power, near_rounding
 from ._symmetric import solve_symmetric
 
 __all__ = [
@@ -19,8 +19,10 @@ __all__ = [
     "moments",
     "moments_power",
     "ridge_path",
+    "safe_total",
     "scale_moments",
     "solve_moments",
+    "without_noise",
 ]
 
 
@@ -103,27 +105,39 @@ def scale_moments(block: Moments, factor: float) -> Moments:
     )
 
 
-def moments_power(block: Moments) -> Tensor:
+def moments_power(block: Moments, eps: float | None = None) -> Tensor:
     """:func:`feature_power` of the rows that a block of moments summarises."""
-    total = block.total.clamp_min(torch.finfo(block.total.dtype).tiny)
-    return feature_power(
-        block.gram.diagonal().sum(), block.gram.shape[0], total, block.feature_mean
-    )
+    total = safe_total(block)
+    square_sum = block.gram.diagonal().sum()
+    return feature_power(square_sum, block.gram.shape[0], total, block.feature_mean, eps=eps)
 
 
-def solve_moments(block: Moments, ridge: float) -> tuple[Tensor, Tensor]:
+def solve_moments(
+    block: Moments, ridge: float, *, eps: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Exact ridge fit to all rows in a block: weights (k, d) and intercept (k,).
 
     Equals :class:`sklearn.linear_model.Ridge` with ``alpha = total · ridge · power``.
     ``ridge=0`` gives the minimum-norm least-squares solution.
+
+    Parameters
+    ----------
+    block : Moments
+    ridge : float
+        Relative to the mean feature power.
+    eps : float, optional
+        Rounding unit of the precision in which the features were computed; default that of
+        the moments. Features that vary by no more than that are left out.
     """
-    total = block.total.clamp_min(torch.finfo(block.total.dtype).tiny)
-    penalty = ridge * moments_power(block) * total
-    weight = solve_symmetric(block.gram, penalty if ridge else 0.0, block.cross)
+    block, power = without_noise(block, eps)
+    penalty = ridge * power * safe_total(block) if ridge else 0.0
+    weight = solve_symmetric(block.gram, penalty, block.cross)
     return weight, block.target_mean - weight @ block.feature_mean
 
 
-def ridge_path(block: Moments, ridges: Tensor) -> tuple[Tensor, Tensor]:
+def ridge_path(
+    block: Moments, ridges: Tensor, *, eps: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Ridge fits for many ridges from one eigendecomposition of the Gram matrix.
 
     Parameters
@@ -131,21 +145,29 @@ def ridge_path(block: Moments, ridges: Tensor) -> tuple[Tensor, Tensor]:
     block : Moments
     ridges : Tensor of shape (r,)
         Dimensionless, positive.
+    eps : float, optional
+        As for :func:`solve_moments`.
 
     Returns
     -------
     weights : Tensor of shape (r, k, d)
     biases : Tensor of shape (r, k)
     """
+    block, power = without_noise(block, eps)
     values, vectors = torch.linalg.eigh(block.gram)
-    penalties = ridges.to(values) * moments_power(block) * block.total
+    penalties = ridges.to(values) * power * block.total
     shrunk = (block.cross @ vectors) / (values.clamp_min(0.0) + penalties[:, None, None])
     weights = shrunk @ vectors.T
     return weights, block.target_mean - weights @ block.feature_mean
 
 
 def leverage(
-    features: Tensor, block: Moments, ridge: float, *, fit_intercept: bool = True
+    features: Tensor,
+    block: Moments,
+    ridge: float,
+    *,
+    fit_intercept: bool = True,
+    eps: float | None = None,
 ) -> Tensor:
     """``1/total + aᵀ(Gram + total·penalty·I)⁻¹a`` for each row, ``a = φ - φ̄``; shape (n,).
 
@@ -153,11 +175,30 @@ def leverage(
     the intercept's flat prior giving the first term; that of a training row of weight
     ``w`` is its hat-matrix entry divided by ``w``.
     """
-    penalty = ridge * moments_power(block) * block.total
+    block, power = without_noise(block, eps)
+    penalty = ridge * power * block.total
     centered = features - block.feature_mean
     solved = solve_symmetric(block.gram, penalty if ridge else 0.0, centered)
     quadratic = (solved * centered).sum(1)
     return quadratic + 1.0 / block.total if fit_intercept else quadratic
+
+
+def safe_total(block: Moments) -> Tensor:
+    """The total weight, positive where there are no rows to divide it by."""
+    return block.total.clamp_min(torch.finfo(block.total.dtype).tiny)
+
+
+def without_noise(block: Moments, eps: float | None) -> tuple[Moments, Tensor]:
+    """The block with constant features left out of its products, and its feature power."""
+    eps = torch.finfo(block.gram.dtype).eps if eps is None else eps
+    power = moments_power(block, eps)
+    # On an accelerator looking would stall the device.
+    if block.gram.device.type == "cpu" and not bool(near_rounding(power, block.feature_mean, eps)):
+        return block, power
+    variance = block.gram.diagonal() / safe_total(block)
+    kept = (~constant_features(variance, block.feature_mean, eps)).to(block.gram)
+    block = block._replace(gram=block.gram * torch.outer(kept, kept), cross=block.cross * kept)
+    return block, moments_power(block, eps)
 
 
 def leave_one_out_residuals(

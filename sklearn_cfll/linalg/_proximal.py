@@ -4,22 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._rows import center_rows, feature_power, weighted_means
+from ._rows import (
+    center_rows,
+    constant_features,
+    feature_power,
+    near_rounding,
+    weighted_means,
+)
 from ._symmetric import solve_symmetric
 
 __all__ = [
     "SOLVERS",
+    "ProximalStep",
     "choose_solver",
     "conjugate_gradient_steps",
     "conjugate_gradient_update",
     "dual_update",
     "primal_update",
+    "proximal_step",
     "proximal_update",
 ]
+
+# Products of raw rows err by about eps · ‖φ̄‖²; they are used where features have this many
+# times as much power.
+MARGIN = 32.0
+
+
+class ProximalStep(NamedTuple):
+    """What a proximal update found.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (k, d)
+    bias : Tensor of shape (k,)
+    power : Tensor of shape ()
+        :func:`feature_power` of the batch.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    power: Tensor
 
 
 def primal_update(
@@ -171,7 +200,7 @@ def conjugate_gradient_steps(ridge: float) -> int:
     multiple of the identity. What is left is left to the next batch; with twice the steps
     trained networks were no better.
     """
-    return max(2, math.ceil(6.0 * max(ridge, 1.0) ** (-1.0 / 3.0)))
+    return max(2, math.ceil(6.0 / math.cbrt(max(ridge, 1.0))))
 
 
 def choose_solver(n_rows: int, n_features: int, n_targets: int, ridge: float) -> str:
@@ -223,41 +252,102 @@ def proximal_update(
     weight : Tensor of shape (k, d)
     bias : Tensor of shape (k,)
     """
+    found = proximal_step(
+        features,
+        targets,
+        weight,
+        ridge=ridge,
+        decay=decay,
+        sample_weight=sample_weight,
+        total=total,
+        fit_intercept=fit_intercept,
+        solver=solver,
+    )
+    return found.weight, found.bias
+
+
+def proximal_step(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    *,
+    ridge: float,
+    decay: float = 1.0,
+    sample_weight: Tensor | None = None,
+    total: float | None = None,
+    fit_intercept: bool = True,
+    solver: str = "auto",
+    least_power: Tensor | None = None,
+) -> ProximalStep:
+    """:func:`proximal_update` that also tells the batch's feature power.
+
+    Parameters
+    ----------
+    features, targets, weight, ridge, decay, sample_weight, total, fit_intercept, solver
+        As for :func:`proximal_update`.
+    least_power : Tensor of shape (), optional
+        The penalty is ``ridge`` times this where the batch has less power: in a batch whose
+        features hardly vary a penalty relative to them alone would be next to nothing.
+
+    Returns
+    -------
+    ProximalStep
+    """
     *several, n_rows, n_features = features.shape
     if several or solver in ("auto", "cholesky"):
         exact = several or solver == "cholesky"
         solver = choose_solver(n_rows, n_features, targets.shape[1], 0.0 if exact else ridge)
-    if solver == "cg":
+
+    def floored(power: Tensor) -> Tensor:
+        return power if least_power is None else torch.maximum(power, least_power)
+
+    # Raw rows are for the caches of a CPU; an accelerator would wait for the comparison.
+    if solver == "cg" and features.device.type == "cpu":
         means = weighted_means(features, targets, sample_weight, center=fit_intercept)
         feature_mean, target_mean, mass = means
-        divisor = mass if total is None else total
-        penalty = ridge * _raw_power(features, feature_mean, sample_weight, mass)
-        weight = conjugate_gradient_update(
-            features,
-            targets - target_mean,
-            weight,
-            penalty,
-            decay,
-            divisor,
-            feature_mean=feature_mean if fit_intercept else None,
-            sample_weight=sample_weight,
-            n_steps=conjugate_gradient_steps(ridge),
-        )
-    else:
-        rows = center_rows(features, targets, sample_weight, center=fit_intercept)
-        features, targets, feature_mean, target_mean, mass = rows
-        power = feature_power(features.square().sum((-2, -1)), n_features, mass, feature_mean)
-        # A float zero, not a tensor: it asks for the minimum-norm solution.
-        shift = ridge * power if ridge else 0.0
-        divisor = mass if total is None else total
-        weight = SOLVERS[solver](features, targets, weight, shift, decay, divisor)
+        mean_square = torch.dot(feature_mean, feature_mean)
+        power = _raw_power(features, mean_square, feature_mean, sample_weight, mass)
+        if bool(power >= mean_square * (MARGIN * torch.finfo(features.dtype).eps)):
+            weight = conjugate_gradient_update(
+                features,
+                targets - target_mean,
+                weight,
+                ridge * floored(power),
+                decay,
+                mass if total is None else total,
+                feature_mean=feature_mean if fit_intercept else None,
+                sample_weight=sample_weight,
+                n_steps=conjugate_gradient_steps(ridge),
+            )
+            return ProximalStep(weight, target_mean - torch.mv(weight, feature_mean), power)
+    rows = center_rows(features, targets, sample_weight, center=fit_intercept)
+    features, targets, feature_mean, target_mean, mass = rows
+    power = feature_power(features.square().sum((-2, -1)), n_features, mass, feature_mean)
+    eps = torch.finfo(features.dtype).eps
+    if features.device.type != "cpu" or bool(near_rounding(power, feature_mean, eps).any()):
+        squares = features.square().sum(-2)
+        constant = constant_features(squares / mass, feature_mean, eps)
+        features = features.masked_fill(constant.unsqueeze(-2), 0.0)
+        squares = squares.masked_fill(constant, 0.0).sum(-1)
+        power = feature_power(squares, n_features, mass, feature_mean)
+    # A float zero, not a tensor: it asks for the minimum-norm solution.
+    shift = ridge * floored(power) if ridge else 0.0
+    divisor = mass if total is None else total
+    steps = {"n_steps": conjugate_gradient_steps(ridge)} if solver == "cg" else {}
+    weight = SOLVERS[solver](features, targets, weight, shift, decay, divisor, **steps)
     if several:
-        return weight, target_mean - (weight @ feature_mean.unsqueeze(-1)).squeeze(-1)
-    return weight, target_mean - torch.mv(weight, feature_mean)
+        bias = target_mean - (weight @ feature_mean.unsqueeze(-1)).squeeze(-1)
+    else:
+        bias = target_mean - torch.mv(weight, feature_mean)
+    return ProximalStep(weight, bias, power)
 
 
 def _raw_power(
-    features: Tensor, mean: Tensor, sample_weight: Tensor | None, total: Tensor | float
+    features: Tensor,
+    mean_square: Tensor,
+    mean: Tensor,
+    sample_weight: Tensor | None,
+    total: Tensor | float,
 ) -> Tensor:
     """:func:`feature_power` of raw rows, without a centred copy of them."""
     if sample_weight is None:
@@ -265,8 +355,6 @@ def _raw_power(
         square_sum = torch.dot(flat, flat)
     else:
         square_sum = torch.linalg.vecdot(features, features) @ sample_weight
-    # Rounding of the difference is of the order of feature_power's floor.
-    mean_square = torch.dot(mean, mean)
     centered = (
         square_sum - mean_square * total
         if isinstance(total, Tensor)

@@ -7,7 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CenteredRows", "center_rows", "feature_power", "weighted_means"]
+__all__ = [
+    "CenteredRows",
+    "center_rows",
+    "constant_features",
+    "feature_power",
+    "near_rounding",
+    "weighted_means",
+]
+
+# Deviations of fewer units in the last place of the mean than this are rounding.
+ROUNDING = 10.0
 
 
 class CenteredRows(NamedTuple):
@@ -79,19 +89,60 @@ def feature_power(
     total: Tensor | float,
     feature_mean: Tensor,
     mean_square: Tensor | None = None,
+    eps: float | None = None,
 ) -> Tensor:
     """Mean power ``tr(ΦᵀΦ) / (total · d)`` of centred features: the unit of ``ridge``.
 
     With ``penalty = ridge · power`` a ridge means the same for any backbone: multiplying
     all features by ``c`` leaves predictions unchanged.
 
-    Dead or constant features have no power but rounding noise, relative to their mean of
-    size eps. The floor ``eps · mean(φ̄²)`` lies far above it, so that weights on noise stay
-    small instead of exploding.
+    Constant features have no power but that of rounding noise, which is of the order of
+    ``(eps · mean)²``: hundred times that is the floor. (What noise they have left is to be
+    removed by :func:`constant_features`; the floor keeps divisions finite.)
+
+    Parameters
+    ----------
+    square_sum : Tensor of shape (...)
+        Weighted sum of squares of all centred features.
+    n_features : int
+    total : Tensor or float
+        Sum of the weights.
+    feature_mean : Tensor of shape (..., d)
+    mean_square : Tensor of shape (...), optional
+        ``‖feature_mean‖²`` where it is known already.
+    eps : float, optional
+        Rounding unit of the precision in which the features were computed; default that of
+        the dtype.
     """
     info = torch.finfo(square_sum.dtype)
     if mean_square is None:
         mean_square = torch.linalg.vecdot(feature_mean, feature_mean)
-    entries = total * n_features
-    floor = torch.clamp_min(mean_square * (info.eps / n_features), info.tiny**0.5)
-    return torch.maximum(square_sum / entries, floor)
+    noise = (ROUNDING * (info.eps if eps is None else eps)) ** 2
+    floor = torch.clamp_min(mean_square * (noise / n_features), info.tiny**0.5)
+    if isinstance(total, Tensor):
+        total = total.clamp_min(info.tiny)  # a batch of weightless rows has no power either
+    return torch.maximum(square_sum / (total * n_features), floor)
+
+
+def near_rounding(power: Tensor, feature_mean: Tensor, eps: float) -> Tensor:
+    """Whether features vary so little beside their means that it may be rounding; a bool.
+
+    ``power < eps · mean(φ̄²)``: far above the noise, so that in ordinary batches nothing
+    more needs to be looked at.
+    """
+    mean_square = torch.linalg.vecdot(feature_mean, feature_mean)
+    near: Tensor = power < mean_square * (eps / feature_mean.shape[-1])
+    return near
+
+
+def constant_features(variance: Tensor, feature_mean: Tensor, eps: float) -> Tensor:
+    """Features that are constant up to rounding; bool, shape (..., d).
+
+    A fit would take their noise for information and put large weights on it. Rounding of a
+    feature near zero may stem from larger terms that cancel: its own mean or the root mean
+    square of all means, whichever is larger, is the unit.
+    """
+    squares = feature_mean.square()
+    unit = torch.maximum(squares, squares.mean(-1, keepdim=True))
+    constant: Tensor = variance <= (ROUNDING * eps) ** 2 * unit
+    return constant

@@ -39,4 +39,5 @@ def _solve_by_eigenvalues(matrix: Tensor, penalty: Tensor | float, rows: Tensor)
     shifted = values.clamp_min(0.0) + penalty
     cutoff = values[..., -1:].clamp_min(0.0) * torch.finfo(values.dtype).eps * matrix.shape[-1]
     inverse = torch.where(shifted > cutoff, 1.0 / shifted, torch.zeros_like(shifted))
-    return ((rows @ vectors) * inverse.unsqueeze(-2)) @ vectors.mT
+    solved: Tensor = ((rows @ vectors) * inverse.unsqueeze(-2)) @ vectors.mT
+    return solved

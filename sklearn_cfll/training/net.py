@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import warnings
@@ -17,7 +18,7 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..last_layer import ClosedFormLastLayer
+from ..last_layer import ClosedFormLastLayer, NotFiniteError
 from .batches import Batch, BatchIterator, RowsDataset, as_rows, fetch, unpack_batch
 from .callbacks import EpochLog
 from .schedules import SCHEDULES
@@ -409,7 +410,8 @@ class CFLLNet(skorch.NeuralNet):
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         self.last_batch_: Any = (inputs, targets, sample_weight)
         step = UPDATE_ORDERS[self.update_order]
-        loss, prediction = step(self.module_, inputs, targets, sample_weight, self._descend)
+        with self.naming_divergence():
+            loss, prediction = step(self.module_, inputs, targets, sample_weight, self._descend)
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             self._raise_diverged()
         return {"loss": loss, "y_pred": prediction}
@@ -435,7 +437,8 @@ class CFLLNet(skorch.NeuralNet):
         behind = self.update_order == "last_layer_first" and self.optimizer_ is not None
         # "statistics" hold the batch already; one batch of all rows would cost a step more.
         if behind and self.module_.last_layer.memory == "proximal" and self.n_batches_ > 1:
-            solve_again(self.module_, *batch)
+            with self.naming_divergence():
+                solve_again(self.module_, *batch)
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         inputs, targets, sample_weight = self._unpack(batch)
@@ -510,6 +513,16 @@ class CFLLNet(skorch.NeuralNet):
     def check_finite(self) -> None:
         """Raise where the last layer's weights are not finite."""
         if not torch.isfinite(self.module_.last_layer.weight).all():
+            self._raise_diverged()
+
+    @contextlib.contextmanager
+    def naming_divergence(self) -> Iterator[None]:
+        """Features that are not finite come from a backbone that has diverged: say so."""
+        try:
+            yield
+        except NotFiniteError as error:
+            if error.argument != "features":
+                raise
             self._raise_diverged()
 
     def _raise_diverged(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..linalg import RIDGES
 from .noise import NoiseModel, as_rows, fit_noise, noise_inputs
 
 __all__ = [
@@ -19,10 +20,6 @@ __all__ = [
     "predictive_variance",
 ]
 __all__ += ["refit_last_layer"]
-
-# Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
-# eigendecomposition whatever its length.
-RIDGES = tuple(float(r) for r in torch.logspace(-8, 3, 23, dtype=torch.float64))
 
 # How far an uncertain share is shrunk; benchmarks/small_data.py shows what it keeps safe. Of
 # fewer rows than these a standard error says little of its own error: more doubt.
@@ -81,7 +78,7 @@ def refit_last_layer(
     net: Any,
     train: Any,
     valid: Any,
-    default_ridge: float,
+    ridge: float | None = None,
     lowest: float = 0.0,
     earlier: tuple[Any, float] | None = None,
 ) -> Refit:
@@ -93,9 +90,10 @@ def refit_last_layer(
         Trained; its last layer is changed.
     train, valid : RowsDataset
         ``valid`` may be None.
-    default_ridge : float
-        Taken where there are no held-out rows: judged on its own training rows any fit
-        looks best with too small a ridge, since the features were shaped by their targets.
+    ridge : float, optional
+        Taken where there are no held-out rows. Default: chosen from the moments of the training
+        rows (:func:`~sklearn_cfll.linalg.final_ridge`), with a correction for features that were
+        shaped by the same targets.
     lowest : float, default=0.0
         Smaller ridges are not taken.
     earlier : tuple of (memory, share), optional
@@ -104,21 +102,24 @@ def refit_last_layer(
     """
     layer = net.module_.last_layer
 
-    def refit(ridge: float) -> None:
+    def refit(ridge: float | None) -> None:
+        if earlier is None:
+            layer.refit(net.labelled_features(train), ridge=ridge)
+            return
         layer.reset_memory()
-        if earlier is not None:
-            layer.recall(*earlier)
+        layer.recall(*earlier)
         for batch in net.labelled_features(train):
             layer.accumulate(*batch)
         layer.solve(ridge)
 
-    refit(default_ridge)
+    with net.naming_divergence():
+        refit(ridge)
     if valid is None:
         left = mean_squared_residuals(net, train)
         # With fixed features a row left out of the last layer was not seen at all.
         fixed = net.optimizer_ is None and not _has_points(net, train)
         calibration = calibrate(net, train, left, None, _left_out_residuals) if fixed else None
-        return Refit(default_ridge, left, exact=True, calibration=calibration)
+        return Refit(layer.final_ridge, left, exact=True, calibration=calibration)
     path = layer.ridge_path(torch.tensor(RIDGES))
     errors = _path_errors(net, valid, path)
     first = sum(ridge < lowest for ridge in RIDGES)

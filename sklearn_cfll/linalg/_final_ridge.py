@@ -1,0 +1,156 @@
+"""The ridge of a final fit to all rows, chosen from their moments when no rows are held out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._moments import Moments, without_noise
+
+__all__ = ["RIDGES", "count_rows", "cross_validation_errors", "final_ridge", "final_ridges"]
+
+# Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
+# eigendecomposition whatever its length.
+RIDGES = tuple(float(r) for r in torch.logspace(-8, 3, 23, dtype=torch.float64))
+
+# Features were shaped by the targets of the same rows, so that the fit is closer to them than its
+# own parameters explain. Each parameter counts twice (benchmarks/final_ridge.py).
+OPTIMISM = 2.0
+# With fewer rows per feature than this the rows say little about the ridge, and larger ones than
+# this are not taken: on the smallest tables they cost up to a quarter of the error.
+ENOUGH_ROWS, LARGEST_OF_FEW = 10.0, 0.32
+# Share of the rows' degrees of freedom that a fit has to leave.
+LEAST_REST = 0.05
+# Weights above this many times the smallest are not taken for counts.
+MOST_REPETITIONS = 1e4
+
+
+def cross_validation_errors(
+    block: Moments,
+    ridges: Tensor,
+    *,
+    n_rows: float | None = None,
+    optimism: float = 1.0,
+    fit_intercept: bool = True,
+    eps: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Generalised cross-validation of many ridges, from the moments alone.
+
+    ``V(λ) = RSS(λ) / n / (1 - c t(λ)/n)²``: with c = 1 that of [1]_, which is the mean squared
+    leave-one-out residual with each row's leverage replaced by the mean one. With eigenvalues
+    ``v`` and eigenvectors ``u`` of the Gram matrix, ``a = cross u`` and the penalty
+    ``p = Σw · ridge · power``,
+
+    - ``RSS(λ) = Σ (y - ȳ)² - Σ a² (v + 2p) / (v + p)²``, summed over targets as in training;
+    - ``t(λ) = Σ v / (v + p)``, and one more for the intercept.
+
+    Parameters
+    ----------
+    block : Moments
+    ridges : Tensor of shape (r,)
+        Dimensionless, positive.
+    n_rows : float, optional
+        ``n``, see :func:`count_rows`; default the sum of the weights, each a number of
+        repetitions.
+    optimism : float, default=1.0
+        ``c``. More than one chooses a larger ridge, as [2]_ do against undersmoothing.
+    fit_intercept : bool, default=True
+    eps : float, optional
+        As for :func:`solve_moments`.
+
+    Returns
+    -------
+    errors : Tensor of shape (r,)
+        ``V``, infinite where ``c t(λ)`` comes within a twentieth of the number of rows: close to
+        it both residuals and degrees of freedom vanish, and their ratio is rounding.
+    rounding : Tensor of shape (r,)
+        How much of each may be rounding.
+
+    References
+    ----------
+    .. [1] G. H. Golub, M. Heath, G. Wahba, "Generalized cross-validation as a method for
+       choosing a good ridge parameter", Technometrics 21 (1979).
+    .. [2] Y.-J. Kim, C. Gu, "Smoothing spline Gaussian regression: more scalable computation via
+       efficient approximation", Journal of the Royal Statistical Society B 66 (2004).
+    """
+    block, power = without_noise(block, eps)
+    values, vectors = torch.linalg.eigh(block.gram)
+    values = values.clamp_min(0.0)
+    penalties = (ridges.to(values) * power * block.total)[:, None]
+    shifted = values + penalties
+    explained = (block.cross @ vectors).square().sum(0)  # by eigenvector, over targets
+    spread = block.target_square.sum()
+    left = spread - (explained * (values + 2.0 * penalties) / shifted.square()).sum(1)
+    # The difference of two sums is off by some units in the last place of the larger one.
+    noise = 1e3 * torch.finfo(values.dtype).eps * spread
+    parameters = (values / shifted).sum(1) + float(fit_intercept)
+    rest = 1.0 - optimism * parameters / (block.total if n_rows is None else n_rows)
+    scale = torch.where(rest > LEAST_REST, 1.0 / rest.square(), torch.inf) / block.total
+    tiny = torch.finfo(values.dtype).tiny  # zero times infinity is no number
+    return torch.maximum(left, noise).clamp_min(tiny) * scale, noise.clamp_min(tiny) * scale
+
+
+def final_ridges(n_rows: float, n_features: int) -> Tensor:
+    """The ridges among which so many rows may choose."""
+    ridges = torch.tensor(RIDGES, dtype=torch.float64)
+    return ridges if n_rows >= ENOUGH_ROWS * n_features else ridges[ridges <= LARGEST_OF_FEW]
+
+
+def final_ridge(
+    blocks: list[Moments],
+    n_rows: float,
+    *,
+    fit_intercept: bool = True,
+    eps: float | None = None,
+) -> float:
+    """The ridge of a final fit to rows that the features were trained on.
+
+    The least :func:`cross_validation_errors`, with each parameter counted twice for what the
+    features owe to the targets; with fewer than ten rows per feature never more than 0.32. Of
+    ridges whose errors are the same up to rounding (noise-free targets, constant targets) it
+    is the largest.
+
+    Parameters
+    ----------
+    blocks : list of Moments
+        The same rows as seen by each of several networks; the sum of their errors decides.
+    n_rows : float
+    fit_intercept, eps
+        As for :func:`cross_validation_errors`.
+
+    Returns
+    -------
+    float
+    """
+    ridges = final_ridges(n_rows, blocks[0].gram.shape[0])
+    parts = [
+        cross_validation_errors(
+            block,
+            ridges,
+            n_rows=n_rows,
+            optimism=OPTIMISM,
+            fit_intercept=fit_intercept,
+            eps=eps,
+        )
+        for block in blocks
+    ]
+    errors, rounding = (torch.stack(each).sum(0).cpu() for each in zip(*parts, strict=True))
+    best = int(errors.argmin())
+    return float(ridges[errors <= errors[best] + rounding[best]].max())
+
+
+def count_rows(sample_weight: Tensor) -> float:
+    """How many rows stand behind weights.
+
+    Weights that are whole multiples of the smallest positive one are counts: their sum in that
+    unit is what repeated rows would give. Others only say how much a row matters, and each row
+    counts once. Neither changes when all weights are multiplied by the same factor.
+    """
+    positive = sample_weight[sample_weight > 0].double()
+    if len(positive) == 0:
+        return 0.0
+    counts = positive / positive.min()
+    whole = counts.round()
+    if float(whole.max()) <= MOST_REPETITIONS and torch.allclose(counts, whole, rtol=1e-5, atol=0):
+        return float(whole.sum())
+    return float(len(positive))
