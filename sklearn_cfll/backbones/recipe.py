@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .splitting import Backbone, keep_whole, split_last_layer, strip_last_layer
 
-__all__ = ["build_backbone", "cast_module", "rebuild_backbone"]
+__all__ = ["build_backbone", "cast_module", "kept_recipe", "rebuild_backbone"]
 
 
 def build_backbone(
@@ -47,6 +47,21 @@ def build_backbone(
     module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]))
     module = cast_module(module, sample.device, sample.dtype)
     return keep_whole(module, sample) if _is_recipe(backbone) else split_last_layer(module, sample)
+
+
+def kept_recipe(backbone: Any) -> Any:
+    """A copy of what a backbone is built from, whatever becomes of the original.
+
+    A module's copy shares its tensors with the original, since only the structure is needed to
+    rebuild it: a pickle then stores them once.
+    """
+    memo = {}
+    if isinstance(backbone, nn.Module):
+        memo = {id(part): part for part in (*backbone.parameters(), *backbone.buffers())}
+    try:
+        return copy.deepcopy(backbone, memo)
+    except Exception:  # a callable may hold what has no copy
+        return backbone
 
 
 def rebuild_backbone(

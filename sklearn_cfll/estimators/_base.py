@@ -19,14 +19,13 @@ from torch.utils.data import Dataset
 from ..backbones.mlp import MLPBackbone, SideBySide
 from ..backbones.scaling import ColumnScale, RobustStandardize, Standardize
 from ..backbones.splitting import join_last_layer
-from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import as_linear
 from ..training.batches import RowsDataset, input_statistics, robust_statistics
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
 from ..training.column_scales import FEWEST_ROWS, FIRST_RUN_STEPS, column_scales, slopes
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
-from ..training.optimizers import optimizer_class, optimizer_options
+from ..training.optimizers import optimizer_class
 from ..training.refit import RIDGES, Refit, mean_squared_residuals, refit_last_layer
 from ._compat import CallbackSupportMixin
 from ._data import (
@@ -53,19 +52,9 @@ from ._options import (
     resolve_ridge,
 )
 from ._parameters import CONSTRAINTS
-from ._plan import Plan
+from ._plan import Plan, fixed_parameters
 from ._state import StateMixin
 from ._targets import TargetScale
-
-# Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
-# model must predict the same before and after pickling.
-PREDICTION_ROWS = 1024
-PREDICTION_POINTS = 2**15  # of fields: a batch's features at 64 × 64 points are then 8 samples'
-
-
-def prediction_batch(feature_shape: tuple[int, ...]) -> int:
-    """Samples predicted at once, fewer where each has many positions."""
-    return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(feature_shape[:-1])))
 
 
 class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
@@ -137,6 +126,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         """
         with self._previous_fit_kept():
             warm = self.warm_start and self.__sklearn_is_fitted__()
+            if warm:
+                self._follow_parameters()
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
             plan = self._plan if warm else self._make_plan(checked)
@@ -160,6 +151,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         """One epoch over these rows, at a constant rate, with no rows held out."""
         with self._previous_fit_kept():
             first = not self.__sklearn_is_fitted__()
+            if not first:
+                self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
             plan = self._make_plan(checked) if first else self._plan
             if first:
@@ -195,6 +188,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             dtype=dtype,
             mean_weight=checked.mean_weight,
         )
+        plan.parameters = fixed_parameters(self, plan.recipe)
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
         self._plan = plan
         return plan
@@ -221,31 +215,22 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         self.history_: list[dict[str, Any]] = []
 
     def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
-        optimizer = optimizer_class(self.optimizer)
-        options = optimizer_options(optimizer, plan.backbone.module)
-        kind: dict[str, Any] = {}
-        if self._n_members() > 1:
-            kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": self._n_members()}
-        net = CFLLNet(
-            plan.backbone.module,
-            optimizer=optimizer,
-            **{f"optimizer__{name}": value for name, value in options.items()},
-            **kind,
-            last_layer__in_features=plan.backbone.feature_shape[-1],
-            last_layer__out_features=plan.layout.n_targets,
-            last_layer__memory=self.memory,
-            last_layer__dtype=plan.dtype,
-            device=str(plan.device),
+        return plan.make_net(
+            optimizer_class(self.optimizer),
+            n_members=self._n_members(),
+            memory=self.memory,
             compile=self.compile,
-            random_state=plan.seed,
-            iterator_valid__batch_size=prediction_batch(plan.backbone.feature_shape),
-            verbose=0,
+            linear=linear,
         )
-        net.initialize()
-        if linear:
-            part = LinearPart(plan.sample_shape[0], plan.layout.n_targets, plan.dtype)
-            net.module_.linear = part.to(plan.device)
-        return net
+
+    def _follow_parameters(self) -> None:
+        """Before training goes on: take the optimiser that is set now, refuse what cannot change.
+
+        All other settings are read when they are needed.
+        """
+        self._validate_params()  # scikit-learn does not at partial_fit
+        self._plan.check_unchanged(self)
+        self.net_.change_optimizer(optimizer_class(self.optimizer))
 
     def _scales_columns(self, parts: Parts) -> bool:
         """Not without held-out rows: a random split is what such a fit does without."""
@@ -280,7 +265,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _is_perceptron(self) -> bool:
         """Whether what was measured on perceptrons speaks of this network."""
-        return self.backbone is None or isinstance(self.backbone, MLPBackbone)
+        return self._plan.is_perceptron
 
     def _configure(self, n_rows: int, epochs: int, *, stream: bool = False) -> None:
         """This estimator's settings for so many epochs, whatever came before.
@@ -355,7 +340,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _training_ridge(self, n_rows: int) -> float:
         *grid, width = self._plan.backbone.feature_shape
-        shape = (*grid, width // self._n_members())  # each member's own features
+        n_members = self.net_.module_.last_layer.n_members
+        shape = (*grid, width // n_members)  # each member's own features
         batch = "full" if self.batch_size == "full" else self._batch_rows(n_rows)
         return resolve_ridge(self.ridge, shape, batch, n_rows)
 
