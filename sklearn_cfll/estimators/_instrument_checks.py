@@ -66,9 +66,9 @@ PLAN: Fields = {
 FITTED: Fields = {
     "folds": lambda v: isinstance(v, list) and len(v) > 0 and all(map(is_models, v)),
     "whole": lambda v: v is None or is_model(v),
-    "shrinkage": lambda v: isinstance(v, tuple)
-    and len(v) == len(Shrinkage._fields)
-    and all(map(is_number, v)),
+    "shrinkage": lambda v: (
+        isinstance(v, tuple) and len(v) == len(Shrinkage._fields) and all(map(is_number, v))
+    ),
     "held_out_loss": is_number,
     "history": is_history,
     "best_epoch": is_count,
