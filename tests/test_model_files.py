@@ -368,7 +368,7 @@ def test_a_backbone_that_does_not_fit_the_file_is_refused(tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_file(files, tmp_path, monkeypatch):
-    cls, data, before = files["regressor"]
+    cls, data, _ = files["regressor"]
     path = tmp_path / "model"
     path.write_bytes(data)
     model = cls.load(path)
@@ -498,7 +498,7 @@ def network(input_shape):
 def test_save_says_once_what_load_will_need(tmp_path):
     model = small_regressor(backbone=network, optimizer=OwnSGD, callbacks=[Callback()])
     model.fit(X, Y)
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="plain data only") as caught:
         model.save(tmp_path / "model")
     (warning,) = caught
     assert warning.filename == __file__

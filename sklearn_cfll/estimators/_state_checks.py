@@ -7,6 +7,7 @@ that say nothing.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -127,7 +128,9 @@ def check_attributes(cls: Any, state: dict[str, Any]) -> None:
     if missing or not isinstance(state.get("_packed"), dict):
         raise ModelFileError(f"state: `{min(missing | {'_packed'})}` is missing.")
     for name in set(state) - parameters:
-        if not name.isidentifier() or name.startswith("__") or hasattr(cls, name):
+        own = inspect.getattr_static(cls, name, None)
+        defined = callable(own) or hasattr(own, "__get__")  # a method or a property
+        if defined or not name.isidentifier() or name.startswith("__"):
             raise ModelFileError(f"state: there is no attribute `{name}`.")
     fields: Fields = {"n_outputs_": is_count, "n_features_in_": is_count}
     if "multilabel_" in state and not state["multilabel_"]:
