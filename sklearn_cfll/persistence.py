@@ -55,7 +55,7 @@ class ModelFileError(ValueError):
 
 
 class Code(NamedTuple):
-    """Stands in a state for a value that is code, which no file holds.
+    """Placeholder, in a state that is written to a file, for a value that is code.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ def load(name: str, path: Any, code: dict[str, Any]) -> dict[str, Any]:
         reader = _Reader(arrays, code)
         state = {key: reader.decode(value) for key, value in state.items()}
         if arrays:
-            raise ModelFileError(f"{next(iter(arrays))} belongs to nothing.")
+            raise ModelFileError(f"{next(iter(arrays))} is not used by the content.")
         return state
 
 
@@ -139,7 +139,7 @@ def naming(path: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # A seek to a place before the file's start is the content's fault.
+        # EINVAL: the content points to a place before the start of the file.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         what = str(error) if isinstance(error, ModelFileError) else repr(error)
@@ -220,7 +220,7 @@ def _read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             info.compress_type != ZIP_STORED or info.file_size != info.compress_size
             for info in members.values()
         ):
-            raise ModelFileError("its members claim to be larger than it.")
+            raise ModelFileError("its members are compressed, or claim to be larger than the file.")
 
         def read(name: str, digest: str | None) -> np.ndarray:
             try:
@@ -268,7 +268,7 @@ def _as_array(raw: bytes) -> np.ndarray:
 
 
 def _encode(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
-    """JSON for plain data; what JSON has no word for is an object of one key, arrays go aside."""
+    """JSON for plain data: a type that JSON lacks becomes an object of one key; arrays go aside."""
 
     def encode(part: Any) -> Any:
         return _encode(part, arrays, where)
@@ -348,7 +348,7 @@ class _Reader:
             raise ModelFileError(f"content: {kind} cannot be {body!r:.80}.") from error
 
     def _array(self, name: str) -> np.ndarray:
-        return self.arrays.pop(name)  # once: a thousand names of one array would be a thousand
+        return self.arrays.pop(name)  # only once: each use is copied later
 
     def _objects(self, values: list[Any]) -> np.ndarray:
         array = np.empty(len(values), dtype=object)

@@ -318,7 +318,7 @@ def test_compressed_members_are_not_unpacked(files, tmp_path):
     cls, data, _ = files["regressor"]
     parts = {**members(data), "array_0.npy": npy(np.zeros(10**7))}
     (tmp_path / "model").write_bytes(zipped(parts.items(), zipfile.ZIP_DEFLATED))
-    with pytest.raises(ModelFileError, match="larger than"):
+    with pytest.raises(ModelFileError, match="compressed"):
         cls.load(tmp_path / "model")
 
 
@@ -448,13 +448,12 @@ def test_two_writers_leave_a_whole_file(files, tmp_path):
     path = tmp_path / "model"
     path.write_bytes(data)
 
-    def save_often(tol):
-        model = cls.load(path)
-        model.tol = tol
+    def save_often(model):
         for _ in range(40):
             model.save(path)
 
-    writers = [forked(lambda tol=tol: save_often(tol)) for tol in (1.0, 2.0)]
+    models = [cls.load(path).set_params(tol=tol) for tol in (1.0, 2.0)]
+    writers = [forked(lambda model=model: save_often(model)) for model in models]
     for _ in range(30):
         assert outputs(cls.load(path)) == before
     for writer in writers:

@@ -50,10 +50,10 @@ def build_backbone(
 
 
 def kept_recipe(backbone: Any) -> Any:
-    """A copy of what a backbone is built from, whatever becomes of the original.
+    """A copy of what a backbone is built from, independent of later changes of the original.
 
-    A module's copy shares its tensors with the original, since only the structure is needed to
-    rebuild it: a pickle then stores them once.
+    The copy of a module shares its tensors with the original: only the structure is needed to
+    rebuild it, and a pickle then stores the tensors once.
     """
     memo = {}
     if isinstance(backbone, nn.Module):

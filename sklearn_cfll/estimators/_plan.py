@@ -24,7 +24,7 @@ from ._targets import TargetLayout, TargetScale
 
 __all__ = ["Plan", "fixed_parameters"]
 
-# What a fit settles for good: a continued fit cannot follow these, and says so.
+# Parameters that a continued fit cannot change: a new value of one of them raises an error.
 FIXED = (
     "backbone",
     "hidden_layer_sizes",
@@ -72,7 +72,7 @@ class Plan:
     ----------
     recipe : recipe, torch.nn.Module or callable
         What the backbone was built from; with ``backbone_kwargs`` it rebuilds the modules. A
-        copy: what becomes of the estimator's parameter is nothing to it.
+        copy, so that later changes of the estimator's parameter do not matter.
     sample_shape : tuple of int
         Shape of one input.
     seed : int
