@@ -181,13 +181,8 @@ def test_parameters_set_after_fit_change_nothing_that_is_fitted(name, tmp_path):
         assert_kept(model.set_params(**others), before, tmp_path / "model", name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        each if each == "regressor" else pytest.param(each, marks=pytest.mark.slow)
-        for each in FITTED
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FITTED)
 def test_each_parameter_set_after_fit_changes_nothing_that_is_fitted(name, tmp_path):
     model = fitted(name)
     before, given = outputs(model), model.get_params(deep=False)
