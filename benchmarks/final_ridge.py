@@ -159,7 +159,7 @@ def fields(epochs: int, seed: int = 0) -> None:
         fitted.append(CFLLRegressor(**options, **kind).fit(X, y))
         error = relative(fitted[-1].predict(X_test))
         solved = fitted[-1].refit_last_layer
-        return error, f"final ridge {fitted[-1]final_ridge_:.3g}" if solved else ""
+        return error, f"final ridge {fitted[-1].final_ridge_:.3g}" if solved else ""
 
     held = {"early_stopping": True, "validation_fraction": 0.1}
     show("held-out rows choose epoch and final ridge", lambda: closed_form(**held))

@@ -3,6 +3,7 @@
 from .ensemble_last_layer import EnsembleLastLayer
 from .estimators import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
 from .last_layer import ClosedFormLastLayer
+from .persistence import ModelFileError
 from .training import CFLLNet, WeightAveraging
 
 __version__ = "0.1.0"
@@ -14,5 +15,6 @@ __all__ = [
     "CFLLRegressor",
     "ClosedFormLastLayer",
     "EnsembleLastLayer",
+    "ModelFileError",
     "WeightAveraging",
 ]

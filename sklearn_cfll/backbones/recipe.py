@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import itertools
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from .splitting import (
     strip_last_layer,
 )
 
-__all__ = ["build_backbone", "cast_module", "input_shape_of", "rebuild_backbone"]
+__all__ = ["build_backbone", "cast_module", "input_shape_of", "kept_recipe"]
+__all__ += ["rebuild_backbone"]
 
 # Named inputs of more than one possible dtype, of which all combinations are tried.
 MAX_COMBINED = 10
@@ -80,6 +82,21 @@ def build_backbone(
             failures.append(error)
     with _hint_at_an_instance(backbone):
         raise _explain(failures, module, sample) from failures[0]
+
+
+def kept_recipe(backbone: Any) -> Any:
+    """A copy of what a backbone is built from, independent of later changes of the original.
+
+    The copy of a module shares its tensors with the original: only the structure is needed to
+    rebuild it, and a pickle then stores the tensors once.
+    """
+    memo = {}
+    if isinstance(backbone, nn.Module):
+        memo = {id(part): part for part in (*backbone.parameters(), *backbone.buffers())}
+    try:
+        return copy.deepcopy(backbone, memo)
+    except Exception:  # a callable may hold what has no copy
+        return backbone
 
 
 def rebuild_backbone(backbone: Any, sample: Inputs, dtype: torch.dtype, like: Backbone) -> Backbone:

@@ -20,7 +20,6 @@ from ..backbones.mlp import MLPBackbone, SideBySide
 from ..backbones.recipe import input_shape_of
 from ..backbones.scaling import ColumnScale, RobustStandardize, Standardize
 from ..backbones.splitting import CannotTakeInputs, join_last_layer
-from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import as_linear
 from ..training.batches import RowsDataset, input_statistics, robust_statistics
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
@@ -33,7 +32,7 @@ from ..training.column_scales import (
 )
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
-from ..training.optimizers import optimizer_class, optimizer_options
+from ..training.optimizers import optimizer_class
 from ..training.refit import (
     RIDGES,
     Refit,
@@ -67,19 +66,9 @@ from ._options import (
     resolve_ridge,
 )
 from ._parameters import CONSTRAINTS, refuse_mistaken_kinds
-from ._plan import Plan
+from ._plan import Plan, fixed_parameters
 from ._state import StateMixin
 from ._targets import TargetScale
-
-# Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
-# model must predict the same before and after pickling.
-PREDICTION_ROWS = 1024
-PREDICTION_POINTS = 2**15  # of fields: a batch's features at 64 × 64 points are then 8 samples'
-
-
-def prediction_batch(feature_shape: tuple[int, ...]) -> int:
-    """Samples predicted at once, fewer where each has many positions."""
-    return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(feature_shape[:-1])))
 
 
 class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
@@ -161,6 +150,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         """
         with self._previous_fit_kept():
             warm = self.warm_start and self.__sklearn_is_fitted__()
+            if warm:
+                self._follow_parameters()
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
             plan = self._plan if warm else self._make_plan(checked)
@@ -215,6 +206,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             if self.precision != "auto" or dtype == torch.float32:
                 raise
             plan = make(torch.float32)  # its forward may cast to float32 itself
+        plan.parameters = fixed_parameters(self, plan.recipe)
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
         self._plan = plan
         return plan
@@ -241,31 +233,22 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         self.history_: list[dict[str, Any]] = []
 
     def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
-        optimizer = optimizer_class(self.optimizer)
-        options = optimizer_options(optimizer, plan.backbone.module)
-        kind: dict[str, Any] = {}
-        if self._n_members() > 1:
-            kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": self._n_members()}
-        net = CFLLNet(
-            plan.backbone.module,
-            optimizer=optimizer,
-            **{f"optimizer__{name}": value for name, value in options.items()},
-            **kind,
-            last_layer__in_features=plan.backbone.feature_shape[-1],
-            last_layer__out_features=plan.layout.n_targets,
-            last_layer__memory=self.memory,
-            last_layer__dtype=plan.dtype,
-            device=str(plan.device),
+        return plan.make_net(
+            optimizer_class(self.optimizer),
+            n_members=self._n_members(),
+            memory=self.memory,
             compile=self.compile,
-            random_state=plan.seed,
-            iterator_valid__batch_size=prediction_batch(plan.backbone.feature_shape),
-            verbose=0,
+            linear=linear,
         )
-        net.initialize()
-        if linear:
-            part = LinearPart(plan.sample_shape[0], plan.layout.n_targets, plan.dtype)
-            net.module_.linear = part.to(plan.device)
-        return net
+
+    def _follow_parameters(self) -> None:
+        """Before training goes on: take the optimiser that is set now, refuse what cannot change.
+
+        All other settings are read when they are needed.
+        """
+        self._validate_params()  # scikit-learn does not at partial_fit
+        self._plan.check_unchanged(self)
+        self.net_.change_optimizer(optimizer_class(self.optimizer))
 
     def _scales_columns(self, parts: Parts) -> bool:
         """Not without held-out rows: a random split is what such a fit does without."""
@@ -300,7 +283,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _is_perceptron(self) -> bool:
         """Whether what was measured on perceptrons speaks of this network."""
-        return self.backbone is None or isinstance(self.backbone, MLPBackbone)
+        return self._plan.is_perceptron
 
     def _configure(
         self, n_rows: int, epochs: int, *, stream: bool = False, rate: float = 1.0
@@ -403,7 +386,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _training_ridge(self, n_rows: int) -> float:
         *grid, width = self._plan.backbone.feature_shape
-        shape = (*grid, width // self._n_members())  # each member's own features
+        n_members = self.net_.module_.last_layer.n_members
+        shape = (*grid, width // n_members)  # each member's own features
         batch = "full" if self.batch_size == "full" else self._batch_rows(n_rows)
         return resolve_ridge(self.ridge, shape, batch, n_rows)
 

@@ -132,7 +132,7 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
         ensure_2d=not fields,
         accept_sparse="csr",
         dtype="numeric",
-        allow_nd=estimator.backbone is not None,
+        allow_nd=estimator.backbone is not None if reset else estimator._plan.takes_any_shape,
         ensure_min_samples=min_samples,
     )
 

@@ -81,6 +81,8 @@ class GoingOnMixin:
         """One epoch over these rows, none held out; see :class:`GoingOnMixin`."""
         with self._previous_fit_kept():
             first = not self.__sklearn_is_fitted__()
+            if not first:
+                self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
             plan = self._make_plan(checked) if first else self._plan
             if first:
@@ -191,9 +193,9 @@ class GoingOnMixin:
 
         Returns the weight that earlier rows keep in the last layer's moments.
         """
-        before = self._columns_seen
-        if before is None:
+        if self._columns_seen is None:
             return 1.0  # after `fit`: scales are those of its rows
+        before = ColumnMoments(*self._columns_seen)  # a file keeps plain tuples
         self._columns_seen = before.merge(ColumnMoments.of(rows))
         mean, std = self._columns_seen.mean, np.sqrt(self._columns_seen.variance)
         for part in self.net_.module_.backbone.modules():

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .. import persistence
 from ..training._stages import Shrinkage, pack_model, unpack_model
 from ..training.cross_fit import CrossFit
-from ._instrument_networks import InputScale, NetworkPlan
+from ._instrument_checks import check_instruments, check_models
+from ._instrument_networks import ROLES, InputScale, NetworkPlan
 from ._options import resolve_device
-from ._state import map_arrays, map_tensors
+from ._state import available_device, check_version, code_out, map_arrays, map_tensors, write
+from ._state_checks import check_attributes
 from ._targets import TargetScale
 
 __all__ = ["InstrumentStateMixin"]
@@ -28,15 +29,32 @@ class InstrumentStateMixin:
     def save(self, path: Any) -> None:
         """Write the fitted estimator to one file that opens without running code.
 
+        An older file stays as it is until the new one is complete and on the disk; a process
+        that is killed meanwhile leaves a file named ``.(32 digits).tmp`` beside it, to delete.
+
         Parameters
         ----------
         path : str or path-like
+
+        Warns
+        -----
+        UserWarning
+            Where something is not in the file: a backbone that is code, which :meth:`load` will
+            have to be given again; metadata requests, which will have to be set again. A
+            ``random_state`` that is a generator is written as the seed that was drawn from it.
+
+        Raises
+        ------
+        TypeError
+            Where a parameter holds something else that is no plain data.
         """
         check_is_fitted(self)
-        state = {k: v for k, v in self.__getstate__().items() if k != "_metadata_request"}
-        if isinstance(self.random_state, np.random.RandomState):
-            state["random_state"] = None  # a stream; the seed that was drawn is kept
-        persistence.save(type(self).__name__, state, path)
+        state = self.__getstate__()
+        plan = state["_packed"]["plan"]
+        for role in ROLES:
+            plan["recipes"][role] = code_out(plan["recipes"][role], role, needed=True)
+            state[role] = code_out(state[role], role)
+        write(self, state, plan["seed"], path)
 
     @classmethod
     def load(
@@ -48,7 +66,7 @@ class InstrumentStateMixin:
         covariate_backbone: Any = None,
         device: str = "cpu",
     ) -> Any:
-        """Read an estimator that :meth:`save` wrote.
+        """Read an estimator that :meth:`save` wrote. No code that the file names is run.
 
         Parameters
         ----------
@@ -57,18 +75,35 @@ class InstrumentStateMixin:
             What was passed at fit, where that was code: a module or a callable.
         device : str, default="cpu"
             Where to put it, whatever it was fitted on.
+
+        Returns
+        -------
+        estimator
+
+        Raises
+        ------
+        ModelFileError
+            Where the file was not written by :meth:`save`, was changed since, or holds another
+            class of estimator; and where it lacks a backbone.
         """
         code = {
             "treatment_backbone": treatment_backbone,
             "instrument_backbone": instrument_backbone,
             "covariate_backbone": covariate_backbone,
         }
+        where = str(resolve_device(device))
         state = persistence.load(cls.__name__, path, code)
-        estimator = cls.__new__(cls)
-        estimator.__setstate__({**state, "device_": str(resolve_device(device))})
+        with persistence.naming(path):
+            check_attributes(cls, state)
+            check_instruments(state["_packed"])
+            estimator: Any = cls.__new__(cls)
+            estimator.__setstate__({**state, "device_": where})
+            check_models(state["_packed"], estimator._fitted.networks)
         return estimator
 
     def __getstate__(self) -> dict[str, Any]:
+        from .. import __version__
+
         parent: Any = super()
         state = dict(parent.__getstate__())
         if "_fitted" not in state:
@@ -76,6 +111,7 @@ class InstrumentStateMixin:
         fitted, plan, scale = (state.pop(name) for name in ("_fitted", "_plan", "_scale"))
         kept = {each.name: getattr(plan, each.name) for each in fields(plan)}
         kept |= {
+            "recipes": dict(plan.recipes),
             "scales": {role: asdict(each) for role, each in plan.scales.items()},
             "dtype": str(plan.dtype).removeprefix("torch."),
             "device": None,
@@ -88,6 +124,8 @@ class InstrumentStateMixin:
             "shrinkage": tuple(fitted.shrinkage),
         }
         state["_packed"] = {
+            "format": persistence.FORMAT,
+            "version": __version__,
             "plan": kept,
             "fitted": map_tensors(packed),
             "scale": tuple(scale),
@@ -98,12 +136,11 @@ class InstrumentStateMixin:
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         packed = state.pop("_packed", None)
-        vars(self).update(state)
         if packed is None:
+            vars(self).update(state)
             return
-        device = torch.device(state["device_"])
-        if device.type == "cuda" and not torch.cuda.is_available():
-            device = torch.device("cpu")
+        check_version(packed)
+        device = available_device(state["device_"])
         kept = dict(packed["plan"])
         kept["scales"] = {role: InputScale(**each) for role, each in kept["scales"].items()}
         kept["dtype"], kept["device"] = getattr(torch, kept["dtype"]), device
@@ -116,6 +153,7 @@ class InstrumentStateMixin:
             arrays["whole"] = _on(unpack_model(arrays["whole"]), device)
         arrays["shrinkage"] = Shrinkage(*packed["fitted"]["shrinkage"])
         arrays["networks"] = plan.template()
+        vars(self).update(state)
         self.device_, self._plan = device, plan
         self._scale = TargetScale(*packed["scale"])
         self._fitted = CrossFit(**arrays)

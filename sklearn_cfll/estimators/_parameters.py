@@ -143,7 +143,11 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Compile the backbone by ``torch.compile``.
     callbacks : list of skorch callbacks, default=None
     warm_start : bool, default=False
-        Let ``fit`` go on from the previous one.
+        Let ``fit`` go on from the previous one. Settings of the training that were changed in
+        between (the optimiser, rates, penalties, ``memory``, batch and epochs) take effect, as
+        they do in ``partial_fit``. A change of the network, ``precision``, ``normalize_y`` or
+        ``linear_part`` raises an error; ``device``, ``compile`` and ``random_state`` take effect
+        at the next fit that starts anew.
     random_state : int, RandomState instance or None, default=None
         Initial weights, shuffling, dropout and the held-out rows. The global random states
         are left alone.

@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
 from ..backbones.fno import FNOBackbone
-from ..backbones.recipe import build_backbone, input_shape_of, rebuild_backbone
+from ..backbones.mlp import MLPBackbone
+from ..backbones.recipe import build_backbone, input_shape_of, kept_recipe, rebuild_backbone
 from ..backbones.splitting import Backbone
+from ..ensemble_last_layer import EnsembleLastLayer
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
+from ..training.linear_part import LinearPart
+from ..training.net import CFLLNet
+from ..training.optimizers import optimizer_options
 from ..training.seeding import preserved_random_state
 from ._data import Checked
 from ._inputs import integers_fit
 from ._targets import TargetLayout, TargetScale
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "fixed_parameters"]
+
+# Parameters that a continued fit cannot change: a new value of one of them raises an error.
+FIXED = (
+    "backbone",
+    "hidden_layer_sizes",
+    "activation",
+    "dropout",
+    "n_bins",
+    "n_members",
+    "spread_columns",
+    "scale_columns",
+    "linear_part",
+    "normalize_y",
+    "precision",
+)
+
+# Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
+# model must predict the same before and after pickling.
+PREDICTION_ROWS = 1024
+PREDICTION_POINTS = 2**15  # of fields: a batch's features at 64 × 64 points are then 8 samples'
+
+
+def prediction_batch(feature_shape: tuple[int, ...]) -> int:
+    """Samples predicted at once, fewer where each has many positions."""
+    return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(feature_shape[:-1])))
+
+
+def fixed_parameters(estimator: Any, recipe: Any) -> dict[str, Any]:
+    """An estimator's :data:`FIXED` parameters, those that it has, for a later comparison.
+
+    A backbone with parameters of its own is compared by them, as they are in ``recipe``, the
+    copy of it; any other by identity.
+    """
+    found = {name: getattr(estimator, name) for name in FIXED if hasattr(estimator, name)}
+    if hasattr(found["backbone"], "get_params"):
+        found["backbone"] = recipe
+    sizes = found["hidden_layer_sizes"]
+    found["hidden_layer_sizes"] = list(sizes) if _is_sequence(sizes) else sizes
+    return found
 
 
 @dataclass
@@ -29,7 +73,8 @@ class Plan:
     Attributes
     ----------
     recipe : recipe, torch.nn.Module or callable
-        What the backbone was built from, and is rebuilt from.
+        What the backbone was built from, and is rebuilt from. A copy, so that later changes of
+        the estimator's parameter do not matter.
     sample_shape : tuple of int, or dict of them
         Shape of one input; of each for named ones.
     seed : int
@@ -37,6 +82,8 @@ class Plan:
     dtype : torch.dtype
     mean_weight : float
         Mean sample weight at fit: rows added later are weighed on its scale.
+    parameters : dict
+        The estimator's :data:`FIXED` parameters at fit.
     backbone : Backbone
     layout : TargetLayout
     scale : TargetScale
@@ -48,6 +95,7 @@ class Plan:
     device: torch.device
     dtype: torch.dtype
     mean_weight: float = 1.0
+    parameters: dict[str, Any] = field(default_factory=dict)
     backbone: Backbone = field(init=False)
     layout: TargetLayout = field(init=False)
     scale: TargetScale = field(init=False)
@@ -64,8 +112,7 @@ class Plan:
         mean_weight: float,
     ) -> Plan:
         """Build the backbone and see what it makes of the data; ``scale`` is set by the caller."""
-        if isinstance(recipe, BaseEstimator):
-            recipe = clone(recipe)
+        recipe = kept_recipe(recipe)
         sample = as_rows(checked.X, device, None, lazy=True).take(slice(0, 2))
         if len(checked.y) == 1:  # batch normalisation and the like want two rows
             sample = _twice(sample)
@@ -94,7 +141,7 @@ class Plan:
         dtypes, shape = self.backbone.input_dtype, self.sample_shape
 
         def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
-            return torch.zeros(2, *shape, device=self.device, dtype=dtype)
+            return torch.zeros((), device=self.device, dtype=dtype).expand(2, *shape)
 
         sample: Any
         if isinstance(dtypes, dict):
@@ -103,6 +150,62 @@ class Plan:
             sample = zeros(shape, dtypes)
         with preserved_random_state(self.device, self.seed):
             self.backbone = rebuild_backbone(self.recipe, sample, self.dtype, self.backbone)
+
+    def make_net(
+        self,
+        optimizer: type[torch.optim.Optimizer],
+        *,
+        n_members: int,
+        memory: str,
+        compile: bool,
+        linear: bool,
+    ) -> CFLLNet:
+        """An untrained net around the backbone."""
+        options = optimizer_options(optimizer, self.backbone.module)
+        kind: dict[str, Any] = {}
+        if n_members > 1:
+            kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": n_members}
+        net = CFLLNet(
+            self.backbone.module,
+            optimizer=optimizer,
+            **{f"optimizer__{name}": value for name, value in options.items()},
+            **kind,
+            last_layer__in_features=self.backbone.feature_shape[-1],
+            last_layer__out_features=self.layout.n_targets,
+            last_layer__memory=memory,
+            last_layer__dtype=self.dtype,
+            device=str(self.device),
+            compile=compile,
+            random_state=self.seed,
+            iterator_valid__batch_size=prediction_batch(self.backbone.feature_shape),
+            verbose=0,
+        )
+        net.initialize()
+        if linear:
+            part = LinearPart(self.sample_shape[0], self.layout.n_targets, self.dtype)
+            net.module_.linear = part.to(self.device)
+        return net
+
+    @property
+    def is_perceptron(self) -> bool:
+        """Whether what was measured on perceptrons speaks of this network."""
+        return isinstance(self.recipe, MLPBackbone)
+
+    @property
+    def takes_any_shape(self) -> bool:
+        """Whether the backbone is the user's own, so that samples may be no rows of columns."""
+        return self.parameters["backbone"] is not None
+
+    def check_unchanged(self, estimator: Any) -> None:
+        """Raise where a parameter has changed that a fitted model cannot follow."""
+        for name, fitted in self.parameters.items():
+            value = getattr(estimator, name)
+            if not _same(value, fitted):
+                raise ValueError(
+                    f"`{name}` has changed since the model was fitted, from {fitted!r:.200} to "
+                    f"{value!r:.200}, and training cannot go on with the new value. Set it back, "
+                    "or start anew: `fit` with warm_start=False."
+                )
 
     def rows(self, X: Any, lazy: bool) -> Rows:
         return as_rows(X, self.device, self.backbone.input_dtype, lazy)
@@ -143,3 +246,30 @@ def _twice(sample: Any) -> Any:
     if isinstance(sample, dict):
         return {name: _twice(part) for name, part in sample.items()}
     return sample.repeat(2, *[1] * (sample.ndim - 1))
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values of a parameter mean the same."""
+    if value is other:
+        return True
+    if hasattr(value, "get_params"):
+        same_type = type(value) is type(other)
+        return same_type and _same(value.get_params(deep=False), other.get_params(deep=False))
+    if isinstance(value, dict):
+        same_keys = isinstance(other, dict) and value.keys() == other.keys()
+        return same_keys and all(_same(value[key], other[key]) for key in value)
+    if _is_sequence(value) and _is_sequence(other):  # a list and an array may say the same
+        pairs = zip(value, other, strict=False)
+        return len(value) == len(other) and all(_same(*pair) for pair in pairs)
+    if _is_sequence(value) or _is_sequence(other):
+        return False
+    try:
+        return bool(value == other)
+    except Exception:  # some objects cannot be compared
+        return False
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple | range) or (
+        hasattr(value, "__array__") and np.ndim(value) > 0
+    )

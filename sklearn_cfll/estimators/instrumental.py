@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from ..backbones.mlp import ACTIVATIONS
+from ..backbones.recipe import kept_recipe
 from ..training._stages import Rows
 from ..training.cross_fit import CrossFit, Schedule, cross_fit
 from ._instrument_data import (
@@ -326,7 +327,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
     def _make_plan(self, data: InstrumentData, n_first_stages: int, seed: int) -> NetworkPlan:
         device = resolve_device(self.device)
         given = dict(zip(ROLES, (data.X, data.Z, data.C), strict=True))
-        recipes = {role: getattr(self, role) for role in ROLES}
+        recipes = {role: kept_recipe(getattr(self, role)) for role in ROLES}
         sizes = {
             "treatment_backbone": treatment_sizes(
                 self.treatment_hidden_sizes, int(np.prod(data.X.shape[1:]))

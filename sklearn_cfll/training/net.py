@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..last_layer import ClosedFormLastLayer, NotFiniteError
 from .batches import Batch, BatchIterator, RowsDataset, as_rows, fetch, unpack_batch
 from .callbacks import EpochLog
+from .optimizers import optimizer_options
 from .schedules import SCHEDULES
 from .seeding import mix_seed, preserved_random_state, seed_torch
 from .steps import (
@@ -300,15 +301,38 @@ class CFLLNet(skorch.NeuralNet):
         with self._current_init_context("optimizer"):
             self.initialize_optimizer()
 
-    def snapshot(self) -> tuple[Any, Any, int]:
+    def change_optimizer(self, optimizer: type[torch.optim.Optimizer]) -> None:
+        """Go on with an optimiser of another class; of the same one nothing is forgotten."""
+        if self.optimizer_ is None or type(self.optimizer_) is optimizer:
+            return
+        options = optimizer_options(optimizer, self.module_)
+        settings = {f"optimizer__{name}": value for name, value in options.items()}
+        self._set_optimizer_settings({"optimizer": optimizer, **settings})
+        self.reset_optimizer()
+
+    def _set_optimizer_settings(self, settings: dict[str, Any]) -> None:
+        """Settings of the optimiser in place of those that are there, the optimiser itself too."""
+        for name in self._optimizer_settings():
+            del self.__dict__[name]  # past skorch, which would forget that there is an optimiser
+        self.__dict__.update(settings)
+
+    def _optimizer_settings(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name in ("optimizer", "optimizer_") or name.startswith("optimizer__")
+        }
+
+    def snapshot(self) -> tuple[Any, ...]:
         """Copies of weights and optimiser state, and the number of epochs; for `restore`."""
         optimizer = None if self.optimizer_ is None else self.optimizer_.state_dict()
-        module = self.module_.state_dict()
-        return copy.deepcopy(module), copy.deepcopy(optimizer), len(self.history)
+        copies = copy.deepcopy(self.module_.state_dict()), copy.deepcopy(optimizer)
+        return *copies, self._optimizer_settings(), len(self.history)
 
-    def restore(self, snapshot: tuple[Any, Any, int]) -> None:
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Go back to a `snapshot`."""
-        module, optimizer, n_epochs = snapshot
+        module, optimizer, settings, n_epochs = snapshot
+        self._set_optimizer_settings(settings)
         self.module_.load_state_dict(module)
         if optimizer is not None and self.optimizer_ is not None:
             self.optimizer_.load_state_dict(optimizer)
