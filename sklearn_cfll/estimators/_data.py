@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 import torch
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import (
@@ -17,7 +16,8 @@ from torch.utils.data import Dataset
 
 from ..backbones.bins import bin_edges, quantiles
 from ..backbones.normal_scores import score_tables
-from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
+from ..training.batches import RowsDataset, as_rows, from_numpy, native, spread_rows
+from ._arrays import as_columns, as_targets, named_columns, to_numpy
 
 __all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
 __all__ += ["column_scores", "held_out_rows", "needs_float64"]
@@ -78,7 +78,7 @@ def check_data(
     if not reset:
         check_sample_shape(X, estimator._plan.sample_shape)
     X = check_inputs(estimator, X, reset=reset, min_samples=min_samples)
-    y = y.toarray() if scipy.sparse.issparse(y) else np.asarray(y)
+    y = as_targets(y)
     _check_lengths(X, y)
     weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
     rows, mean_weight = None, 1.0
@@ -108,24 +108,25 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
             )
         if reset:
             item = X[0]
-            inputs = torch.as_tensor(item[0] if isinstance(item, tuple | list) else item)
-            estimator.n_features_in_ = inputs.shape[0]
+            estimator.n_features_in_ = np.shape(item[0] if isinstance(item, tuple | list) else item)[0]
         return X
-    if isinstance(X, torch.Tensor):
-        X = X.detach().cpu().numpy()
+    lazy, X = isinstance(X, np.memmap), to_numpy(X)
     # Where the backbone gives features at positions X is a field, and its first axis may be the
     # grid: predictions on another grid are the point, and the backbone judges their shape.
     fields = not reset and len(estimator._plan.backbone.feature_shape) > 1
-    return validate_data(
-        estimator,
-        X,
-        reset=reset,
-        ensure_2d=not fields,
-        accept_sparse="csr",
-        dtype="numeric",
-        allow_nd=estimator.backbone is not None,
-        ensure_min_samples=min_samples,
-    )
+    own = estimator.backbone is not None
+    with named_columns(X, "X"):
+        checked = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            ensure_2d=not fields,
+            accept_sparse="csr",
+            dtype="numeric",
+            allow_nd=own,
+            ensure_min_samples=min_samples,
+        )
+    return checked if lazy else as_columns(checked, X, integers=own)
 
 
 def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
@@ -196,12 +197,15 @@ def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
         return None
     if isinstance(X, Dataset):
         X = np.empty((len(X), 1))  # type: ignore[arg-type]
-    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weights = _check_sample_weight(
+        to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+    )
+    return native(weights)
 
 
 def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
     """Targets of a Dataset of (inputs, target) pairs, gathered in one pass."""
-    targets = [np.asarray(dataset[i][1]) for i in range(len(dataset))]  # type: ignore[arg-type]
+    targets = [np.asarray(to_numpy(dataset[i][1])) for i in range(len(dataset))]  # type: ignore[arg-type]
     return np.stack(targets)
 
 

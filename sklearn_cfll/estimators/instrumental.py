@@ -10,17 +10,19 @@ import torch
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..backbones.mlp import ACTIVATIONS
 from ..training._stages import Rows
 from ..training.cross_fit import CrossFit, Schedule, cross_fit
+from ._arrays import as_targets, to_numpy
 from ._instrument_data import (
     InstrumentData,
     check_instrument_data,
     check_side,
     check_stage1_sample,
+    check_treatments,
     fold_labels,
     warn_redundant,
 )
@@ -434,6 +436,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         -------
         float
         """
+        y, sample_weight = as_targets(y), to_numpy(sample_weight)
         if Z is None:
             return r2_score(y, self.predict(X, C), sample_weight=sample_weight)
         treatment, confounder = self._inputs(X, C)
@@ -463,7 +466,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         check_is_fitted(self)
         shapes = self._plan.shapes
         allow_nd = is_own(self._plan.recipes["treatment_backbone"])
-        X = validate_data(self, X, reset=False, dtype="numeric", allow_nd=allow_nd)
+        X = check_treatments(self, X, own=allow_nd)
         if X.shape[1:] != shapes["treatment_backbone"]:
             raise ValueError(
                 f"X has samples of shape {X.shape[1:]}, but the estimator was fitted on samples "

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils import check_array
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..training.noise import NoiseModel, leave_one_out
 from ..training.refit import Refit, predictive_variance
+from ._arrays import as_targets, as_values, to_numpy
 from ._base import BaseCFLL
 from ._data import Parts
 from ._intervals import Scores
@@ -262,10 +262,10 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         -------
         float
         """
-        y, prediction = np.asarray(y), self.predict(X)
+        y, prediction = as_targets(y), self.predict(X)
         if y.ndim > 2:
             y, prediction = y.reshape(len(y), -1), prediction.reshape(len(y), -1)
-        return r2_score(y, prediction, sample_weight=sample_weight)
+        return r2_score(y, prediction, sample_weight=to_numpy(sample_weight))
 
     # -- the kind -------------------------------------------------------------------
 
@@ -294,9 +294,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         return few and parts.valid is not None and self.refit_last_layer
 
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
-        return check_array(
-            y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self
-        )
+        return as_values(y, self)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..last_layer import ClosedFormLastLayer
-from .batches import Batch, BatchIterator, RowsDataset, as_rows, fetch, unpack_batch
+from .batches import Batch, BatchIterator, RowsDataset, as_rows, as_tensor, fetch, unpack_batch
 from .callbacks import EpochLog
 from .schedules import SCHEDULES
 from .seeding import mix_seed, preserved_random_state, seed_torch
@@ -321,7 +321,7 @@ class CFLLNet(skorch.NeuralNet):
         if isinstance(X, dict | list | tuple):  # several inputs: skorch's own data set
             return super().get_dataset(X, y)
         dtype = self._dtype()
-        targets = None if y is None else torch.as_tensor(y).to(self.device, dtype)
+        targets = None if y is None else as_tensor(y).to(self.device, dtype)
         return RowsDataset(as_rows(X, self.device, dtype), targets)
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
@@ -352,7 +352,7 @@ class CFLLNet(skorch.NeuralNet):
     def _on_device(self, value: Any, dtype: torch.dtype | None = None) -> Any:
         if isinstance(value, dict):
             return {key: self._on_device(part, dtype) for key, part in value.items()}
-        tensor = torch.as_tensor(value)
+        tensor = as_tensor(value)
         if tensor.is_floating_point():
             return tensor.to(self.device, dtype or self._dtype())
         return tensor.to(self.device)
