@@ -13,7 +13,13 @@ from sklearn.utils import check_array
 
 from ..training.batches import native
 
-__all__ = ["as_columns", "as_targets", "as_values", "missing_rows", "named_columns", "to_numpy"]
+__all__ = ["as_columns", "as_targets", "as_values", "check_range", "float32_misses"]
+__all__ += ["missing_rows", "named_columns", "to_numpy"]
+
+# Beyond these squares, and sums of them, overflow or vanish in float64.
+LARGEST, SMALLEST = 1e140, 1e-140
+# Networks of one's own multiply inputs as they are: well within float32's 1e38 and 1e-38.
+LARGEST_32, SMALLEST_32 = 1e30, 1e-30
 
 DATES = "mM"  # kinds of NumPy dtypes: durations and dates
 # What dtypes of pandas, polars and pyarrow for them begin with.
@@ -77,6 +83,41 @@ def as_values(y: np.ndarray, estimator: Any) -> np.ndarray:
         raise ValueError(_dates("`y`", y.dtype))
     options: Any = {"ensure_2d": False, "allow_nd": True, "input_name": "y"}
     return native(check_array(y, dtype=np.float64, estimator=estimator, **options))
+
+
+def check_range(numbers: Any, given: Any, name: str) -> None:
+    """Raise where squares of a column would overflow, or vanish, in float64."""
+    if scipy.sparse.issparse(numbers):
+        largest = abs(numbers).max(axis=0).toarray()
+    elif isinstance(numbers, np.ndarray) and numbers.dtype.kind == "f":
+        largest = _largest(numbers)
+    else:
+        return
+    found = _outside(largest, SMALLEST, LARGEST)
+    if found is not None:
+        raise ValueError(
+            f"{_label(given, found[0], name) if np.ndim(given) > 1 else f'`{name}`'} holds "
+            f"{found[1]:g} as its largest absolute value, whose square float64 cannot hold. "
+            f"Rescale it: divide by {found[1]:.0e}, for example."
+        )
+
+
+def float32_misses(numbers: np.ndarray) -> tuple[int, float] | None:
+    """First column whose size is too much or too little for float32, and its largest value."""
+    largest = _largest(numbers)
+    # Of images and fields all pixels are in one unit: a dark one is no reason.
+    return _outside(largest if numbers.ndim == 2 else largest.max(), SMALLEST_32, LARGEST_32)
+
+
+def _largest(numbers: np.ndarray) -> np.ndarray:
+    """Largest absolute value of each column, without a copy of the array."""
+    return np.maximum(numbers.max(axis=0), -numbers.min(axis=0))
+
+
+def _outside(largest: Any, lowest: float, highest: float) -> tuple[int, float] | None:
+    largest = np.ravel(largest).astype(np.float64)
+    bad = (largest > highest) | ((largest > 0) & (largest < lowest))
+    return (int(bad.argmax()), float(largest[bad.argmax()])) if bad.any() else None
 
 
 def missing_rows(y: np.ndarray) -> np.ndarray:

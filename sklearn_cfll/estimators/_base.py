@@ -33,6 +33,7 @@ from ._data import (
     Checked,
     Parts,
     check_data,
+    check_float32,
     check_inputs,
     check_sample_shape,
     column_bins,
@@ -177,13 +178,15 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     def _make_plan(self, checked: Checked) -> Plan:
         recipe = self.backbone
         device = resolve_device(self.device)
-        coarse = self.precision == "auto" and needs_float64(checked)
+        coarse = self.precision == "auto" and needs_float64(checked, self._is_perceptron())
         dtype = resolve_dtype(self.precision, checked.y.shape, device, coarse)
+        if dtype == torch.float32 and (not self._is_perceptron() or device.type == "mps"):
+            check_float32(checked.X)
         if recipe is None:
             sizes = self.hidden_layer_sizes
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-            edges = column_bins(checked, self.n_bins, dtype) if 1 not in sizes else None
-            tables = column_scores(checked, dtype) if self.spread_columns else None
+            edges = column_bins(checked, self.n_bins) if 1 not in sizes else None
+            tables = column_scores(checked) if self.spread_columns else None
             members = self._n_members()
             recipe = MLPBackbone(sizes, self.activation, self.dropout, edges, tables, members)
         plan = Plan.make(

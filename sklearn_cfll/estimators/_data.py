@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 from ..backbones.bins import bin_edges, quantiles
 from ..backbones.normal_scores import score_tables
 from ..training.batches import RowsDataset, as_rows, from_numpy, native, spread_rows
-from ._arrays import as_columns, as_targets, named_columns, to_numpy
+from ._arrays import as_columns, as_targets, check_range, float32_misses, named_columns, to_numpy
 
-__all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
-__all__ += ["column_scores", "held_out_rows", "needs_float64"]
+__all__ = ["Checked", "Parts", "check_data", "check_float32", "check_inputs"]
+__all__ += ["check_sample_shape", "column_bins", "column_scores", "held_out_rows", "needs_float64"]
 
 # A first layer over more bins than this would be most of the network.
 MAX_BINS = 2048
@@ -77,7 +77,8 @@ def check_data(
         )
     if not reset:
         check_sample_shape(X, estimator._plan.sample_shape)
-    X = check_inputs(estimator, X, reset=reset, min_samples=min_samples)
+    given, X = X, check_inputs(estimator, X, reset=reset, min_samples=min_samples)
+    check_range(X, given, "X")
     y = as_targets(y)
     _check_lengths(X, y)
     weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
@@ -95,6 +96,7 @@ def check_data(
         mean_weight = float(weights.mean())
         weights = None if np.all(weights == weights[0]) else weights / mean_weight
     targets = estimator._encode_targets(y, reset=reset)
+    check_range(targets, targets, "y")
     return Checked(X, rows, targets, weights, mean_weight, lazy)
 
 
@@ -142,38 +144,43 @@ def check_sample_shape(X: Any, sample_shape: tuple[int, ...]) -> None:
     )
 
 
-def column_bins(checked: Checked, n_bins: int, dtype: torch.dtype) -> list[np.ndarray] | None:
+def column_bins(checked: Checked, n_bins: int) -> list[np.ndarray] | None:
     """Edges of bins for each column; None where no column has two bins."""
-    shape = as_rows(checked.X, "cpu", dtype, lazy=True).shape
+    shape = as_rows(checked.X, "cpu", torch.float64, lazy=True).shape
     if len(shape) != 2:
         return None  # the recipe says what is wrong
     most = MAX_BINS // shape[1]
     n_bins, n_values = min(n_bins, most), min(VALUES_PER_BIN * n_bins, most)
     if n_bins < 2:
         return None
-    edges = bin_edges(*_some_rows(checked, dtype), n_bins, n_values)
+    edges = bin_edges(*_some_rows(checked), n_bins, n_values)
     return edges if max(map(len, edges)) > 2 else None
 
 
-def column_scores(checked: Checked, dtype: torch.dtype) -> list[np.ndarray | None] | None:
+def column_scores(checked: Checked) -> list[np.ndarray | None] | None:
     """Values and normal scores of each column, None where it is not uneven."""
-    if len(as_rows(checked.X, "cpu", dtype, lazy=True).shape) != 2:
+    if len(as_rows(checked.X, "cpu", torch.float64, lazy=True).shape) != 2:
         return None  # the recipe says what is wrong
-    return score_tables(*_some_rows(checked, dtype))
+    return score_tables(*_some_rows(checked))
 
 
-def needs_float64(checked: Checked) -> bool:
-    """Whether float32 is too coarse: columns or targets far from zero for their deviation.
+def needs_float64(checked: Checked, perceptron: bool) -> bool:
+    """Whether float32 is too coarse: targets or columns far from zero for their deviation.
 
-    Milliseconds since 1970 over a day, say. Arrays that come in float32 have nothing finer.
+    Milliseconds since 1970 over a day, say. Arrays that come in float32 have nothing finer. And
+    columns whose size float32 does not hold. A perceptron's columns are standardised before they
+    are cast: only its targets count.
     """
     parts = []
     if checked.y.ndim <= 2:
         weights = checked.sample_weight
         targets = from_numpy(checked.y.reshape(len(checked.y), -1))
         parts.append((targets, None if weights is None else from_numpy(weights)))
-    if isinstance(checked.X, np.ndarray) and checked.X.ndim == 2 and checked.X.dtype.itemsize > 4:
-        parts.append(_some_rows(checked, torch.float64))
+    if isinstance(checked.X, np.ndarray) and checked.X.dtype.kind == "f" and not perceptron:
+        if float32_misses(checked.X) is not None:
+            return True
+        if checked.X.ndim == 2 and checked.X.dtype.itemsize > 4:
+            parts.append(_some_rows(checked))
     for rows, weight in parts:
         low, middle, high = quantiles(rows, weight, 20)[:, [1, 10, 19]].T
         deviation = (high - low) / 3.3  # of a normal distribution
@@ -183,9 +190,23 @@ def needs_float64(checked: Checked) -> bool:
     return False
 
 
-def _some_rows(checked: Checked, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
+def check_float32(X: Any) -> None:
+    """Raise where float32, asked for, does not hold the size of a column."""
+    if not isinstance(X, np.ndarray) or X.dtype.kind != "f":
+        return
+    found = float32_misses(X)
+    if found is not None:
+        raise ValueError(
+            f"Column {found[0]} of `X` holds {found[1]:g} as its largest absolute value, which "
+            "the network would see in float32 as it is. Rescale the column, or use "
+            '`precision`="float64".'
+        )
+
+
+def _some_rows(checked: Checked) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Rows of X and their weights: all, or every second, third... of many."""
-    inputs = as_rows(checked.X, "cpu", dtype, lazy=True)  # no copy of rows that are not looked at
+    # Lazily: no copy of rows that are not looked at.
+    inputs = as_rows(checked.X, "cpu", torch.float64, lazy=True)
     chosen = spread_rows(len(checked.y), inputs.shape[1]).numpy()
     rows = inputs.take(torch.as_tensor(chosen if checked.rows is None else checked.rows[chosen]))
     weights = checked.sample_weight

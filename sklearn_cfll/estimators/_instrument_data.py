@@ -11,7 +11,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from ..training.batches import native
-from ._arrays import DATES, as_columns, as_targets, as_values, named_columns, to_numpy
+from ._arrays import DATES, as_columns, as_targets, as_values, check_range, named_columns, to_numpy
 from ._instrument_networks import is_own
 
 __all__ = [
@@ -69,6 +69,8 @@ def check_instrument_data(
             ensure_min_samples=4,
         )
     X, y = as_columns(X, given, integers=own), native(y, np.float64)
+    check_range(X, given, "X")
+    check_range(y, y, "y")
     Z = check_side("Z", Z, X, own=is_own(estimator.instrument_backbone))
     C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
     data = InstrumentData(X, y, Z, C, None, float(len(X)))
@@ -141,6 +143,7 @@ def check_side(
     with named_columns(given, name):
         value = check_array(given, dtype="numeric", input_name=name, allow_nd=own)
     value = as_columns(value, given, name, integers=own)
+    check_range(value, given, name)
     check_consistent_length(X, value)
     if like is not None and value.shape[1:] != like[1:]:
         raise ValueError(

@@ -10,6 +10,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
+from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import build_backbone, rebuild_backbone
 from ..backbones.splitting import Backbone
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
@@ -66,10 +67,10 @@ class Plan:
         """Build the backbone and see what it makes of the data; ``scale`` is set by the caller."""
         if isinstance(recipe, BaseEstimator):
             recipe = clone(recipe)
-        inputs = as_rows(checked.X, device, dtype, checked.lazy)
-        shape = tuple(inputs.shape[1:])
-        plan = cls(recipe, backbone_kwargs, shape, seed, device, dtype, mean_weight)
-        sample = inputs.take(slice(0, 2))
+        plan = cls(recipe, backbone_kwargs, (), seed, device, dtype, mean_weight)
+        inputs = plan.rows(checked.X, checked.lazy)
+        plan.sample_shape = tuple(inputs.shape[1:])
+        sample = inputs.take(slice(0, 2)).to(dtype)
         if len(sample) == 1:  # batch normalisation and the like want two rows
             sample = sample.repeat(2, *[1] * (sample.ndim - 1))
         with preserved_random_state(device, seed):
@@ -88,7 +89,11 @@ class Plan:
             )
 
     def rows(self, X: Any, lazy: bool) -> Rows:
-        return as_rows(X, self.device, self.dtype, lazy)
+        """Inputs; for a perceptron, which casts them once standardised, as exact as they are."""
+        dtype, narrow = self.dtype, getattr(X, "dtype", None) in (np.float32, np.float16)
+        if isinstance(self.recipe, MLPBackbone) and not narrow and self.device.type != "mps":
+            dtype = torch.float64
+        return as_rows(X, self.device, dtype, lazy)
 
     def dataset(self, checked: Checked, *, as_added: bool = False) -> RowsDataset:
         """Checked rows on the device, targets in the scale of training.
@@ -114,7 +119,7 @@ class Plan:
 
     def unscale(self, rows: np.ndarray) -> np.ndarray:
         """Outputs (n, positions..., k) of the net in y's units."""
-        return rows * self.scale.scale.astype(rows.dtype) + self.scale.mean.astype(rows.dtype)
+        return self.scale.inverse(rows)
 
     def unscale_variance(self, variance: Tensor) -> np.ndarray:
         """Variances (k,) of the net's outputs in y's units."""

@@ -413,12 +413,11 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             a jackknife over folds, which also sees the nets vary.
         """
         treatment, confounder = self._inputs(X, C)
-        scale, offset = float(self._scale.scale[0]), float(self._scale.mean[0])
-        mean = self._fitted.predict(treatment, confounder)[:, 0].cpu().numpy() * scale + offset
+        mean = self._scale.inverse(self._fitted.predict(treatment, confounder).cpu().numpy())[:, 0]
         if not return_std:
             return mean
         variance = self._fitted.variance(treatment, confounder).cpu().numpy()
-        return mean, np.sqrt(variance) * scale
+        return mean, (np.sqrt(variance) * self._scale.scale[0]).astype(mean.dtype)
 
     def score(self, X: Any, y: Any, Z: Any = None, C: Any = None, sample_weight: Any = None) -> Any:
         """Coefficient of determination of the projected outcome, or of f(X, C) without Z.
@@ -446,8 +445,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         Z = check_side("Z", Z, X, own=len(shape) > 1, like=(0, *shape))
         instrument = self._plan.tensor("instrument_backbone", Z)
         rows = Rows(treatment, instrument, confounder, None, None)
-        fitted = self._fitted.projected(rows)[:, 0].cpu().numpy()
-        fitted = fitted * self._scale.scale[0] + self._scale.mean[0]
+        fitted = self._scale.inverse(self._fitted.projected(rows).cpu().numpy())[:, 0]
         return r2_score(y, fitted, sample_weight=sample_weight)
 
     def summary(self) -> Summary:

@@ -41,8 +41,10 @@ class DenseRows:
         self.device, self.dtype = device, dtype
         if isinstance(data, Tensor):
             self.data: Any = data
-        else:  # lazy ones may be of any byte order and go any way: that is mended batch by batch
-            self.data = np.asarray(data) if lazy else from_numpy(data)
+        elif lazy:
+            self.data = _where_it_is(np.asarray(data))
+        else:
+            self.data = from_numpy(data)
         if not lazy:
             self.data = self.data.to(device, dtype)
         self.shape = tuple(self.data.shape)
@@ -304,12 +306,19 @@ def as_tensor(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else from_numpy(value)
 
 
+def _where_it_is(data: np.ndarray) -> Any:
+    """A tensor on the array's memory; the array where torch cannot take its layout."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            return torch.from_numpy(data)
+    except (TypeError, ValueError):  # byte order, negative strides: mended batch by batch
+        return data
+
+
 def from_numpy(data: Any) -> Tensor:
     """A tensor on the array's memory where torch can take it, else on that of a copy.
 
     It may be read-only: nothing here writes to it.
     """
-    data = native(data)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(data)
+    return _where_it_is(native(data))

@@ -453,8 +453,7 @@ class CFLLNet(skorch.NeuralNet):
         self.check_is_fitted()
         with torch.set_grad_enabled(training):
             self._set_training(training)
-            inputs = self._on_device(unpack_batch(batch)[0])
-            return apply(self.module_, inputs)
+            return apply(self.module_, self._inputs(batch))
 
     def features(self, X: Any) -> Tensor:
         """The backbone's output in evaluation mode, on the CPU."""
@@ -485,7 +484,11 @@ class CFLLNet(skorch.NeuralNet):
     @torch.no_grad()
     def _features(self, batch: Any) -> Tensor:
         self._set_training(False)
-        return self.module_.features(self._on_device(unpack_batch(batch)[0]))
+        return self.module_.features(self._inputs(batch))
+
+    def _inputs(self, batch: Any) -> Any:
+        # Rows of a RowsDataset are on the device, in the dtype that their network takes.
+        return batch.inputs if isinstance(batch, Batch) else self._on_device(unpack_batch(batch)[0])
 
     def _unpack(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         if isinstance(batch, Batch):
