@@ -13,8 +13,8 @@ from sklearn.utils import check_array
 
 from ..training.batches import native
 
-__all__ = ["as_columns", "as_targets", "as_values", "check_range", "float32_misses"]
-__all__ += ["missing_rows", "named_columns", "to_numpy"]
+__all__ = ["as_columns", "as_targets", "as_values", "check_labels", "check_range"]
+__all__ += ["float32_misses", "named_columns", "to_numpy"]
 
 # Beyond these squares, and sums of them, overflow or vanish in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
@@ -120,15 +120,18 @@ def _outside(largest: Any, lowest: float, highest: float) -> tuple[int, float] |
     return (int(bad.argmax()), float(largest[bad.argmax()])) if bad.any() else None
 
 
-def missing_rows(y: np.ndarray) -> np.ndarray:
-    """Rows of an object array that hold None, NaN or pandas' NA or NaT."""
-    missing = [
-        value is None
-        or type(value).__name__ in ("NAType", "NaTType")
-        or (isinstance(value, float) and value != value)
-        for value in y.ravel()
-    ]
-    return np.unique(np.flatnonzero(missing) // (y.size // len(y)))
+def check_labels(y: np.ndarray, name: str) -> np.ndarray:
+    """Raise where an array of objects holds None, NaN or pandas' NA or NaT in place of a label."""
+    if y.dtype.kind != "O":
+        return y
+    for position, value in enumerate(y.ravel()):
+        missing = value is None or type(value).__name__ in ("NAType", "NaTType")
+        if missing or (isinstance(value, float) and value != value):
+            raise ValueError(
+                f"Input {name} contains missing values: {value!r} in row "
+                f"{position // (y.size // len(y))}. Drop such rows, or make a class of them."
+            )
+    return y
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, _fit_context, is_regressor
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -41,6 +41,7 @@ from ._data import (
     held_out_rows,
     needs_float64,
 )
+from ._effects import warn_of_fixed_features, warn_without_effect
 from ._options import (
     HELD_OUT_FROM,
     auto_weight_decay,
@@ -57,6 +58,7 @@ from ._parameters import CONSTRAINTS
 from ._plan import Plan
 from ._state import StateMixin
 from ._targets import TargetScale
+from ._validation_scale import warn_of_other_scale, warn_of_useless_validation
 
 # Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
 # model must predict the same before and after pickling.
@@ -140,14 +142,23 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             warm = self.warm_start and self.__sklearn_is_fitted__()
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
+            given = X_val is not None
+            holds_out = not given and self._holds_out(len(checked.y))
+            warn_without_effect(self, holds_out=holds_out, given=given)
             plan = self._plan if warm else self._make_plan(checked)
             parts = self._split(plan, checked, X_val, y_val)
             if not warm:
                 self._start(plan, parts.train, self._takes_linear_part(parts))
+                if self.net_.optimizer_ is None:
+                    warn_of_fixed_features(self)
                 if self._scales_columns(parts):
                     self._scale_columns(parts.train)
             self._configure(len(parts.train), self.max_epochs)
             self._train(parts, task, X, y)
+            if given and self.best_iteration_ == 1 and parts.valid is not None:
+                with torch.no_grad():
+                    found = torch.cat(list(self.net_.forward_iter(parts.valid)))
+                warn_of_useless_validation(found, self.n_iter_, parts.train, parts.valid)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
             self._solve(parts)
@@ -164,6 +175,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
             plan = self._make_plan(checked) if first else self._plan
             if first:
+                warn_without_effect(self, holds_out=True, given=False)
                 plan.mean_weight = 1.0  # a stream's weights count as they come
             data = plan.dataset(checked, as_added=self.memory == "statistics")
             if first:
@@ -187,8 +199,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
             edges = column_bins(checked, self.n_bins) if 1 not in sizes else None
             tables = column_scores(checked) if self.spread_columns else None
-            members = self._n_members()
-            recipe = MLPBackbone(sizes, self.activation, self.dropout, edges, tables, members)
+            recipe = MLPBackbone(
+                sizes, self.activation, self.dropout, edges, tables, self.n_members
+            )
         plan = Plan.make(
             recipe,
             self.backbone_kwargs,
@@ -201,10 +214,6 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
         self._plan = plan
         return plan
-
-    def _n_members(self) -> int:
-        """Networks to train: one where the backbone is the user's."""
-        return 1 if self.backbone is not None else self.n_members
 
     def _takes_linear_part(self, parts: Parts) -> bool:
         """Whether the network is trained on what a ridge regression leaves over."""
@@ -227,8 +236,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         optimizer = optimizer_class(self.optimizer)
         options = optimizer_options(optimizer, plan.backbone.module)
         kind: dict[str, Any] = {}
-        if self._n_members() > 1:
-            kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": self._n_members()}
+        if plan.n_members > 1:
+            kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": plan.n_members}
         net = CFLLNet(
             plan.backbone.module,
             optimizer=optimizer,
@@ -264,7 +273,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             epochs = math.ceil(FIRST_RUN_STEPS / self._n_batches(len(half)))
             self._configure(len(half), min(epochs, self.max_epochs))
             net.verbose = 0
-            net.run(train.subset(half), None, [])
+            net.run(train.subset(half), None, [], provisional=True)
             if net.interrupted_:
                 raise KeyboardInterrupt
             found.append(slopes(net.module_, train))
@@ -358,7 +367,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _training_ridge(self, n_rows: int) -> float:
         *grid, width = self._plan.backbone.feature_shape
-        shape = (*grid, width // self._n_members())  # each member's own features
+        shape = (*grid, width // self._plan.n_members)  # each member's own features
         batch = "full" if self.batch_size == "full" else self._batch_rows(n_rows)
         return resolve_ridge(self.ridge, shape, batch, n_rows)
 
@@ -378,12 +387,12 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         data = plan.dataset(checked)
         if X_val is not None:
             held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
-            return Parts(data, data, plan.dataset(held_out))
+            parts = Parts(data, data, plan.dataset(held_out))
+            assert parts.valid is not None
+            warn_of_other_scale(data, parts.valid, plan.scale if is_regressor(self) else None)
+            return parts
         n_rows = len(data)
-        wanted = self.early_stopping
-        if wanted == "auto":
-            wanted = n_rows >= HELD_OUT_FROM
-        if not wanted or self.validation_fraction == 0:
+        if not self._holds_out(n_rows):
             return Parts(data, data, None)
         if n_rows < 10:
             raise ValueError(
@@ -395,6 +404,11 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             n_rows, n_held_out(self.validation_fraction, n_rows), classes, plan.seed
         )
         return Parts(data, data.subset(train), data.subset(held))
+
+    def _holds_out(self, n_rows: int) -> bool:
+        """Whether some of so many rows are held out."""
+        wanted = n_rows >= HELD_OUT_FROM if self.early_stopping == "auto" else self.early_stopping
+        return bool(wanted) and self.validation_fraction != 0
 
     # -- using ----------------------------------------------------------------------
 
@@ -467,10 +481,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             data = self._plan.dataset(checked, as_added=True)
             layer = self.net_.module_.last_layer
             if not layer.holds_moments:
-                raise ValueError(
-                    "`adapt` needs the moments of the training rows, and none are kept: fit "
-                    'with refit_last_layer=True or memory="statistics".'
-                )
+                raise ValueError(f"`adapt` {self._no_moments()}")
             for batch in self.net_.labelled_features(data):
                 layer.accumulate(*batch)
             layer.solve(self.ridge_)
@@ -480,6 +491,15 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
                     "estimator is left as it was."
                 )
         return self
+
+    def _no_moments(self) -> str:
+        remedy = "fit with refit_last_layer=True"
+        if self.refit_last_layer:
+            remedy = "`partial_fit` leaves none; call `fit`"
+        return (
+            f"needs the moments of the training rows, and none are kept: {remedy}, or use "
+            'memory="statistics".'
+        )
 
     def to_torch(self) -> nn.Module:
         """A plain module that maps raw X to predictions, its last layer an ``nn.Linear``.
@@ -497,6 +517,11 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         linear = as_linear(*self._whole_last_layer())
         with torch.no_grad():
             linear.weight.copy_(torch.as_tensor(self.coef_))
+            if not torch.isfinite(linear.weight).all():
+                raise ValueError(
+                    "The targets are so large that the last layer's weights on their scale "
+                    f"overflow {linear.weight.dtype}. Rescale y, or fit in float64."
+                )
             linear.bias.copy_(torch.as_tensor(self.intercept_ - self._decision_threshold))
         backbone, part = self._plan.backbone, self._linear_part()
         if part is not None:

@@ -81,6 +81,9 @@ def check_data(
     check_range(X, given, "X")
     y = as_targets(y)
     _check_lengths(X, y)
+    # Of all rows: also a class all of whose rows weigh nothing is one, as in scikit-learn.
+    targets = estimator._encode_targets(y, reset=reset)
+    check_range(targets, targets, "y")
     weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
     rows, mean_weight = None, 1.0
     if weights is not None:
@@ -92,11 +95,9 @@ def check_data(
                 "nothing to fit. Give at least one row a positive weight."
             )
         if len(kept) < len(y):
-            rows, y, weights = kept, y[kept], weights[kept]
+            rows, targets, weights = kept, targets[kept], weights[kept]
         mean_weight = float(weights.mean())
         weights = None if np.all(weights == weights[0]) else weights / mean_weight
-    targets = estimator._encode_targets(y, reset=reset)
-    check_range(targets, targets, "y")
     return Checked(X, rows, targets, weights, mean_weight, lazy)
 
 
@@ -242,6 +243,11 @@ def held_out_rows(
     n_rows: int, n_held: int, classes: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training rows and of random rows held out, stratified by class."""
+    if n_rows - n_held < 2:
+        raise ValueError(
+            f"`validation_fraction` holds out {n_held} of {n_rows} rows, which leaves "
+            f"{max(0, n_rows - n_held)} to train on. Give a smaller one, or `X_val` and `y_val`."
+        )
     if classes is not None:
         counts = np.unique(classes, return_counts=True)[1]
         if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import build_backbone, rebuild_backbone
@@ -79,6 +79,12 @@ class Plan:
             checked.y.shape, plan.backbone.feature_shape, plan.backbone.channels_first
         )
         return plan
+
+    @property
+    def n_members(self) -> int:
+        """Networks that the backbone trains side by side, each with a last layer of its own."""
+        own = hasattr(self.recipe, "build") and not isinstance(self.recipe, nn.Module)
+        return int(getattr(self.recipe, "n_members", 1)) if own else 1
 
     def rebuild(self) -> None:
         """Fresh modules in place of those that were not kept with the plan."""

@@ -189,10 +189,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         check_is_fitted(self)
         plan, layer = self._plan, self.net_.module_.last_layer
         if not layer.holds_moments:
-            raise ValueError(
-                "`return_std` needs the moments of the training rows, and none are kept: fit "
-                'with refit_last_layer=True or memory="statistics".'
-            )
+            raise ValueError(f"`return_std` {self._no_moments()}")
         means, deviations = [], []
         unit_noise = torch.as_tensor(self.noise_variance_ / plan.scale.scale**2)
         noise = None
@@ -238,17 +235,28 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         """
         if not 0 < coverage < 1:
             raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
-        mean, std = self.predict(X, return_std=True)
+        check_is_fitted(self)
         if self._scores is None:
-            raise ValueError(
-                "`predict_interval` needs held-out rows and none were held out at fit: set "
-                "early_stopping=True, give `X_val` and `y_val`, or wrap the estimator in a "
-                "cross-conformal method."
-            )
+            raise ValueError(f"`predict_interval` {self._no_residuals()}")
+        mean, std = self.predict(X, return_std=True)
         layout, quantiles = self._plan.layout, Scores(*self._scores).quantile(coverage)
         factor = layout.from_rows(np.broadcast_to(quantiles, layout.to_rows(std).shape))
         half = (factor * std).astype(mean.dtype)
         return mean - half, mean + half
+
+    def _no_residuals(self) -> str:
+        """Why there are no residuals of held-out rows, and what to do."""
+        start = "needs residuals of held-out rows, and there are none: "
+        if self.history_[-1]["valid_loss"] is not None:
+            return start + "fit with refit_last_layer=True."
+        if self.early_stopping is False or self.validation_fraction == 0:
+            remedy = "fit with early_stopping=True and `validation_fraction` above 0"
+        else:
+            remedy = (
+                "`partial_fit` holds none out, and `fit` none of fewer than 40 rows; call `fit` "
+                "with more rows, or with early_stopping=True"
+            )
+        return f"{start}{remedy}; or give `X_val` and `y_val`."
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination; fields are scored point by point.

@@ -90,6 +90,7 @@ class CFLLNet(skorch.NeuralNet):
     True
     """
 
+    provisional_ = False  # what is trained is undone in any case
     prefixes_: ClassVar[list[str]] = [*skorch.NeuralNet.prefixes_, "last_layer"]
 
     def __init__(
@@ -219,7 +220,7 @@ class CFLLNet(skorch.NeuralNet):
             super().partial_fit(X, y, classes, **fit_params)
         while self.history and "train_loss" not in self.history[-1]:
             del self.history[-1]  # an epoch that was interrupted has no loss
-        if self.interrupted_:
+        if self.interrupted_ and not self.provisional_:
             warnings.warn(
                 f"Training was interrupted after {len(self.history)} epochs; the model "
                 "trained so far is kept.",
@@ -283,15 +284,23 @@ class CFLLNet(skorch.NeuralNet):
                 # Also for the optimiser that takes this one's place, see `reset_optimizer`.
                 group["weight_decay"] = self.optimizer__weight_decay = weight_decay
 
-    def run(self, train: Dataset, valid: Dataset | None, callbacks: list[Any]) -> None:
+    def run(
+        self,
+        train: Dataset,
+        valid: Dataset | None,
+        callbacks: list[Any],
+        *,
+        provisional: bool = False,
+    ) -> None:
         """Train on with these callbacks and rows; neither stays in the net."""
-        self.callbacks = callbacks
+        self.callbacks, self.provisional_ = callbacks, provisional
         self.train_split = None if valid is None else predefined_split(valid)
         self._initialize_callbacks()
         try:
             self.partial_fit(train)
         finally:
             self.callbacks, self.train_split = None, None  # type: ignore[assignment]
+            self.provisional_ = False
             self.callbacks_: list[Any] = []
 
     def reset_optimizer(self) -> None:
