@@ -94,6 +94,10 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         """Sample weights, those of classes included."""
         return sample_weight
 
+    def _tame_targets(self, checked: Checked, name: str) -> Checked:
+        """Targets that training survives."""
+        return checked
+
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         return TargetScale.identity(rows.shape[-1])
 
@@ -142,6 +146,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             warm = self.warm_start and self.__sklearn_is_fitted__()
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
+            checked = self._tame_targets(checked, "y")
             given = X_val is not None
             holds_out = not given and self._holds_out(len(checked.y))
             warn_without_effect(self, holds_out=holds_out, given=given)
@@ -173,6 +178,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         with self._previous_fit_kept():
             first = not self.__sklearn_is_fitted__()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
+            checked = self._tame_targets(checked, "y")
             plan = self._make_plan(checked) if first else self._plan
             if first:
                 warn_without_effect(self, holds_out=True, given=False)
@@ -387,6 +393,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         data = plan.dataset(checked)
         if X_val is not None:
             held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
+            held_out = self._tame_targets(held_out, "y_val")
             parts = Parts(data, data, plan.dataset(held_out))
             assert parts.valid is not None
             warn_of_other_scale(data, parts.valid, plan.scale if is_regressor(self) else None)

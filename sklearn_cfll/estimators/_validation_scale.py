@@ -25,7 +25,7 @@ WIDER, ENOUGH_ROWS = 10.0, 20
 MOST_WIDER = 3.0
 # Times the median error of the training targets' mean, in the best epoch. Medians: of pure noise
 # with a heavy tail a mean square is worth nothing.
-USELESS, EPOCHS = 2.0, 5
+USELESS, EPOCHS = 5.0, 5
 
 PIPELINE = (
     "Steps before an estimator in a pipeline do not transform it: use Pipeline(..., "
@@ -66,7 +66,7 @@ def warn_of_useless_validation(
     """
     assert train.targets is not None and valid.targets is not None
     mean = train.targets.mean(tuple(range(train.targets.ndim - 1)))
-    error = (valid.targets - predictions).abs().median()
+    error = (valid.targets - predictions.to(valid.targets)).abs().median()
     baseline = (valid.targets - mean).abs().median()
     if n_epochs >= EPOCHS and error > USELESS * baseline:
         warnings.warn(

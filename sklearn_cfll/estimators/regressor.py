@@ -15,11 +15,12 @@ from ..training.noise import NoiseModel, leave_one_out
 from ..training.refit import Refit, predictive_variance
 from ._arrays import as_targets, as_values, to_numpy
 from ._base import BaseCFLL
-from ._data import Parts
+from ._data import Checked, Parts
 from ._intervals import Scores
 from ._options import LINEAR_PART_BELOW
 from ._parameters import shared_docs
 from ._targets import TargetScale
+from ._wild_targets import tame_targets
 
 __all__ = ["CFLLRegressor"]
 
@@ -303,6 +304,9 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
         return as_values(y, self)
+
+    def _tame_targets(self, checked: Checked, name: str) -> Checked:
+        return tame_targets(checked, name)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:
