@@ -131,6 +131,13 @@ def check_labels(y: np.ndarray, name: str) -> np.ndarray:
                 f"Input {name} contains missing values: {value!r} in row "
                 f"{position // (y.size // len(y))}. Drop such rows, or make a class of them."
             )
+    words = np.array([isinstance(value, str) for value in y.ravel()])
+    if words.any() and not words.all():
+        one, other = y.ravel()[words.argmax()], y.ravel()[words.argmin()]
+        raise ValueError(
+            f"{name} mixes strings and other labels: {one!r} and {other!r}. Turn all of them into "
+            "strings, or all into numbers."
+        )
     return y
 
 

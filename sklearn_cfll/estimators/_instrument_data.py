@@ -137,9 +137,9 @@ def check_side(
     if value is None:
         return None
     given = to_numpy(value)
-    value = given if hasattr(given, "ndim") else np.asarray(given)
-    if value.ndim == 1:
-        given = value = np.asarray(value).reshape(-1, 1)
+    shape = given.shape if hasattr(given, "shape") else np.shape(given)
+    if len(shape) == 1:
+        given = np.asarray(given).reshape(-1, 1)
     with named_columns(given, name):
         value = check_array(given, dtype="numeric", input_name=name, allow_nd=own)
     value = as_columns(value, given, name, integers=own)
