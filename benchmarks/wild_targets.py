@@ -140,7 +140,9 @@ def main() -> None:
         for n_rows in (300, 1000):
             show(f"{kind}, {n_rows} rows", lambda seed: honest(kind, n_rows, seed))  # noqa: B023
 
-    print(f"\nShare of 1,000 samples in which a target is drawn in: gap {GAPS[0]:.0f}, {GAPS[1]:.0f}")
+    print(
+        f"\nShare of 1,000 samples in which a target is drawn in: gap {GAPS[0]:.0f}, {GAPS[1]:.0f}"
+    )
     for kind in ("lognormal, s = 2.2", "zero or exponential", "Cauchy noise", "claims"):
         for n_rows in (300, 1000):
             moved = []
@@ -148,8 +150,12 @@ def main() -> None:
                 _wild_targets.GAP = gap
                 samples = (honest(kind, n_rows, seed)[1] for seed in range(1000))
                 moved.append(
-                    np.mean([_wild_targets.wild_bounds(y, np.ones(len(y))) != (y.min(), y.max())
-                             for y in samples])
+                    np.mean(
+                        [
+                            _wild_targets.wild_bounds(y, np.ones(len(y))) != (y.min(), y.max())
+                            for y in samples
+                        ]
+                    )
                 )
             print(f"{kind:24s}{n_rows:6d} rows{moved[0]:9.3f}{moved[1]:9.3f}", flush=True)
 

@@ -3,6 +3,8 @@
 import inspect
 import re
 import warnings
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
+import sklearn
 import torch
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import make_friedman1
@@ -20,6 +23,10 @@ from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.bins import PiecewiseLinear
 from sklearn_cfll.backbones.scaling import RobustStandardize
+from sklearn_cfll.estimators._effects import OF_TRAINING, OFF, RULES
+from sklearn_cfll.estimators._validation_scale import warn_of_useless_validation
+from sklearn_cfll.estimators._wild_targets import wild_bounds
+from sklearn_cfll.training.batches import RowsDataset
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
 NAMES = ["age", "dose", "height"]
@@ -99,7 +106,9 @@ def test_layouts_of_instruments_and_confounders(layout):
         np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", ["f2", "f4", ">f4", "?", "i1", "u1", ">i2", "u2", "u4", "i8", "u8"])
+@pytest.mark.parametrize(
+    "dtype", ["f2", "f4", ">f4", "?", "i1", "u1", ">i2", "u2", "u4", "i8", "u8"]
+)
 def test_narrow_numbers_and_integers(dtype):
     narrow = np.abs(3 * X).astype(dtype)
     model = CFLLRegressor(**SMALL).fit(narrow, Y)
@@ -183,7 +192,10 @@ def test_dates_and_words_in_arrays():
         CFLLRegressor().fit(np.full((60, 2), "2020-01-01", dtype="M8[D]"), Y)
     with pytest.raises(ValueError, match="Column 1 of `X` .* holds 'b'"):
         CFLLRegressor().fit([[1, "b"]] * 60, Y)
-    for y in (np.full(60, "2020-01-01", dtype="M8[s]"), pd.Series(pd.date_range("2020", periods=60))):
+    for y in (
+        np.full(60, "2020-01-01", dtype="M8[s]"),
+        pd.Series(pd.date_range("2020", periods=60)),
+    ):
         for model in (CFLLRegressor(), CFLLIVRegressor()):
             with pytest.raises(ValueError, match="`y` .* holds dates"):
                 model.fit(X, y)
@@ -213,7 +225,7 @@ def test_labels_in_any_container(convert):
 # -- sizes and units --------------------------------------------------------------------------
 
 BIG_X, BIG_Y = make_friedman1(700, n_features=5, noise=0.5, random_state=0)
-QUICK = {"max_epochs": 4, "random_state": 0}
+QUICK = {"max_epochs": 3, "hidden_layer_sizes": (16,), "random_state": 0}
 
 
 @pytest.mark.parametrize("n_rows", [200, 400])
@@ -240,8 +252,9 @@ def test_units_of_columns_do_not_matter_in_float32(factor, Estimator):
 
 
 def test_columns_far_from_zero_need_no_float64():
-    moved = BIG_X + [0, 1.6e12, 0, 0, 0]  # milliseconds since 1970
-    shifted = moved - [0, 1.6e12, 0, 0, 0]  # as far as float64 kept it
+    offset = np.array([0, 1.6e12, 0, 0, 0])  # milliseconds since 1970
+    moved = BIG_X + offset
+    shifted = moved - offset  # as far as float64 kept it
     found = CFLLRegressor(**QUICK).fit(moved[:400], BIG_Y[:400]).predict(moved)
     expected = CFLLRegressor(**QUICK).fit(shifted[:400], BIG_Y[:400]).predict(shifted)
     assert found.dtype == np.float32
@@ -282,9 +295,10 @@ def test_squares_that_float64_cannot_hold_are_refused(size):
 def test_a_network_of_ones_own_gets_what_it_can_hold():
     huge = (BIG_X * [1, 1e32, 1, 1, 1])[:400]
     net = nn.Sequential(nn.Linear(5, 8), nn.Tanh())
-    assert CFLLRegressor(net, **QUICK).fit(huge, BIG_Y[:400]).predict(huge).dtype == np.float64
+    own = {"max_epochs": 3, "random_state": 0}
+    assert CFLLRegressor(net, **own).fit(huge, BIG_Y[:400]).predict(huge).dtype == np.float64
     with pytest.raises(ValueError, match=r'Column 1 of `X` holds .*e\+3.*"float64"'):
-        CFLLRegressor(net, precision="float32", **QUICK).fit(huge, BIG_Y[:400])
+        CFLLRegressor(net, precision="float32", **own).fit(huge, BIG_Y[:400])
 
 
 def test_values_that_only_a_data_set_holds_are_named():
@@ -296,6 +310,13 @@ def test_values_that_only_a_data_set_holds_are_named():
 def test_far_rows_at_prediction_are_finite():
     model = CFLLRegressor(**QUICK).fit(BIG_X[:400], BIG_Y[:400])
     assert np.isfinite(model.predict(BIG_X[:3] * 1e300)).all()
+
+
+def test_predictions_that_overflow_say_so():
+    narrow = BIG_X[:400].astype("f4")
+    model = CFLLRegressor(nn.Linear(5, 8), max_epochs=3, random_state=0).fit(narrow, BIG_Y[:400])
+    with pytest.warns(RuntimeWarning, match="2 of 3 predictions are not finite, the first .* 1"):
+        model.predict(np.array([[0.0] * 5, [1e300] * 5, [-1e300] * 5]))
 
 
 def test_exact_buffers_stay_in_float64():
@@ -374,8 +395,6 @@ def test_wild_targets_by_weight_and_by_repetition():
     ids=["normal", "lognormal", "inflated", "rare", "counts", "t", "offset"],
 )
 def test_honest_tails_are_left_alone(targets):
-    from sklearn_cfll.estimators._wild_targets import wild_bounds
-
     for seed in range(20):
         y = targets(np.random.default_rng(seed))
         assert wild_bounds(y, np.ones(len(y))) == (y.min(), y.max())
@@ -409,6 +428,17 @@ def test_validation_rows_that_a_pipeline_left_as_they_are(unit, Estimator):
     assert caught(fit_with(standardised[300:], y[300:], standardised, y, Estimator)) == []
 
 
+def test_the_pipeline_of_the_guide_transforms_validation_rows():
+    guide = Path(__file__).parent.parent / "docs" / "guide.md"
+    block = next(part for part in guide.read_text().split("```") if "transform_input=" in part)
+    raw = 1000 + 50 * BIG_X
+    names = {"X_train": raw[:300], "y_train": BIG_Y[:300], "X_val": raw[300:], "y_val": BIG_Y[300:]}
+    names["CFLLRegressor"] = partial(CFLLRegressor, max_epochs=10)
+    with sklearn.config_context():
+        assert caught(lambda: exec(block.removeprefix("python"), names)) == []
+    assert names["pipeline"].score(raw[300:], BIG_Y[300:]) > 0.8
+
+
 def test_validation_targets_in_other_units():
     model = TransformedTargetRegressor(
         CFLLRegressor(random_state=0, max_epochs=5), func=np.log, inverse_func=np.exp
@@ -428,12 +458,21 @@ def test_validation_rows_of_pure_noise_raise_no_alarm(seed):
     assert caught(fit_with(inputs[300:], y[300:], inputs, y)) == []
 
 
-def test_validation_rows_that_the_first_epoch_fits_best():
-    # On the training rows' scale, and their opposite: only the losses tell.
-    inputs = np.random.default_rng(0).normal(size=(400, 3))
-    y = 10 * inputs[:, 0] ** 3
-    found = caught(fit_with(inputs[300:], np.full(100, y.max() / 100), inputs, y))
-    assert all("X_val" in message or "y_val" in message for message in found)
+def test_validation_rows_of_which_the_training_rows_say_the_opposite():
+    # On the scale of the training rows: only the losses tell. Its columns are in another order.
+    inputs = np.random.default_rng(0).normal(size=(400, 2))
+    y = np.where(np.arange(400) < 300, 1, -1) * 10 * inputs[:, 0]
+    train, valid = slice(0, 300), slice(300, 400)
+    y[valid] *= 0.02
+    found = caught(
+        lambda: warn_of_useless_validation(
+            torch.as_tensor(-50 * y[valid, None]),
+            8,
+            RowsDataset(None, torch.as_tensor(y[train, None])),
+            RowsDataset(None, torch.as_tensor(y[valid, None])),
+        )
+    )
+    assert len(found) == 1 and "Of 8 epochs the first was the best" in found[0]
 
 
 # -- parameters without effect ----------------------------------------------------------------
@@ -493,8 +532,6 @@ def test_few_rows_and_validation_rows_of_ones_own():
 
 
 def test_rules_name_parameters_that_there_are():
-    from sklearn_cfll.estimators._effects import OF_TRAINING, OFF, RULES
-
     known = {*inspect.signature(CFLLRegressor).parameters}
     assert {*OFF, *OF_TRAINING, *(name for rule in RULES for name in rule.names)} <= known
 
@@ -591,19 +628,21 @@ def test_validation_fraction_that_leaves_nothing(fraction, Estimator):
 
 
 def test_interrupt_while_columns_are_scaled_keeps_nothing_and_says_nothing(monkeypatch):
-    from sklearn_cfll.training import net
-
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(net.CFLLNet, "train_step", interrupt)
-    with warnings.catch_warnings(record=True) as found, pytest.raises(KeyboardInterrupt):
-        warnings.simplefilter("always")
-        CFLLRegressor(**SMALL).fit(BIG_X, BIG_Y)
-    assert not [w for w in found if "is kept" in str(w.message)]
+    monkeypatch.setattr(CFLLNet, "train_step", interrupt)
+
+    def fit():
+        with pytest.raises(KeyboardInterrupt):
+            CFLLRegressor(**SMALL).fit(BIG_X, BIG_Y)
+
+    assert caught(fit) == []
 
 
-@pytest.mark.parametrize("device", ["xpu", "meta", "xla", "hpu", "vulkan", "privateuseone", "cuda:99"])
+@pytest.mark.parametrize(
+    "device", ["xpu", "meta", "xla", "hpu", "vulkan", "privateuseone", "cuda:99"]
+)
 def test_devices_that_are_not_here(device):
     with pytest.raises(ValueError, match=rf"`device`='{device}' .*torch sees no .*only cpu.*auto"):
         CFLLRegressor(device=device).fit(X, Y)
@@ -616,10 +655,12 @@ def test_devices_that_are_not_here(device):
 
 def test_interval_after_partial_fit_speaks_of_itself():
     model = CFLLRegressor(**SMALL).fit(X, Y).partial_fit(X, Y)
-    with pytest.raises(ValueError, match=r"`predict_interval` needs .*`partial_fit` holds none out"):
+    with pytest.raises(
+        ValueError, match=r"`predict_interval` needs .*`partial_fit` holds none out"
+    ):
         model.predict_interval(X)
     for call in (lambda: model.predict(X, return_std=True), lambda: model.adapt(X, Y)):
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match="`partial_fit` leaves none") as error:
             call()
         assert "refit_last_layer=True" not in str(error.value)  # the default
 

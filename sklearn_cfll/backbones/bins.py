@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class PiecewiseLinear(ExactBuffers):
     learning", arXiv 2203.05556.
     """
 
-    exact = ("center", "unit")
+    exact: ClassVar[tuple[str, ...]] = ("center", "unit")
     center: Tensor
     unit: Tensor
     column: Tensor

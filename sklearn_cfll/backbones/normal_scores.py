@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class SpreadStandardize(RobustStandardize):
         See :func:`score_tables`.
     """
 
-    exact = ("mean", "scale", "values", "scores")
+    exact: ClassVar[tuple[str, ...]] = ("mean", "scale", "values", "scores")
     columns: Tensor
     values: Tensor
     scores: Tensor

@@ -86,7 +86,7 @@ class RobustStandardize(Standardize, ExactBuffers):
     and then cast, so that their units do not matter beyond its rounding.
     """
 
-    exact = ("mean", "scale")
+    exact: ClassVar[tuple[str, ...]] = ("mean", "scale")
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features)

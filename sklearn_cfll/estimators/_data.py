@@ -111,7 +111,9 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
             )
         if reset:
             item = X[0]
-            estimator.n_features_in_ = np.shape(item[0] if isinstance(item, tuple | list) else item)[0]
+            estimator.n_features_in_ = np.shape(
+                item[0] if isinstance(item, tuple | list) else item
+            )[0]
         return X
     lazy, X = isinstance(X, np.memmap), to_numpy(X)
     # Where the backbone gives features at positions X is a field, and its first axis may be the

@@ -40,8 +40,10 @@ class Situation(NamedTuple):
 
 RULES = (
     Rule(
-        ("hidden_layer_sizes", "activation", "dropout", "n_bins", "n_members")
-        + ("spread_columns", "scale_columns", "linear_part"),
+        (
+            *("hidden_layer_sizes", "activation", "dropout", "n_bins", "n_members"),
+            *("spread_columns", "scale_columns", "linear_part"),
+        ),
         lambda est, _: est.backbone is not None,
         "beside a `backbone`: it describes the default perceptron. Set it on the backbone, or "
         "leave the backbone out.",
@@ -84,8 +86,9 @@ RULES = (
     ),
     Rule(
         ("weight_decay",),
-        lambda est, _: "weight_decay"
-        not in inspect.signature(optimizer_class(est.optimizer)).parameters,
+        lambda est, _: (
+            "weight_decay" not in inspect.signature(optimizer_class(est.optimizer)).parameters
+        ),
         "with an `optimizer` that has none.",
     ),
 )

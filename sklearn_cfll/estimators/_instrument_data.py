@@ -77,9 +77,7 @@ def check_instrument_data(
     if sample_weight is None:
         return data
     weights = native(
-        _check_sample_weight(
-            to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True
-        )
+        _check_sample_weight(to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True)
     )
     kept = weights > 0
     if kept.sum() < 4:

@@ -321,7 +321,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     def _class_weights(self, given: dict[Any, Any]) -> np.ndarray:
         """Weight of each of ``classes_``; one where none is given, as in scikit-learn."""
         for label, weight in given.items():
-            if not isinstance(weight, Real) or not 0 <= weight < np.inf:
+            if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
                 raise ValueError(
                     "`class_weight` must hold finite weights, none of them negative, got "
                     f"{weight!r} for class {label!r}."
