@@ -64,8 +64,8 @@ def honest(kind: str, n_rows: int, seed: int) -> Rows:
     X = rng.normal(size=(n_rows + 1000, 5))
     signal, normal = X[:, 0] + 0.5 * X[:, 1], rng.normal(size=len(X))
     y = {
-        "lognormal, s = 1": lambda: np.exp(signal + normal),
-        "lognormal, s = 2.2": lambda: np.exp(signal + 2 * normal),
+        "lognormal, s = 1.5": lambda: np.exp(signal + normal),
+        "lognormal, s = 2.3": lambda: np.exp(signal + 2 * normal),
         "zero or exponential": lambda: np.where(
             rng.random(len(X)) < 0.3, rng.exponential(size=len(X)) * np.exp(signal), 0.0
         ),
@@ -134,7 +134,7 @@ def main() -> None:
                 )
     print(f"\n{head}")
     for kind in (
-        *("lognormal, s = 1", "lognormal, s = 2.2", "zero or exponential", "Cauchy noise"),
+        *("lognormal, s = 1.5", "lognormal, s = 2.3", "zero or exponential", "Cauchy noise"),
         *("t(1.5) noise", "claims", "Pareto(1.2)"),
     ):
         for n_rows in (300, 1000):
@@ -143,7 +143,7 @@ def main() -> None:
     print(
         f"\nShare of 1,000 samples in which a target is drawn in: gap {GAPS[0]:.0f}, {GAPS[1]:.0f}"
     )
-    for kind in ("lognormal, s = 2.2", "zero or exponential", "Cauchy noise", "claims"):
+    for kind in ("lognormal, s = 2.3", "zero or exponential", "Cauchy noise", "claims"):
         for n_rows in (300, 1000):
             moved = []
             for gap in GAPS:

@@ -12,7 +12,7 @@ __all__ = ["tame_targets", "wild_bounds"]
 
 # Squared error of one target of 1e6 among tens is all that a fit sees. Times as far from the
 # median as the next value: of a Cauchy distribution one sample in a hundred has such a gap, of a
-# lognormal one of deviation two fewer than one in a thousand (benchmarks/wild_targets.py).
+# lognormal one of deviation 2.3 one in a thousand (benchmarks/wild_targets.py).
 GAP = 100.0
 # Of the weight of all rows. More are no accident, and are left to say what they say.
 SHARE, AT_MOST = 0.02, 0.1

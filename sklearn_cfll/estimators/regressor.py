@@ -247,9 +247,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     def _no_residuals(self) -> str:
         """Why there are no residuals of held-out rows, and what to do."""
-        start = "needs residuals of held-out rows, and there are none: "
         if self.history_[-1]["valid_loss"] is not None:
-            return start + "fit with refit_last_layer=True."
+            return "needs the final solve of the last layer: fit with refit_last_layer=True."
         if self.early_stopping is False or self.validation_fraction == 0:
             remedy = "fit with early_stopping=True and `validation_fraction` above 0"
         else:
@@ -257,7 +256,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
                 "`partial_fit` holds none out, and `fit` none of fewer than 40 rows; call `fit` "
                 "with more rows, or with early_stopping=True"
             )
-        return f"{start}{remedy}; or give `X_val` and `y_val`."
+        return f"needs held-out rows and none were held out: {remedy}; or give `X_val` and `y_val`."
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination; fields are scored point by point.
