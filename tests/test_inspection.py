@@ -312,6 +312,33 @@ def test_interval_of_an_estimator_is_its_own(fitted):
     assert labels[:2] == ["80% interval", "prediction"]
 
 
+def test_intervals_of_rows_that_differ_in_several_columns_are_no_zigzag(fitted):
+    model, X, y = fitted
+    display = PredictionIntervalDisplay.from_estimator(model, X, y)
+    assert display.ax_.get_xlabel() == "row, sorted by prediction"
+    np.testing.assert_array_equal(display.line_.get_xdata(), np.arange(len(X)))
+    assert (np.diff(display.line_.get_ydata()) >= 0).all()  # sorted
+    np.testing.assert_allclose(display.line_.get_ydata(), np.sort(model.predict(X)))
+    by_column = PredictionIntervalDisplay.from_estimator(model, X, y, feature=1)
+    for drawn in (display, by_column):
+        assert drawn.line_.get_linestyle() == "None"  # neighbours have little in common
+        assert len(drawn.band_.get_segments()) == len(X)
+    bar = by_column.band_.get_segments()[0]
+    first = X[:, 1].argmin()
+    np.testing.assert_allclose(bar[:, 1], [by_column.lower[first], by_column.upper[first]])
+
+
+def test_intervals_along_one_column_with_the_others_held_are_a_band(fitted):
+    model, X, _ = fitted
+    grid = np.tile(X[:1], (20, 1))
+    grid[:, 1] = np.linspace(0, 1, 20)
+    display = PredictionIntervalDisplay.from_estimator(model, grid)
+    assert display.ax_.get_xlabel() == "feature 1" and display.line_.get_linestyle() == "-"
+    np.testing.assert_array_equal(display.line_.get_xdata(), grid[:, 1])
+    with pytest.raises(ValueError, match='`kind` must be "band" or "bars"'):
+        PredictionIntervalDisplay([0], [0], [-1], [1], kind="zigzag")
+
+
 def test_interval_over_a_named_column_of_a_frame():
     frame = pd.DataFrame({"dose": [0.0, 1.0, 2.0], "age": [3.0, 5.0, 4.0]})
     model = BayesianRidge().fit(frame, [0.0, 1.0, 2.1])

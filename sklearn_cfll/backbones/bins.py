@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .scaling import ExactBuffers
 
 __all__ = ["PiecewiseLinear", "bin_edges", "quantiles"]
 
@@ -73,7 +75,7 @@ def bin_edges(
     return edges
 
 
-class PiecewiseLinear(nn.Module):
+class PiecewiseLinear(ExactBuffers):
     """How far a value has come through each bin of its column, from -1 to 1.
 
     A linear layer on top is a piecewise linear function of each column that can turn at any
@@ -90,6 +92,9 @@ class PiecewiseLinear(nn.Module):
     learning", arXiv 2203.05556.
     """
 
+    exact: ClassVar[tuple[str, ...]] = ("center", "unit")
+    center: Tensor
+    unit: Tensor
     column: Tensor
     lower: Tensor
     rate: Tensor
@@ -98,12 +103,21 @@ class PiecewiseLinear(nn.Module):
         super().__init__()
         edges = [np.asarray(column, dtype=np.float64) for column in bin_edges]
         self.n_columns = len(edges)
+        # In float64 to numbers of size one, before they are cast: each column's own units may not
+        # fit float32, and what it holds most finely is what lies near zero.
+        center = np.array([column[len(column) // 2] for column in edges])
+        unit = np.array([np.ptp(column) or 1.0 for column in edges])
+        with np.errstate(invalid="ignore"):  # of infinite ones standardising will tell
+            edges = [(c - m) / u for c, m, u in zip(edges, center, unit, strict=True)]
+        self.register_buffer("center", torch.from_numpy(center))
+        self.register_buffer("unit", torch.from_numpy(unit))
         columns = np.repeat(np.arange(len(edges)), [len(column) - 1 for column in edges])
         self.register_buffer("column", torch.from_numpy(columns))
         lower = np.concatenate([column[:-1] for column in edges])
         self.register_buffer("lower", torch.from_numpy(lower))
         widths = np.concatenate([np.diff(column) for column in edges])
-        self.register_buffer("rate", torch.from_numpy(2.0 / widths))
+        narrowest = np.finfo(np.float32).tiny  # zero times infinity would be NaN
+        self.register_buffer("rate", torch.from_numpy(2.0 / np.maximum(widths, narrowest)))
 
     @property
     def n_outputs(self) -> int:
@@ -111,6 +125,11 @@ class PiecewiseLinear(nn.Module):
         return len(self.column)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        columns = inputs.index_select(1, self.column)
-        passed = (columns - self.lower.to(inputs)) * self.rate.to(inputs)
+        scaled = (inputs - self.center) / self.unit
+        if not inputs.is_floating_point() or inputs.dtype.itemsize > self.lower.dtype.itemsize:
+            scaled = scaled.to(self.lower.dtype)
+        else:
+            scaled = scaled.to(inputs.dtype)
+        columns = scaled.index_select(1, self.column)
+        passed = (columns - self.lower.to(columns)) * self.rate.to(columns)
         return passed.clamp(0.0, 2.0) - 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -72,6 +72,7 @@ class SpreadStandardize(RobustStandardize):
         See :func:`score_tables`. With none at all columns are standardised as they are.
     """
 
+    exact: ClassVar[tuple[str, ...]] = ("mean", "scale", "values", "scores")
     columns: Tensor
     values: Tensor
     scores: Tensor
@@ -108,22 +109,24 @@ class SpreadStandardize(RobustStandardize):
             return super().forward(inputs)
         passed, width, score, rise = self._segments(inputs)
         spread = score + rise * passed / width
-        return super().forward(inputs).index_copy(1, self.columns, spread.T)
+        scaled = super().forward(inputs)
+        return scaled.index_copy(1, self.columns, spread.T.to(scaled))
 
     def unit(self, inputs: Tensor) -> Tensor:
         if not len(self.columns):
             return super().unit(inputs)
         _, width, _, rise = self._segments(inputs)
-        return super().unit(inputs).index_copy(1, self.columns, (width / rise).T)
+        unit = super().unit(inputs)
+        return unit.index_copy(1, self.columns, (width / rise).T.to(unit))
 
     def _segments(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """How far into which piece of its table each value lies; all of shape (columns, n)."""
-        values, scores = self.values.to(inputs), self.scores.to(inputs)
-        wanted = inputs.index_select(1, self.columns).T.contiguous()
+        values, scores = self.values, self.scores
+        wanted = inputs.index_select(1, self.columns).T.to(values).contiguous()
         wanted = wanted.clamp(values[:, :1], values[:, -1:])
         upper = torch.searchsorted(values, wanted, right=True).clamp_min(1).minimum(self.last)
         lower = upper - 1
         left, score = values.gather(1, lower), scores.gather(1, lower)
-        # Values that differ in float64 only are one in float32.
+        # Where float64 is not to be had (MPS) values that differ in it only are one.
         width = (values.gather(1, upper) - left).clamp_min(torch.finfo(values.dtype).tiny)
         return wanted - left, width, score, scores.gather(1, upper) - score

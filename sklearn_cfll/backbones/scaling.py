@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,32 @@ __all__ = ["ColumnScale", "RobustStandardize", "Standardize"]
 # In standard deviations. Rows within them are left as they are: where a heavy tail matters, as
 # in a linear function of incomes, drawing it in costs more than it saves.
 LIMIT = 15.0
+
+
+class ExactBuffers(nn.Module):
+    """Buffers named in ``exact`` stay in float64, whatever the network around them is cast to.
+
+    They hold numbers in the units of the user's columns, which float32 may blur (milliseconds
+    since 1970) or not hold at all (1e-50). What they give is in the dtype of the network. Apple's
+    MPS has no float64: there they are cast.
+    """
+
+    exact: ClassVar[tuple[str, ...]] = ()
+    like: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("like", torch.empty(0), persistent=False)  # of the network's dtype
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        kept = {name: getattr(self, name) for name in self.exact}
+        for name, buffer in kept.items():  # the device that `fn` moves to may lack float64
+            self._buffers[name] = buffer.to(self.like.dtype)
+        super()._apply(fn, recurse)
+        if self.like.device.type != "mps":
+            for name, buffer in kept.items():
+                self._buffers[name] = buffer.to(self.like.device, torch.float64)
+        return self
 
 
 class Standardize(nn.Module):
@@ -31,6 +59,12 @@ class Standardize(nn.Module):
     def adapt_to(self, mean: Tensor, std: Tensor) -> None:
         """Take weighted means and standard deviations of the training rows."""
         info = torch.finfo(self.scale.dtype)
+        if not torch.isfinite(std).all():
+            column = int((~torch.isfinite(std)).nonzero()[0, 0])
+            raise ValueError(
+                f"Column {column} of X holds values that are not finite, or so large that their "
+                "squares overflow. Remove NaN and infinity, and rescale the column."
+            )
         constant = std <= 10 * info.eps * mean.abs() + info.tiny
         self.mean = mean.to(self.mean)
         self.scale = torch.where(constant, torch.ones_like(std), std).to(self.scale)
@@ -43,16 +77,23 @@ class Standardize(nn.Module):
         return self.scale.expand_as(inputs)
 
 
-class RobustStandardize(Standardize):
+class RobustStandardize(Standardize, ExactBuffers):
     """Standardise, and draw in what lies farther than 15 deviations: none beyond 30.
 
     A single wrong entry (a thousand times the others) would otherwise make a step of training
     diverge, or a prediction absurd. :func:`~sklearn_cfll.training.batches.robust_statistics`
-    gives mean and deviation that such entries do not move.
+    gives mean and deviation that such entries do not move. Columns are standardised in float64
+    and then cast, so that their units do not matter beyond its rounding.
     """
 
+    exact: ClassVar[tuple[str, ...]] = ("mean", "scale")
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features)
+        self.mean, self.scale = self.mean.double(), self.scale.double()
+
     def forward(self, inputs: Tensor) -> Tensor:
-        scaled = super().forward(inputs)
+        scaled = super().forward(inputs).to(self.like.dtype)
         near = scaled.clamp(-LIMIT, LIMIT)
         return near + LIMIT * torch.tanh((scaled - near) / LIMIT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
 from numbers import Integral
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, _fit_context, is_regressor
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -45,6 +46,7 @@ from ._data import (
     Checked,
     Parts,
     check_data,
+    check_float32,
     check_inputs,
     check_sample_shape,
     column_bins,
@@ -52,6 +54,7 @@ from ._data import (
     held_out_rows,
     needs_float64,
 )
+from ._effects import warn_of_fixed_features, warn_without_effect
 from ._going_on import GoingOnMixin, mean_factor, share_kept, total_weight
 from ._inputs import out_of_range
 from ._options import (
@@ -69,6 +72,7 @@ from ._parameters import CONSTRAINTS, refuse_mistaken_kinds
 from ._plan import Plan, fixed_parameters
 from ._state import StateMixin
 from ._targets import TargetScale
+from ._validation_scale import warn_of_other_scale, warn_of_useless_validation
 
 
 class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
@@ -93,6 +97,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         """Sample weights, those of classes included."""
         return sample_weight
+
+    def _tame_targets(self, checked: Checked, name: str) -> Checked:
+        """Targets that training survives."""
+        return checked
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         return TargetScale.identity(rows.shape[-1])
@@ -128,11 +136,15 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             ``skorch.helper.SliceDict``. Integers stay integers (``torch.int64``) where a
             backbone refuses floats because it looks them up, as an ``nn.Embedding`` does.
         y : array-like of shape (n_samples,) or (n_samples, ...)
-            May be left out with a Dataset that holds it.
+            May be left out with a Dataset that holds it. Of a regression at most 2% of the rows
+            that lie 100 times as far from the median as all others are drawn in to the range of
+            the others, with a warning that names them.
         sample_weight : array-like of shape (n_samples,), default=None
             A weight means a number of repetitions: it weighs the solve and the gradient.
         X_val, y_val : optional
-            Held-out rows of your own in place of ``validation_fraction``.
+            Held-out rows of your own in place of ``validation_fraction``. Steps before the
+            estimator in a pipeline do not transform them unless told to (``transform_input``); a
+            warning says where they are on another scale.
 
         Returns
         -------
@@ -154,6 +166,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 self._follow_parameters()
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
+            checked = self._tame_targets(checked, "y")
+            given = X_val is not None
+            holds_out = not given and self._holds_out(len(checked.y))
+            warn_without_effect(self, holds_out=holds_out, given=given)
             plan = self._plan if warm else self._make_plan(checked)
             parts = self._split(plan, checked, X_val, y_val)
             rate, memory = 1.0, None
@@ -161,11 +177,17 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 rate, memory = self._restart(parts)
             else:
                 self._start(plan, parts.train, self._takes_linear_part(parts))
+                if self.net_.optimizer_ is None:
+                    warn_of_fixed_features(self)
                 if self._scales_columns(parts):
                     self._scale_columns(parts.train)
             self._configure(len(parts.train), self.max_epochs, rate=rate)
             self._train(parts, task, X, y, warm)
             kept = share_kept(self._total_rate())
+            if given and self.best_iteration_ == 1 and parts.valid is not None:
+                with torch.no_grad():
+                    found = torch.cat(list(self.net_.forward_iter(parts.valid)))
+                warn_of_useless_validation(found, self.n_iter_, parts.train, parts.valid)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
             self._solve(parts, None if memory is None else (memory, kept))
@@ -183,15 +205,18 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def _make_plan(self, checked: Checked) -> Plan:
         recipe = self.backbone
         device = resolve_device(self.device)
-        coarse = self.precision == "auto" and needs_float64(checked)
+        coarse = self.precision == "auto" and needs_float64(checked, self._is_perceptron())
         dtype = resolve_dtype(self.precision, checked.y.shape, device, coarse)
+        if dtype == torch.float32 and (not self._is_perceptron() or device.type == "mps"):
+            check_float32(checked.X)
         if recipe is None:
             sizes = self.hidden_layer_sizes
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-            edges = column_bins(checked, self.n_bins, dtype) if 1 not in sizes else None
-            tables = column_scores(checked, dtype) if self.spread_columns else None
-            members = self._n_members()
-            recipe = MLPBackbone(sizes, self.activation, self.dropout, edges, tables, members)
+            edges = column_bins(checked, self.n_bins) if 1 not in sizes else None
+            tables = column_scores(checked) if self.spread_columns else None
+            recipe = MLPBackbone(
+                sizes, self.activation, self.dropout, edges, tables, self.n_members
+            )
         seed = draw_seed(self.random_state)
 
         def make(dtype: torch.dtype) -> Plan:
@@ -210,10 +235,6 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
         self._plan = plan
         return plan
-
-    def _n_members(self) -> int:
-        """Networks to train: one where the backbone is the user's."""
-        return 1 if self.backbone is not None else self.n_members
 
     def _takes_linear_part(self, parts: Parts) -> bool:
         """Whether the network is trained on what a ridge regression leaves over."""
@@ -235,7 +256,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
         return plan.make_net(
             optimizer_class(self.optimizer),
-            n_members=self._n_members(),
+            n_members=plan.n_members,
             memory=self.memory,
             compile=self.compile,
             linear=linear,
@@ -264,7 +285,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             epochs = math.ceil(FIRST_RUN_STEPS / self._n_batches(len(half)))
             self._configure(len(half), min(epochs, self.max_epochs))
             net.verbose = 0
-            net.run(train.subset(half), None, [])
+            net.run(train.subset(half), None, [], provisional=True)
             if net.interrupted_:
                 raise KeyboardInterrupt
             found.append(slopes(net.module_, train))
@@ -386,8 +407,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _training_ridge(self, n_rows: int) -> float:
         *grid, width = self._plan.backbone.feature_shape
-        n_members = self.net_.module_.last_layer.n_members
-        shape = (*grid, width // n_members)  # each member's own features
+        shape = (*grid, width // self._plan.n_members)  # each member's own features
         batch = "full" if self.batch_size == "full" else self._batch_rows(n_rows)
         return resolve_ridge(self.ridge, shape, batch, n_rows)
 
@@ -428,12 +448,13 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         data = plan.dataset(checked)
         if X_val is not None:
             held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
-            return Parts(data, data, plan.dataset(held_out))
+            held_out = self._tame_targets(held_out, "y_val")
+            parts = Parts(data, data, plan.dataset(held_out))
+            assert parts.valid is not None
+            warn_of_other_scale(data, parts.valid, plan.scale if is_regressor(self) else None)
+            return parts
         n_rows = len(data)
-        wanted = self.early_stopping
-        if wanted == "auto":
-            wanted = n_rows >= HELD_OUT_FROM
-        if not wanted or self.validation_fraction == 0:
+        if not self._holds_out(n_rows):
             return Parts(data, data, None)
         if n_rows < 10:
             raise ValueError(
@@ -446,13 +467,27 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         )
         return Parts(data, data.subset(train), data.subset(held))
 
+    def _holds_out(self, n_rows: int) -> bool:
+        """Whether some of so many rows are held out."""
+        wanted = n_rows >= HELD_OUT_FROM if self.early_stopping == "auto" else self.early_stopping
+        return bool(wanted) and self.validation_fraction != 0
+
     # -- using ----------------------------------------------------------------------
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Raw predictions (n, positions..., k) in y's units."""
         with self._rows_to_predict(X) as dataset, torch.no_grad():
             parts = list(self.net_.forward_iter(dataset, device="cpu"))
-        return self._plan.unscale(torch.cat(parts).numpy())
+        outputs = self._plan.unscale(torch.cat(parts).numpy())
+        finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+        if not finite.all():
+            warnings.warn(
+                f"{(~finite).sum()} of {len(finite)} predictions are not finite, the first that of "
+                f"row {finite.argmin()}: the network overflows on what X holds there.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return outputs
 
     @contextlib.contextmanager
     def _rows_to_predict(self, X: Any) -> Iterator[RowsDataset]:
@@ -493,6 +528,12 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 features = torch.cat([features, linear.columns(dataset.X).cpu()], 1)
         return features.numpy()
 
+    def _no_moments(self) -> str:
+        return (
+            "needs the moments of the training rows, and none are kept: fit with "
+            'refit_last_layer=True, or use memory="statistics".'
+        )
+
     def to_torch(self) -> nn.Module:
         """A plain module that maps raw X to predictions, its last layer an ``nn.Linear``.
 
@@ -510,6 +551,11 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         linear = as_linear(*self._whole_last_layer())
         with torch.no_grad():
             linear.weight.copy_(torch.as_tensor(self.last_layer_coef_))
+            if not torch.isfinite(linear.weight).all():
+                raise ValueError(
+                    "The targets are so large that the last layer's weights on their scale "
+                    f"overflow {linear.weight.dtype}. Rescale y, or fit in float64."
+                )
             linear.bias.copy_(
                 torch.as_tensor(self.last_layer_intercept_ - self._decision_threshold)
             )

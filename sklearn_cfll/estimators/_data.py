@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 import torch
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import (
@@ -18,11 +17,12 @@ from torch.utils.data import Dataset
 
 from ..backbones.bins import bin_edges, quantiles
 from ..backbones.normal_scores import score_tables
-from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
+from ..training.batches import RowsDataset, as_rows, from_numpy, native, spread_rows
+from ._arrays import as_columns, as_targets, check_range, float32_misses, named_columns, to_numpy
 from ._inputs import check_named_inputs, check_names, n_samples
 
-__all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sample_shape", "column_bins"]
-__all__ += ["column_scores", "held_out_rows", "needs_float64"]
+__all__ = ["Checked", "Parts", "check_data", "check_float32", "check_inputs"]
+__all__ += ["check_sample_shape", "column_bins", "column_scores", "held_out_rows", "needs_float64"]
 
 # A first layer over more bins than this would be most of the network.
 MAX_BINS = 2048
@@ -79,9 +79,13 @@ def check_data(
         )
     if not reset:
         check_sample_shape(X, estimator._plan.sample_shape)
-    X = check_inputs(estimator, X, reset=reset, min_samples=min_samples)
-    y = y.toarray() if scipy.sparse.issparse(y) else np.asarray(y)
+    given, X = X, check_inputs(estimator, X, reset=reset, min_samples=min_samples)
+    check_range(X, given, "X")
+    y = as_targets(y)
     _check_lengths(X, y)
+    # Of all rows: also a class all of whose rows weigh nothing is one, as in scikit-learn.
+    targets = estimator._encode_targets(y, reset=reset)
+    check_range(targets, targets, "y")
     weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
     rows, mean_weight = None, 1.0
     if weights is not None:
@@ -93,10 +97,9 @@ def check_data(
                 "nothing to fit. Give at least one row a positive weight."
             )
         if len(kept) < len(y):
-            rows, y, weights = kept, y[kept], weights[kept]
+            rows, targets, weights = kept, targets[kept], weights[kept]
         mean_weight = float(weights.mean())
         weights = None if np.all(weights == weights[0]) else weights / mean_weight
-    targets = estimator._encode_targets(y, reset=reset)
     return Checked(X, rows, targets, weights, mean_weight, lazy)
 
 
@@ -120,21 +123,23 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
         return X
     if isinstance(X, Mapping):
         return check_named_inputs(estimator, X, reset=reset, min_samples=min_samples)
-    if isinstance(X, torch.Tensor):
-        X = X.detach().cpu().numpy()
+    lazy, X = isinstance(X, np.memmap), to_numpy(X)
     # Where the backbone gives features at positions X is a field, and its first axis may be the
     # grid: predictions on another grid are the point, and the backbone judges their shape.
     fields = not reset and len(estimator._plan.backbone.feature_shape) > 1
-    return validate_data(
-        estimator,
-        X,
-        reset=reset,
-        ensure_2d=not fields,
-        accept_sparse="csr",
-        dtype="numeric",
-        allow_nd=estimator.backbone is not None if reset else estimator._plan.takes_any_shape,
-        ensure_min_samples=min_samples,
-    )
+    own = estimator.backbone is not None if reset else estimator._plan.takes_any_shape
+    with named_columns(X, "X"):
+        checked = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            ensure_2d=not fields,
+            accept_sparse="csr",
+            dtype="numeric",
+            allow_nd=own,
+            ensure_min_samples=min_samples,
+        )
+    return checked if lazy else as_columns(checked, X, integers=own)
 
 
 def check_sample_shape(X: Any, sample_shape: Any) -> None:
@@ -159,30 +164,32 @@ def check_sample_shape(X: Any, sample_shape: Any) -> None:
     )
 
 
-def column_bins(checked: Checked, n_bins: int, dtype: torch.dtype) -> list[np.ndarray] | None:
+def column_bins(checked: Checked, n_bins: int) -> list[np.ndarray] | None:
     """Edges of bins for each column; None where no column has two bins."""
-    shape = as_rows(checked.X, "cpu", dtype, lazy=True).shape
+    shape = as_rows(checked.X, "cpu", torch.float64, lazy=True).shape
     if len(shape) != 2:
         return None  # the recipe says what is wrong
     most = MAX_BINS // shape[1]
     n_bins, n_values = min(n_bins, most), min(VALUES_PER_BIN * n_bins, most)
     if n_bins < 2:
         return None
-    edges = bin_edges(*_some_rows(checked, dtype), n_bins, n_values)
+    edges = bin_edges(*_some_rows(checked), n_bins, n_values)
     return edges if max(map(len, edges)) > 2 else None
 
 
-def column_scores(checked: Checked, dtype: torch.dtype) -> list[np.ndarray | None] | None:
+def column_scores(checked: Checked) -> list[np.ndarray | None] | None:
     """Values and normal scores of each column, None where it is not uneven."""
-    if len(as_rows(checked.X, "cpu", dtype, lazy=True).shape) != 2:
+    if len(as_rows(checked.X, "cpu", torch.float64, lazy=True).shape) != 2:
         return None  # the recipe says what is wrong
-    return score_tables(*_some_rows(checked, dtype))
+    return score_tables(*_some_rows(checked))
 
 
-def needs_float64(checked: Checked) -> bool:
-    """Whether float32 is too coarse: columns or targets far from zero for their deviation.
+def needs_float64(checked: Checked, perceptron: bool) -> bool:
+    """Whether float32 is too coarse: targets or columns far from zero for their deviation.
 
-    Milliseconds since 1970 over a day, say. Arrays that come in float32 have nothing finer.
+    Milliseconds since 1970 over a day, say. Arrays that come in float32 have nothing finer. And
+    columns whose size float32 does not hold. A perceptron's columns are standardised before they
+    are cast: only its targets count.
     """
     parts = []
     if checked.y.ndim <= 2:
@@ -190,8 +197,11 @@ def needs_float64(checked: Checked) -> bool:
         targets = from_numpy(checked.y.reshape(len(checked.y), -1))
         parts.append((targets, None if weights is None else from_numpy(weights)))
     for X in checked.X.values() if isinstance(checked.X, Mapping) else [checked.X]:
-        if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.itemsize > 4:
-            parts.append(_some_rows(checked._replace(X=X), torch.float64))
+        if isinstance(X, np.ndarray) and X.dtype.kind == "f" and not perceptron:
+            if float32_misses(X) is not None:
+                return True
+            if X.ndim == 2 and X.dtype.itemsize > 4:
+                parts.append(_some_rows(checked._replace(X=X)))
     for rows, weight in parts:
         low, middle, high = quantiles(rows, weight, 20)[:, [1, 10, 19]].T
         deviation = (high - low) / 3.3  # of a normal distribution
@@ -201,9 +211,23 @@ def needs_float64(checked: Checked) -> bool:
     return False
 
 
-def _some_rows(checked: Checked, dtype: torch.dtype) -> tuple[Any, torch.Tensor | None]:
+def check_float32(X: Any) -> None:
+    """Raise where float32, asked for, does not hold the size of a column."""
+    if not isinstance(X, np.ndarray) or X.dtype.kind != "f":
+        return
+    found = float32_misses(X)
+    if found is not None:
+        raise ValueError(
+            f"Column {found[0]} of `X` holds {found[1]:g} as its largest absolute value, which "
+            "the network would see in float32 as it is. Rescale the column, or use "
+            '`precision`="float64".'
+        )
+
+
+def _some_rows(checked: Checked) -> tuple[Any, torch.Tensor | None]:
     """Rows of X and their weights: all, or every second, third... of many."""
-    inputs = as_rows(checked.X, "cpu", dtype, lazy=True)  # no copy of rows that are not looked at
+    # Lazily: no copy of rows that are not looked at.
+    inputs = as_rows(checked.X, "cpu", torch.float64, lazy=True)
     chosen = spread_rows(len(checked.y), inputs.shape[1]).numpy()
     rows = inputs.take(torch.as_tensor(chosen if checked.rows is None else checked.rows[chosen]))
     weights = checked.sample_weight
@@ -215,12 +239,15 @@ def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
         return None
     if isinstance(X, Dataset | Mapping):
         X = np.empty((n_samples(X), 1))
-    return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weights = _check_sample_weight(
+        to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+    )
+    return native(weights)
 
 
 def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
     """Targets of a Dataset of (inputs, target) pairs, gathered in one pass."""
-    targets = [np.asarray(dataset[i][1]) for i in range(len(dataset))]  # type: ignore[arg-type]
+    targets = [np.asarray(to_numpy(dataset[i][1])) for i in range(len(dataset))]  # type: ignore[arg-type]
     return np.stack(targets)
 
 
@@ -236,6 +263,11 @@ def held_out_rows(
     n_rows: int, n_held: int, classes: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of training rows and of random rows held out, stratified by class."""
+    if n_rows - n_held < 2:
+        raise ValueError(
+            f"`validation_fraction` holds out {n_held} of {n_rows} rows, which leaves "
+            f"{max(0, n_rows - n_held)} to train on. Give a smaller one, or `X_val` and `y_val`."
+        )
     if classes is not None:
         counts = np.unique(classes, return_counts=True)[1]
         if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):

@@ -14,6 +14,7 @@ from ..training.batches import RowsDataset, input_statistics
 from ..training.refit import Refit, mean_squared_residuals
 from ..training.schedules import SCHEDULES
 from ._data import Parts, check_data
+from ._effects import warn_without_effect
 from ._options import SHORT_RUN
 
 __all__ = ["ColumnMoments", "GoingOnMixin", "mean_factor", "share_kept", "total_weight"]
@@ -84,8 +85,10 @@ class GoingOnMixin:
             if not first:
                 self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
+            checked = self._tame_targets(checked, "y")
             plan = self._make_plan(checked) if first else self._plan
             if first:
+                warn_without_effect(self, holds_out=True, given=False)
                 plan.mean_weight = 1.0  # a stream's weights count as they come
             added = plan.dataset(checked, as_added=True)
             noise, kept = None, 1.0
@@ -140,10 +143,7 @@ class GoingOnMixin:
             data = self._plan.dataset(checked, as_added=True)
             layer = self.net_.module_.last_layer
             if not layer.holds_moments:
-                raise ValueError(
-                    "`adapt` needs the moments of the training rows, and none are kept: fit "
-                    'with refit_last_layer=True or memory="statistics".'
-                )
+                raise ValueError(f"`adapt` {self._no_moments()}")
             for batch in self.net_.labelled_features(data):
                 layer.accumulate(*batch)
             layer.solve(self.final_ridge_)

@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from ..training.batches import native
+from ._arrays import DATES, as_columns, as_targets, as_values, check_range, named_columns, to_numpy
 from ._instrument_networks import is_own
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "check_instrument_data",
     "check_side",
     "check_stage1_sample",
+    "check_treatments",
     "fold_labels",
     "warn_redundant",
 ]
@@ -50,22 +53,32 @@ def check_instrument_data(
     estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any
 ) -> InstrumentData:
     """Check what a fit is given, with scikit-learn's messages; rows of weight zero go."""
-    X, y = validate_data(
-        estimator,
-        X,
-        y,
-        dtype="numeric",
-        y_numeric=True,
-        allow_nd=is_own(estimator.treatment_backbone),
-        ensure_min_samples=4,
-    )
-    y = np.asarray(y, dtype=np.float64)
+    y = None if y is None else as_targets(y)
+    if y is not None and y.dtype.kind in DATES:
+        as_values(y, estimator)  # raises
+    own = is_own(estimator.treatment_backbone)
+    given = to_numpy(X)
+    with named_columns(given, "X"):
+        X, y = validate_data(
+            estimator,
+            given,
+            y,
+            dtype="numeric",
+            y_numeric=True,
+            allow_nd=own,
+            ensure_min_samples=4,
+        )
+    X, y = as_columns(X, given, integers=own), native(y, np.float64)
+    check_range(X, given, "X")
+    check_range(y, y, "y")
     Z = check_side("Z", Z, X, own=is_own(estimator.instrument_backbone))
     C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
     data = InstrumentData(X, y, Z, C, None, float(len(X)))
     if sample_weight is None:
         return data
-    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weights = native(
+        _check_sample_weight(to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True)
+    )
     kept = weights > 0
     if kept.sum() < 4:
         raise ValueError(
@@ -91,17 +104,28 @@ def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: Instrumen
             raise ValueError(f"`{name}` is None: a first-stage sample needs X_stage1 and Z_stage1.")
     if (C is None) != (main.C is None):
         raise ValueError("Give both `C` and `C_stage1`, or neither.")
-    X = validate_data(
-        estimator,
-        X,
-        reset=False,
-        dtype="numeric",
-        allow_nd=is_own(estimator.treatment_backbone),
-        ensure_min_samples=2,
-    )
+    X = check_treatments(estimator, X, "X_stage1", min_samples=2)
     Z = check_side("Z_stage1", Z, X, own=main.Z.ndim > 2, like=main.Z.shape)
     C = None if main.C is None else check_side("C_stage1", C, X, own=True, like=main.C.shape)
     return InstrumentData(X, None, Z, C, None, float(len(X)))
+
+
+def check_treatments(
+    estimator: Any, X: Any, name: str = "X", *, own: bool | None = None, min_samples: int = 1
+) -> np.ndarray:
+    """Treatments with the columns of the fit, as native numbers."""
+    own = is_own(estimator.treatment_backbone) if own is None else own
+    given = to_numpy(X)
+    with named_columns(given, name):
+        X = validate_data(
+            estimator,
+            given,
+            reset=False,
+            dtype="numeric",
+            allow_nd=own,
+            ensure_min_samples=min_samples,
+        )
+    return as_columns(X, given, name, integers=own)
 
 
 def check_side(
@@ -110,9 +134,14 @@ def check_side(
     """Instruments or confounders as an array with X's rows; one column may come 1-d."""
     if value is None:
         return None
-    if np.ndim(value) == 1:
-        value = np.asarray(value).reshape(-1, 1)
-    value = check_array(value, dtype="numeric", input_name=name, allow_nd=own)
+    given = to_numpy(value)
+    shape = given.shape if hasattr(given, "shape") else np.shape(given)
+    if len(shape) == 1:
+        given = np.asarray(given).reshape(-1, 1)
+    with named_columns(given, name):
+        value = check_array(given, dtype="numeric", input_name=name, allow_nd=own)
+    value = as_columns(value, given, name, integers=own)
+    check_range(value, given, name)
     check_consistent_length(X, value)
     if like is not None and value.shape[1:] != like[1:]:
         raise ValueError(

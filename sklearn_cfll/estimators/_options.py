@@ -63,14 +63,20 @@ def resolve_device(device: Any) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"`device`={device!r} is no torch device: {error}") from error
-    missing = (resolved.type == "cuda" and not torch.cuda.is_available()) or (
-        resolved.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
+    try:
+        if resolved.type == "meta":
+            raise RuntimeError("tensors there hold no numbers")
+        torch.empty(0, device=resolved)
+    except Exception as error:  # of many kinds: AssertionError, ImportError, RuntimeError...
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        here += ["mps"] * torch.backends.mps.is_available()
+        kind = resolved.type
+        name = str(resolved) if any(kind in other for other in here) else f"{kind.upper()} device"
         raise ValueError(
-            f"`device`={device!r} was asked for, but torch sees no {resolved.type.upper()} "
-            'device here. Use device="auto" to take what there is, or device="cpu".'
-        )
+            f"`device`={device!r} was asked for, but torch sees no {name} that it can compute on "
+            f'here, only {", ".join(here)}. Use device="auto" to take what there is, or '
+            'device="cpu".'
+        ) from error
     return resolved
 
 

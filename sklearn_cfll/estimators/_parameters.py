@@ -136,9 +136,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU.
     precision : {{"auto", "float32", "float64"}}, default="auto"
-        "auto" is float64 up to 300 rows on a CPU, and where columns or targets lie so far from
-        zero that float32 would blur them; else float32. Predictions come in the precision they
-        were computed in.
+        "auto" is float64 up to 300 rows on a CPU, and where targets, or the columns that a
+        ``backbone`` of your own sees as they are, would be blurred by float32; else float32.
+        Predictions come in the precision they were computed in, in float64 where float32 cannot
+        hold y.
     compile : bool, default=False
         Compile the backbone by ``torch.compile``.
     callbacks : list of skorch callbacks, default=None

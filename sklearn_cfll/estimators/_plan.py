@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones.fno import FNOBackbone
 from ..backbones.mlp import MLPBackbone
@@ -40,6 +40,8 @@ FIXED = (
     "normalize_y",
     "precision",
 )
+
+NARROW = (np.float32, np.float16)  # nothing finer to keep
 
 # Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
 # model must predict the same before and after pickling.
@@ -136,6 +138,12 @@ class Plan:
             raise
         return plan
 
+    @property
+    def n_members(self) -> int:
+        """Networks that the backbone trains side by side, each with a last layer of its own."""
+        own = hasattr(self.recipe, "build") and not isinstance(self.recipe, nn.Module)
+        return int(getattr(self.recipe, "n_members", 1)) if own else 1
+
     def rebuild(self) -> None:
         """Fresh modules in place of those that were not kept with the plan."""
         dtypes, shape = self.backbone.input_dtype, self.sample_shape
@@ -208,7 +216,11 @@ class Plan:
                 )
 
     def rows(self, X: Any, lazy: bool) -> Rows:
-        return as_rows(X, self.device, self.backbone.input_dtype, lazy)
+        """Inputs; for a perceptron, which casts them once standardised, as exact as they are."""
+        dtype, narrow = self.backbone.input_dtype, getattr(X, "dtype", None) in NARROW
+        if self.is_perceptron and not narrow and self.device.type != "mps":
+            dtype = torch.float64
+        return as_rows(X, self.device, dtype, lazy)
 
     def dataset(self, checked: Checked, *, as_added: bool = False) -> RowsDataset:
         """Checked rows on the device, targets in the scale of training.
@@ -234,7 +246,7 @@ class Plan:
 
     def unscale(self, rows: np.ndarray) -> np.ndarray:
         """Outputs (n, positions..., k) of the net in y's units."""
-        return rows * self.scale.scale.astype(rows.dtype) + self.scale.mean.astype(rows.dtype)
+        return self.scale.inverse(rows)
 
     def unscale_variance(self, variance: Tensor) -> np.ndarray:
         """Variances (k,) of the net's outputs in y's units."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ._arrays import LARGEST_32, SMALLEST_32
+
 __all__ = ["TargetLayout", "TargetScale"]
 
 
@@ -100,6 +102,14 @@ class TargetScale(NamedTuple):
 
     def transform(self, rows: np.ndarray) -> np.ndarray:
         return (rows - self.mean) / self.scale
+
+    def inverse(self, rows: np.ndarray) -> np.ndarray:
+        """Back to y's units, in the precision of ``rows`` where that holds them, else float64."""
+        sizes = np.abs([*self.mean, *self.scale])
+        sizes = sizes[sizes > 0]
+        if sizes.max() > LARGEST_32 or sizes.min() < SMALLEST_32:
+            rows = rows.astype(np.float64)
+        return rows * self.scale.astype(rows.dtype) + self.mean.astype(rows.dtype)
 
 
 def weighted_mean_std(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted
 
 from ..training.refit import Refit
+from ._arrays import as_targets, check_labels
 from ._base import BaseCFLL
 from ._data import Parts
 from ._parameters import shared_docs
@@ -161,8 +163,15 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self
         """
         with self._previous_fit_kept():
-            if classes is not None and not self.__sklearn_is_fitted__():
-                self._given_classes = unique_labels(classes)
+            if classes is not None:
+                given = unique_labels(check_labels(as_targets(classes), "classes"))
+                if not self.__sklearn_is_fitted__():
+                    self._given_classes = given
+                elif not np.array_equal(given, self.classes_):
+                    raise ValueError(
+                        f"`classes`={classes!r} is not the same as on last call to partial_fit, "
+                        f"was: {self.classes_!r}. Leave it out, or fit anew."
+                    )
             try:
                 return self._partial_fit(X, y, sample_weight)
             finally:
@@ -259,6 +268,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             y = y.ravel()
         if y.dtype.kind in "fc":
             y = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=self)
+        y = check_labels(y, "y")
         check_classification_targets(y)
         kind = type_of_target(y, input_name="y")
         if kind == "multiclass-multioutput":
@@ -292,10 +302,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         if self.class_weight is None:
             return sample_weight
-        if isinstance(self.class_weight, dict) and min(self.class_weight.values()) < 0:
-            raise ValueError(
-                f"`class_weight` must hold no negative weight, got {self.class_weight!r}."
-            )
+        if isinstance(self.class_weight, dict) and not self.multilabel_:
+            weights = self._class_weights(self.class_weight)[np.searchsorted(self.classes_, y)]
+            return weights if sample_weight is None else weights * sample_weight
         if self.class_weight == "balanced" and sample_weight is not None and y.ndim == 1:
             # Weights mean repetitions: balance the weighted class sizes.
             codes = np.unique(y, return_inverse=True)[1]
@@ -305,6 +314,24 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             return sample_weight * share[codes]
         weights = compute_sample_weight(self.class_weight, y)
         return weights if sample_weight is None else weights * sample_weight
+
+    def _class_weights(self, given: dict[Any, Any]) -> np.ndarray:
+        """Weight of each of ``classes_``; one where none is given, as in scikit-learn."""
+        for label, weight in given.items():
+            if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
+                raise ValueError(
+                    "`class_weight` must hold finite weights, none of them negative, got "
+                    f"{weight!r} for class {label!r}."
+                )
+        known = self.classes_.tolist()
+        unknown = [label for label in given if label not in known]
+        missing = [label for label in known if label not in given]
+        if unknown and missing:
+            raise ValueError(
+                f"`class_weight` holds weights of {unknown}, which are no classes, and none of "
+                f"{missing}, which are. Classes are {known}."
+            )
+        return np.array([float(given.get(label, 1.0)) for label in known])
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         if self.multilabel_:

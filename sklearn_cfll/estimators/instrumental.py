@@ -10,18 +10,20 @@ import torch
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..backbones.mlp import ACTIVATIONS
 from ..backbones.recipe import kept_recipe
 from ..training._stages import Rows
 from ..training.cross_fit import CrossFit, Schedule, cross_fit
+from ._arrays import as_targets, to_numpy
 from ._instrument_data import (
     InstrumentData,
     check_instrument_data,
     check_side,
     check_stage1_sample,
+    check_treatments,
     fold_labels,
     warn_redundant,
 )
@@ -412,12 +414,11 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             a jackknife over folds, which also sees the nets vary.
         """
         treatment, confounder = self._inputs(X, C)
-        scale, offset = float(self._scale.scale[0]), float(self._scale.mean[0])
-        mean = self._fitted.predict(treatment, confounder)[:, 0].cpu().numpy() * scale + offset
+        mean = self._scale.inverse(self._fitted.predict(treatment, confounder).cpu().numpy())[:, 0]
         if not return_std:
             return mean
         variance = self._fitted.variance(treatment, confounder).cpu().numpy()
-        return mean, np.sqrt(variance) * scale
+        return mean, (np.sqrt(variance) * self._scale.scale[0]).astype(mean.dtype)
 
     def score(self, X: Any, y: Any, Z: Any = None, C: Any = None, sample_weight: Any = None) -> Any:
         """Coefficient of determination of the projected outcome, or of f(X, C) without Z.
@@ -435,6 +436,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         -------
         float
         """
+        y, sample_weight = as_targets(y), to_numpy(sample_weight)
         if Z is None:
             return r2_score(y, self.predict(X, C), sample_weight=sample_weight)
         treatment, confounder = self._inputs(X, C)
@@ -444,8 +446,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         Z = check_side("Z", Z, X, own=len(shape) > 1, like=(0, *shape))
         instrument = self._plan.tensor("instrument_backbone", Z)
         rows = Rows(treatment, instrument, confounder, None, None)
-        fitted = self._fitted.projected(rows)[:, 0].cpu().numpy()
-        fitted = fitted * self._scale.scale[0] + self._scale.mean[0]
+        fitted = self._scale.inverse(self._fitted.projected(rows).cpu().numpy())[:, 0]
         return r2_score(y, fitted, sample_weight=sample_weight)
 
     def summary(self) -> Summary:
@@ -464,7 +465,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         check_is_fitted(self)
         shapes = self._plan.shapes
         allow_nd = is_own(self._plan.recipes["treatment_backbone"])
-        X = validate_data(self, X, reset=False, dtype="numeric", allow_nd=allow_nd)
+        X = check_treatments(self, X, own=allow_nd)
         if X.shape[1:] != shapes["treatment_backbone"]:
             raise ValueError(
                 f"X has samples of shape {X.shape[1:]}, but the estimator was fitted on samples "

@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils import check_array
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..training.noise import NoiseModel, leave_one_out
 from ..training.refit import Refit, predictive_variance
+from ._arrays import as_targets, as_values, to_numpy
 from ._base import BaseCFLL
-from ._data import Parts
+from ._data import Checked, Parts
 from ._intervals import Scores
 from ._options import LINEAR_PART_BELOW
 from ._parameters import shared_docs
 from ._targets import TargetScale
+from ._wild_targets import tame_targets
 
 __all__ = ["CFLLRegressor"]
 
@@ -187,16 +188,9 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         check_is_fitted(self)
         plan, layer = self._plan, self.net_.module_.last_layer
         if not layer.holds_moments:
-            raise ValueError(
-                "`return_std` needs the moments of the training rows, and none are kept: fit "
-                'with refit_last_layer=True or memory="statistics".'
-            )
+            raise ValueError(f"`return_std` {self._no_moments()}")
         if not self._n_judges:
-            raise ValueError(
-                "`return_std` needs rows that the network was not trained on, and none were held "
-                "out at fit: residuals of training rows are too small, several times where the "
-                "network is large. Set early_stopping=True, or give `X_val` and `y_val` at fit."
-            )
+            raise ValueError(f"`return_std` {self._no_residuals()}")
         means, deviations = [], []
         unit_noise = torch.as_tensor(self.noise_variance_ / plan.scale.scale**2)
         noise = None
@@ -244,17 +238,28 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
             raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
         check_is_fitted(self)
         if self._scores is None:
-            raise ValueError(
-                "`predict_interval` needs rows that the network was not trained on, and `fit` "
-                "held none out (`partial_fit` alone never does). Call `fit` with "
-                "early_stopping=True or with `X_val` and `y_val`, or wrap the estimator in a "
-                "cross-conformal method."
-            )
+            raise ValueError(f"`predict_interval` {self._no_residuals()}")
+        if not self.net_.module_.last_layer.holds_moments:
+            raise ValueError(f"`predict_interval` {self._no_moments()}")
         mean, std = self.predict(X, return_std=True)
         layout, quantiles = self._plan.layout, Scores(*self._scores).quantile(coverage)
         factor = layout.from_rows(np.broadcast_to(quantiles, layout.to_rows(std).shape))
         half = (factor * std).astype(mean.dtype)
         return mean - half, mean + half
+
+    def _no_residuals(self) -> str:
+        """Why there are no residuals of held-out rows, and what to do."""
+        if self.early_stopping is False or self.validation_fraction == 0:
+            remedy = "fit with early_stopping=True and `validation_fraction` above 0"
+        else:
+            remedy = (
+                "`partial_fit` holds none out, and `fit` none of fewer than 40 rows; call `fit` "
+                "with more rows, or with early_stopping=True"
+            )
+        return (
+            "needs rows that the network was not trained on, because residuals of training rows "
+            f"are too small, and none were held out: {remedy}; or give `X_val` and `y_val`."
+        )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination; fields are scored point by point.
@@ -268,10 +273,10 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         -------
         float
         """
-        y, prediction = np.asarray(y), self.predict(X)
+        y, prediction = as_targets(y), self.predict(X)
         if y.ndim > 2:
             y, prediction = y.reshape(len(y), -1), prediction.reshape(len(y), -1)
-        return r2_score(y, prediction, sample_weight=sample_weight)
+        return r2_score(y, prediction, sample_weight=to_numpy(sample_weight))
 
     # -- the kind -------------------------------------------------------------------
 
@@ -307,9 +312,10 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         return few and parts.valid is not None and self.refit_last_layer
 
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
-        return check_array(
-            y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y", estimator=self
-        )
+        return as_values(y, self)
+
+    def _tame_targets(self, checked: Checked, name: str) -> Checked:
+        return tame_targets(checked, name)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:

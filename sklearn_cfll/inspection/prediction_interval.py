@@ -13,10 +13,11 @@ __all__ = ["PredictionIntervalDisplay"]
 
 
 class PredictionIntervalDisplay:
-    """A band of prediction intervals along one variable: a feature, a dose, a time.
+    """Prediction intervals along one variable: a feature, a dose, a time, or the rows' order.
 
-    The band joins neighbours along ``x``, so rows that differ in nothing but ``x`` (one feature
-    on a grid, the others held) draw a smooth one.
+    A band joins neighbours along ``x``, which is right for rows that differ in nothing but ``x``
+    (one feature on a grid, the others held). Neighbours of other rows have little in common:
+    joined they would draw a zigzag, so each gets a bar.
 
     Parameters
     ----------
@@ -25,12 +26,14 @@ class PredictionIntervalDisplay:
         Predictions and the ends of their intervals.
     y_true : array-like of shape (n_samples,), default=None
         Observations, drawn as points; the legend says how many the interval covers.
+    kind : {"band", "bars"}, default="band"
+        Whether neighbours along ``x`` are joined.
 
     Attributes
     ----------
     line_ : matplotlib Line2D
         Predictions.
-    band_ : matplotlib PolyCollection
+    band_ : matplotlib PolyCollection, or LineCollection of bars
     points_ : matplotlib Line2D or None
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
@@ -43,7 +46,19 @@ class PredictionIntervalDisplay:
     0.5
     """
 
-    def __init__(self, x: Any, y_pred: Any, lower: Any, upper: Any, y_true: Any = None) -> None:
+    def __init__(
+        self,
+        x: Any,
+        y_pred: Any,
+        lower: Any,
+        upper: Any,
+        y_true: Any = None,
+        *,
+        kind: str = "band",
+    ) -> None:
+        if kind not in ("band", "bars"):
+            raise ValueError(f'`kind` must be "band" or "bars", got {kind!r}.')
+        self.kind = kind
         given = {"x": x, "y_pred": y_pred, "lower": lower, "upper": upper, "y_true": y_true}
         arrays = {k: np.asarray(v, float) for k, v in given.items() if v is not None}
         expected = arrays["x"].shape
@@ -69,13 +84,21 @@ class PredictionIntervalDisplay:
 
     @classmethod
     def from_predictions(
-        cls, x: Any, y_pred: Any, lower: Any, upper: Any, y_true: Any = None, *, ax: Any = None
+        cls,
+        x: Any,
+        y_pred: Any,
+        lower: Any,
+        upper: Any,
+        y_true: Any = None,
+        *,
+        kind: str = "band",
+        ax: Any = None,
     ) -> PredictionIntervalDisplay:
         """Draw intervals from anywhere: a conformal method, a bootstrap, a dose-response.
 
         Parameters
         ----------
-        x, y_pred, lower, upper, y_true
+        x, y_pred, lower, upper, y_true, kind
             As in the constructor.
         ax : matplotlib Axes, default=None
             A new figure where None.
@@ -84,7 +107,7 @@ class PredictionIntervalDisplay:
         -------
         PredictionIntervalDisplay
         """
-        return cls(x, y_pred, lower, upper, y_true).plot(ax=ax)
+        return cls(x, y_pred, lower, upper, y_true, kind=kind).plot(ax=ax)
 
     @classmethod
     def from_estimator(
@@ -93,7 +116,7 @@ class PredictionIntervalDisplay:
         X: Any,
         y: Any = None,
         *,
-        feature: int | str = 0,
+        feature: int | str | None = None,
         coverage: float = 0.9,
         ax: Any = None,
     ) -> PredictionIntervalDisplay:
@@ -107,8 +130,10 @@ class PredictionIntervalDisplay:
         X : array-like or frame of shape (n_samples, n_features)
         y : array-like of shape (n_samples,), default=None
             Observations.
-        feature : int or str, default=0
-            Column of X along the horizontal axis; a name where X is a frame.
+        feature : int or str, default=None
+            Column of X along the horizontal axis; a name where X is a frame. Intervals are a band
+            where all other columns are constant, else a bar for each row. None is the column that
+            is not constant; where there are several, rows are sorted by their prediction.
         coverage : float, default=0.9
             Probability that an interval is meant to hold.
         ax : matplotlib Axes, default=None
@@ -120,7 +145,11 @@ class PredictionIntervalDisplay:
         """
         if not 0 < coverage < 1:
             raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
-        x, name = _column(X, feature)
+        columns = _columns(X)
+        varying = np.flatnonzero((columns != columns[:1]).any(axis=0))
+        if feature is None and len(varying) <= 1:
+            feature = int(varying[0]) if len(varying) else 0
+        x, name = (None, "") if feature is None else _column(X, columns, feature)
         if hasattr(estimator, "predict_interval"):
             y_pred, ends = estimator.predict(X), estimator.predict_interval(X, coverage)
         else:
@@ -128,14 +157,17 @@ class PredictionIntervalDisplay:
             reach = norm.ppf(0.5 + coverage / 2) * std
             ends = (y_pred - reach, y_pred + reach)
         lower, upper = ends
-        display = cls(x, y_pred, lower, upper, y).plot(ax=ax)
+        kind = "band" if len(varying) <= 1 else "bars"
+        if x is None:
+            x, name = np.argsort(np.argsort(y_pred, kind="stable")), "row, sorted by prediction"
+        display = cls(x, y_pred, lower, upper, y, kind=kind).plot(ax=ax)
         display.band_.set_label(f"{coverage:.0%} interval")
         display.ax_.set(xlabel=name)
         display.ax_.legend()
         return display
 
     def plot(self, *, ax: Any = None) -> PredictionIntervalDisplay:
-        """Draw the band, the predictions and the observations.
+        """Draw the intervals, the predictions and the observations.
 
         Parameters
         ----------
@@ -149,10 +181,15 @@ class PredictionIntervalDisplay:
         ax = axes_or_new(type(self).__name__, ax)
         order = self.x.argsort(kind="stable")
         x = self.x[order]
-        self.band_ = ax.fill_between(
-            x, self.lower[order], self.upper[order], alpha=0.3, linewidth=0, label="interval"
-        )
-        (self.line_,) = ax.plot(x, self.y_pred[order], label="prediction")
+        ends = self.lower[order], self.upper[order]
+        style: dict[str, Any] = {"alpha": 0.3, "label": "interval"}
+        if self.kind == "band":
+            self.band_ = ax.fill_between(x, *ends, linewidth=0, **style)
+            marks: dict[str, Any] = {}
+        else:
+            self.band_ = ax.vlines(x, *ends, linewidth=2, color="C0", **style)
+            marks = {"linestyle": "none", "marker": "_", "color": "C0"}
+        (self.line_,) = ax.plot(x, self.y_pred[order], label="prediction", **marks)
         self.points_ = None
         if self.y_true is not None:
             label = f"observed, {self.coverage:.0%} inside"
@@ -165,18 +202,22 @@ class PredictionIntervalDisplay:
         return self
 
 
-def _column(X: Any, feature: int | str) -> tuple[np.ndarray, str]:
-    """Values and name of one column of an array or a frame."""
-    if isinstance(feature, str):
-        names = [str(name) for name in getattr(X, "columns", ())]
-        if feature not in names:
-            raise ValueError(f"`feature`={feature!r} is no column of X, whose names are {names}.")
-        return np.asarray(X[feature], float), feature
+def _columns(X: Any) -> np.ndarray:
     array = np.asarray(X)
     if array.ndim != 2:
         raise ValueError(f"X must have shape (n_samples, n_features), got {array.shape}.")
-    if not 0 <= feature < array.shape[1]:
-        last = array.shape[1] - 1
+    return array
+
+
+def _column(X: Any, columns: np.ndarray, feature: int | str) -> tuple[np.ndarray, str]:
+    """Values and name of one column of an array or a frame."""
+    names = [str(name) for name in getattr(X, "columns", ())]
+    if isinstance(feature, str):
+        if feature not in names:
+            raise ValueError(f"`feature`={feature!r} is no column of X, whose names are {names}.")
+        feature = names.index(feature)
+    if not 0 <= feature < columns.shape[1]:
+        last = columns.shape[1] - 1
         raise ValueError(f"`feature` must lie between 0 and {last}, got {feature!r}.")
-    name = X.columns[feature] if hasattr(X, "columns") else f"feature {feature}"
-    return array[:, feature].astype(float), str(name)
+    name = names[feature] if names else f"feature {feature}"
+    return columns[:, feature].astype(float), name

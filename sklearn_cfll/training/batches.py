@@ -19,7 +19,7 @@ from ..backbones.bins import quantiles
 from .seeding import mix_seed
 
 __all__ = ["Batch", "BatchIterator", "RowsDataset", "as_rows", "input_statistics"]
-__all__ += ["from_numpy", "robust_statistics", "spread_rows", "unpack_batch"]
+__all__ += ["as_tensor", "from_numpy", "native", "robust_statistics", "spread_rows", "unpack_batch"]
 
 # Numbers that statistics and quantiles of the inputs are taken of at once.
 ENTRIES = 2**22
@@ -39,7 +39,12 @@ class DenseRows:
         self, data: Any, device: torch.device, dtype: torch.dtype, lazy: bool = False
     ) -> None:
         self.device, self.dtype = device, dtype
-        self.data = data if isinstance(data, Tensor) else from_numpy(np.asarray(data))
+        if isinstance(data, Tensor):
+            self.data: Any = data
+        elif lazy:
+            self.data = _where_it_is(np.asarray(data))
+        else:
+            self.data = from_numpy(data)
         if not lazy:
             self.data = cast(self.data, device, dtype)
         self.shape = tuple(self.data.shape)
@@ -48,6 +53,9 @@ class DenseRows:
         return self.shape[0]
 
     def take(self, indices: Tensor | slice) -> Tensor:
+        if isinstance(self.data, np.ndarray):
+            rows = self.data[indices.numpy() if isinstance(indices, Tensor) else indices]
+            return cast(from_numpy(rows), self.device, self.dtype)
         if isinstance(indices, Tensor):
             indices = indices.to(self.data.device)
         return cast(self.data[indices], self.device, self.dtype)
@@ -330,12 +338,44 @@ def _inputs(item: Any) -> Any:
     """The inputs of a Dataset's item: a tensor, or a dict of named ones."""
     inputs = item[0] if isinstance(item, tuple | list) else item
     if isinstance(inputs, Mapping):
-        return {name: torch.as_tensor(part) for name, part in inputs.items()}
-    return torch.as_tensor(inputs)
+        return {name: as_tensor(part) for name, part in inputs.items()}
+    return as_tensor(inputs)
 
 
-def from_numpy(data: np.ndarray) -> Tensor:
-    """A tensor on the array's memory, which may be read-only: nothing here writes to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(data)
+def native(data: Any, dtype: Any = None) -> np.ndarray:
+    """An array in C order and this machine's byte order, of a dtype that torch has.
+
+    Floats become float32 or float64, unsigned integers of 16 bits and more signed ones.
+    """
+    data = np.asarray(data)
+    kind, size = data.dtype.kind, data.dtype.itemsize
+    if dtype is None and kind == "f":
+        dtype = np.float32 if size <= 4 else np.float64
+    elif dtype is None and kind == "u" and size > 1:
+        dtype = np.float64 if size == 8 else np.int64
+    elif dtype is None:
+        dtype = data.dtype.newbyteorder("=")
+    return np.asarray(data, dtype=dtype, order="C")
+
+
+def as_tensor(value: Any) -> Tensor:
+    """A tensor of what may be one, an array of any layout, or a list."""
+    return value if isinstance(value, Tensor) else from_numpy(value)
+
+
+def _where_it_is(data: np.ndarray) -> Any:
+    """A tensor on the array's memory; the array where torch cannot take its layout."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            return torch.from_numpy(data)
+    except (TypeError, ValueError):  # byte order, negative strides: mended batch by batch
+        return data
+
+
+def from_numpy(data: Any) -> Tensor:
+    """A tensor on the array's memory where torch can take it, else on that of a copy.
+
+    It may be read-only: nothing here writes to it.
+    """
+    return _where_it_is(native(data))

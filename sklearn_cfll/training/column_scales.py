@@ -54,10 +54,11 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
     module.eval()
     inputs.requires_grad_()
     found = []
-    for direction in directions.to(inputs):
+    for direction in directions:
         # Of all rows at once: none touches another's slopes. A compiled backbone cannot keep its
         # graph for the next direction.
-        total = module(inputs).sum(0) @ direction
+        totals = module(inputs).sum(0)
+        total = totals @ direction.to(totals)
         found.append(torch.autograd.grad(total, inputs)[0] * deviation)
     return torch.stack(found, dim=1)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..last_layer import ClosedFormLastLayer, NotFiniteError
-from .batches import Batch, BatchIterator, RowsDataset, as_rows, fetch, unpack_batch
+from .batches import Batch, BatchIterator, RowsDataset, as_rows, as_tensor, fetch, unpack_batch
 from .callbacks import EpochLog
 from .optimizers import optimizer_options
 from .schedules import SCHEDULES
@@ -92,6 +92,7 @@ class CFLLNet(skorch.NeuralNet):
     True
     """
 
+    provisional_ = False  # what is trained is undone in any case
     prefixes_: ClassVar[list[str]] = [*skorch.NeuralNet.prefixes_, "last_layer"]
 
     def __init__(
@@ -221,7 +222,7 @@ class CFLLNet(skorch.NeuralNet):
             super().partial_fit(X, y, classes, **fit_params)
         while self.history and "train_loss" not in self.history[-1]:
             del self.history[-1]  # an epoch that was interrupted has no loss
-        if self.interrupted_:
+        if self.interrupted_ and not self.provisional_:
             warnings.warn(
                 f"Training was interrupted after {len(self.history)} epochs; the model "
                 "trained so far is kept.",
@@ -285,15 +286,23 @@ class CFLLNet(skorch.NeuralNet):
                 # Also for the optimiser that takes this one's place, see `reset_optimizer`.
                 group["weight_decay"] = self.optimizer__weight_decay = weight_decay
 
-    def run(self, train: Dataset, valid: Dataset | None, callbacks: list[Any]) -> None:
+    def run(
+        self,
+        train: Dataset,
+        valid: Dataset | None,
+        callbacks: list[Any],
+        *,
+        provisional: bool = False,
+    ) -> None:
         """Train on with these callbacks and rows; neither stays in the net."""
-        self.callbacks = callbacks
+        self.callbacks, self.provisional_ = callbacks, provisional
         self.train_split = None if valid is None else predefined_split(valid)
         self._initialize_callbacks()
         try:
             self.partial_fit(train)
         finally:
             self.callbacks, self.train_split = None, None  # type: ignore[assignment]
+            self.provisional_ = False
             self.callbacks_: list[Any] = []
 
     def reset_optimizer(self) -> None:
@@ -346,7 +355,7 @@ class CFLLNet(skorch.NeuralNet):
         if isinstance(X, dict | list | tuple):  # several inputs: skorch's own data set
             return super().get_dataset(X, y)
         dtype = self._dtype()
-        targets = None if y is None else torch.as_tensor(y).to(self.device, dtype)
+        targets = None if y is None else as_tensor(y).to(self.device, dtype)
         return RowsDataset(as_rows(X, self.device, dtype), targets)
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
@@ -377,7 +386,7 @@ class CFLLNet(skorch.NeuralNet):
     def _on_device(self, value: Any, dtype: torch.dtype | None = None) -> Any:
         if isinstance(value, dict):
             return {key: self._on_device(part, dtype) for key, part in value.items()}
-        tensor = torch.as_tensor(value)
+        tensor = as_tensor(value)
         if tensor.is_floating_point():
             return tensor.to(self.device, dtype or self._dtype())
         return tensor.to(self.device)
@@ -488,8 +497,7 @@ class CFLLNet(skorch.NeuralNet):
         self.check_is_fitted()
         with torch.set_grad_enabled(training):
             self._set_training(training)
-            inputs = self._on_device(unpack_batch(batch)[0])
-            return apply(self.module_, inputs)
+            return apply(self.module_, self._inputs(batch))
 
     def features(self, X: Any) -> Tensor:
         """The backbone's output in evaluation mode, on the CPU."""
@@ -520,7 +528,11 @@ class CFLLNet(skorch.NeuralNet):
     @torch.no_grad()
     def _features(self, batch: Any) -> Tensor:
         self._set_training(False)
-        return self.module_.features(self._on_device(unpack_batch(batch)[0]))
+        return self.module_.features(self._inputs(batch))
+
+    def _inputs(self, batch: Any) -> Any:
+        # Rows of a RowsDataset are on the device, in the dtype that their network takes.
+        return batch.inputs if isinstance(batch, Batch) else self._on_device(unpack_batch(batch)[0])
 
     def _unpack(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         if isinstance(batch, Batch):

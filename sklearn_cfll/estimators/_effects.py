@@ -1,0 +1,156 @@
+"""Parameters that do nothing in a combination: one table, and the warning that goes by it."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ..training.optimizers import optimizer_class
+
+__all__ = ["warn_of_fixed_features", "warn_without_effect"]
+
+# Values that ask for nothing, and so have what they ask for beside any backbone.
+OFF: dict[str, tuple[Any, ...]] = {
+    "dropout": (0,),
+    "n_bins": (0, 1),
+    "n_members": (1,),
+    "spread_columns": (False,),
+    "scale_columns": (False,),
+    "linear_part": (False, "auto"),
+    "validation_fraction": (0,),
+}
+
+
+class Rule(NamedTuple):
+    """Parameters, when they do nothing, and why: "`name`=value has no effect " and then that."""
+
+    names: tuple[str, ...]
+    applies: Callable[[Any, Any], bool]
+    reason: str
+
+
+class Situation(NamedTuple):
+    """What is known of a fit besides its parameters."""
+
+    holds_out: bool  # rows of its own are held out
+    given: bool  # X_val and y_val were passed
+
+
+RULES = (
+    Rule(
+        (
+            *("hidden_layer_sizes", "activation", "dropout", "n_bins", "n_members"),
+            *("spread_columns", "scale_columns", "linear_part"),
+        ),
+        lambda est, _: est.backbone is not None,
+        "beside a `backbone`: it describes the default perceptron. Set it on the backbone, or "
+        "leave the backbone out.",
+    ),
+    Rule(
+        ("n_bins",),
+        lambda est, _: est.backbone is None and _narrow(est.hidden_layer_sizes),
+        "with a hidden layer of one unit: half of each layer's units see the bins.",
+    ),
+    Rule(
+        ("decay",),
+        lambda est, _: est.batch_size == "full",
+        'with `batch_size`="full": each batch holds all rows, and none are remembered.',
+    ),
+    Rule(
+        ("early_stopping",),
+        lambda est, fit: est.early_stopping is True and not fit.holds_out and not fit.given,
+        "with `validation_fraction`=0: no rows are held out.",
+    ),
+    Rule(
+        ("n_iter_no_change", "tol"),
+        lambda est, fit: est.early_stopping is False or not (fit.holds_out or fit.given),
+        "where training does not stop early: `early_stopping` is False, `validation_fraction` is "
+        "0, or there are fewer than 40 rows.",
+    ),
+    Rule(
+        ("validation_fraction",),
+        lambda _, fit: fit.given,
+        "beside `X_val` and `y_val`, which are held out in place of it.",
+    ),
+    Rule(
+        ("validation_fraction",),
+        lambda _, fit: not fit.holds_out and not fit.given,
+        'where no rows are held out: `early_stopping` is False, or "auto" with fewer than 40 rows.',
+    ),
+    Rule(
+        ("weight_decay",),
+        lambda est, _: (
+            "weight_decay" not in inspect.signature(optimizer_class(est.optimizer)).parameters
+        ),
+        "with an `optimizer` that has none.",
+    ),
+)
+
+OF_TRAINING = ("optimizer", "learning_rate", "learning_rate_schedule", "weight_decay")
+
+
+def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None:
+    """Warn of parameters that were changed and do nothing; raise where two contradict.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its parameters, all legal.
+    holds_out : bool
+        Whether rows are held out by ``validation_fraction``.
+    given : bool
+        Whether ``X_val`` and ``y_val`` were passed.
+    """
+    own = getattr(estimator.backbone, "n_members", None)
+    changed = dict(_changed(estimator))
+    default = inspect.signature(type(estimator).__init__).parameters["n_members"].default
+    if own is not None and default != estimator.n_members and (estimator.n_members, own) != (1, 1):
+        raise ValueError(
+            f"`n_members`={estimator.n_members} beside `backbone`={estimator.backbone!r}, which "
+            f"has n_members={own} of its own. Set it on the backbone alone."
+        )
+    situation = Situation(holds_out, given)
+    for rule in RULES:
+        if rule.applies(estimator, situation):
+            _warn([name for name in rule.names if name in changed], changed, rule.reason)
+
+
+def warn_of_fixed_features(estimator: Any) -> None:
+    """Warn of parameters of the gradient steps where the backbone has no weights to train."""
+    changed = dict(_changed(estimator))
+    names = [name for name in OF_TRAINING if name in changed]
+    _warn(names, changed, "where the backbone has no parameters to train.")
+
+
+def _warn(names: list[str], values: dict[str, Any], reason: str) -> None:
+    if not names:
+        return
+    listed = ", ".join(f"`{name}`={values[name]!r}" for name in names)
+    has = "has" if len(names) == 1 else "have"
+    warnings.warn(f"{listed} {has} no effect {reason}", UserWarning, stacklevel=4)
+
+
+def _changed(estimator: Any) -> Iterator[tuple[str, Any]]:
+    """Parameters that differ from their defaults and ask for something."""
+    for name, parameter in inspect.signature(type(estimator).__init__).parameters.items():
+        value = getattr(estimator, name, parameter.default)
+        if parameter.default is parameter.empty or value is parameter.default:
+            continue
+        off = any(value is known or _same(value, known) for known in OFF.get(name, ()))
+        if not off and not _same(value, parameter.default):
+            yield name, value
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Equality of settings; arrays compare as the tuples that defaults are."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | range):
+        value = tuple(value)
+    return type(value == other) is bool and value == other
+
+
+def _narrow(sizes: Any) -> bool:
+    return sizes == 1 if isinstance(sizes, int) else 1 in tuple(sizes)
