@@ -44,8 +44,8 @@ SECTIONS = (
         "final_ridge.txt",
         "python benchmarks/final_ridge.py --data DIR",
         "The final ridge where no rows are held out",
-        "What decides the rule: generalised cross-validation that counts each parameter twice, with "
-        "a ridge of at most 0.32 where there are fewer than ten rows per feature (column "
+        "What decides the rule: generalised cross-validation that counts each parameter twice, "
+        "with a ridge of at most 0.32 where there are fewer than ten rows per feature (column "
         '"rule"). A refit that is pulled towards the trained weights (column "anchored") changes '
         "next to nothing. A fixed ridge is as good on tables, but ruins clean fields. One "
         "256-256 network, trained for 100 epochs without weight decay or early stopping, loses "
