@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 
 from .splitting import Backbone, keep_whole, split_last_layer, strip_last_layer
 
-__all__ = ["build_backbone", "cast_module", "rebuild_backbone"]
+__all__ = ["build_backbone", "cast_module", "rebuild_backbone", "takes_generator"]
 
 
 def build_backbone(
-    backbone: Any, backbone_kwargs: Mapping[str, Any] | None, sample: Tensor
+    backbone: Any,
+    backbone_kwargs: Mapping[str, Any] | None,
+    sample: Tensor,
+    generator: torch.Generator | None = None,
 ) -> Backbone:
     """Build, or copy, a backbone and split off the last linear layer of a whole network.
 
@@ -29,6 +33,8 @@ def build_backbone(
         For a callable only.
     sample : Tensor of shape (m, ...)
         A few rows of input, to see what the module makes of them.
+    generator : torch.Generator, optional
+        On the CPU, for a recipe that takes one (:func:`takes_generator`).
 
     Returns
     -------
@@ -44,19 +50,23 @@ def build_backbone(
             "`backbone_kwargs` are for a callable backbone, got a "
             f"{type(backbone).__name__}; set its own parameters instead."
         )
-    module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]))
+    module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]), generator)
     module = cast_module(module, sample.device, sample.dtype)
     return keep_whole(module, sample) if _is_recipe(backbone) else split_last_layer(module, sample)
 
 
 def rebuild_backbone(
-    backbone: Any, backbone_kwargs: Mapping[str, Any] | None, sample: Tensor, like: Backbone
+    backbone: Any,
+    backbone_kwargs: Mapping[str, Any] | None,
+    sample: Tensor,
+    like: Backbone,
+    generator: torch.Generator | None = None,
 ) -> Backbone:
     """The same modules as at fit, untrained: for a state that is loaded into them.
 
     ``like`` says which layer was split off; its own module is not looked at.
     """
-    module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]))
+    module = _instantiate(backbone, backbone_kwargs, tuple(sample.shape[1:]), generator)
     module = cast_module(module, sample.device, sample.dtype)
     if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         with torch.no_grad():
@@ -76,15 +86,25 @@ def cast_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> 
     return module._apply(cast)
 
 
+def takes_generator(backbone: Any) -> bool:
+    """Whether it is a recipe whose ``build`` has a parameter ``generator``."""
+    return _is_recipe(backbone) and "generator" in inspect.signature(backbone.build).parameters
+
+
 def _is_recipe(backbone: Any) -> bool:
     return hasattr(backbone, "build") and not isinstance(backbone, type | nn.Module)
 
 
 def _instantiate(
-    backbone: Any, backbone_kwargs: Mapping[str, Any] | None, input_shape: tuple[int, ...]
+    backbone: Any,
+    backbone_kwargs: Mapping[str, Any] | None,
+    input_shape: tuple[int, ...],
+    generator: torch.Generator | None,
 ) -> nn.Module:
     if isinstance(backbone, nn.Module):
         module = copy.deepcopy(backbone)
+    elif takes_generator(backbone):
+        module = backbone.build(input_shape, generator=generator)
     elif _is_recipe(backbone):
         module = backbone.build(input_shape)
     elif callable(backbone):

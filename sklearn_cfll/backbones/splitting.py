@@ -147,9 +147,19 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
         return _replace(module, backbone.removed, linear)
     assert isinstance(module, ChannelsLast)
     network = module.network
-    kind: Any = network.get_submodule(backbone.removed).kind
-    last = kind(linear.in_features, linear.out_features, 1, bias=linear.bias is not None)
-    last.to(linear.weight)
+    split_off: Any = network.get_submodule(backbone.removed)
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kind = next(kind for kind in kinds if issubclass(split_off.kind, kind))
+    # Without initial weights, which would be drawn from torch's global generator.
+    last: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        kind,
+        linear.in_features,
+        linear.out_features,
+        1,
+        bias=linear.bias is not None,
+        device=linear.weight.device,
+        dtype=linear.weight.dtype,
+    )
     with torch.no_grad():
         last.weight.copy_(linear.weight.reshape(last.weight.shape))
         if last.bias is not None:

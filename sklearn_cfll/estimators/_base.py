@@ -28,6 +28,7 @@ from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class, optimizer_options
 from ..training.refit import RIDGES, Refit, mean_squared_residuals, refit_last_layer
+from ..training.torch_settings import default_modes
 from ._compat import CallbackSupportMixin
 from ._data import (
     Checked,
@@ -403,13 +404,17 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     @contextlib.contextmanager
     def _rows_to_predict(self, X: Any) -> Iterator[RowsDataset]:
-        """Checked rows; where the backbone cannot take them, an error that says so."""
+        """Checked rows; where the backbone cannot take them, an error that says so.
+
+        Inside, torch's modes are not the caller's.
+        """
         check_is_fitted(self)
         lazy, fitted_shape = isinstance(X, np.memmap), self._plan.sample_shape
         check_sample_shape(X, fitted_shape)
         rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
         try:
-            yield RowsDataset(rows)
+            with default_modes():
+                yield RowsDataset(rows)
         except RuntimeError as error:
             if rows.shape[1:] == fitted_shape:
                 raise
@@ -545,7 +550,8 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         net = before.get("net_")
         snapshot = None if net is None else net.snapshot()
         try:
-            yield
+            with default_modes():
+                yield
         except BaseException:
             # scikit-learn tears its callbacks down after us and needs what it set up.
             begun = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..backbones.recipe import build_backbone, rebuild_backbone
+from ..backbones.recipe import build_backbone, rebuild_backbone, takes_generator
 from ..backbones.splitting import Backbone
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
-from ..training.seeding import preserved_random_state
+from ..training.seeding import LentStream, draws_globally, own_generator
 from ._data import Checked
 from ._targets import TargetLayout, TargetScale
 
@@ -72,8 +73,8 @@ class Plan:
         sample = inputs.take(slice(0, 2))
         if len(sample) == 1:  # batch normalisation and the like want two rows
             sample = sample.repeat(2, *[1] * (sample.ndim - 1))
-        with preserved_random_state(device, seed):
-            plan.backbone = build_backbone(recipe, backbone_kwargs, sample)
+        with plan._random_numbers() as generator:
+            plan.backbone = build_backbone(recipe, backbone_kwargs, sample, generator)
         plan.layout = TargetLayout.infer(
             checked.y.shape, plan.backbone.feature_shape, plan.backbone.channels_first
         )
@@ -82,10 +83,18 @@ class Plan:
     def rebuild(self) -> None:
         """Fresh modules in place of those that were not kept with the plan."""
         sample = torch.zeros(2, *self.sample_shape, device=self.device, dtype=self.dtype)
-        with preserved_random_state(self.device, self.seed):
+        with self._random_numbers() as generator:
             self.backbone = rebuild_backbone(
-                self.recipe, self.backbone_kwargs, sample, self.backbone
+                self.recipe, self.backbone_kwargs, sample, self.backbone, generator
             )
+
+    def _random_numbers(self) -> contextlib.AbstractContextManager[torch.Generator | None]:
+        """What initial weights are drawn from: torch's global generators only where we must."""
+        recipe = self.recipe
+        fixed = isinstance(recipe, nn.Module) and not draws_globally(recipe)
+        if fixed or takes_generator(recipe):
+            return contextlib.nullcontext(own_generator("cpu", self.seed))
+        return LentStream(self.device, self.seed).lent()
 
     def rows(self, X: Any, lazy: bool) -> Rows:
         return as_rows(X, self.device, self.dtype, lazy)

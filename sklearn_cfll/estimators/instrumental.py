@@ -387,6 +387,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             plan.seed,
             stage1_rows,
             print if self.verbose else None,
+            builds_by_own_code=plan.builds_by_own_code,
         )
 
     # -- using ----------------------------------------------------------------------

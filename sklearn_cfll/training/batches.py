@@ -40,6 +40,8 @@ class DenseRows:
     ) -> None:
         self.device, self.dtype = device, dtype
         self.data = data if isinstance(data, Tensor) else from_numpy(np.asarray(data))
+        if self.data.is_inference():  # made in inference mode: no gradient passes its views
+            self.data = self.data.clone()
         if not lazy:
             self.data = self.data.to(device, dtype)
         self.shape = tuple(self.data.shape)
@@ -262,6 +264,17 @@ def fetch(dataset: Any, indices: Tensor | slice) -> Any:
     if hasattr(dataset, "__getitems__"):
         return default_collate(dataset.__getitems__(chosen))
     return default_collate([dataset[i] for i in chosen])
+
+
+def fetches_by_own_code(source: Any) -> bool:
+    """Whether batches come from arrays: others run a user's code, which may draw numbers."""
+    dataset = source.dataset if isinstance(source, BatchIterator) else source
+    if not isinstance(dataset, RowsDataset):
+        return type(dataset) is not skorch.dataset.Dataset
+    rows = dataset.inputs
+    while isinstance(rows, ChosenRows):
+        rows = rows.rows
+    return isinstance(rows, DatasetRows)
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:

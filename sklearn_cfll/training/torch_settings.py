@@ -1,0 +1,68 @@
+"""Torch's settings that a call needs for itself, and that return to the caller's afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+__all__ = ["default_modes", "use_threads"]
+
+_NUMBER_OF_THREADS = threading.Lock()
+
+
+@contextlib.contextmanager
+def default_modes() -> Iterator[None]:
+    """Gradients on, no inference mode, no autocast, the CPU for tensors without a device.
+
+    All of these belong to the calling thread. A fit needs gradients wherever it is called; its
+    last layer is solved in the precision of the data; a prediction does not depend on the caller.
+    """
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextlib.contextmanager
+def use_threads(n_threads: int) -> Iterator[None]:
+    """Compute with so many threads in the calling thread; other threads keep their number."""
+    with _NUMBER_OF_THREADS:
+        before = torch.get_num_threads()
+    if n_threads == before:
+        yield
+        return
+    try:
+        _set_num_threads(n_threads)
+        yield
+    finally:
+        _set_num_threads(before)
+
+
+def _set_num_threads(n_threads: int) -> None:
+    """Set the number of threads of the calling thread alone.
+
+    ``torch.set_num_threads`` sets it and, beside it, the number with which threads begin that
+    have not used torch yet. A new thread reads the latter and puts it back.
+    """
+    with _NUMBER_OF_THREADS:
+        of_new_threads = _in_new_thread(torch.get_num_threads)
+        torch.set_num_threads(n_threads)
+        _in_new_thread(torch.set_num_threads, of_new_threads)
+
+
+def _in_new_thread(function: Callable[..., Any], *args: Any) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(function(*args)))
+    thread.start()
+    thread.join()
+    return found[0]
