@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 __all__ = [
     "Backbone",
     "ChannelsLast",
+    "evaluation_mode",
     "join_last_layer",
     "keep_whole",
     "split_last_layer",
@@ -230,16 +233,24 @@ def _is_pointwise_linear(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _evaluate(network: nn.Module, sample: Tensor) -> Tensor:
-    """One evaluation-mode pass; the training flags are put back."""
-    training = {module: module.training for module in network.modules()}
-    network.eval()
+    """One evaluation-mode pass."""
     try:
-        return network(sample)
+        with evaluation_mode(network):
+            return network(sample)
     except Exception as error:
         raise ValueError(
             f"The backbone cannot take samples of shape {tuple(sample.shape[1:])} and dtype "
             f"{sample.dtype}: {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put the training flags back afterwards."""
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
     finally:
         for module, flag in training.items():
             module.training = flag

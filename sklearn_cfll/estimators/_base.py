@@ -28,7 +28,7 @@ from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class, optimizer_options
 from ..training.refit import RIDGES, Refit, mean_squared_residuals, refit_last_layer
-from ..training.torch_settings import default_modes
+from ..training.torch_settings import default_modes, use_threads
 from ._compat import CallbackSupportMixin
 from ._data import (
     Checked,
@@ -51,6 +51,7 @@ from ._options import (
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
+    resolve_n_threads,
     resolve_ridge,
 )
 from ._parameters import CONSTRAINTS
@@ -136,12 +137,13 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         FloatingPointError
             Where training diverges, at that batch.
         """
-        with self._previous_fit_kept():
+        with self._previous_fit_kept() as settings:
             warm = self.warm_start and self.__sklearn_is_fitted__()
             task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
             plan = self._plan if warm else self._make_plan(checked)
             parts = self._split(plan, checked, X_val, y_val)
+            settings.enter_context(use_threads(self._n_threads_to_train(len(parts.train))))
             if not warm:
                 self._start(plan, parts.train, self._takes_linear_part(parts))
                 if self._scales_columns(parts):
@@ -159,13 +161,14 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Any:
         """One epoch over these rows, at a constant rate, with no rows held out."""
-        with self._previous_fit_kept():
+        with self._previous_fit_kept() as settings:
             first = not self.__sklearn_is_fitted__()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
             plan = self._make_plan(checked) if first else self._plan
             if first:
                 plan.mean_weight = 1.0  # a stream's weights count as they come
             data = plan.dataset(checked, as_added=self.memory == "statistics")
+            settings.enter_context(use_threads(self._n_threads_to_train(len(data))))
             if first:
                 self._start(plan, data)
             parts = Parts(data, data, None)
@@ -278,6 +281,17 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     def _batch_rows(self, n_rows: int) -> int:
         """Rows a batch; "auto" looks at how many there are where the network is ours."""
         return resolve_batch_size(self.batch_size, n_rows, self._is_perceptron())
+
+    def _n_threads(self, n_rows: int) -> int:
+        """Threads for passes of so many rows at once."""
+        return resolve_n_threads(self.n_threads, n_rows, self._plan.product_size)
+
+    def _n_threads_to_train(self, n_rows: int) -> int:
+        return self._n_threads(min(n_rows, self._batch_rows(n_rows)))
+
+    def _n_threads_to_predict(self, n_rows: int) -> int:
+        at_once = prediction_batch(self._plan.backbone.feature_shape)
+        return self._n_threads(min(n_rows, at_once))
 
     def _is_perceptron(self) -> bool:
         """Whether what was measured on perceptrons speaks of this network."""
@@ -413,7 +427,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         check_sample_shape(X, fitted_shape)
         rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
         try:
-            with default_modes():
+            with default_modes(), use_threads(self._n_threads_to_predict(len(rows))):
                 yield RowsDataset(rows)
         except RuntimeError as error:
             if rows.shape[1:] == fitted_shape:
@@ -464,9 +478,10 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             ``memory="statistics"``.
         """
         check_is_fitted(self)
-        with self._previous_fit_kept():
+        with self._previous_fit_kept() as settings:
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
             data = self._plan.dataset(checked, as_added=True)
+            settings.enter_context(use_threads(self._n_threads_to_predict(len(data))))
             layer = self.net_.module_.last_layer
             if not layer.holds_moments:
                 raise ValueError(
@@ -483,6 +498,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
                 )
         return self
 
+    @default_modes()
     def to_torch(self) -> nn.Module:
         """A plain module that maps raw X to predictions, its last layer an ``nn.Linear``.
 
@@ -544,14 +560,19 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     # -- keeping --------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _previous_fit_kept(self) -> Iterator[None]:
-        """Put everything back as it was where the block raises."""
+    def _previous_fit_kept(self) -> Iterator[contextlib.ExitStack]:
+        """Put everything back as it was where the block raises.
+
+        Torch's modes are the default ones inside. The block enters further settings of torch
+        into the stack that it is given; all return to the caller's when it ends.
+        """
         before = dict(self.__dict__)
         net = before.get("net_")
         snapshot = None if net is None else net.snapshot()
         try:
-            with default_modes():
-                yield
+            with contextlib.ExitStack() as settings:
+                settings.enter_context(default_modes())
+                yield settings
         except BaseException:
             # scikit-learn tears its callbacks down after us and needs what it set up.
             begun = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")

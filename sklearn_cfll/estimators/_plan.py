@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
+from ..backbones.products import product_size
 from ..backbones.recipe import build_backbone, rebuild_backbone, takes_generator
 from ..backbones.splitting import Backbone
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
@@ -82,11 +84,21 @@ class Plan:
 
     def rebuild(self) -> None:
         """Fresh modules in place of those that were not kept with the plan."""
-        sample = torch.zeros(2, *self.sample_shape, device=self.device, dtype=self.dtype)
         with self._random_numbers() as generator:
             self.backbone = rebuild_backbone(
-                self.recipe, self.backbone_kwargs, sample, self.backbone, generator
+                self.recipe, self.backbone_kwargs, self._blank, self.backbone, generator
             )
+
+    @property
+    def _blank(self) -> Tensor:
+        """Two rows of zeros."""
+        return torch.zeros(2, *self.sample_shape, device=self.device, dtype=self.dtype)
+
+    @functools.cached_property
+    def product_size(self) -> float:
+        """Multiply-adds for one row of the network's products: what threads are worth it by."""
+        with self._random_numbers():
+            return product_size(self.backbone.module, self._blank)
 
     def _random_numbers(self) -> contextlib.AbstractContextManager[torch.Generator | None]:
         """What initial weights are drawn from: torch's global generators only where we must."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import persistence
 from ..backbones.splitting import Backbone
+from ..training.torch_settings import default_modes
 from ._options import resolve_device
 from ._plan import Plan
 from ._targets import TargetLayout, TargetScale
@@ -70,6 +71,7 @@ class StateMixin:
         state: Any = super().__getstate__()
         return to_arrays(state)
 
+    @default_modes()
     def __setstate__(self, state: dict[str, Any]) -> None:
         from_arrays(self, state)
 

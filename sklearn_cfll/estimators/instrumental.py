@@ -16,6 +16,7 @@ from torch import Tensor
 from ..backbones.mlp import ACTIVATIONS
 from ..training._stages import Rows
 from ..training.cross_fit import CrossFit, Schedule, cross_fit
+from ..training.torch_settings import default_modes
 from ._instrument_data import (
     InstrumentData,
     check_instrument_data,
@@ -272,7 +273,8 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         """
         before = dict(self.__dict__)
         try:
-            self._fit(X, y, Z, C, sample_weight, (X_stage1, Z_stage1, C_stage1))
+            with default_modes():
+                self._fit(X, y, Z, C, sample_weight, (X_stage1, Z_stage1, C_stage1))
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -392,6 +394,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
 
     # -- using ----------------------------------------------------------------------
 
+    @default_modes()
     def predict(self, X: Any, C: Any = None, return_std: bool = False) -> Any:
         """The structural function: the outcome if the treatment were set to X.
 
@@ -419,6 +422,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         variance = self._fitted.variance(treatment, confounder).cpu().numpy()
         return mean, np.sqrt(variance) * scale
 
+    @default_modes()
     def score(self, X: Any, y: Any, Z: Any = None, C: Any = None, sample_weight: Any = None) -> Any:
         """Coefficient of determination of the projected outcome, or of f(X, C) without Z.
 

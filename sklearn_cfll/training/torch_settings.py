@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 
@@ -52,17 +51,22 @@ def _set_num_threads(n_threads: int) -> None:
     """Set the number of threads of the calling thread alone.
 
     ``torch.set_num_threads`` sets it and, beside it, the number with which threads begin that
-    have not used torch yet. A new thread reads the latter and puts it back.
+    have not used torch yet. A new thread reads the latter before, and puts it back after.
     """
+    is_read, is_set = threading.Event(), threading.Event()
+
+    def keep_number_of_new_threads() -> None:
+        number = torch.get_num_threads()
+        is_read.set()
+        is_set.wait()
+        torch.set_num_threads(number)
+
     with _NUMBER_OF_THREADS:
-        of_new_threads = _in_new_thread(torch.get_num_threads)
-        torch.set_num_threads(n_threads)
-        _in_new_thread(torch.set_num_threads, of_new_threads)
-
-
-def _in_new_thread(function: Callable[..., Any], *args: Any) -> Any:
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(function(*args)))
-    thread.start()
-    thread.join()
-    return found[0]
+        new_thread = threading.Thread(target=keep_number_of_new_threads)
+        new_thread.start()
+        try:
+            is_read.wait()
+            torch.set_num_threads(n_threads)
+        finally:
+            is_set.set()
+            new_thread.join()
