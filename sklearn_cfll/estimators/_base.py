@@ -418,24 +418,22 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     @contextlib.contextmanager
     def _rows_to_predict(self, X: Any) -> Iterator[RowsDataset]:
-        """Checked rows; where the backbone cannot take them, an error that says so.
-
-        Inside, torch's modes are not the caller's.
-        """
+        """Checked rows; where the backbone cannot take them, an error that says so."""
         check_is_fitted(self)
         lazy, fitted_shape = isinstance(X, np.memmap), self._plan.sample_shape
         check_sample_shape(X, fitted_shape)
-        rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
-        try:
-            with default_modes(), use_threads(self._n_threads_to_predict(len(rows))):
+        with self._torch_settings() as settings:
+            rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
+            settings.enter_context(use_threads(self._n_threads_to_predict(len(rows))))
+            try:
                 yield RowsDataset(rows)
-        except RuntimeError as error:
-            if rows.shape[1:] == fitted_shape:
-                raise
-            raise ValueError(
-                f"X has samples of shape {rows.shape[1:]}, which the backbone cannot take; it "
-                f"was fitted on samples of shape {fitted_shape}."
-            ) from error
+            except RuntimeError as error:
+                if rows.shape[1:] == fitted_shape:
+                    raise
+                raise ValueError(
+                    f"X has samples of shape {rows.shape[1:]}, which the backbone cannot take; it "
+                    f"was fitted on samples of shape {fitted_shape}."
+                ) from error
 
     def features(self, X: Any) -> np.ndarray:
         """The backbone's output: what the last layer sees.
@@ -560,18 +558,25 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     # -- keeping --------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _previous_fit_kept(self) -> Iterator[contextlib.ExitStack]:
-        """Put everything back as it was where the block raises.
+    def _torch_settings(self) -> Iterator[contextlib.ExitStack]:
+        """Torch's default modes and one thread, or ``n_threads``.
 
-        Torch's modes are the default ones inside. The block enters further settings of torch
-        into the stack that it is given; all return to the caller's when it ends.
+        The block enters into the stack what it finds its products to be worth; all settings
+        return to the caller's when it ends.
         """
+        with contextlib.ExitStack() as settings:
+            settings.enter_context(default_modes())
+            settings.enter_context(use_threads(self.n_threads or 1))
+            yield settings
+
+    @contextlib.contextmanager
+    def _previous_fit_kept(self) -> Iterator[contextlib.ExitStack]:
+        """Put everything back as it was where the block raises; see `_torch_settings`."""
         before = dict(self.__dict__)
         net = before.get("net_")
         snapshot = None if net is None else net.snapshot()
         try:
-            with contextlib.ExitStack() as settings:
-                settings.enter_context(default_modes())
+            with self._torch_settings() as settings:
                 yield settings
         except BaseException:
             # scikit-learn tears its callbacks down after us and needs what it set up.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..training.schedules import SCHEDULES
+from ..training.torch_settings import callers_threads
 
 __all__ = [
     "HELD_OUT_FROM",
@@ -47,8 +48,8 @@ LOG_SHRINKAGE = 3.0
 SHORT_RUN = 100  # steps, below which a run shrinks them by less
 
 # Multiply-adds of a product that several threads are worth. They share it and wait for each other,
-# spinning: where other processes hold the cores, products below this took two threads on two cores
-# 2 to 17 times as long as one, larger ones 0.97 to 1.2 times. Those of default fits have at most 2e7.
+# spinning: where other processes hold the cores, smaller ones took two threads on two cores 2 to 17
+# times as long as one, larger ones 0.97 to 1.2 times. Those of default fits have 2e7 at most.
 # On idle cores two threads would gain a factor of 1.06 in a default fit of 400 rows, 1.2 to 1.3 at
 # 3,000 and 1.35 to 1.5 at 20,000 (benchmarks/threads.py).
 WORTH_THREADS = 2e9
@@ -136,7 +137,7 @@ def resolve_n_threads(n_threads: int | None, n_rows: int, product_size: float) -
     """
     if n_threads is not None:
         return int(n_threads)
-    return torch.get_num_threads() if n_rows * product_size >= WORTH_THREADS else 1
+    return callers_threads() if n_rows * product_size >= WORTH_THREADS else 1
 
 
 def resolve_ridge(

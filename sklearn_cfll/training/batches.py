@@ -19,7 +19,7 @@ from ..backbones.bins import quantiles
 from .seeding import mix_seed
 
 __all__ = ["Batch", "BatchIterator", "RowsDataset", "as_rows", "input_statistics"]
-__all__ += ["from_numpy", "robust_statistics", "spread_rows", "unpack_batch"]
+__all__ += ["from_numpy", "robust_statistics", "spread_rows", "trainable", "unpack_batch"]
 
 # Numbers that statistics and quantiles of the inputs are taken of at once.
 ENTRIES = 2**22
@@ -39,9 +39,7 @@ class DenseRows:
         self, data: Any, device: torch.device, dtype: torch.dtype, lazy: bool = False
     ) -> None:
         self.device, self.dtype = device, dtype
-        self.data = data if isinstance(data, Tensor) else from_numpy(np.asarray(data))
-        if self.data.is_inference():  # made in inference mode: no gradient passes its views
-            self.data = self.data.clone()
+        self.data = trainable(data) if isinstance(data, Tensor) else from_numpy(np.asarray(data))
         if not lazy:
             self.data = self.data.to(device, dtype)
         self.shape = tuple(self.data.shape)
@@ -287,6 +285,11 @@ def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:
 
 def _inputs(item: Any) -> Tensor:
     return torch.as_tensor(item[0] if isinstance(item, tuple | list) else item)
+
+
+def trainable(tensor: Tensor) -> Tensor:
+    """A copy of a tensor that was made in inference mode: no graph may keep views of it."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def from_numpy(data: np.ndarray) -> Tensor:

@@ -27,6 +27,7 @@ from .batches import (
     as_rows,
     fetch,
     fetches_by_own_code,
+    trainable,
     unpack_batch,
 )
 from .callbacks import EpochLog
@@ -343,7 +344,7 @@ class CFLLNet(skorch.NeuralNet):
         if isinstance(X, dict | list | tuple):  # several inputs: skorch's own data set
             return super().get_dataset(X, y)
         dtype = self._dtype()
-        targets = None if y is None else torch.as_tensor(y).to(self.device, dtype)
+        targets = None if y is None else trainable(torch.as_tensor(y)).to(self.device, dtype)
         return RowsDataset(as_rows(X, self.device, dtype), targets)
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
@@ -376,7 +377,7 @@ class CFLLNet(skorch.NeuralNet):
     def _on_device(self, value: Any, dtype: torch.dtype | None = None) -> Any:
         if isinstance(value, dict):
             return {key: self._on_device(part, dtype) for key, part in value.items()}
-        tensor = torch.as_tensor(value)
+        tensor = trainable(torch.as_tensor(value))
         if tensor.is_floating_point():
             return tensor.to(self.device, dtype or self._dtype())
         return tensor.to(self.device)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["default_modes", "use_threads"]
+__all__ = ["callers_threads", "default_modes", "use_threads"]
 
 _NUMBER_OF_THREADS = threading.Lock()
+_callers = threading.local()
 
 
 @contextlib.contextmanager
@@ -37,14 +38,21 @@ def use_threads(n_threads: int) -> Iterator[None]:
     """Compute with so many threads in the calling thread; other threads keep their number."""
     with _NUMBER_OF_THREADS:
         before = torch.get_num_threads()
-    if n_threads == before:
-        yield
-        return
+    within = getattr(_callers, "number", None)
+    _callers.number = within or before
     try:
-        _set_num_threads(n_threads)
+        if n_threads != before:
+            _set_num_threads(n_threads)
         yield
     finally:
-        _set_num_threads(before)
+        if n_threads != before:
+            _set_num_threads(before)
+        _callers.number = within
+
+
+def callers_threads() -> int:
+    """The calling thread's number outside of all :func:`use_threads`."""
+    return getattr(_callers, "number", None) or torch.get_num_threads()
 
 
 def _set_num_threads(n_threads: int) -> None:
