@@ -4,6 +4,7 @@ import contextlib
 import copy
 import pickle
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -110,10 +111,11 @@ def assert_equal_in_threads(make, seeds):
 # -- random numbers ---------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of weak instruments
 @pytest.mark.parametrize("name", BOTH)
 def test_fits_in_four_threads_equal_serial_ones(name):
     state, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
-    assert_equal_in_threads(BOTH[name], range(5))
+    assert_equal_in_threads(BOTH[name], range(2 if "instruments" in name else 5))
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpys)
 
@@ -156,10 +158,8 @@ def test_the_callers_state_returns_where_a_step_raises(error):
 
     net, state = Raises(), torch.get_rng_state()
     model = CFLLRegressor(net, random_state=0)
-    with (
-        contextlib.suppress(error),
-        pytest.warns(UserWarning) if (error is KeyboardInterrupt) else contextlib.nullcontext(),
-    ):
+    with warnings.catch_warnings(), contextlib.suppress(error):
+        warnings.simplefilter("ignore")  # an interrupted fit warns
         model.fit(X, y)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -238,7 +238,8 @@ def test_a_run_goes_on_as_if_it_had_not_stopped():
 def test_to_torch_draws_nothing():
     images = rng.normal(size=(40, 1, 4, 4)).astype("float32")
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 1))
-    model = CFLLRegressor(network, max_epochs=1, random_state=0).fit(images, images)
+    model = CFLLRegressor(network, max_epochs=1, precision="float32", random_state=0)
+    model.fit(images, images)
     state = torch.get_rng_state()
     module = model.to_torch()
     assert torch.equal(torch.get_rng_state(), state)
