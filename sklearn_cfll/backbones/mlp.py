@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -13,6 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from .bins import PiecewiseLinear
+from .dropout import SeededDropout
 from .normal_scores import SpreadStandardize
 from .parameters import check_parameters, positive_integers
 from .scaling import ColumnScale, RobustStandardize
@@ -46,21 +48,40 @@ class MemberLinear(nn.Module):
     One batched product: small networks are bound by the number of operations.
     """
 
-    def __init__(self, n_members: int, in_features: int, out_features: int) -> None:
+    def __init__(
+        self,
+        n_members: int,
+        in_features: int,
+        out_features: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_members, in_features, out_features))
-        self.bias = nn.Parameter(torch.empty(n_members, 1, out_features))
-        self.reset_parameters()
+        # float32: other dtypes take other random numbers from the same generator.
+        weight = torch.empty(n_members, in_features, out_features, dtype=torch.float32)
+        bias = torch.empty(n_members, 1, out_features, dtype=torch.float32)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+        self.reset_parameters(generator)
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """As :class:`torch.nn.Linear` does."""
         bound = self.weight.shape[1] ** -0.5
         for parameter in (self.weight, self.bias):
-            nn.init.uniform_(parameter, -bound, bound)
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         inputs = inputs.expand(len(self.weight), *inputs.shape[-2:])
         return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+def seeded_linear(in_features: int, out_features: int, generator: torch.Generator | None) -> Any:
+    """A :class:`torch.nn.Linear` with the initial weights that it gives itself."""
+    layer: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, in_features, out_features, device="cpu", dtype=torch.float32
+    )
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    bound = 1 / math.sqrt(in_features) if in_features else 0.0
+    nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+    return layer
 
 
 class JoinMembers(nn.Module):
@@ -127,8 +148,14 @@ class MLPBackbone(BaseEstimator):
         self.score_tables = score_tables
         self.n_members = n_members
 
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """A fresh module for samples of this shape, initialised from torch's generator."""
+    def build(
+        self, input_shape: tuple[int, ...], generator: torch.Generator | None = None
+    ) -> nn.Module:
+        """A fresh module for samples of this shape.
+
+        Its initial weights are drawn from ``generator``, a CPU generator, or from torch's global
+        one. Dropout draws from a generator of its own once the module is trained.
+        """
         check_parameters(self)
         if isinstance(input_shape, dict) or len(input_shape) != 1:
             raise ValueError(
@@ -148,14 +175,16 @@ class MLPBackbone(BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        network = self._network(input_shape[0], sizes)
+        network = self._network(input_shape[0], sizes, generator)
         return network if self.n_members == 1 else nn.Sequential(network, JoinMembers())
 
-    def _network(self, n_columns: int, sizes: tuple[int, ...]) -> nn.Module:
+    def _network(
+        self, n_columns: int, sizes: tuple[int, ...], generator: torch.Generator | None
+    ) -> nn.Module:
         """The network, or all members of it."""
         standardized = self._standardize(n_columns), ColumnScale(torch.arange(n_columns))
         if self.bin_edges is None:
-            return nn.Sequential(*standardized, *self._layers(n_columns, sizes))
+            return nn.Sequential(*standardized, *self._layers(n_columns, sizes, generator))
         if min(sizes) < 2:
             raise ValueError(
                 "With `bin_edges` each of `hidden_layer_sizes` is split in two and must be at "
@@ -169,8 +198,10 @@ class MLPBackbone(BaseEstimator):
         halves = [size // 2 for size in sizes]
         rest = [size - half for size, half in zip(sizes, halves, strict=True)]
         return SideBySide(
-            nn.Sequential(*standardized, *self._layers(n_columns, rest)),
-            nn.Sequential(bins, ColumnScale(bins.column), *self._layers(bins.n_outputs, halves)),
+            nn.Sequential(*standardized, *self._layers(n_columns, rest, generator)),
+            nn.Sequential(
+                bins, ColumnScale(bins.column), *self._layers(bins.n_outputs, halves, generator)
+            ),
         )
 
     def _standardize(self, n_columns: int) -> nn.Module:
@@ -181,16 +212,20 @@ class MLPBackbone(BaseEstimator):
             return RobustStandardize(n_columns)
         return SpreadStandardize(tables)
 
-    def _layers(self, width: int, sizes: Sequence[int]) -> list[nn.Module]:
+    def _layers(
+        self, width: int, sizes: Sequence[int], generator: torch.Generator | None
+    ) -> list[nn.Module]:
         layers: list[nn.Module] = []
         for i, size in enumerate(sizes):
-            layers += [self._linear(width, int(size)), ACTIVATIONS[self.activation]()]
+            layers += [self._linear(width, int(size), generator), ACTIVATIONS[self.activation]()]
             if self.dropout and i < len(sizes) - 1:
-                layers.append(nn.Dropout(self.dropout))
+                layers.append(SeededDropout(self.dropout))
             width = int(size)
         return layers
 
-    def _linear(self, width: int, size: int) -> nn.Module:
+    def _linear(self, width: int, size: int, generator: torch.Generator | None) -> nn.Module:
         if self.n_members == 1:
-            return nn.Linear(width, size)
-        return MemberLinear(self.n_members, width, size)
+            layer = seeded_linear(width, size, generator)
+        else:
+            layer = MemberLinear(self.n_members, width, size, generator)
+        return layer.to(torch.get_default_dtype())

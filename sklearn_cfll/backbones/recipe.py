@@ -23,7 +23,7 @@ from .splitting import (
 )
 
 __all__ = ["build_backbone", "cast_module", "input_shape_of", "kept_recipe"]
-__all__ += ["rebuild_backbone"]
+__all__ += ["rebuild_backbone", "takes_generator"]
 
 # Named inputs of more than one possible dtype, of which all combinations are tried.
 MAX_COMBINED = 10
@@ -36,6 +36,7 @@ def build_backbone(
     n_outputs: int | None = None,
     *,
     exact: bool = True,
+    generator: torch.Generator | None = None,
 ) -> Backbone:
     """Build, or copy, a backbone and split off the last linear layer of a whole network.
 
@@ -58,6 +59,8 @@ def build_backbone(
         Number of targets of a sample; see :func:`split_last_layer`.
     exact : bool, default=True
         All integers are the same as floats of ``dtype``. If not, they are tried as integers first.
+    generator : torch.Generator, optional
+        On the CPU, for a recipe that takes one (:func:`takes_generator`).
 
     Returns
     -------
@@ -71,7 +74,8 @@ def build_backbone(
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
     dtype = first.dtype if dtype is None else dtype
     with _hint_at_an_instance(backbone):
-        module = cast_module(_instantiate(backbone, input_shape_of(sample)), first.device, dtype)
+        module = _instantiate(backbone, input_shape_of(sample), generator)
+        module = cast_module(module, first.device, dtype)
     failures = []
     for form in _forms(sample, dtype, exact):
         try:
@@ -99,13 +103,19 @@ def kept_recipe(backbone: Any) -> Any:
         return backbone
 
 
-def rebuild_backbone(backbone: Any, sample: Inputs, dtype: torch.dtype, like: Backbone) -> Backbone:
+def rebuild_backbone(
+    backbone: Any,
+    sample: Inputs,
+    dtype: torch.dtype,
+    like: Backbone,
+    generator: torch.Generator | None = None,
+) -> Backbone:
     """The same modules as at fit, untrained: for a state that is loaded into them.
 
     ``like`` says which layer was split off; its own module is not looked at.
     """
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
-    module = _instantiate(backbone, input_shape_of(sample))
+    module = _instantiate(backbone, input_shape_of(sample), generator)
     module = cast_module(module, first.device, dtype)
     if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         with torch.no_grad():
@@ -125,6 +135,11 @@ def cast_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> 
     return module._apply(cast)
 
 
+def takes_generator(backbone: Any) -> bool:
+    """Whether it is a recipe whose ``build`` has a parameter ``generator``."""
+    return _is_recipe(backbone) and "generator" in inspect.signature(backbone.build).parameters
+
+
 def _is_recipe(backbone: Any) -> bool:
     return hasattr(backbone, "build") and not isinstance(backbone, type | nn.Module)
 
@@ -136,11 +151,13 @@ def input_shape_of(sample: Inputs) -> Any:
     return tuple(sample.shape[1:])
 
 
-def _instantiate(backbone: Any, input_shape: Any) -> nn.Module:
+def _instantiate(backbone: Any, input_shape: Any, generator: torch.Generator | None) -> nn.Module:
     """A module of its own: nothing that is done to it is seen by the user's objects."""
     if isinstance(backbone, nn.Module):
         return copy_module(backbone)
-    if _is_recipe(backbone):
+    if takes_generator(backbone):
+        module = backbone.build(input_shape, generator=generator)
+    elif _is_recipe(backbone):
         module = backbone.build(input_shape)
     elif callable(backbone):
         module = _call(backbone, input_shape)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ __all__ = [
     "CannotTakeInputs",
     "ChannelsLast",
     "copy_module",
+    "evaluation_mode",
     "join_last_layer",
     "keep_whole",
     "split_last_layer",
@@ -206,9 +209,19 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
         return _replace(module, backbone.removed, linear)
     assert isinstance(module, ChannelsLast)
     network = module.network
-    kind: Any = network.get_submodule(backbone.removed).kind
-    last = kind(linear.in_features, linear.out_features, 1, bias=linear.bias is not None)
-    last.to(linear.weight)
+    split_off: Any = network.get_submodule(backbone.removed)
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    kind = next(kind for kind in kinds if issubclass(split_off.kind, kind))
+    # Without initial weights, which would be drawn from torch's global generator.
+    last: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        kind,
+        linear.in_features,
+        linear.out_features,
+        1,
+        bias=linear.bias is not None,
+        device=linear.weight.device,
+        dtype=linear.weight.dtype,
+    )
     with torch.no_grad():
         last.weight.copy_(linear.weight.reshape(last.weight.shape))
         if last.bias is not None:
@@ -434,16 +447,24 @@ def _is_pointwise_linear(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _evaluate(network: nn.Module, sample: Inputs) -> Tensor:
-    """One evaluation-mode pass; the training flags are put back."""
-    training = {module: module.training for module in network.modules()}
-    network.eval()
+    """One evaluation-mode pass."""
     try:
-        return network(**sample) if isinstance(sample, dict) else network(sample)
+        with evaluation_mode(network):
+            return network(**sample) if isinstance(sample, dict) else network(sample)
     except Exception as error:
         raise CannotTakeInputs(
             f"The backbone cannot take {describe_inputs(sample)}: "
             f"{str(error).rstrip('.') or repr(error)}."
         ) from error
+
+
+@contextlib.contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put the training flags back afterwards."""
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
     finally:
         for module, flag in training.items():
             module.training = flag

@@ -41,6 +41,7 @@ from ..training.refit import (
     mean_squared_residuals,
     refit_last_layer,
 )
+from ..training.torch_settings import default_modes, use_threads
 from ._compat import CallbackSupportMixin
 from ._data import (
     Checked,
@@ -66,10 +67,11 @@ from ._options import (
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
+    resolve_n_threads,
     resolve_ridge,
 )
 from ._parameters import CONSTRAINTS, refuse_mistaken_kinds
-from ._plan import Plan, fixed_parameters
+from ._plan import Plan, fixed_parameters, prediction_batch
 from ._state import StateMixin
 from ._targets import TargetScale
 from ._validation_scale import warn_of_other_scale, warn_of_useless_validation
@@ -160,7 +162,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         FloatingPointError
             Where training diverges, at that batch.
         """
-        with self._previous_fit_kept():
+        with self._previous_fit_kept() as settings:
             warm = self.warm_start and self.__sklearn_is_fitted__()
             if warm:
                 self._follow_parameters()
@@ -172,6 +174,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             warn_without_effect(self, holds_out=holds_out, given=given)
             plan = self._plan if warm else self._make_plan(checked)
             parts = self._split(plan, checked, X_val, y_val)
+            settings.enter_context(use_threads(self._n_threads_to_train(len(parts.train))))
             rate, memory = 1.0, None
             if warm:
                 rate, memory = self._restart(parts)
@@ -301,6 +304,17 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def _batch_rows(self, n_rows: int) -> int:
         """Rows a batch; "auto" looks at how many there are where the network is ours."""
         return resolve_batch_size(self.batch_size, n_rows, self._is_perceptron())
+
+    def _n_threads(self, n_rows: int) -> int:
+        """Threads for passes of so many rows at once."""
+        return resolve_n_threads(self.n_threads, n_rows, self._plan.product_size)
+
+    def _n_threads_to_train(self, n_rows: int) -> int:
+        return self._n_threads(min(n_rows, self._batch_rows(n_rows)))
+
+    def _n_threads_to_predict(self, n_rows: int) -> int:
+        at_once = prediction_batch(self._plan.backbone.feature_shape)
+        return self._n_threads(min(n_rows, at_once))
 
     def _is_perceptron(self) -> bool:
         """Whether what was measured on perceptrons speaks of this network."""
@@ -439,6 +453,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             "linear_part": net.module_.linear is not None,
             "precision": str(self._plan.dtype).removeprefix("torch."),
             "device": str(self.device_),
+            "n_threads": self._n_threads_to_train(len(parts.train)),
         }
 
     def _split(self, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
@@ -495,19 +510,21 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         check_is_fitted(self)
         lazy, fitted_shape = isinstance(X, np.memmap), self._plan.sample_shape
         check_sample_shape(X, fitted_shape)
-        rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
-        try:
-            yield RowsDataset(rows)
-        except IndexError as error:
-            raise out_of_range(self.net_.module_.backbone, X) from error
-        except RuntimeError as error:
-            shape = input_shape_of(rows.take(slice(0, 1)))
-            if shape == fitted_shape:
-                raise
-            raise ValueError(
-                f"X has samples of shape {shape}, which the backbone cannot take; it "
-                f"was fitted on samples of shape {fitted_shape}."
-            ) from error
+        with self._torch_settings() as settings:
+            rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
+            settings.enter_context(use_threads(self._n_threads_to_predict(len(rows))))
+            try:
+                yield RowsDataset(rows)
+            except IndexError as error:
+                raise out_of_range(self.net_.module_.backbone, X) from error
+            except RuntimeError as error:
+                shape = input_shape_of(rows.take(slice(0, 1)))
+                if shape == fitted_shape:
+                    raise
+                raise ValueError(
+                    f"X has samples of shape {shape}, which the backbone cannot take; it "
+                    f"was fitted on samples of shape {fitted_shape}."
+                ) from error
 
     def features(self, X: Any) -> np.ndarray:
         """The backbone's output: what the last layer sees.
@@ -534,6 +551,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             'refit_last_layer=True, or use memory="statistics".'
         )
 
+    @default_modes()
     def to_torch(self) -> nn.Module:
         """A plain module that maps raw X to predictions, its last layer an ``nn.Linear``.
 
@@ -628,13 +646,26 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     # -- keeping --------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _previous_fit_kept(self) -> Iterator[None]:
-        """Put everything back as it was where the block raises."""
+    def _torch_settings(self) -> Iterator[contextlib.ExitStack]:
+        """Torch's default modes and one thread, or ``n_threads``.
+
+        The block enters into the stack what it finds its products to be worth; all settings
+        return to the caller's when it ends.
+        """
+        with contextlib.ExitStack() as settings:
+            settings.enter_context(default_modes())
+            settings.enter_context(use_threads(self.n_threads or 1))
+            yield settings
+
+    @contextlib.contextmanager
+    def _previous_fit_kept(self) -> Iterator[contextlib.ExitStack]:
+        """Put everything back as it was where the block raises; see `_torch_settings`."""
         before = dict(self.__dict__)
         net = before.get("net_")
         snapshot = None if net is None else net.snapshot()
         try:
-            yield
+            with self._torch_settings() as settings:
+                yield settings
         except BaseException:
             # scikit-learn tears its callbacks down after us and needs what it set up.
             begun = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")

@@ -13,6 +13,7 @@ from ..backbones.scaling import Standardize
 from ..training.batches import RowsDataset, input_statistics
 from ..training.refit import Refit, mean_squared_residuals
 from ..training.schedules import SCHEDULES
+from ..training.torch_settings import use_threads
 from ._data import Parts, check_data
 from ._effects import warn_without_effect
 from ._options import SHORT_RUN
@@ -80,7 +81,7 @@ class GoingOnMixin:
 
     def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """One epoch over these rows, none held out; see :class:`GoingOnMixin`."""
-        with self._previous_fit_kept():
+        with self._previous_fit_kept() as settings:
             first = not self.__sklearn_is_fitted__()
             if not first:
                 self._follow_parameters()
@@ -91,6 +92,7 @@ class GoingOnMixin:
                 warn_without_effect(self, holds_out=True, given=False)
                 plan.mean_weight = 1.0  # a stream's weights count as they come
             added = plan.dataset(checked, as_added=True)
+            settings.enter_context(use_threads(self._n_threads_to_train(len(added))))
             noise, kept = None, 1.0
             if first:
                 self._start(plan, added)
@@ -138,9 +140,10 @@ class GoingOnMixin:
             ``memory="statistics"``.
         """
         check_is_fitted(self)
-        with self._previous_fit_kept():
+        with self._previous_fit_kept() as settings:
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
             data = self._plan.dataset(checked, as_added=True)
+            settings.enter_context(use_threads(self._n_threads_to_predict(len(data))))
             layer = self.net_.module_.last_layer
             if not layer.holds_moments:
                 raise ValueError(f"`adapt` {self._no_moments()}")

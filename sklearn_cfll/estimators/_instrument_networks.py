@@ -11,10 +11,10 @@ from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
 from ..backbones.mlp import MLPBackbone
-from ..backbones.recipe import build_backbone
+from ..backbones.recipe import build_backbone, takes_generator
 from ..backbones.scaling import Standardize
 from ..training._stages import Networks
-from ..training.seeding import preserved_random_state
+from ..training.seeding import LentStream, draws_globally, own_generator
 
 __all__ = ["ROLES", "InputScale", "NetworkPlan", "is_own"]
 
@@ -135,31 +135,48 @@ class NetworkPlan:
         scaled = self.scales[role](np.asarray(rows, dtype=np.float64))
         return torch.as_tensor(scaled).to(self.device, self.dtype)
 
-    def build(self) -> Networks:
-        """Fresh nets, initialised from torch's generator."""
-        treatment = self._encoder("treatment_backbone")
+    @property
+    def builds_by_own_code(self) -> bool:
+        """Whether building runs a user's code, which draws from torch's global generators."""
+        own = [recipe for recipe in self.recipes.values() if is_own(recipe)]
+        return not all(
+            takes_generator(recipe)
+            or (isinstance(recipe, nn.Module) and not draws_globally(recipe))
+            for recipe in own
+        )
+
+    def build(self, generator: torch.Generator | None = None) -> Networks:
+        """Fresh nets, initialised from this generator or from torch's global ones."""
+        treatment = self._encoder("treatment_backbone", generator)
         if self.recipes["treatment_backbone"] is None and self.n_raw:
             treatment = FlatFirst(treatment)
         confounder = None
         if self.shapes["covariate_backbone"] is not None:
-            confounder = self._encoder("covariate_backbone")
-        instruments = [self._instrument_net() for _ in range(self.n_first_stages)]
+            confounder = self._encoder("covariate_backbone", generator)
+        instruments = [self._instrument_net(generator) for _ in range(self.n_first_stages)]
         nets = Networks(treatment, confounder, instruments, self.n_raw)
         return nets.to(self.device)
 
     def template(self) -> Networks:
         """Nets whose weights do not matter; the global random state stays as it is."""
-        with preserved_random_state(self.device, self.seed):
+        if not self.builds_by_own_code:
+            return self.build(own_generator("cpu", self.seed)).eval()
+        with LentStream(self.device, self.seed).lent():
             return self.build().eval()
 
-    def _instrument_net(self) -> nn.Module:
+    def _instrument_net(self, generator: torch.Generator | None) -> nn.Module:
         recipe = self.recipes["instrument_backbone"]
         own_encoder = is_own(recipe)
-        instrument = self._encoder("instrument_backbone") if own_encoder else nn.Identity()
-        confounder, shape = None, self.shapes["covariate_backbone"]
+        instrument: nn.Module = nn.Identity()
+        if own_encoder:
+            instrument = self._encoder("instrument_backbone", generator)
+        confounder: nn.Module | None = None
+        shape = self.shapes["covariate_backbone"]
         if shape is not None:
             own = is_own(self.recipes["covariate_backbone"])
-            confounder = self._encoder("covariate_backbone") if own else nn.Identity()
+            confounder = nn.Identity()
+            if own:
+                confounder = self._encoder("covariate_backbone", generator)
         joint: nn.Module = nn.Identity()
         if recipe is None or (own_encoder and shape is not None):
             inputs = [torch.zeros(2, *self.shapes["instrument_backbone"], dtype=self.dtype)]  # type: ignore[misc]
@@ -168,20 +185,21 @@ class NetworkPlan:
             with torch.no_grad():
                 net = InstrumentNet(instrument, confounder, joint).eval()
                 width = net(*(each.to(self.device) for each in inputs)).shape[1]
-            joint = self._perceptron("instrument_backbone", (width,))
+            joint = self._perceptron("instrument_backbone", (width,), generator)
         return InstrumentNet(instrument, confounder, joint).to(self.device)
 
-    def _encoder(self, role: str) -> nn.Module:
+    def _encoder(self, role: str, generator: torch.Generator | None) -> nn.Module:
         recipe, shape = self.recipes[role], self.shapes[role]
         assert shape is not None
         if recipe is None:
-            return self._perceptron(role, shape)
+            return self._perceptron(role, shape, generator)
         if not is_own(recipe):
             return nn.Flatten()
         if isinstance(recipe, BaseEstimator):
             recipe = clone(recipe)
-        sample = torch.randn(2, *shape).to(self.device, self.dtype)
-        backbone = build_backbone(recipe, sample)
+        sample = torch.randn(2, *shape, generator=generator, dtype=torch.float32)
+        sample = sample.to(self.device, self.dtype)
+        backbone = build_backbone(recipe, sample, generator=generator)
         if len(backbone.feature_shape) != 1:
             raise ValueError(
                 f"`{role}` gives features of shape {backbone.feature_shape} for a sample; it must "
@@ -193,9 +211,11 @@ class NetworkPlan:
             first.adapt_to(torch.as_tensor(scale.mean), torch.as_tensor(scale.scale))
         return backbone.module
 
-    def _perceptron(self, role: str, shape: tuple[int, ...]) -> nn.Module:
+    def _perceptron(
+        self, role: str, shape: tuple[int, ...], generator: torch.Generator | None
+    ) -> nn.Module:
         sizes = self.hidden_sizes[role]
-        module = MLPBackbone(sizes, self.activation).build((int(np.prod(shape)),))
+        module = MLPBackbone(sizes, self.activation).build((int(np.prod(shape)),), generator)
         # Its inputs come standardised: the first two modules would only copy them.
         module = nn.Sequential(nn.Flatten(), *list(module.children())[2:])
         return module.to(self.device, self.dtype)

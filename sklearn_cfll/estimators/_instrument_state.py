@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from .. import persistence
 from ..training._stages import Shrinkage, pack_model, unpack_model
 from ..training.cross_fit import CrossFit
+from ..training.torch_settings import default_modes
 from ._instrument_checks import check_instruments, check_models
 from ._instrument_networks import ROLES, InputScale, NetworkPlan
 from ._options import resolve_device
@@ -133,6 +134,7 @@ class InstrumentStateMixin:
         state["device_"] = str(state["device_"])
         return state
 
+    @default_modes()
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         packed = state.pop("_packed", None)

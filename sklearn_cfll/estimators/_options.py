@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..training.schedules import SCHEDULES
+from ..training.torch_settings import callers_threads
 
 __all__ = [
     "HELD_OUT_FROM",
@@ -20,6 +21,7 @@ __all__ = [
     "resolve_batch_size",
     "resolve_device",
     "resolve_dtype",
+    "resolve_n_threads",
     "resolve_ridge",
 ]
 
@@ -40,6 +42,13 @@ FULL_BATCH_RIDGE = 0.01
 # much decay were not better (benchmarks/defaults.py).
 LOG_SHRINKAGE = 3.0
 SHORT_RUN = 100  # steps, below which a run shrinks them by less
+
+# Multiply-adds of a product that several threads are worth. They share it and wait for each other,
+# spinning: where other processes hold the cores, smaller ones took two threads on two cores 2 to 17
+# times as long as one, larger ones 0.97 to 1.2 times. Those of default fits have 2e7 at most.
+# On idle cores two threads would gain a factor of 1.06 in a default fit of 400 rows, 1.2 to 1.3 at
+# 3,000 and 1.35 to 1.5 at 20,000 (benchmarks/threads.py).
+WORTH_THREADS = 2e9
 
 FIELD_RIDGE = 0.1  # benchmarks/field_ridge.py
 
@@ -111,6 +120,26 @@ def resolve_batch_size(batch_size: Any, n_rows: int, perceptron: bool) -> int:
         wanted = math.ceil(n_rows / BATCHES_AN_EPOCH) if perceptron else LEAST_BATCH
         return min(max(wanted, LEAST_BATCH), LARGEST_BATCH)
     return int(batch_size)
+
+
+def resolve_n_threads(n_threads: int | None, n_rows: int, product_size: float) -> int:
+    """Threads that products of so many rows are worth: one, or where they are large torch's number.
+
+    A function of the sizes alone, not of how busy the machine is: the number of threads moves the
+    last bits of products.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        An integer is taken as it is.
+    n_rows : int
+        Rows that pass the network at once.
+    product_size : float
+        Multiply-adds for one row of the network's products.
+    """
+    if n_threads is not None:
+        return int(n_threads)
+    return callers_threads() if n_rows * product_size >= WORTH_THREADS else 1
 
 
 def resolve_ridge(

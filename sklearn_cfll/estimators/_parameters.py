@@ -43,6 +43,7 @@ CONSTRAINTS: dict[str, Any] = {
     "device": [str, torch.device],
     "precision": [StrOptions({"auto", "float32", "float64"})],
     "compile": ["boolean"],
+    "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     "callbacks": [list, None],
     "warm_start": ["boolean"],
     "random_state": ["random_state"],
@@ -142,6 +143,13 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         hold y.
     compile : bool, default=False
         Compile the backbone by ``torch.compile``.
+    n_threads : int, default=None
+        Threads that fit and predict compute with on the CPU. None is one thread, unless the
+        network's products are so large (2e9 multiply-adds, far above those of the default
+        networks) that sharing them pays also where other processes keep the cores busy; then it
+        is ``torch.get_num_threads()``. On cores of your own more threads may be faster, from some
+        thousand rows on and for networks on images and fields. The caller's number is put back
+        afterwards; another number moves results by rounding.
     callbacks : list of skorch callbacks, default=None
     warm_start : bool, default=False
         Let ``fit`` go on from the previous one. Settings of the training that were changed in

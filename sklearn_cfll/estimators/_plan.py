@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,14 +14,21 @@ from torch import Tensor, nn
 
 from ..backbones.fno import FNOBackbone
 from ..backbones.mlp import MLPBackbone
-from ..backbones.recipe import build_backbone, input_shape_of, kept_recipe, rebuild_backbone
+from ..backbones.products import product_size
+from ..backbones.recipe import (
+    build_backbone,
+    input_shape_of,
+    kept_recipe,
+    rebuild_backbone,
+    takes_generator,
+)
 from ..backbones.splitting import Backbone
 from ..ensemble_last_layer import EnsembleLastLayer
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_options
-from ..training.seeding import preserved_random_state
+from ..training.seeding import LentStream, draws_globally, own_generator
 from ._data import Checked
 from ._inputs import integers_fit
 from ._targets import TargetLayout, TargetScale
@@ -121,9 +130,11 @@ class Plan:
         plan = cls(recipe, input_shape_of(sample), seed, device, dtype, mean_weight)
         y_shape = checked.y.shape
         n_outputs = None if len(y_shape) > 2 else (*y_shape, 1)[1]
-        with preserved_random_state(device, seed):
+        with plan._random_numbers() as generator:
             exact = integers_fit(checked.X, dtype)
-            plan.backbone = build_backbone(recipe, sample, dtype, n_outputs, exact=exact)
+            plan.backbone = build_backbone(
+                recipe, sample, dtype, n_outputs, exact=exact, generator=generator
+            )
         backbone = plan.backbone
         try:
             plan.layout = TargetLayout.infer(
@@ -146,18 +157,10 @@ class Plan:
 
     def rebuild(self) -> None:
         """Fresh modules in place of those that were not kept with the plan."""
-        dtypes, shape = self.backbone.input_dtype, self.sample_shape
-
-        def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
-            return torch.zeros((), device=self.device, dtype=dtype).expand(2, *shape)
-
-        sample: Any
-        if isinstance(dtypes, dict):
-            sample = {name: zeros(shape[name], dtype) for name, dtype in dtypes.items()}
-        else:
-            sample = zeros(shape, dtypes)
-        with preserved_random_state(self.device, self.seed):
-            self.backbone = rebuild_backbone(self.recipe, sample, self.dtype, self.backbone)
+        with self._random_numbers() as generator:
+            self.backbone = rebuild_backbone(
+                self.recipe, self._blank, self.dtype, self.backbone, generator
+            )
 
     def make_net(
         self,
@@ -214,6 +217,32 @@ class Plan:
                     f"{value!r:.200}, and training cannot go on with the new value. Set it back, "
                     "or start anew: `fit` with warm_start=False."
                 )
+
+    @property
+    def _blank(self) -> Any:
+        """Two rows of zeros, of each of several named inputs."""
+        dtypes, shape = self.backbone.input_dtype, self.sample_shape
+
+        def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
+            return torch.zeros((), device=self.device, dtype=dtype).expand(2, *shape)
+
+        if isinstance(dtypes, dict):
+            return {name: zeros(shape[name], dtype) for name, dtype in dtypes.items()}
+        return zeros(shape, dtypes)
+
+    @functools.cached_property
+    def product_size(self) -> float:
+        """Multiply-adds for one row of the network's products: what threads are worth it by."""
+        with self._random_numbers():
+            return product_size(self.backbone.module, self._blank)
+
+    def _random_numbers(self) -> contextlib.AbstractContextManager[torch.Generator | None]:
+        """What initial weights are drawn from: torch's global generators only where we must."""
+        recipe = self.recipe
+        fixed = isinstance(recipe, nn.Module) and not draws_globally(recipe)
+        if fixed or takes_generator(recipe):
+            return contextlib.nullcontext(own_generator("cpu", self.seed))
+        return LentStream(self.device, self.seed).lent()
 
     def rows(self, X: Any, lazy: bool) -> Rows:
         """Inputs; for a perceptron, which casts them once standardised, as exact as they are."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .. import persistence
 from ..backbones.splitting import Backbone
 from ..training.optimizers import OPTIMIZERS, optimizer_class
+from ..training.torch_settings import default_modes
 from ._options import resolve_device
 from ._plan import Plan
 from ._state_checks import (
@@ -130,6 +131,7 @@ class StateMixin:
         state: Any = super().__getstate__()
         return to_arrays(state)
 
+    @default_modes()
     def __setstate__(self, state: dict[str, Any]) -> None:
         from_arrays(self, state)
 

@@ -108,6 +108,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         device: Any = "auto",
         precision: str = "auto",
         compile: bool = False,
+        n_threads: int | None = None,
         callbacks: list[Any] | None = None,
         warm_start: bool = False,
         random_state: Any = None,
@@ -140,6 +141,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self.device = device
         self.precision = precision
         self.compile = compile
+        self.n_threads = n_threads
         self.callbacks = callbacks
         self.warm_start = warm_start
         self.random_state = random_state

@@ -17,6 +17,7 @@ from ..backbones.mlp import ACTIVATIONS
 from ..backbones.recipe import kept_recipe
 from ..training._stages import Rows
 from ..training.cross_fit import CrossFit, Schedule, cross_fit
+from ..training.torch_settings import default_modes
 from ._arrays import as_targets, to_numpy
 from ._instrument_data import (
     InstrumentData,
@@ -275,7 +276,8 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         """
         before = dict(self.__dict__)
         try:
-            self._fit(X, y, Z, C, sample_weight, (X_stage1, Z_stage1, C_stage1))
+            with default_modes():
+                self._fit(X, y, Z, C, sample_weight, (X_stage1, Z_stage1, C_stage1))
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -390,10 +392,12 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             plan.seed,
             stage1_rows,
             print if self.verbose else None,
+            builds_by_own_code=plan.builds_by_own_code,
         )
 
     # -- using ----------------------------------------------------------------------
 
+    @default_modes()
     def predict(self, X: Any, C: Any = None, return_std: bool = False) -> Any:
         """The structural function: the outcome if the treatment were set to X.
 
@@ -420,6 +424,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         variance = self._fitted.variance(treatment, confounder).cpu().numpy()
         return mean, (np.sqrt(variance) * self._scale.scale[0]).astype(mean.dtype)
 
+    @default_modes()
     def score(self, X: Any, y: Any, Z: Any = None, C: Any = None, sample_weight: Any = None) -> Any:
         """Coefficient of determination of the projected outcome, or of f(X, C) without Z.
 

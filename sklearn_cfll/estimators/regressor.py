@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..training.noise import NoiseModel, leave_one_out
 from ..training.refit import Refit, predictive_variance
+from ..training.torch_settings import default_modes
 from ._arrays import as_targets, as_values, to_numpy
 from ._base import BaseCFLL
 from ._data import Checked, Parts
@@ -109,6 +110,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         device: Any = "auto",
         precision: str = "auto",
         compile: bool = False,
+        n_threads: int | None = None,
         callbacks: list[Any] | None = None,
         warm_start: bool = False,
         random_state: Any = None,
@@ -142,6 +144,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.device = device
         self.precision = precision
         self.compile = compile
+        self.n_threads = n_threads
         self.callbacks = callbacks
         self.warm_start = warm_start
         self.random_state = random_state
@@ -162,6 +165,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         """
         return self._partial_fit(X, y, sample_weight)
 
+    @default_modes()
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict targets.
 

@@ -19,7 +19,8 @@ from ..backbones.bins import quantiles
 from .seeding import mix_seed
 
 __all__ = ["Batch", "BatchIterator", "RowsDataset", "as_rows", "input_statistics"]
-__all__ += ["as_tensor", "from_numpy", "native", "robust_statistics", "spread_rows", "unpack_batch"]
+__all__ += ["as_tensor", "from_numpy", "native", "robust_statistics", "spread_rows", "trainable"]
+__all__ += ["unpack_batch"]
 
 # Numbers that statistics and quantiles of the inputs are taken of at once.
 ENTRIES = 2**22
@@ -40,7 +41,7 @@ class DenseRows:
     ) -> None:
         self.device, self.dtype = device, dtype
         if isinstance(data, Tensor):
-            self.data: Any = data
+            self.data: Any = trainable(data)
         elif lazy:
             self.data = _where_it_is(np.asarray(data))
         else:
@@ -326,6 +327,17 @@ def fetch(dataset: Any, indices: Tensor | slice) -> Any:
     return default_collate([dataset[i] for i in chosen])
 
 
+def fetches_by_own_code(source: Any) -> bool:
+    """Whether batches come from arrays: others run a user's code, which may draw numbers."""
+    dataset = source.dataset if isinstance(source, BatchIterator) else source
+    if not isinstance(dataset, RowsDataset):
+        return type(dataset) is not skorch.dataset.Dataset
+    rows = dataset.inputs
+    while isinstance(rows, ChosenRows):
+        rows = rows.rows
+    return isinstance(rows, DatasetRows)
+
+
 def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:
     """Inputs, targets and weights of a batch that may lack the last or the last two."""
     if not isinstance(batch, tuple | list):
@@ -360,7 +372,12 @@ def native(data: Any, dtype: Any = None) -> np.ndarray:
 
 def as_tensor(value: Any) -> Tensor:
     """A tensor of what may be one, an array of any layout, or a list."""
-    return value if isinstance(value, Tensor) else from_numpy(value)
+    return trainable(value) if isinstance(value, Tensor) else from_numpy(value)
+
+
+def trainable(tensor: Tensor) -> Tensor:
+    """A copy of a tensor that was made in inference mode: no graph may keep views of it."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _where_it_is(data: np.ndarray) -> Any:

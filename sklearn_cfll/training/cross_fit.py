@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..backbones.dropout import seed_dropout
 from ._stages import (
     Model,
     Networks,
@@ -23,7 +24,7 @@ from ._stages import (
     structural_design,
     treatment_features,
 )
-from .seeding import preserved_random_state
+from .seeding import LentStream, own_generator
 from .two_stage import FoldTraining, Record
 
 __all__ = ["CrossFit", "Schedule", "cross_fit"]
@@ -216,7 +217,7 @@ def jackknife_variance(by_fold: Tensor) -> Tensor:
 
 
 def cross_fit(
-    make_networks: Callable[[], Networks],
+    make_networks: Callable[[torch.Generator | None], Networks],
     rows: Rows,
     schedule: Schedule,
     settings: Settings,
@@ -225,6 +226,8 @@ def cross_fit(
     seed: int,
     stage1_rows: Rows | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    builds_by_own_code: bool = False,
 ) -> CrossFit:
     """Train every fold in step, stop all at one time, average records and folds.
 
@@ -236,7 +239,7 @@ def cross_fit(
     Parameters
     ----------
     make_networks : callable
-        Fresh nets, initialised from torch's generator.
+        Gives fresh nets, initialised from the generator it is given.
     rows : Rows
     schedule : Schedule
     settings : Settings
@@ -245,10 +248,11 @@ def cross_fit(
     log_prior : list of float
         Of each shrinkage, up to a constant.
     seed : int
-        Torch's global state is put back afterwards.
     stage1_rows : Rows, optional
     on_record : callable, optional
         Is given each row of the history.
+    builds_by_own_code : bool, default=False
+        ``make_networks`` draws from torch's global generators, which are lent to it.
 
     Returns
     -------
@@ -260,36 +264,46 @@ def cross_fit(
         Where training diverges.
     """
     n_folds = int(schedule.labels.max()) + 1
-    with preserved_random_state(rows.treatment.device, seed):
-        generator = torch.Generator().manual_seed(seed)
+    device = rows.treatment.device
+    stream, shuffling = LentStream(device, seed), own_generator("cpu", seed)
+    initial = own_generator("cpu", seed)
+    dropout = initial if device.type == "cpu" else own_generator(device, seed)
 
-        def training(chosen: Tensor, held_out: Tensor, repeat: int) -> FoldTraining:
-            parts = _cut(chosen, None if schedule.halves is None else schedule.halves[repeat])
-            return FoldTraining(make_networks(), rows, parts, held_out, settings, stage1_rows)
+    def networks() -> Networks:
+        if not builds_by_own_code:
+            return make_networks(initial)
+        with stream.lent():
+            return make_networks(None)
 
-        folds = [
-            training((labels != k).nonzero()[:, 0], (labels == k).nonzero()[:, 0], repeat)
-            for repeat, labels in enumerate(schedule.labels)
-            for k in range(n_folds)
-        ]
-        mass = torch.tensor([_mass(fold.held_out) for fold in folds], dtype=torch.float64)
-        whole = None
-        if folds[0].optimizer is None:
-            whole = training(torch.arange(rows.n_rows), torch.arange(0), 0).record(shrinkages)
-        run = _Run(shrinkages, log_prior, schedule.n_rows, mass / mass.sum())
-        for epoch in _epochs(folds, schedule, generator):
-            records = [fold.record(shrinkages) for fold in folds]
-            row = run.add(epoch, records)
-            if not math.isfinite(row["valid_loss"]):
-                raise FloatingPointError(
-                    f"Training diverged in epoch {epoch}: the held-out loss is not finite. Lower "
-                    f"`learning_rate` (now {settings.learning_rate:g}) or raise `stage1_ridge` "
-                    f"(now {settings.stage1_ridge:g})."
-                )
-            if on_record is not None:
-                on_record(row)
-            if epoch - run.best_epoch >= schedule.n_iter_no_change and run.full:
-                break
+    def training(chosen: Tensor, held_out: Tensor, repeat: int) -> FoldTraining:
+        parts = _cut(chosen, None if schedule.halves is None else schedule.halves[repeat])
+        fold = FoldTraining(networks(), rows, parts, held_out, settings, stage1_rows, stream)
+        seed_dropout(fold.networks, dropout)
+        return fold
+
+    folds = [
+        training((labels != k).nonzero()[:, 0], (labels == k).nonzero()[:, 0], repeat)
+        for repeat, labels in enumerate(schedule.labels)
+        for k in range(n_folds)
+    ]
+    mass = torch.tensor([_mass(fold.held_out) for fold in folds], dtype=torch.float64)
+    whole = None
+    if folds[0].optimizer is None:
+        whole = training(torch.arange(rows.n_rows), torch.arange(0), 0).record(shrinkages)
+    run = _Run(shrinkages, log_prior, schedule.n_rows, mass / mass.sum())
+    for epoch in _epochs(folds, schedule, shuffling):
+        records = [fold.record(shrinkages) for fold in folds]
+        row = run.add(epoch, records)
+        if not math.isfinite(row["valid_loss"]):
+            raise FloatingPointError(
+                f"Training diverged in epoch {epoch}: the held-out loss is not finite. Lower "
+                f"`learning_rate` (now {settings.learning_rate:g}) or raise `stage1_ridge` "
+                f"(now {settings.stage1_ridge:g})."
+            )
+        if on_record is not None:
+            on_record(row)
+        if epoch - run.best_epoch >= schedule.n_iter_no_change and run.full:
+            break
     return run.finish(folds[0].networks.eval(), len(schedule.labels), whole, rows)
 
 

@@ -18,12 +18,22 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..backbones.dropout import seed_dropout
 from ..last_layer import ClosedFormLastLayer, NotFiniteError
-from .batches import Batch, BatchIterator, RowsDataset, as_rows, as_tensor, fetch, unpack_batch
+from .batches import (
+    Batch,
+    BatchIterator,
+    RowsDataset,
+    as_rows,
+    as_tensor,
+    fetch,
+    fetches_by_own_code,
+    unpack_batch,
+)
 from .callbacks import EpochLog
 from .optimizers import optimizer_options
 from .schedules import SCHEDULES
-from .seeding import mix_seed, preserved_random_state, seed_torch
+from .seeding import LentStream, draws_globally, global_seed, mix_seed, own_generator
 from .steps import (
     UPDATE_ORDERS,
     CFLLModule,
@@ -33,6 +43,7 @@ from .steps import (
     solve_again,
     squared_error,
 )
+from .torch_settings import default_modes
 
 __all__ = ["CFLLNet"]
 
@@ -143,14 +154,25 @@ class CFLLNet(skorch.NeuralNet):
         ):
             if value not in known:
                 raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
-        self.seed_ = (
-            int(torch.randint(2**31 - 1, ()))
-            if self.random_state is None
-            else int(self.random_state)
-        )
-        with preserved_random_state(self.device, self.seed_):
+        self.seed_ = global_seed() if self.random_state is None else int(self.random_state)
+        stream = LentStream(self.device, self.seed_)
+        with default_modes(), stream.lent() if self._builds_module() else contextlib.nullcontext():
             super().initialize()
         return self
+
+    def _steps_draw_globally(self) -> bool:
+        """Whether a step runs code that may draw from torch's global generators."""
+        optimizer = type(self.optimizer_).__module__
+        foreign = type(self) is not CFLLNet or not optimizer.startswith(("torch.", "builtins"))
+        if self.listeners_["on_grad_computed"]:  # they are called within the step
+            modules = [type(callback).__module__ for _, callback in self.callbacks_]
+            foreign |= not all(name.startswith(("skorch.", "sklearn_cfll.")) for name in modules)
+        return foreign or draws_globally(self.module_)
+
+    def _builds_module(self) -> bool:
+        """Whether `initialize` runs code that may draw random numbers."""
+        given = isinstance(self.module, nn.Module) and not self.get_params_for("module")
+        return not given or draws_globally(self.module)
 
     def _initialize_callbacks(self) -> CFLLNet:
         super()._initialize_callbacks()
@@ -218,7 +240,7 @@ class CFLLNet(skorch.NeuralNet):
             for name in ("train_loss", "valid_loss")
         }
         self.interrupted_ = True
-        with preserved_random_state(self.device, self.seed_):
+        with default_modes():
             super().partial_fit(X, y, classes, **fit_params)
         while self.history and "train_loss" not in self.history[-1]:
             del self.history[-1]  # an epoch that was interrupted has no loss
@@ -372,11 +394,13 @@ class CFLLNet(skorch.NeuralNet):
     def _remember_sample(self, X: Any, y: Any) -> None:
         """Two rows, off which the last layer's sizes are read."""
         dataset = self.get_dataset(X, y)
-        if isinstance(dataset, DataLoader):
-            with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+        # A loader draws a seed, a data set may draw what it gives.
+        stream = LentStream(self.device, 0)
+        with stream.lent() if fetches_by_own_code(dataset) else contextlib.nullcontext():
+            if isinstance(dataset, DataLoader):
                 self.sample_ = unpack_batch(next(iter(dataset)))
-        else:
-            self.sample_ = unpack_batch(fetch(dataset, slice(0, 2)))
+            else:
+                self.sample_ = unpack_batch(fetch(dataset, slice(0, 2)))
 
     def _dtype(self) -> torch.dtype:
         if getattr(self, "initialized_", False):
@@ -402,9 +426,17 @@ class CFLLNet(skorch.NeuralNet):
         if training:
             # Everything random in an epoch follows from (seed, epoch): a run resumed from
             # a checkpoint repeats what an uninterrupted one would have done.
-            seed_torch(self.device, mix_seed(self.seed_, len(self.history)))
+            seed = mix_seed(self.seed_, len(self.history))
+            seed_dropout(self.module_, own_generator(self.device, seed))
+            self.stream_ = LentStream(self.device, seed)
             self.n_batches_ = len(iterator)
             self.step_ = (len(self.history) - 1 - self.first_epoch_) * self.n_batches_
+        settle = self._settle
+        if fetches_by_own_code(iterator):
+            iterator = self.stream_.batches(iterator)
+        if self._steps_draw_globally():
+            lend = self.stream_.lent()
+            step_fn, settle = lend(step_fn), lend(settle)
         self._set_training(training)
         losses: list[Any] = []
         sizes: list[int] = []
@@ -422,7 +454,7 @@ class CFLLNet(skorch.NeuralNet):
             self.history.record_batch(f"{prefix}_loss", float(losses[-1]))
             self.history.record_batch(f"{prefix}_batch_size", sizes[-1])
         if training:
-            self._settle()
+            settle()
         loss = float(np.average([float(value) for value in losses], weights=sizes))
         if training:
             self.history.record("learning_rate", self._current_rate())
@@ -495,7 +527,7 @@ class CFLLNet(skorch.NeuralNet):
 
     def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
         self.check_is_fitted()
-        with torch.set_grad_enabled(training):
+        with default_modes(), torch.set_grad_enabled(training):
             self._set_training(training)
             return apply(self.module_, self._inputs(batch))
 

@@ -1,15 +1,39 @@
-"""Randomness that follows from a seed alone and leaves the global state as it was."""
+"""Randomness that follows from a seed alone and leaves the global state as it was.
+
+Our own networks draw from generators of their own, which no other thread sees. Code that cannot
+be given one (``nn.Dropout`` in a user's network, the initial weights of another package) draws from
+torch's global generators. These are lent to it for a step or the building of a network at a time,
+to one thread after the other.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-__all__ = ["mix_seed", "preserved_random_state", "seed_torch"]
+from ..backbones.dropout import SeededDropout
+
+__all__ = ["LentStream", "draws_globally", "global_seed", "mix_seed", "own_generator"]
+
+# Whoever changes the state of torch's global generators holds it. Reentrant: a callback may fit.
+_GLOBAL_GENERATORS = threading.RLock()
+
+# Modules of these packages draw nothing but through those of the kinds below.
+_KNOWN_PACKAGES = ("torch.nn.", "sklearn_cfll.", "neuralop.")
+_DRAWING = (
+    nn.modules.dropout._DropoutNd,
+    nn.RReLU,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+)
 
 
 def mix_seed(seed: int, epoch: int) -> int:
@@ -17,18 +41,92 @@ def mix_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
 
 
-@contextlib.contextmanager
-def preserved_random_state(device: Any, seed: int) -> Iterator[None]:
-    """Seed torch inside the block; put the global random state back after it."""
-    device = torch.device(device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        seed_torch(device, seed)
-        yield
+def own_generator(device: Any, seed: int) -> torch.Generator:
+    """A generator on this device that nobody else draws from."""
+    return torch.Generator(torch.device(device)).manual_seed(seed)
 
 
-def seed_torch(device: Any, seed: int) -> None:
-    """Seed the generators in use: ``torch.manual_seed`` looks at every kind of device there is."""
-    torch.random.default_generator.manual_seed(seed)
-    if torch.device(device).type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
+def global_seed() -> int:
+    """A seed from torch's global generator, never one from a stream that it is lent to."""
+    with _GLOBAL_GENERATORS:
+        return int(torch.randint(2**31 - 1, (), device="cpu"))
+
+
+class LentStream:
+    """A stream of random numbers that torch's global generators give while they are lent to it.
+
+    Lent again, they go on where the stream was left.
+
+    Parameters
+    ----------
+    device : torch.device or str
+        Its generator is seeded beside that of the CPU.
+    seed : int
+    """
+
+    def __init__(self, device: Any, seed: int) -> None:
+        device = torch.device(device)
+        devices = [torch.device("cpu")] + [device] * (device.type != "cpu")
+        self._states = [(each, own_generator(each, seed).get_state()) for each in devices]
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Put the caller's state back afterwards; other threads wait for their turn."""
+        with _GLOBAL_GENERATORS:
+            before = [(device, _get_state(device)) for device, _ in self._states]
+            try:
+                for device, state in self._states:
+                    _set_state(device, state)
+                yield
+            finally:
+                self._states = [(device, _get_state(device)) for device, _ in before]
+                for device, state in before:
+                    _set_state(device, state)
+
+    def batches(self, iterable: Iterable[Any]) -> Iterator[Any]:
+        """What the iterable gives, fetched from this stream."""
+        with self.lent():
+            iterator = iter(iterable)
+        done = object()
+        while True:
+            with self.lent():
+                batch = next(iterator, done)
+            if batch is done:
+                return
+            yield batch
+
+
+def draws_globally(module: nn.Module) -> bool:
+    """Whether a network's passes or its first one, where it is lazy, may draw random numbers.
+
+    Of modules whose code is not known nobody can say: for them the answer is yes.
+    """
+    return any(_draws(part) for part in module.modules()) or any(
+        isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters()
+    )
+
+
+def _draws(part: nn.Module) -> bool:
+    if isinstance(part, SeededDropout):
+        return False
+    if isinstance(part, _DRAWING):
+        share = getattr(part, "p", getattr(part, "dropout", 1.0))
+        return bool(share)
+    return not type(part).__module__.startswith(_KNOWN_PACKAGES)
+
+
+def _get_state(device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return torch.random.default_generator.get_state()
+    return torch.get_device_module(device).get_rng_state(*_named(device))
+
+
+def _set_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cpu":
+        torch.random.default_generator.set_state(state)
+    else:
+        torch.get_device_module(device).set_rng_state(state, *_named(device))
+
+
+def _named(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # of which there is one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from ._stages import (
     structural_design,
     treatment_scale,
 )
+from .seeding import LentStream, draws_globally
 
 __all__ = ["FoldTraining", "Record"]
 
@@ -84,6 +85,8 @@ class FoldTraining:
     settings : Settings
     stage1_rows : Rows, optional
         A sample of its own for the first stage.
+    stream : LentStream, optional
+        What nets draw from that cannot be given a generator.
     """
 
     def __init__(
@@ -94,8 +97,12 @@ class FoldTraining:
         held_out: Tensor,
         settings: Settings,
         stage1_rows: Rows | None = None,
+        stream: LentStream | None = None,
     ) -> None:
         self.networks, self.settings, self.stage1_rows = networks, settings, stage1_rows
+        self.step: Callable[..., None] = self._step
+        if stream is not None and draws_globally(networks):
+            self.step = stream.lent()(self._step)
         self.train = [rows.take(part) for part in parts]
         self.held_out = rows.take(held_out)
         trained = [p for p in networks.parameters() if p.requires_grad]
@@ -112,7 +119,7 @@ class FoldTraining:
         """One pass over the training rows."""
         self.networks.train()
         for parts, stage1 in self._batches(generator):
-            self._step(parts, stage1)
+            self.step(parts, stage1)
 
     def _batches(self, generator: torch.Generator) -> Iterator[tuple[list[Rows], Rows | None]]:
         """Every batch holds rows of every part, so that each first stage is in each step."""

@@ -1,0 +1,80 @@
+"""Torch's settings that a call needs for itself, and that return to the caller's afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["callers_threads", "default_modes", "use_threads"]
+
+_NUMBER_OF_THREADS = threading.Lock()
+_callers = threading.local()
+
+
+@contextlib.contextmanager
+def default_modes() -> Iterator[None]:
+    """Gradients on, no inference mode, no autocast, the CPU for tensors without a device.
+
+    All of these belong to the calling thread. A fit needs gradients wherever it is called; its
+    last layer is solved in the precision of the data; a prediction does not depend on the caller.
+    """
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
+@contextlib.contextmanager
+def use_threads(n_threads: int) -> Iterator[None]:
+    """Compute with so many threads in the calling thread; other threads keep their number."""
+    with _NUMBER_OF_THREADS:
+        before = torch.get_num_threads()
+    within = getattr(_callers, "number", None)
+    _callers.number = within or before
+    try:
+        if n_threads != before:
+            _set_num_threads(n_threads)
+        yield
+    finally:
+        if n_threads != before:
+            _set_num_threads(before)
+        _callers.number = within
+
+
+def callers_threads() -> int:
+    """The calling thread's number outside of all :func:`use_threads`."""
+    return getattr(_callers, "number", None) or torch.get_num_threads()
+
+
+def _set_num_threads(n_threads: int) -> None:
+    """Set the number of threads of the calling thread alone.
+
+    ``torch.set_num_threads`` sets it and, beside it, the number with which threads begin that
+    have not used torch yet. A new thread reads the latter before, and puts it back after.
+    """
+    is_read, is_set = threading.Event(), threading.Event()
+
+    def keep_number_of_new_threads() -> None:
+        number = torch.get_num_threads()
+        is_read.set()
+        is_set.wait()
+        torch.set_num_threads(number)
+
+    with _NUMBER_OF_THREADS:
+        new_thread = threading.Thread(target=keep_number_of_new_threads)
+        new_thread.start()
+        try:
+            is_read.wait()
+            torch.set_num_threads(n_threads)
+        finally:
+            is_set.set()
+            new_thread.join()
