@@ -208,9 +208,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def _make_plan(self, checked: Checked) -> Plan:
         recipe = self.backbone
         device = resolve_device(self.device)
-        coarse = self.precision == "auto" and needs_float64(checked, self._is_perceptron())
+        perceptron = recipe is None or isinstance(recipe, MLPBackbone)
+        coarse = self.precision == "auto" and needs_float64(checked, perceptron)
         dtype = resolve_dtype(self.precision, checked.y.shape, device, coarse)
-        if dtype == torch.float32 and (not self._is_perceptron() or device.type == "mps"):
+        if dtype == torch.float32 and (not perceptron or device.type == "mps"):
             check_float32(checked.X)
         if recipe is None:
             sizes = self.hidden_layer_sizes
