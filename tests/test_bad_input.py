@@ -19,7 +19,9 @@ BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
 
 
 def small(Estimator, **parameters):
-    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 5, "random_state": 0}
+    defaults = {"max_epochs": 5, "random_state": 0}
+    if "backbone" not in parameters:
+        defaults["hidden_layer_sizes"] = (16,)
     return Estimator(**{**defaults, **parameters})
 
 

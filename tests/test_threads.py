@@ -97,6 +97,8 @@ def predicted(estimator):
         return np.concatenate(estimator.predict(X[:, :1], return_std=True))
     if isinstance(estimator, CFLLClassifier):
         return estimator.predict_proba(X)
+    if estimator.early_stopping is False:
+        return estimator.predict(X)
     return np.concatenate(estimator.predict(X, return_std=True))
 
 

@@ -197,7 +197,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             self._n_known = total_weight(parts.rows) + (
                 0.0 if memory is None else kept * self._n_known
             )
-            self._columns_seen = None  # scales are settled
+            self._is_stream, self._columns_seen = False, None  # scales are settled
             self._slope_squares = self._measure_slopes(parts.rows)
             if task is not None:
                 task.call_on_fit_task_end(

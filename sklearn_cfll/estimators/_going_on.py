@@ -96,7 +96,7 @@ class GoingOnMixin:
             noise, kept = None, 1.0
             if first:
                 self._start(plan, added)
-                self._columns_seen: ColumnMoments | None = ColumnMoments.of(added)
+                self._is_stream, self._columns_seen = True, self._see_columns(added)
             else:
                 # Before they are learnt these rows are as good as held-out ones.
                 noise = mean_squared_residuals(self.net_, added)
@@ -105,7 +105,7 @@ class GoingOnMixin:
             data = added if by_statistics else plan.dataset(checked)
             layer = self.net_.module_.last_layer
             memory = None if by_statistics else layer.take_memory()
-            rate = 1.0 if first or self._columns_seen is not None else self._restart_rate(added)
+            rate = 1.0 if self._is_stream else self._restart_rate(added)
             self._configure(len(data), 1, stream=True, rate=rate)
             self._train(Parts(data, data, None), None, X, y)
             kept *= share_kept(self._total_rate())
@@ -190,6 +190,11 @@ class GoingOnMixin:
             return self.final_ridge_
         exact = self.net_.optimizer_ is None or self.batch_size == "full"
         return float(self.ridge) if exact and self.ridge != "auto" else STREAM_RIDGE
+
+    def _see_columns(self: Any, rows: RowsDataset) -> ColumnMoments | None:
+        """Statistics of the columns where the backbone standardises them."""
+        scaled = any(isinstance(p, Standardize) for p in self.net_.module_.backbone.modules())
+        return ColumnMoments.of(rows) if scaled else None
 
     def _follow_scales(self: Any, rows: RowsDataset) -> float:
         """Let a stream's later rows correct the scales that its first ones set.

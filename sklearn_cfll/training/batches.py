@@ -367,7 +367,9 @@ def native(data: Any, dtype: Any = None) -> np.ndarray:
         dtype = np.float64 if size == 8 else np.int64
     elif dtype is None:
         dtype = data.dtype.newbyteorder("=")
-    return np.asarray(data, dtype=dtype, order="C")
+    data = np.asarray(data, dtype=dtype, order="C")
+    # Of an axis of length one NumPy does not mind the sign of the stride; torch does.
+    return data.copy() if min(data.strides, default=0) < 0 else data
 
 
 def as_tensor(value: Any) -> Tensor:
