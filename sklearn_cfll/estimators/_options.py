@@ -44,10 +44,11 @@ LOG_SHRINKAGE = 3.0
 SHORT_RUN = 100  # steps, below which a run shrinks them by less
 
 # Multiply-adds of a product that several threads are worth. They share it and wait for each other,
-# spinning: where other processes hold the cores, smaller ones took two threads on two cores 2 to 17
-# times as long as one, larger ones 0.97 to 1.2 times. Those of default fits have 2e7 at most.
-# On idle cores two threads would gain a factor of 1.06 in a default fit of 400 rows, 1.2 to 1.3 at
-# 3,000 and 1.35 to 1.5 at 20,000 (benchmarks/threads.py).
+# spinning. Where other processes held both cores, two threads took 3 to 30 times as long as one for
+# products of 1e8 and less (those of default fits have 2e7 at most: 8 to 26 times), 1.0 to 1.2 times
+# for 1e9, 1.7 in a network with 1.3e9, and 0.7 to 1.1 times for 5e9 and more. On idle cores they
+# would gain 1.06 in a default fit of 400 rows, 1.2 to 1.3 at 3,000 and 1.35 to 1.5 at 20,000
+# (benchmarks/threads.py).
 WORTH_THREADS = 2e9
 
 FIELD_RIDGE = 0.1  # benchmarks/field_ridge.py

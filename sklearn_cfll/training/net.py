@@ -240,6 +240,7 @@ class CFLLNet(skorch.NeuralNet):
             for name in ("train_loss", "valid_loss")
         }
         self.interrupted_ = True
+        self.lends_ = self._steps_draw_globally()
         with default_modes():
             super().partial_fit(X, y, classes, **fit_params)
         while self.history and "train_loss" not in self.history[-1]:
@@ -434,7 +435,7 @@ class CFLLNet(skorch.NeuralNet):
         settle = self._settle
         if fetches_by_own_code(iterator):
             iterator = self.stream_.batches(iterator)
-        if self._steps_draw_globally():
+        if self.lends_:
             lend = self.stream_.lent()
             step_fn, settle = lend(step_fn), lend(settle)
         self._set_training(training)

@@ -66,22 +66,27 @@ class LentStream:
 
     def __init__(self, device: Any, seed: int) -> None:
         device = torch.device(device)
-        devices = [torch.device("cpu")] + [device] * (device.type != "cpu")
-        self._states = [(each, own_generator(each, seed).get_state()) for each in devices]
+        self._devices = [torch.device("cpu")] + [device] * (device.type != "cpu")
+        self._seed = seed
+        self._states: list[Tensor] | None = None  # before it is lent for the first time
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
         """Put the caller's state back afterwards; other threads wait for their turn."""
+        if self._states is None:
+            self._states = [own_generator(each, self._seed).get_state() for each in self._devices]
         with _GLOBAL_GENERATORS:
-            before = [(device, _get_state(device)) for device, _ in self._states]
+            before = [_get_state(device) for device in self._devices]
             try:
-                for device, state in self._states:
-                    _set_state(device, state)
+                self._set(self._states)
                 yield
             finally:
-                self._states = [(device, _get_state(device)) for device, _ in before]
-                for device, state in before:
-                    _set_state(device, state)
+                self._states = [_get_state(device) for device in self._devices]
+                self._set(before)
+
+    def _set(self, states: list[Tensor]) -> None:
+        for device, state in zip(self._devices, states, strict=True):
+            _set_state(device, state)
 
     def batches(self, iterable: Iterable[Any]) -> Iterator[Any]:
         """What the iterable gives, fetched from this stream."""
