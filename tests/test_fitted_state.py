@@ -319,12 +319,15 @@ def test_a_failed_fit_leaves_the_former_optimizer():
     model = CFLLRegressor(**SMALL).fit(X, Y).partial_fit(X, Y)
     net, before = model.net_, outputs(model)
     settings = net.optimizer_, net.optimizer_.state_dict(), net.optimizer
+    layer = net.module_.last_layer.ridge, net.module_.last_layer.memory
+    model.set_params(ridge=9.0, memory="statistics")
     model.set_params(optimizer="sgd", callbacks=[("stop", Interrupt())])
     with pytest.raises(RuntimeError, match="stop"):
         model.partial_fit(X, Y)
     assert outputs(model) == before
     assert (net.optimizer_, net.optimizer) == settings[::2]
     assert str(net.optimizer_.state_dict()) == str(settings[1])
+    assert (net.module_.last_layer.ridge, net.module_.last_layer.memory) == layer
     model.set_params(optimizer="adamw", callbacks=None).partial_fit(X, Y)
 
 

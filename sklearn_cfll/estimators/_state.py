@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import persistence
 from ..backbones.splitting import Backbone
+from ..training.net import LAST_LAYER
 from ..training.optimizers import OPTIMIZERS, optimizer_class
 from ..training.torch_settings import default_modes
 from ._options import resolve_device
@@ -34,8 +35,6 @@ from ._state_checks import (
 from ._targets import TargetLayout, TargetScale
 
 __all__ = ["StateMixin"]
-
-LAST_LAYER = ("n_members", "ridge", "decay", "memory", "solver")  # its settings when last used
 
 
 class StateMixin:
@@ -196,7 +195,7 @@ def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
         "format": persistence.FORMAT,
         "version": __version__,
         "module": map_tensors(net.module_.state_dict()),
-        "last_layer": {name: getattr(layer, name) for name in LAST_LAYER},
+        "last_layer": {name: getattr(layer, name) for name in ("n_members", *LAST_LAYER)},
         "optimizer": map_tensors(optimizer),
         "optimizer_class": names.get(net.optimizer, net.optimizer),
         "compile": bool(net.compile),

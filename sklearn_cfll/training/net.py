@@ -47,6 +47,7 @@ from .torch_settings import default_modes
 
 __all__ = ["CFLLNet"]
 
+LAST_LAYER = ("ridge", "decay", "memory", "solver")  # its settings, of every run
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
@@ -356,16 +357,19 @@ class CFLLNet(skorch.NeuralNet):
         }
 
     def snapshot(self) -> tuple[Any, ...]:
-        """Copies of weights and optimiser state, and the number of epochs; for `restore`."""
+        """Copies of weights, states and settings, and the number of epochs; for `restore`."""
         optimizer = None if self.optimizer_ is None else self.optimizer_.state_dict()
         copies = copy.deepcopy(self.module_.state_dict()), copy.deepcopy(optimizer)
-        return *copies, self._optimizer_settings(), len(self.history)
+        layer = {name: getattr(self.module_.last_layer, name) for name in LAST_LAYER}
+        return *copies, self._optimizer_settings(), layer, len(self.history)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Go back to a `snapshot`."""
-        module, optimizer, settings, n_epochs = snapshot
+        module, optimizer, settings, layer, n_epochs = snapshot
         self._set_optimizer_settings(settings)
         self.module_.load_state_dict(module)
+        for name, value in layer.items():
+            setattr(self.module_.last_layer, name, value)
         if optimizer is not None and self.optimizer_ is not None:
             self.optimizer_.load_state_dict(optimizer)
         del self.history[n_epochs:]
