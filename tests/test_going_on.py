@@ -1,6 +1,7 @@
 """Going on after `fit`: a few more rows of the same kind never cost a model its quality."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -116,3 +117,43 @@ def test_a_frozen_backbone_makes_partial_fit_exact():
     for i in range(40, 60):
         model.partial_fit(X[i : i + 1], y[i : i + 1])
     np.testing.assert_allclose(model.predict(X), whole.predict(X), rtol=1e-9)
+
+
+def test_a_first_chunk_that_covers_little_of_a_column_is_named():
+    X, y = friedman(400)
+    model = CFLLRegressor(random_state=0).partial_fit(1e-3 * X[:50], y[:50])
+    with pytest.warns(UserWarning, match=r"cover only a part of column \d.*n_bins=0"):
+        model.partial_fit(X[50:200], y[50:200])
+    even = CFLLRegressor(random_state=0).partial_fit(X[:50], y[:50])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        even.partial_fit(X[50:200], y[50:200])
+
+
+def test_rows_in_other_units_than_the_fit_are_named():
+    X, y = friedman(400)
+    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X[:300], y[:300])
+    with pytest.warns(UserWarning, match=r"Column 0 of the new rows has mean .* same units"):
+        copy.deepcopy(model).partial_fit(1000 * X[300:], y[300:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.partial_fit(X[300:], y[300:])
+
+
+def test_deviations_after_partial_fit_speak_of_new_rows():
+    """Rows of a noise three times as large: the level follows what they show before learning."""
+    X, y = friedman(300)
+    noisy_X, noisy_y = friedman(2300, seed=1, noise=1.5)
+    model = CFLLRegressor(max_epochs=20, random_state=0).fit(X, y)
+    model.partial_fit(noisy_X[:2000], noisy_y[:2000])
+    mean, std = model.predict(noisy_X[2000:], return_std=True)
+    assert 0.9 < (np.abs(mean - noisy_y[2000:]) < 2 * std).mean() < 0.995
+
+
+def test_deviations_of_a_stream_are_not_too_small():
+    X, y = friedman(700, noise=1.0)
+    model = CFLLRegressor(random_state=0)
+    for start in range(0, 400, 20):
+        model.partial_fit(X[start : start + 20], y[start : start + 20])
+    mean, std = model.predict(X[400:], return_std=True)
+    assert (np.abs(mean - y[400:]) < 2 * std).mean() > 0.9

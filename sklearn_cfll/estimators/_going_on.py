@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from ..backbones.scaling import Standardize
+from ..backbones.bins import PiecewiseLinear
+from ..backbones.scaling import LIMIT, Standardize
 from ..training.batches import RowsDataset, input_statistics
 from ..training.refit import Refit, mean_squared_residuals
 from ..training.schedules import SCHEDULES
@@ -201,15 +203,23 @@ class GoingOnMixin:
 
         Returns the weight that earlier rows keep in the last layer's moments.
         """
-        if self._columns_seen is None:
-            return 1.0  # after `fit`: scales are those of its rows
+        parts = list(self.net_.module_.backbone.modules())
+        scales = [part for part in parts if isinstance(part, Standardize)]
+        if not scales:
+            return 1.0
+        new = ColumnMoments.of(rows)
+        if self._columns_seen is None:  # after `fit`: scales are those of its rows
+            _warn_of_other_columns(scales[0], new)
+            return 1.0
         before = ColumnMoments(*self._columns_seen)  # a file keeps plain tuples
-        self._columns_seen = before.merge(ColumnMoments.of(rows))
-        mean, std = self._columns_seen.mean, np.sqrt(self._columns_seen.variance)
-        for part in self.net_.module_.backbone.modules():
-            if isinstance(part, Standardize):
-                part.adapt_to(*(torch.as_tensor(a, device=self.device_) for a in (mean, std)))
-        return before.share_kept(self._columns_seen)
+        after = self._columns_seen = before.merge(new)
+        mean, std = after.mean, np.sqrt(after.variance)
+        for part in scales:
+            part.adapt_to(*(torch.as_tensor(a, device=self.device_) for a in (mean, std)))
+        for part in parts:
+            if isinstance(part, PiecewiseLinear):
+                _warn_of_narrow_bins(part, before, after)
+        return before.share_kept(after)
 
     def _learnt(self: Any, rows: RowsDataset, kept: float, first: bool, noise: Any) -> None:
         """Attributes after a pass over new rows."""
@@ -243,6 +253,45 @@ class GoingOnMixin:
             new = self._measure_slopes(rows)
             known = before is not None and new is not None
             self._slope_squares = (1 - share) * before + share * new if known else new
+
+
+def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
+    """Warn where new rows lie far outside the scale that a fit took from its own."""
+    if scale.mean.shape != rows.mean.shape:
+        return  # channels of images and fields
+    mean, unit = (part.double().cpu().numpy() for part in (scale.mean, scale.scale))
+    far = (np.abs(rows.mean - mean) > LIMIT * unit) | (np.sqrt(rows.variance) > LIMIT * unit)
+    for column in np.flatnonzero(far)[:1]:
+        warnings.warn(
+            f"Column {column} of the new rows has mean {rows.mean[column]:.4g}; the model was "
+            f"fitted with mean {mean[column]:.4g} and standard deviation {unit[column]:.4g}, which "
+            "`partial_fit` keeps. Are the rows in the same units? If they are, `fit` anew on rows "
+            "of both kinds.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_narrow_bins(
+    bins: PiecewiseLinear, before: ColumnMoments, after: ColumnMoments
+) -> None:
+    """Warn, once, where a stream leaves the range of the rows that its bins were cut from."""
+    center, width = (part.double().cpu().numpy() for part in (bins.center, bins.unit))
+
+    def outside(seen: ColumnMoments) -> np.ndarray:
+        spread = np.sqrt(seen.variance)
+        return (np.abs(seen.mean - center) > width) | (spread > width)
+
+    for column in np.flatnonzero(outside(after) & ~outside(before))[:1]:
+        warnings.warn(
+            f"The first rows given to `partial_fit` cover only a part of column {column}: its bins "
+            f"span {width[column]:.4g} around {center[column]:.4g}, and the rows since have mean "
+            f"{after.mean[column]:.4g} and standard deviation {after.variance[column] ** 0.5:.4g}. "
+            "Half of each network sees nothing outside its bins. Begin with shuffled rows, or set "
+            "n_bins=0.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def total_weight(rows: RowsDataset) -> float:
