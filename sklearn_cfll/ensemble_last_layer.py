@@ -34,9 +34,10 @@ class EnsembleLastLayer(nn.Module):
 
     Parameters
     ----------
-    in_features : int
+    in_features : int, optional
         Width of all features; the first ``in_features / n_members`` are the first member's.
-    out_features : int
+        Sizes that are not given are read off the first rows, see :class:`ClosedFormLastLayer`.
+    out_features : int, optional
     n_members : int, default=4
     **options
         Of each member, see :class:`ClosedFormLastLayer`.
@@ -63,21 +64,52 @@ class EnsembleLastLayer(nn.Module):
     ridge, decay, memory, solver = map(_shared, ("ridge", "decay", "memory", "solver"))
 
     def __init__(
-        self, in_features: int, out_features: int, *, n_members: int = 4, **options: Any
+        self,
+        in_features: int | None = None,
+        out_features: int | None = None,
+        *,
+        n_members: int = 4,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if n_members < 1 or in_features % n_members:
-            raise ValueError(
-                f"`in_features` must be a multiple of `n_members`, got {in_features} and "
-                f"{n_members}."
-            )
-        self.in_features, self.out_features = in_features, out_features
         self.n_members = n_members
-        width = in_features // n_members
+        width = self._width(in_features or 0) or None
         self.members = nn.ModuleList(
             ClosedFormLastLayer(width, out_features, **options) for _ in range(n_members)
         )
         self.fit_intercept = self.members[0].fit_intercept
+
+    # -- sizes ----------------------------------------------------------------------
+
+    @property
+    def in_features(self) -> Any:
+        width = self.members[0].in_features
+        return None if width is None else self.n_members * width
+
+    @property
+    def out_features(self) -> Any:
+        return self.members[0].out_features
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether both sizes are known."""
+        return self.members[0].has_sizes
+
+    def materialize_for(self, features: Tensor, targets: Tensor) -> None:
+        """See :meth:`ClosedFormLastLayer.materialize_for`."""
+        if not self.has_sizes:
+            self._width(features.shape[-1])
+            for member, block in self._parts(features):
+                member.materialize_for(block, targets)
+
+    def _width(self, in_features: int) -> int:
+        """Of one member's features."""
+        if self.n_members < 1 or in_features % self.n_members:
+            raise ValueError(
+                f"`in_features` must be a multiple of `n_members`, got {in_features} and "
+                f"{self.n_members}."
+            )
+        return in_features // self.n_members
 
     # -- predicting -----------------------------------------------------------------
 
@@ -97,6 +129,8 @@ class EnsembleLastLayer(nn.Module):
 
     def member_predictions(self, features: Tensor) -> Tensor:
         """What each member predicts; shape (m, ..., k)."""
+        if not self.has_sizes:
+            return torch.stack([member(block) for member, block in self._parts(features)])
         rows, weight = self._rows(features), self._stacked("weight")
         if self.fit_intercept:
             predictions = torch.baddbmm(self._stacked("bias").unsqueeze(1), rows, weight.mT)
@@ -143,6 +177,7 @@ class EnsembleLastLayer(nn.Module):
         total: float | None = None,
     ) -> None:
         """See :meth:`ClosedFormLastLayer.step`; narrow members are solved for at once."""
+        self.materialize_for(features, targets)
         first, *_ = self.members
         if first.memory == "statistics" or self._conjugate_gradients(features):
             for member, block in self._parts(features):
@@ -157,10 +192,13 @@ class EnsembleLastLayer(nn.Module):
         for member, weight, bias in zip(self.members, *solved, strict=True):
             member._assign(weight, bias)
 
-    def accumulate(self, features: Tensor, *args: Any) -> EnsembleLastLayer:
+    def accumulate(
+        self, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+    ) -> EnsembleLastLayer:
         """See :meth:`ClosedFormLastLayer.accumulate`."""
+        self.materialize_for(features, targets)
         for member, block in self._parts(features):
-            member.accumulate(block, *args)
+            member.accumulate(block, targets, sample_weight)
         return self
 
     def solve(
