@@ -31,6 +31,7 @@ from .steps import (
     UPDATE_ORDERS,
     CFLLModule,
     apply,
+    as_tuple,
     match_targets,
     module_dtype,
     solve,
@@ -66,8 +67,9 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
     - The loss is squared error; another ``criterion`` raises. A subclass may override
       ``get_loss`` to add a penalty to the loss of the backbone. The last layer is always
       solved for squared error.
-    - ``module`` returns one tensor of features, not predictions. Overriding ``infer`` raises:
-      change the module's ``forward`` instead.
+    - ``module`` returns features, not predictions. In a tuple the first entry are the features;
+      the others reach ``get_loss`` behind the predictions, as in skorch. Overriding ``infer``
+      raises: change the module's ``forward`` instead.
     - ``module_`` holds the module as ``module_.backbone``, so the names of its parameters
       start with "backbone.". Attributes are also found without it, as in ``module_.fc``.
       Patterns of ``optimizer__param_groups`` work both ways, those of ``Freezer`` and the
@@ -129,6 +131,8 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
     True
     """
 
+    _optimizers: list[str]
+    optimizer_: Any  # None where the backbone has nothing to train
     prefixes_: ClassVar[list[str]] = [*skorch.NeuralNet.prefixes_, "last_layer"]
 
     def __init__(
@@ -246,6 +250,7 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         trained = [(name, p) for name, p in self.get_all_learnable_params() if p.requires_grad]
         if not trained:  # fixed features: only the last layer is fitted
             self.optimizer_ = None
+            self._optimizers = [name for name in self._optimizers if name != "optimizer"]
             if "optimizer" not in self.prefixes_:  # skorch learns it from a live optimiser
                 self.prefixes_ = [*self.prefixes_, "optimizer"]  # type: ignore[misc]
             return self
@@ -484,7 +489,7 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         solves on its *new* features: Algorithm 1 of arXiv 2510.04606.
         """
         self._follow_schedule()
-        trains = getattr(self, "optimizer_", None) is not None
+        trains = bool(self._optimizers)
         accumulator = self.get_train_step_accumulator()
         self.solves_ = True
 
@@ -527,7 +532,7 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         if self.update_order == "backbone_first":
             self._catch_up()  # where a `train_step` of the user's own has not done it
         inputs, kwargs = self._merged(inputs, fit_params)
-        features = self.module_.features(inputs, **kwargs)
+        features, *more = self.module_.outputs(inputs, **kwargs)
         self.last_batch_ = (inputs, targets, sample_weight, kwargs)
         targets = self.module_.left_over(inputs, targets, features)
         layer = self.module_.last_layer
@@ -536,17 +541,19 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
 
         def loss(prediction: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
             options = {} if weight is None else {"sample_weight": weight}
-            return self.get_loss(prediction, wanted, X=inputs, training=True, **options)
+            y_pred = (prediction, *more) if more else prediction
+            return self.get_loss(y_pred, wanted, X=inputs, training=True, **options)
 
         error, prediction = training_error(layer, features, targets, sample_weight, loss)
         if error.requires_grad:
             error.backward()
         if layer.n_members > 1:
             error = error / layer.n_members
-        return {"loss": error, "y_pred": prediction.detach()}
+        prediction = prediction.detach()
+        return {"loss": error, "y_pred": (prediction, *more) if more else prediction}
 
     def _follow_schedule(self) -> None:
-        if self.lr_schedule == "constant" or self.optimizer_ is None:
+        if self.lr_schedule == "constant" or not self._optimizers:
             return
         factor = SCHEDULES[self.lr_schedule](self.step_ / (self.n_epochs_ * self.n_batches_))
         self.step_ += 1
@@ -568,7 +575,7 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         """
         # "statistics" hold the batch already; one batch of all rows would cost a step more.
         holds = self.module_.last_layer.memory != "proximal" or self.n_batches_ == 1
-        if self.optimizer_ is None or (self.update_order == "last_layer_first" and holds):
+        if not self._optimizers or (self.update_order == "last_layer_first" and holds):
             self.last_batch_ = None
         self._catch_up()
 
@@ -578,13 +585,16 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
             self._set_training(False)
         with torch.no_grad():
             inputs, kwargs = self._merged(inputs, fit_params)
-            prediction = with_feature_dimension(apply(self.module_, inputs, **kwargs))
+            output = apply(self.module_, inputs, **kwargs)
+            first, *more = as_tuple(output)
+            prediction = with_feature_dimension(first)
             targets = match_targets(targets, prediction, prediction.shape[-1])
+            y_pred = (prediction, *more) if more else prediction
             options = {} if sample_weight is None else {"sample_weight": sample_weight}
-            loss = self.get_loss(prediction, targets, X=inputs, training=False, **options)
+            loss = self.get_loss(y_pred, targets, X=inputs, training=False, **options)
         if not torch.isfinite(loss):
             self._raise_diverged()
-        return {"loss": loss, "y_pred": prediction}
+        return {"loss": loss, "y_pred": y_pred}
 
     def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
         self.check_is_fitted()
@@ -613,7 +623,7 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
 
     def get_loss(
         self,
-        y_pred: Tensor,
+        y_pred: Any,
         y_true: Any,
         X: Any = None,
         training: bool = False,
@@ -624,13 +634,15 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         Parameters
         ----------
         y_pred, y_true : Tensor of shape (n, ..., k)
-            Of an ensemble in training the targets of all members side by side.
+            Of an ensemble in training the targets of all members side by side. ``y_pred`` is a
+            tuple that starts with the predictions where the module returns a tuple.
         X : optional
             The batch's inputs.
         training : bool, default=False
         sample_weight : Tensor of shape (n,), optional
             Given only where the rows have weights.
         """
+        y_pred = y_pred[0] if isinstance(y_pred, tuple) else y_pred
         y_true = self._on_device(y_true)
         if sample_weight is None:
             loss: Tensor = self.criterion_(y_pred, y_true)
@@ -688,7 +700,10 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         return inputs, fit_params
 
     def _current_rate(self) -> float:
-        return 0.0 if self.optimizer_ is None else self.optimizer_.param_groups[0]["lr"]
+        optimizer = getattr(self, "optimizer_", None)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            return optimizer.param_groups[0]["lr"]
+        return 0.0 if optimizer is None else math.nan  # nan: of a stand-in for an optimiser
 
     def check_finite(self) -> None:
         """Raise where the last layer's weights are not finite."""

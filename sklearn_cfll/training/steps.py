@@ -19,6 +19,7 @@ __all__ = [
     "UPDATE_ORDERS",
     "CFLLModule",
     "apply",
+    "as_tuple",
     "match_targets",
     "module_dtype",
     "solve",
@@ -33,7 +34,8 @@ class CFLLModule(nn.Module):
     """A backbone and the last layer on it; calling it predicts.
 
     A backbone of one feature may leave its dimension off, as in (n,); so do then predictions
-    of one target. Attributes that the module does not have are looked up on the backbone.
+    of one target. Of several outputs in a tuple the first are the features, the others are
+    passed on. Attributes that the module does not have are looked up on the backbone.
 
     ``linear``, where there is one, is a map of the inputs that is added to what they predict:
     they are trained on what it leaves over.
@@ -58,12 +60,13 @@ class CFLLModule(nn.Module):
                 raise
             return getattr(self.backbone, name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        output = self.backbone(*args, **kwargs)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output, *more = as_tuple(self.backbone(*args, **kwargs))
         prediction = self.last_layer(with_feature_dimension(output))
         if self.linear is not None:
             prediction = prediction + self.linear(*args, **kwargs)
-        return prediction.squeeze(-1) if output.ndim == 1 else prediction
+        prediction = prediction.squeeze(-1) if output.ndim == 1 else prediction
+        return (prediction, *more) if more else prediction
 
     def left_over(
         self, inputs: Tensor | dict[str, Tensor], targets: Tensor, features: Tensor
@@ -74,8 +77,13 @@ class CFLLModule(nn.Module):
         return targets if self.linear is None else targets - apply(self.linear, inputs)
 
     def features(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """The backbone's output, always with a last dimension of features."""
-        return with_feature_dimension(apply(self.backbone, inputs, **kwargs))
+        """The backbone's first output, always with a last dimension of features."""
+        return self.outputs(inputs, **kwargs)[0]
+
+    def outputs(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> tuple[Any, ...]:
+        """Features, and what else the backbone returns."""
+        features, *more = as_tuple(apply(self.backbone, inputs, **kwargs))
+        return (with_feature_dimension(features), *more)
 
 
 def _drop_metadata(module: nn.Module, state: dict, prefix: str, local_metadata: Any) -> None:
@@ -90,12 +98,17 @@ def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor], **kwargs: Any) 
     return module(inputs, **kwargs)
 
 
+def as_tuple(output: Any) -> tuple[Any, ...]:
+    """What a module returned: the features or predictions first."""
+    return output if isinstance(output, tuple) else (output,)
+
+
 def with_feature_dimension(output: Any) -> Tensor:
     """A backbone's output as features (n, ..., d): a single feature may come as (n,)."""
     if not isinstance(output, Tensor):
         raise TypeError(
-            "The module must return one tensor of features, shape (n, ..., d), on which the last "
-            f"layer is solved; it returned {type(output).__name__}."
+            "The module must return a tensor of features, shape (n, ..., d), for the last layer "
+            f"(in a tuple, the first); it returned {type(output).__name__}."
         )
     return output.unsqueeze(-1) if output.ndim == 1 else output
 
