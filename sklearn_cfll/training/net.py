@@ -6,14 +6,11 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import numpy as np
 import skorch
 import torch
-from sklearn.base import RegressorMixin
-from sklearn.metrics import r2_score
 from skorch.callbacks import Callback, EpochTimer
 from skorch.dataset import get_len, unpack_data
 from skorch.helper import predefined_split
@@ -22,13 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..last_layer import ClosedFormLastLayer
-from ._skorch import check_criterion, check_schedule, listens, parameter_groups, written_whole
+from ._skorch import SkorchConventions
 from .batches import Batch, BatchIterator, RowsDataset, as_rows, unpack_batch
 from .callbacks import EpochLog, EpochLoss
 from .schedules import SCHEDULES
 from .seeding import mix_seed, preserved_random_state, seed_torch
 from .steps import (
-    UPDATE_ORDERS,
     CFLLModule,
     apply,
     as_tuple,
@@ -43,20 +39,8 @@ from .steps import (
 
 __all__ = ["CFLLNet"]
 
-BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
-# Methods that may look at records of batches if they are not ours.
-STEPS = (
-    "train_step",
-    "train_step_single",
-    "validation_step",
-    "get_loss",
-    "get_train_step_accumulator",
-)
-# Settings of the last layer that act on a layer in use; others make a new one.
-LAYER_SETTINGS = ("ridge", "decay", "memory", "solver", "shrinkage")
 
-
-class CFLLNet(RegressorMixin, skorch.NeuralNet):
+class CFLLNet(SkorchConventions):
     """A skorch net that trains a backbone by gradient and its last layer in closed form.
 
     Everything of :class:`skorch.NeuralNet` works as skorch documents it: ``module__*``,
@@ -77,7 +61,8 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
     - ``train_split`` is None by default, and rows of a data set may have a third entry, the
       sample weight.
     - An optimiser that evaluates the loss several times in a step (LBFGS) finds the last layer
-      as the first evaluation solved it.
+      as the first evaluation solved it. Give LBFGS ``optimizer__line_search_fn="strong_wolfe"``:
+      the last layer, and with it the loss, changes from step to step.
     - Batches are index selections from tensors on the device. skorch's records per batch are
       kept only while a callback listens to batches or a subclass overrides one of the steps.
     - ``compile=True`` compiles the module alone.
@@ -180,7 +165,6 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         ]
 
     def initialize(self) -> CFLLNet:
-        self._check_options()
         self.seed_ = (
             int(torch.randint(2**31 - 1, ()))
             if self.random_state is None
@@ -189,51 +173,6 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         with preserved_random_state(self.device, self.seed_):
             super().initialize()
         return self
-
-    def _check_options(self) -> None:
-        for name, value, known in (
-            ("update_order", self.update_order, UPDATE_ORDERS),
-            ("lr_schedule", self.lr_schedule, SCHEDULES),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
-
-    def check_training_readiness(self) -> None:
-        """Raise, before any work starts, where the options do not let the net train."""
-        super().check_training_readiness()
-        self._check_options()
-        check_schedule(self.lr_schedule, self.callbacks)
-
-    def _check_loss(self) -> None:
-        self.check_training_readiness()
-        check_criterion(self.criterion)
-        if type(self).infer is not skorch.NeuralNet.infer:
-            raise TypeError(
-                f"{type(self).__name__} overrides `infer`, which CFLLNet does not train with: it "
-                "needs the features that the last layer is solved on. Override `forward` of the "
-                "module instead."
-            )
-
-    def _initialize_callbacks(self) -> CFLLNet:
-        super()._initialize_callbacks()
-        self._listen()
-        return self
-
-    def _listen(self) -> None:
-        """Find out who listens to batches; callbacks may have changed since the last epoch."""
-        callbacks = [callback for _, callback in self.callbacks_]
-        self.listeners_ = {
-            hook: listens(self, hook, skorch.NeuralNet)
-            or any(listens(callback, hook) for callback in callbacks)
-            for hook in BATCH_HOOKS
-        }
-
-    def _records_batches(self) -> bool:
-        return (
-            self.listeners_["on_batch_begin"]
-            or self.listeners_["on_batch_end"]
-            or any(listens(self, step, CFLLNet) for step in STEPS)
-        )
 
     def initialize_module(self) -> CFLLNet:
         backbone = self.initialized_instance(self.module, self.get_params_for("module"))
@@ -257,22 +196,6 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         positional, options = self.get_params_for_optimizer("optimizer", trained)
         self.optimizer_ = self.optimizer(*positional, **options)
         return self
-
-    def get_params_for(self, prefix: str) -> dict[str, Any]:
-        params = super().get_params_for(prefix)
-        if prefix == "optimizer" and params.get("param_groups"):
-            groups = parameter_groups(params["param_groups"], self.module_.backbone)
-            params["param_groups"] = groups
-        return params
-
-    def torch_compile(self, module: nn.Module, name: str) -> nn.Module:
-        # Compiling the backbone in place keeps module_ and its state_dict as they are.
-        if isinstance(module, CFLLModule):
-            if self.compile:
-                module.backbone.compile(**self.get_params_for("compile"))
-            return module
-        # Squared error is a part of the solve: there is nothing to compile.
-        return module if name == "criterion" else super().torch_compile(module, name)
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> CFLLNet:
         self._check_loss()
@@ -303,53 +226,6 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         super().fit_loop(X, y, epochs, **kwargs)
         self.interrupted_ = False  # skorch swallows KeyboardInterrupt around this method
         return self
-
-    def notify(self, method_name: str, **kwargs: Any) -> None:
-        if isinstance(kwargs.get("batch"), Batch):  # callbacks expect inputs and targets
-            kwargs["batch"] = tuple(kwargs["batch"][:2])
-        if method_name == "on_epoch_end":
-            self.whole_epochs_ = len(self.history)
-        try:
-            super().notify(method_name, **kwargs)
-        except KeyboardInterrupt:
-            # Early stopping and its like end training this way between epochs.
-            self.interrupted_ = method_name in BATCH_HOOKS
-            raise
-
-    def set_params(self, **kwargs: Any) -> CFLLNet:
-        """Set parameters; those of the last layer and the rate act on a fitted net too."""
-        layer = {k: v for k, v in kwargs.items() if k.split("__")[0] == "last_layer"}
-        if self.initialized_ and layer:
-            kwargs = {k: v for k, v in kwargs.items() if k not in layer}
-            self._set_last_layer(layer)
-        super().set_params(**kwargs)
-        if self.initialized_ and self.optimizer_ is not None and "lr" in kwargs:
-            for group in self.optimizer_.param_groups:
-                group.pop("initial_lr", None)
-        return self
-
-    def _set_last_layer(self, params: dict[str, Any]) -> None:
-        for key, value in params.items():
-            setattr(self, key, value)
-            self._params_to_validate.add(key)
-        names = [key.removeprefix("last_layer__") for key in params]
-        if all(name in LAYER_SETTINGS for name in names):
-            for name, value in zip(names, params.values(), strict=True):
-                setattr(self.module_.last_layer, name, value)
-            return
-        self._initialize_module(self._format_reinit_msg("module", params))
-        self._initialize_criterion(self._format_reinit_msg("criterion", None, False))
-        self._initialize_optimizer(self._format_reinit_msg("optimizer", None, False))
-
-    def save_params(self, *args: Any, **kwargs: Any) -> None:
-        """See :meth:`skorch.NeuralNet.save_params`; a file is replaced once it is written."""
-        names = ("f_params", "f_optimizer", "f_criterion", "f_history")
-        kwargs |= dict(zip(names, args, strict=False))
-        with ExitStack() as stack:
-            for name, target in kwargs.items():
-                if name.startswith("f_"):
-                    kwargs[name] = stack.enter_context(written_whole(target))
-            super().save_params(**kwargs)
 
     def configure(
         self,
@@ -655,25 +531,6 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
             )
         return squared_error(y_pred, y_true, sample_weight)
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Coefficient of determination R² of the predictions, averaged over targets.
-
-        Parameters
-        ----------
-        X
-            Inputs as :meth:`predict` takes them.
-        y : array of shape (n, ...), optional
-            Targets; those of a data set that holds them may be left out.
-        sample_weight : array of shape (n,), optional
-        """
-        if y is None:
-            y = torch.cat([self._unpack(batch)[1].cpu() for batch in self._batches(X)])
-        prediction, targets = self.predict(X), np.asarray(y)
-        prediction = prediction.reshape(len(prediction), -1)
-        targets = targets.reshape(len(targets), -1)
-        score: float = r2_score(targets, prediction, sample_weight=sample_weight)
-        return score
-
     def _batches(self, X: Any, y: Any = None) -> Any:
         return self.get_iterator(self.get_dataset(X, y), training=False)
 
@@ -692,12 +549,6 @@ class CFLLNet(RegressorMixin, skorch.NeuralNet):
         if sample_weight is not None:
             sample_weight = self._on_device(sample_weight).to(self._dtype())
         return self._on_device(inputs), targets, sample_weight
-
-    def _merged(self, inputs: Any, fit_params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Inputs, and keyword arguments of the module beside them."""
-        if fit_params and isinstance(inputs, Mapping):
-            return self._merge_x_and_fit_params(inputs, fit_params), {}
-        return inputs, fit_params
 
     def _current_rate(self) -> float:
         optimizer = getattr(self, "optimizer_", None)
