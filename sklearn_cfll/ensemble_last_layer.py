@@ -72,6 +72,8 @@ class EnsembleLastLayer(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        self.in_features: Any = in_features  # int, or None until the first rows are seen
+        self.out_features: Any = out_features
         self.n_members = n_members
         width = self._width(in_features or 0) or None
         self.members = nn.ModuleList(
@@ -82,18 +84,9 @@ class EnsembleLastLayer(nn.Module):
     # -- sizes ----------------------------------------------------------------------
 
     @property
-    def in_features(self) -> Any:
-        width = self.members[0].in_features
-        return None if width is None else self.n_members * width
-
-    @property
-    def out_features(self) -> Any:
-        return self.members[0].out_features
-
-    @property
     def has_sizes(self) -> bool:
         """Whether both sizes are known."""
-        return self.members[0].has_sizes
+        return self.in_features is not None and self.out_features is not None
 
     def materialize_for(self, features: Tensor, targets: Tensor) -> None:
         """See :meth:`ClosedFormLastLayer.materialize_for`."""
@@ -101,6 +94,16 @@ class EnsembleLastLayer(nn.Module):
             self._width(features.shape[-1])
             for member, block in self._parts(features):
                 member.materialize_for(block, targets)
+            if member.has_sizes:
+                self.in_features = self.n_members * member.in_features
+                self.out_features = member.out_features
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        loaded = state_dict.get(f"{prefix}members.0.weight")
+        if not self.has_sizes and loaded is not None and loaded.numel():  # as its members do
+            self.in_features = self.in_features or self.n_members * loaded.shape[1]
+            self.out_features = self.out_features or loaded.shape[0]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _width(self, in_features: int) -> int:
         """Of one member's features."""

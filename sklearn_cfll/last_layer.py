@@ -135,7 +135,7 @@ class ClosedFormLastLayer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict ``features @ weight.T + bias``; shape (..., k)."""
-        if not self.has_sizes:
+        if self.in_features is None or self.out_features is None:
             k = self.out_features or 1
             return F.linear(features, features.new_zeros(k, features.shape[-1]))
         return F.linear(features, self.weight, self.bias)
@@ -391,7 +391,8 @@ class ClosedFormLastLayer(nn.Module):
         self, features: Tensor, targets: Tensor, sample_weight: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Flatten leading dimensions; a weight a sample is repeated over its positions."""
-        self.materialize_for(features, targets)
+        if self.in_features is None or self.out_features is None:
+            self.materialize_for(features, targets)
         if features.shape[-1] != self.in_features and self.in_features is not None:
             raise ValueError(
                 f"`features` must have {self.in_features} columns (in_features), "

@@ -309,13 +309,15 @@ class CFLLNet(SkorchConventions):
         return module_dtype(self.module) if isinstance(self.module, nn.Module) else torch.float32
 
     def _on_device(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            floating = value.is_floating_point()
+            return value.to(self.device, self._dtype() if floating else value.dtype)
         if isinstance(value, Mapping):
             return {key: self._on_device(part) for key, part in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self._on_device(part) for part in value)
         tensor = to_tensor(value, self.device)
-        floating = isinstance(tensor, Tensor) and tensor.is_floating_point()
-        return tensor.to(self._dtype()) if floating else tensor
+        return self._on_device(tensor) if isinstance(tensor, Tensor) else tensor
 
     # -- steps ----------------------------------------------------------------------
 
@@ -332,7 +334,8 @@ class CFLLNet(SkorchConventions):
             self.n_batches_ = len(iterator)
             self.step_ = (len(self.history) - 1 - self.first_epoch_) * self.n_batches_
         self._set_training(training)
-        self._listen()
+        if training:
+            self._listen()
         losses: list[Any] = []
         sizes: list[int] = []
         if self._records_batches():
@@ -367,14 +370,17 @@ class CFLLNet(SkorchConventions):
         self._follow_schedule()
         trains = bool(self._optimizers)
         accumulator = self.get_train_step_accumulator()
-        self.solves_ = True
+        evaluated = False
 
         def evaluate() -> Tensor:
+            nonlocal evaluated
             if trains:
                 self._zero_grad_optimizer()
+            if evaluated:  # an optimiser that evaluates again has the last layer held
+                self.solves_ = False
             step = self.train_step_single(batch, **fit_params)
             accumulator.store_step(step)
-            self.solves_ = False  # an optimiser that evaluates again has the last layer held
+            evaluated = True
             if self.listeners_["on_grad_computed"]:
                 named = TeeGenerator(self.get_all_learnable_params())
                 kwargs = {"named_parameters": named, "batch": batch, "training": True}
@@ -382,11 +388,14 @@ class CFLLNet(SkorchConventions):
             loss: Tensor = step["loss"]
             return loss
 
-        if trains:
-            self._step_optimizer(evaluate)
-        else:
-            evaluate()
-        self.solves_ = True
+        try:
+            if trains:
+                self._step_optimizer(evaluate)
+            else:
+                evaluate()
+        finally:
+            if not self.solves_:  # skorch looks closely at whatever is set: only if needed
+                self.solves_ = True
         if self.update_order == "backbone_first":
             self._catch_up()
         step: dict[str, Any] = accumulator.get_step()
@@ -519,7 +528,7 @@ class CFLLNet(SkorchConventions):
             Given only where the rows have weights.
         """
         y_pred = y_pred[0] if isinstance(y_pred, tuple) else y_pred
-        y_true = self._on_device(y_true)
+        y_true = y_true if isinstance(y_true, Tensor) else self._on_device(y_true)
         if sample_weight is None:
             loss: Tensor = self.criterion_(y_pred, y_true)
             return loss
