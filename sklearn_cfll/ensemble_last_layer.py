@@ -35,9 +35,10 @@ class EnsembleLastLayer(nn.Module):
 
     Parameters
     ----------
-    in_features : int
+    in_features : int, optional
         Width of all features; the first ``in_features / n_members`` are the first member's.
-    out_features : int
+        Sizes that are not given are read off the first rows, see :class:`ClosedFormLastLayer`.
+    out_features : int, optional
     n_members : int, default=4
     **options
         Of each member, see :class:`ClosedFormLastLayer`.
@@ -64,21 +65,60 @@ class EnsembleLastLayer(nn.Module):
     ridge, decay, memory, solver = map(_shared, ("ridge", "decay", "memory", "solver"))
 
     def __init__(
-        self, in_features: int, out_features: int, *, n_members: int = 4, **options: Any
+        self,
+        in_features: int | None = None,
+        out_features: int | None = None,
+        *,
+        n_members: int = 4,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if n_members < 1 or in_features % n_members:
-            raise ValueError(
-                f"`in_features` must be a multiple of `n_members`, got {in_features} and "
-                f"{n_members}."
-            )
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features: Any = in_features  # int, or None until the first rows are seen
+        self.out_features: Any = out_features
         self.n_members = n_members
-        width = in_features // n_members
+        width = self._width(in_features or 0) or None
         self.members = nn.ModuleList(
             ClosedFormLastLayer(width, out_features, **options) for _ in range(n_members)
         )
         self.fit_intercept = self.members[0].fit_intercept
+
+    # -- sizes ----------------------------------------------------------------------
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether both sizes are known."""
+        return self.in_features is not None and self.out_features is not None
+
+    def materialize_for(self, features: Tensor, targets: Tensor) -> None:
+        """See :meth:`ClosedFormLastLayer.materialize_for`."""
+        if not self.has_sizes:
+            self._width(features.shape[-1])
+            for member, block in self._parts(features):
+                member.materialize_for(block, targets)
+            self._take_sizes()
+
+    def _take_sizes(self) -> None:
+        """Those of the members, once they know them."""
+        first, *_ = self.members
+        if first.has_sizes:
+            self.in_features = self.n_members * first.in_features
+            self.out_features = first.out_features
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        loaded = state_dict.get(f"{prefix}members.0.weight")
+        if not self.has_sizes and loaded is not None and loaded.numel():  # as its members do
+            self.in_features = self.in_features or self.n_members * loaded.shape[1]
+            self.out_features = self.out_features or loaded.shape[0]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _width(self, in_features: int) -> int:
+        """Of one member's features."""
+        if self.n_members < 1 or in_features % self.n_members:
+            raise ValueError(
+                f"`in_features` must be a multiple of `n_members`, got {in_features} and "
+                f"{self.n_members}."
+            )
+        return in_features // self.n_members
 
     # -- predicting -----------------------------------------------------------------
 
@@ -98,6 +138,8 @@ class EnsembleLastLayer(nn.Module):
 
     def member_predictions(self, features: Tensor) -> Tensor:
         """What each member predicts; shape (m, ..., k)."""
+        if not self.has_sizes:
+            return torch.stack([member(block) for member, block in self._parts(features)])
         rows = self.members[0]._in_own_dtype(self._rows(features))
         weight = self._stacked("weight")
         if self.fit_intercept:
@@ -154,6 +196,7 @@ class EnsembleLastLayer(nn.Module):
         total: float | None = None,
     ) -> None:
         """See :meth:`ClosedFormLastLayer.step`; narrow members are solved for at once."""
+        self.materialize_for(features, targets)
         first, *_ = self.members
         if first.memory == "statistics":
             self._add(features, targets, sample_weight, first.decay)
@@ -195,6 +238,7 @@ class EnsembleLastLayer(nn.Module):
         self, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
     ) -> EnsembleLastLayer:
         """See :meth:`ClosedFormLastLayer.accumulate`."""
+        self.materialize_for(features, targets)
         self._add(features, targets, sample_weight)
         return self
 
@@ -228,6 +272,7 @@ class EnsembleLastLayer(nn.Module):
         first, *_ = self.members
         own = [functools.partial(self._block, i) for i in range(self.n_members)]
         blocks, n_rows = first._moments_of(batches, list(self.members), own)
+        self._take_sizes()
         self.reset_memory()
         for member, block in zip(self.members, blocks, strict=True):
             member._hold(block)

@@ -65,9 +65,11 @@ class ClosedFormLastLayer(nn.Module):
 
     Parameters
     ----------
-    in_features : int
-        Width d of the features.
-    out_features : int
+    in_features : int, optional
+        Width d of the features. As in torch's lazy modules, a size that is not given is read
+        off the first rows that the layer is solved for. Until then it predicts zeros, for a
+        single target if ``out_features`` is not given either.
+    out_features : int, optional
         Number k of targets.
     ridge : float, default=1.0
         Strength α of the penalty towards the memory, relative to the mean feature power, so
@@ -130,6 +132,8 @@ class ClosedFormLastLayer(nn.Module):
     True
     """
 
+    in_features: Any  # int, or None until the first rows are seen
+    out_features: Any
     weight: Tensor
     bias: Tensor | None
     moments_total: Tensor | None
@@ -140,8 +144,8 @@ class ClosedFormLastLayer(nn.Module):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: int | None = None,
+        out_features: int | None = None,
         *,
         ridge: float = 1.0,
         decay: float = 1.0,
@@ -165,10 +169,10 @@ class ClosedFormLastLayer(nn.Module):
         self.memory, self.solver = memory, solver
         self.fit_intercept = fit_intercept
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.register_buffer("weight", torch.zeros(out_features, in_features, **factory))
-        self.register_buffer(
-            "bias", torch.zeros(out_features, **factory) if fit_intercept else None
-        )
+        # Empty along a dimension whose size is not known yet.
+        shape = out_features or 0, in_features or 0
+        self.register_buffer("weight", torch.zeros(*shape, **factory))
+        self.register_buffer("bias", torch.zeros(shape[0], **factory) if fit_intercept else None)
         for name in _MOMENT_BUFFERS:
             self.register_buffer(name, None)
         self.register_buffer("moments_ridge", None)  # of the last solve; variance needs it
@@ -179,6 +183,9 @@ class ClosedFormLastLayer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict ``features @ weight.T + bias``; shape (..., k)."""
+        if self.in_features is None or self.out_features is None:
+            k = self.out_features or 1
+            return F.linear(features, features.new_zeros(k, features.shape[-1]))
         return F.linear(self._in_own_dtype(features), self.weight, self.bias)
 
     @_in_full_precision
@@ -433,6 +440,26 @@ class ClosedFormLastLayer(nn.Module):
         if block is not None:
             self._hold(linalg.scale_moments(block, share))
 
+    # -- sizes ----------------------------------------------------------------------
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether both sizes are known."""
+        return self.in_features is not None and self.out_features is not None
+
+    def materialize(self, in_features: int, out_features: int) -> None:
+        """Fix sizes that are not known yet; those that are known stay."""
+        self.in_features = in_features if self.in_features is None else self.in_features
+        self.out_features = out_features if self.out_features is None else self.out_features
+        self.weight = self.weight.new_zeros(self.out_features, self.in_features)
+        if self.bias is not None:
+            self.bias = self.bias.new_zeros(self.out_features)
+
+    def materialize_for(self, features: Tensor, targets: Tensor) -> None:
+        """Read sizes that are not known yet off rows that match each other."""
+        if not self.has_sizes and features.shape[:-1] == targets.shape[:-1]:
+            self.materialize(features.shape[-1], targets.shape[-1])
+
     # -- exchanging -----------------------------------------------------------------
 
     @property
@@ -463,6 +490,9 @@ class ClosedFormLastLayer(nn.Module):
         )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        loaded = state_dict.get(prefix + "weight")
+        if not self.has_sizes and loaded is not None and loaded.numel():
+            self.materialize(loaded.shape[1], loaded.shape[0])
         # Moments come and go: take the shape of what is loaded, forget what is not in it.
         for name in _COMING_AND_GOING:
             value = state_dict.get(prefix + name)
@@ -478,12 +508,16 @@ class ClosedFormLastLayer(nn.Module):
         self, features: Tensor, targets: Tensor, sample_weight: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Flatten leading dimensions; a weight a sample is repeated over its positions."""
-        if features.shape[-1] != self.in_features:
+        if self.in_features is None or self.out_features is None:
+            self.materialize_for(features, targets)
+        if features.shape[-1] != self.in_features and self.in_features is not None:
             raise ValueError(
                 f"`features` must have {self.in_features} columns (in_features), "
                 f"got shape {tuple(features.shape)}."
             )
-        expected = (*features.shape[:-1], self.out_features)
+        one_target = targets.ndim < features.ndim
+        out_features = self.out_features or (1 if one_target else targets.shape[-1])
+        expected = (*features.shape[:-1], out_features)
         if targets.shape != expected:
             raise ValueError(
                 f"`targets` must have shape {tuple(expected)} to match features of shape "

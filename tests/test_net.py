@@ -301,9 +301,11 @@ def test_a_record_of_an_epoch_does_not_grow_with_its_batches(batch_size):
     X, y = make_data()
     net = make_net(max_epochs=4, batch_size=batch_size).fit(X, y)
     assert len(net.history) == 4 and len(net.history[-1]["batches"]) <= 1
+    losses = {"train_loss", "train_loss_best", "train_batch_count"}
     assert {frozenset(row) for row in net.history} == {
-        frozenset({"batches", "epoch", "train_loss", "train_loss_best", "learning_rate", "dur"})
+        frozenset({"batches", "epoch", "learning_rate", "dur"} | losses)
     }
+    assert net.history[:, "train_batch_count"] == [N // batch_size] * 4
 
 
 def test_early_stopping_loads_the_best_weights_and_ends_quietly():
@@ -733,13 +735,6 @@ def test_wrong_options_are_named(options, message):
 def test_unknown_options_are_refused():
     with pytest.raises(ValueError, match="last_layr__ridge"):
         make_net(last_layr__ridge=1.0).fit(*make_data())
-
-
-def test_initialising_without_data_needs_the_sizes_of_the_last_layer():
-    with pytest.raises(ValueError, match="last_layer__in_features"):
-        make_net().initialize()
-    net = make_net(**SIZES).initialize()
-    assert net.module_.last_layer.weight.shape == (K, WIDTH)
 
 
 def test_clone_of_a_net_is_unfitted_with_equal_parameters():

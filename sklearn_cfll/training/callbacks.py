@@ -6,12 +6,12 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from skorch.callbacks import Callback, EarlyStopping, PrintLog
+from skorch.callbacks import Callback, EarlyStopping, PassthroughScoring, PrintLog
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-__all__ = ["BestEpoch", "EpochBar", "EpochLog", "TaskBridge", "WeightAveraging"]
+__all__ = ["BestEpoch", "EpochBar", "EpochLog", "EpochLoss", "TaskBridge", "WeightAveraging"]
 
 
 class BestEpoch(EarlyStopping):
@@ -92,6 +92,31 @@ class EpochLog(PrintLog):
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         if net.verbose or self.sink is not print:
             super().on_epoch_end(net, **kwargs)
+
+
+class EpochLoss(PassthroughScoring):
+    """An epoch's mean loss in the history, without skorch's records of every batch.
+
+    A run that goes on from a loaded history knows the best loss in it.
+    """
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        self.initialize()
+        for row in net.history:
+            if self.name in row and self._is_best_score(row[self.name]):
+                self.best_score_ = row[self.name]
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        if not net.epoch_losses_:  # a `run_single_epoch` of the user's own keeps records
+            super().on_epoch_end(net, **kwargs)
+        elif self.name in net.epoch_losses_:
+            loss = net.epoch_losses_[self.name]
+            is_best = self._is_best_score(loss)
+            net.history.record(self.name, loss)
+            if is_best:
+                self.best_score_ = loss
+            if is_best is not None:
+                net.history.record(f"{self.name}_best", bool(is_best))
 
 
 class WeightAveraging(Callback):

@@ -6,68 +6,94 @@ import contextlib
 import copy
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import skorch
 import torch
 from skorch.callbacks import Callback, EpochTimer
-from skorch.dataset import get_len
+from skorch.dataset import get_len, unpack_data
 from skorch.helper import predefined_split
+from skorch.utils import TeeGenerator, to_device, to_tensor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..backbones.dropout import seed_dropout
 from ..last_layer import ClosedFormLastLayer, NotFiniteError
+from ._skorch import SkorchConventions
 from .batches import (
     Batch,
     BatchIterator,
     RowsDataset,
     as_rows,
     as_tensor,
-    fetch,
     fetches_by_own_code,
     unpack_batch,
 )
-from .callbacks import EpochLog
+from .callbacks import EpochLog, EpochLoss
 from .optimizers import optimizer_options
 from .schedules import SCHEDULES
 from .seeding import LentStream, draws_globally, global_seed, mix_seed, own_generator
 from .steps import (
-    UPDATE_ORDERS,
     CFLLModule,
     apply,
+    as_tuple,
     match_targets,
     module_dtype,
+    solve,
     solve_again,
     squared_error,
+    training_error,
+    with_feature_dimension,
 )
 from .torch_settings import default_modes
 
 __all__ = ["CFLLNet"]
 
 LAST_LAYER = ("ridge", "decay", "memory", "solver")  # its settings, of every run
-BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
-class CFLLNet(skorch.NeuralNet):
+class CFLLNet(SkorchConventions):
     """A skorch net that trains a backbone by gradient and its last layer in closed form.
 
     Everything of :class:`skorch.NeuralNet` works as skorch documents it: ``module__*``,
-    ``optimizer__*``, ``iterator_train__*``, callbacks, history, checkpoints, ``set_params``.
-    The loss is squared error. Batches are index selections from tensors on the device;
-    skorch's records per batch are kept only while a callback listens to batches.
+    ``optimizer__*``, ``iterator_train__*``, callbacks, history, checkpoints, ``set_params``,
+    ``initialize`` before there are data, and what a subclass overrides. The closed form
+    makes these exceptions:
+
+    - The loss is squared error; another ``criterion`` raises. A subclass may override
+      ``get_loss`` to add a penalty to the loss of the backbone. The last layer is always
+      solved for squared error.
+    - ``module`` returns features, not predictions. In a tuple the first entry are the features;
+      the others reach ``get_loss`` behind the predictions, as in skorch. Overriding ``infer``
+      raises: change the module's ``forward`` instead.
+    - ``module_`` holds the module as ``module_.backbone``, so the names of its parameters
+      start with "backbone.". Attributes are also found without it, as in ``module_.fc``.
+      Patterns of ``optimizer__param_groups`` work both ways, those of ``Freezer`` and the
+      like need "backbone." or "*".
+    - ``train_split`` is None by default, and rows of a data set may have a third entry, the
+      sample weight.
+    - An optimiser that evaluates the loss several times in a step (LBFGS) finds the last layer
+      as the first evaluation solved it. Give LBFGS ``optimizer__line_search_fn="strong_wolfe"``:
+      the last layer, and with it the loss, changes from step to step.
+    - Batches are index selections from tensors on the device. skorch's records per batch are
+      kept only while a callback listens to batches or a subclass overrides one of the steps.
+    - ``compile=True`` compiles the module alone.
+    - ``save_params`` writes a file beside the old one and renames it, so that a process that
+      is killed while it saves leaves a complete checkpoint.
 
     Parameters
     ----------
     module : torch.nn.Module class or instance
-        The *backbone*: maps inputs to features of shape (n, ..., d).
+        The *backbone*: maps inputs to features of shape (n, ..., d), or (n,) for a single
+        feature. In that case predictions have the shape (n,) too.
+    criterion : torch.nn.MSELoss or a subclass, default=torch.nn.MSELoss
     optimizer : torch.optim.Optimizer class, default=torch.optim.AdamW
         Trains the backbone; the last layer has no parameters.
     lr : float, default=0.01
     lr_schedule : {"constant", "cosine", "linear", "one_cycle"}, default="constant"
-        Factor of ``lr`` from step to step over ``max_epochs``. Leave "constant" beside
+        Factor of ``lr`` from step to step over ``max_epochs``. Must be "constant" beside
         skorch's ``LRScheduler``.
     update_order : {"last_layer_first", "backbone_first"}, default="last_layer_first"
         Which of the two moves first on each batch. "backbone_first" is the paper's
@@ -75,7 +101,7 @@ class CFLLNet(skorch.NeuralNet):
     last_layer : class, default=ClosedFormLastLayer
         Built with ``last_layer__ridge``, ``last_layer__decay``, ``last_layer__memory``...;
         ``last_layer__in_features`` and ``last_layer__out_features`` are read off the first
-        batch where they are not given.
+        batch where they are not given. Until then predictions are zero.
     train_split : callable or None, default=None
         skorch's split into training and validation rows.
     random_state : int or None, default=None
@@ -105,6 +131,8 @@ class CFLLNet(skorch.NeuralNet):
     """
 
     provisional_ = False  # what is trained is undone in any case
+    _optimizers: list[str]
+    optimizer_: Any  # None where the backbone has nothing to train
     prefixes_: ClassVar[list[str]] = [*skorch.NeuralNet.prefixes_, "last_layer"]
 
     def __init__(
@@ -144,17 +172,14 @@ class CFLLNet(skorch.NeuralNet):
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
-        # No PassthroughScoring: it reads records of every batch; `run_single_epoch` keeps
-        # the sums instead.
-        return [("epoch_timer", EpochTimer()), ("print_log", EpochLog())]
+        return [
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", EpochLoss(name="train_loss", on_train=True)),
+            ("valid_loss", EpochLoss(name="valid_loss")),
+            ("print_log", EpochLog()),
+        ]
 
     def initialize(self) -> CFLLNet:
-        for name, value, known in (
-            ("update_order", self.update_order, UPDATE_ORDERS),
-            ("lr_schedule", self.lr_schedule, SCHEDULES),
-        ):
-            if value not in known:
-                raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
         self.seed_ = global_seed() if self.random_state is None else int(self.random_state)
         stream = LentStream(self.device, self.seed_)
         with default_modes(), stream.lent() if self._builds_module() else contextlib.nullcontext():
@@ -175,44 +200,22 @@ class CFLLNet(skorch.NeuralNet):
         given = isinstance(self.module, nn.Module) and not self.get_params_for("module")
         return not given or draws_globally(self.module)
 
-    def _initialize_callbacks(self) -> CFLLNet:
-        super()._initialize_callbacks()
-        self.listeners_ = {
-            hook: any(
-                getattr(type(callback), hook) is not getattr(Callback, hook)
-                for _, callback in self.callbacks_
-            )
-            for hook in BATCH_HOOKS
-        }
-        return self
-
     def initialize_module(self) -> CFLLNet:
         backbone = self.initialized_instance(self.module, self.get_params_for("module"))
-        options = self.get_params_for("last_layer")
-        backbone = backbone.to(self.device)
-        options.setdefault("dtype", module_dtype(backbone))
-        sample = getattr(self, "sample_", None)
-        if "in_features" not in options or "out_features" not in options:
-            if sample is None:
-                raise ValueError(
-                    "The last layer's sizes are read off the data at `fit`. To initialise "
-                    "before, give `last_layer__in_features` and `last_layer__out_features`."
-                )
-            inputs, targets, _ = sample
-            with torch.no_grad():
-                backbone.eval()
-                features = apply(backbone, self._on_device(inputs, options["dtype"]))
-            targets = torch.as_tensor(targets)
-            one_target = targets.ndim == features.ndim - 1
-            options.setdefault("in_features", features.shape[-1])
-            options.setdefault("out_features", 1 if one_target else targets.shape[-1])
+        backbone = to_device(backbone, self.device)
+        options: dict[str, Any] = {"in_features": None, "out_features": None}
+        options |= {"dtype": module_dtype(backbone)} | self.get_params_for("last_layer")
         self.module_ = CFLLModule(backbone, self.last_layer(**options))
+        # The batch that the last layer is behind, and whether the next step solves for it.
+        self.last_batch_: Any = None
+        self.solves_ = True
         return self
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> CFLLNet:
-        trained = [(name, p) for name, p in self.module_.named_parameters() if p.requires_grad]
+        trained = [(name, p) for name, p in self.get_all_learnable_params() if p.requires_grad]
         if not trained:  # fixed features: only the last layer is fitted
             self.optimizer_ = None
+            self._optimizers = [name for name in self._optimizers if name != "optimizer"]
             if "optimizer" not in self.prefixes_:  # skorch learns it from a live optimiser
                 self.prefixes_ = [*self.prefixes_, "optimizer"]  # type: ignore[misc]
             return self
@@ -220,32 +223,24 @@ class CFLLNet(skorch.NeuralNet):
         self.optimizer_ = self.optimizer(*positional, **options)
         return self
 
-    def torch_compile(self, module: nn.Module, name: str) -> nn.Module:
-        # Compiling the backbone in place keeps module_ and its state_dict as they are.
-        if self.compile and isinstance(module, CFLLModule):
-            module.backbone.compile(**self.get_params_for("compile"))
-        return module
-
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> CFLLNet:
-        self._remember_sample(X, y)
+        self._check_loss()
         return super().fit(X, y, **fit_params)
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> CFLLNet:
         """Train for ``max_epochs`` more; Ctrl-C ends training and keeps the model."""
+        self._check_loss()
         if not self.initialized_:
-            self._remember_sample(X, y)
             self.initialize()
-        self.first_epoch_ = len(self.history)
-        self.best_losses_ = {
-            name: min((row[name] for row in self.history if name in row), default=math.inf)
-            for name in ("train_loss", "valid_loss")
-        }
+        self.first_epoch_ = self.whole_epochs_ = len(self.history)
+        self.epoch_losses_: dict[str, float] = {}
+        self.last_batch_ = None  # of a run that was cut short
         self.interrupted_ = True
         self.lends_ = self._steps_draw_globally()
         with default_modes():
             super().partial_fit(X, y, classes, **fit_params)
-        while self.history and "train_loss" not in self.history[-1]:
-            del self.history[-1]  # an epoch that was interrupted has no loss
+        if self.interrupted_:
+            del self.history[max(self.first_epoch_, self.whole_epochs_) :]
         if self.interrupted_ and not self.provisional_:
             warnings.warn(
                 f"Training was interrupted after {len(self.history)} epochs; the model "
@@ -254,37 +249,10 @@ class CFLLNet(skorch.NeuralNet):
             )
         return self
 
-    def fit_loop(self, *args: Any, **kwargs: Any) -> CFLLNet:
-        super().fit_loop(*args, **kwargs)
+    def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **kwargs: Any) -> CFLLNet:
+        self.n_epochs_ = self.max_epochs if epochs is None else epochs
+        super().fit_loop(X, y, epochs, **kwargs)
         self.interrupted_ = False  # skorch swallows KeyboardInterrupt around this method
-        return self
-
-    def notify(self, method_name: str, **kwargs: Any) -> None:
-        if isinstance(kwargs.get("batch"), Batch):  # callbacks expect inputs and targets
-            kwargs["batch"] = tuple(kwargs["batch"][:2])
-        try:
-            super().notify(method_name, **kwargs)
-        except KeyboardInterrupt:
-            # Early stopping and its like end training this way between epochs.
-            self.interrupted_ = method_name in BATCH_HOOKS
-            raise
-
-    def set_params(self, **kwargs: Any) -> CFLLNet:
-        """Set parameters; those of the last layer and the rate act on a fitted net too."""
-        layer = {
-            key.removeprefix("last_layer__"): value
-            for key, value in kwargs.items()
-            if key.startswith("last_layer__")
-        }
-        if self.initialized_ and layer:
-            for name, value in layer.items():
-                setattr(self, f"last_layer__{name}", value)
-                setattr(self.module_.last_layer, name, value)
-            kwargs = {k: v for k, v in kwargs.items() if not k.startswith("last_layer__")}
-        super().set_params(**kwargs)
-        if self.initialized_ and self.optimizer_ is not None and "lr" in kwargs:
-            for group in self.optimizer_.param_groups:
-                group.pop("initial_lr", None)
         return self
 
     def configure(
@@ -377,9 +345,10 @@ class CFLLNet(skorch.NeuralNet):
     # -- data -----------------------------------------------------------------------
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
-        if isinstance(X, Dataset | DataLoader) and y is None:
+        if isinstance(X, Dataset | DataLoader):
             return X
-        if isinstance(X, dict | list | tuple):  # several inputs: skorch's own data set
+        own = self.dataset is not skorch.dataset.Dataset or self.get_params_for("dataset")
+        if own or isinstance(X, Mapping | list | tuple):  # several inputs: skorch's own data set
             return super().get_dataset(X, y)
         dtype = self._dtype()
         targets = None if y is None else as_tensor(y).to(self.device, dtype)
@@ -396,29 +365,22 @@ class CFLLNet(skorch.NeuralNet):
                 iterator.shuffle = False
         return iterator
 
-    def _remember_sample(self, X: Any, y: Any) -> None:
-        """Two rows, off which the last layer's sizes are read."""
-        dataset = self.get_dataset(X, y)
-        # A loader draws a seed, a data set may draw what it gives.
-        stream = LentStream(self.device, 0)
-        with stream.lent() if fetches_by_own_code(dataset) else contextlib.nullcontext():
-            if isinstance(dataset, DataLoader):
-                self.sample_ = unpack_batch(next(iter(dataset)))
-            else:
-                self.sample_ = unpack_batch(fetch(dataset, slice(0, 2)))
-
     def _dtype(self) -> torch.dtype:
         if getattr(self, "initialized_", False):
             return self.module_.last_layer.weight.dtype
         return module_dtype(self.module) if isinstance(self.module, nn.Module) else torch.float32
 
-    def _on_device(self, value: Any, dtype: torch.dtype | None = None) -> Any:
-        if isinstance(value, dict):
-            return {key: self._on_device(part, dtype) for key, part in value.items()}
-        tensor = as_tensor(value)
-        if tensor.is_floating_point():
-            return tensor.to(self.device, dtype or self._dtype())
-        return tensor.to(self.device)
+    def _on_device(self, value: Any) -> Any:
+        if isinstance(value, Tensor | np.ndarray):
+            tensor = as_tensor(value)
+            floating = tensor.is_floating_point()
+            return tensor.to(self.device, self._dtype() if floating else tensor.dtype)
+        if isinstance(value, Mapping):
+            return {key: self._on_device(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._on_device(part) for part in value)
+        tensor = to_tensor(value, self.device)
+        return self._on_device(tensor) if isinstance(tensor, Tensor) else tensor
 
     # -- steps ----------------------------------------------------------------------
 
@@ -443,59 +405,124 @@ class CFLLNet(skorch.NeuralNet):
             lend = self.stream_.lent()
             step_fn, settle = lend(step_fn), lend(settle)
         self._set_training(training)
+        if training:
+            self._listen()
         losses: list[Any] = []
         sizes: list[int] = []
-        if self.listeners_["on_batch_begin"] or self.listeners_["on_batch_end"]:
+        if self._records_batches():
             super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
             names = (f"{prefix}_loss", f"{prefix}_batch_size")
             losses, sizes = map(list, zip(*self.history[-1, "batches", :, names], strict=True))
         else:
             for batch in iterator:
-                losses.append(step_fn(batch, **fit_params)["loss"])
-                sizes.append(get_len(batch[0]))
+                losses.append(step_fn(batch, **fit_params)["loss"].detach())
+                sizes.append(get_len(batch[0] if isinstance(batch, list | tuple) else batch))
             # skorch's loggers and Checkpoint look at an epoch's last batch: leave them one.
             if not self.history[-1]["batches"]:
                 self.history.new_batch()
             self.history.record_batch(f"{prefix}_loss", float(losses[-1]))
             self.history.record_batch(f"{prefix}_batch_size", sizes[-1])
+            self.history.record(f"{prefix}_batch_count", len(sizes))
         if training:
             settle()
-        loss = float(np.average([float(value) for value in losses], weights=sizes))
-        if training:
             self.history.record("learning_rate", self._current_rate())
-        name = f"{prefix}_loss"
-        self.history.record(name, loss)
-        self.history.record(f"{name}_best", loss < self.best_losses_[name])
-        self.best_losses_[name] = min(loss, self.best_losses_[name])
+            self.epoch_losses_ = {}
+        loss = float(np.average([float(value) for value in losses], weights=sizes))
+        self.epoch_losses_[f"{prefix}_loss"] = loss
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        """Both moves on one batch, in ``update_order``; stops where the loss is not finite."""
-        inputs, targets, sample_weight = self._unpack(batch)
-        if not self.module_.training:
-            self._set_training(True)
-        if self.lr_schedule != "constant" and self.optimizer_ is not None:
-            factor = SCHEDULES[self.lr_schedule](self.step_ / (self.max_epochs * self.n_batches_))
-            self.step_ += 1
-            for group in self.optimizer_.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-        self.last_batch_: Any = (inputs, targets, sample_weight)
-        step = UPDATE_ORDERS[self.update_order]
+        """Both moves on one batch, in ``update_order``; stops where the loss is not finite.
+
+        "last_layer_first" solves on the batch's features, then steps the backbone with the new
+        weights held. The gradient is that of the proximal loss itself (envelope theorem), as in
+        variable projection. "backbone_first" steps the backbone with the stored weights, then
+        solves on its *new* features: Algorithm 1 of arXiv 2510.04606.
+        """
+        self._follow_schedule()
+        trains = bool(self._optimizers)
+        accumulator = self.get_train_step_accumulator()
+        evaluated = False
+
+        def evaluate() -> Tensor:
+            nonlocal evaluated
+            if trains:
+                self._zero_grad_optimizer()
+            if evaluated:  # an optimiser that evaluates again has the last layer held
+                self.solves_ = False
+            step = self.train_step_single(batch, **fit_params)
+            accumulator.store_step(step)
+            evaluated = True
+            if self.listeners_["on_grad_computed"]:
+                named = TeeGenerator(self.get_all_learnable_params())
+                kwargs = {"named_parameters": named, "batch": batch, "training": True}
+                self.notify("on_grad_computed", **kwargs)
+            loss: Tensor = step["loss"]
+            return loss
+
         with self.naming_divergence():
-            loss, prediction = step(self.module_, inputs, targets, sample_weight, self._descend)
+            try:
+                if trains:
+                    self._step_optimizer(evaluate)
+                else:
+                    evaluate()
+            finally:
+                if not self.solves_:  # skorch looks closely at whatever is set: only if needed
+                    self.solves_ = True
+            if self.update_order == "backbone_first":
+                self._catch_up()
+        step: dict[str, Any] = accumulator.get_step()
+        loss = step["loss"]
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             self._raise_diverged()
-        return {"loss": loss, "y_pred": prediction}
+        return step
 
-    def _descend(self, loss: Tensor) -> None:
-        """One optimiser step on the backbone."""
-        if self.optimizer_ is None:
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Loss and gradients of one batch; with "last_layer_first" the solve comes first."""
+        inputs, targets, sample_weight = self._unpack(batch)
+        if targets is None:
+            raise ValueError(
+                "CFLLNet needs targets to solve its last layer for; got y=None and a data set "
+                "without them."
+            )
+        if not self.module_.training:
+            self._set_training(True)
+        if self.update_order == "backbone_first":
+            self._catch_up()  # where a `train_step` of the user's own has not done it
+        inputs, kwargs = self._merged(inputs, fit_params)
+        features, *more = self.module_.outputs(inputs, **kwargs)
+        self.last_batch_ = (inputs, targets, sample_weight, kwargs)
+        targets = self.module_.left_over(inputs, targets, features)
+        layer = self.module_.last_layer
+        if self.update_order == "last_layer_first" and self.solves_:
+            solve(self.module_, features, targets, sample_weight)
+
+        def loss(prediction: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
+            options = {} if weight is None else {"sample_weight": weight}
+            y_pred = (prediction, *more) if more else prediction
+            return self.get_loss(y_pred, wanted, X=inputs, training=True, **options)
+
+        error, prediction = training_error(layer, features, targets, sample_weight, loss)
+        if error.requires_grad:
+            error.backward()
+        if layer.n_members > 1:
+            error = error / layer.n_members
+        prediction = prediction.detach()
+        return {"loss": error, "y_pred": (prediction, *more) if more else prediction}
+
+    def _follow_schedule(self) -> None:
+        if self.lr_schedule == "constant" or not self._optimizers:
             return
-        self.optimizer_.zero_grad()
-        loss.backward()
-        if self.listeners_["on_grad_computed"]:
-            named = list(self.module_.named_parameters())
-            self.notify("on_grad_computed", named_parameters=named, training=True)
-        self.optimizer_.step()
+        factor = SCHEDULES[self.lr_schedule](self.step_ / (self.n_epochs_ * self.n_batches_))
+        self.step_ += 1
+        for group in self.optimizer_.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+    def _catch_up(self) -> None:
+        """Solve on the last batch again, whose step has moved the backbone."""
+        batch, self.last_batch_ = self.last_batch_, None
+        if batch is not None:
+            *rows, kwargs = batch
+            solve_again(self.module_, *rows, **kwargs)
 
     def _settle(self) -> None:
         """Let the last layer follow the epoch's last step before anyone looks at the net.
@@ -503,24 +530,29 @@ class CFLLNet(skorch.NeuralNet):
         Last layer first leaves it behind; at large rates errors between epochs were up to three
         times as large, and jumped (benchmarks/operators.py).
         """
-        batch, self.last_batch_ = self.last_batch_, None
-        behind = self.update_order == "last_layer_first" and self.optimizer_ is not None
         # "statistics" hold the batch already; one batch of all rows would cost a step more.
-        if behind and self.module_.last_layer.memory == "proximal" and self.n_batches_ > 1:
-            with self.naming_divergence():
-                solve_again(self.module_, *batch)
+        holds = self.module_.last_layer.memory != "proximal" or self.n_batches_ == 1
+        if not self._optimizers or (self.update_order == "last_layer_first" and holds):
+            self.last_batch_ = None
+        with self.naming_divergence():
+            self._catch_up()
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         inputs, targets, sample_weight = self._unpack(batch)
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad():
-            prediction = apply(self.module_, inputs)
+            inputs, kwargs = self._merged(inputs, fit_params)
+            output = apply(self.module_, inputs, **kwargs)
+            first, *more = as_tuple(output)
+            prediction = with_feature_dimension(first)
             targets = match_targets(targets, prediction, prediction.shape[-1])
-            loss = squared_error(prediction, targets, sample_weight)
+            y_pred = (prediction, *more) if more else prediction
+            options = {} if sample_weight is None else {"sample_weight": sample_weight}
+            loss = self.get_loss(y_pred, targets, X=inputs, training=False, **options)
         if not torch.isfinite(loss):
             self._raise_diverged()
-        return {"loss": loss, "y_pred": prediction}
+        return {"loss": loss, "y_pred": y_pred}
 
     def mean_loss(self, dataset: Any) -> float:
         """The loss on a labelled data set, as an epoch's validation measures it."""
@@ -555,9 +587,38 @@ class CFLLNet(skorch.NeuralNet):
             yield features, self.module_.left_over(inputs, targets, features), sample_weight
 
     def get_loss(
-        self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False
+        self,
+        y_pred: Any,
+        y_true: Any,
+        X: Any = None,
+        training: bool = False,
+        sample_weight: Tensor | None = None,
     ) -> Tensor:
-        return squared_error(y_pred, self._on_device(y_true))
+        """Squared error by ``criterion``: what the backbone descends on.
+
+        Parameters
+        ----------
+        y_pred, y_true : Tensor of shape (n, ..., k)
+            Of an ensemble in training the targets of all members side by side. ``y_pred`` is a
+            tuple that starts with the predictions where the module returns a tuple.
+        X : optional
+            The batch's inputs.
+        training : bool, default=False
+        sample_weight : Tensor of shape (n,), optional
+            Given only where the rows have weights.
+        """
+        y_pred = y_pred[0] if isinstance(y_pred, tuple) else y_pred
+        y_true = y_true if isinstance(y_true, Tensor) else self._on_device(y_true)
+        if sample_weight is None:
+            loss: Tensor = self.criterion_(y_pred, y_true)
+            return loss
+        if type(self.criterion_) is not nn.MSELoss or self.criterion_.reduction != "mean":
+            raise ValueError(
+                f"Rows with sample weights need `criterion`=torch.nn.MSELoss with "
+                f'reduction="mean", got {self.criterion_!r}. Override `get_loss`, which gets the '
+                "weights."
+            )
+        return squared_error(y_pred, y_true, sample_weight)
 
     def _batches(self, X: Any, y: Any = None) -> Any:
         return self.get_iterator(self.get_dataset(X, y), training=False)
@@ -574,6 +635,8 @@ class CFLLNet(skorch.NeuralNet):
     def _unpack(self, batch: Any) -> tuple[Any, Any, Tensor | None]:
         if isinstance(batch, Batch):
             return batch  # of a RowsDataset: on the device, cast already
+        if not isinstance(batch, tuple | list) or len(batch) < 2:
+            unpack_data(batch)  # skorch's error
         inputs, targets, sample_weight = unpack_batch(batch)
         targets = self._on_device(targets).to(self._dtype())
         if sample_weight is not None:
@@ -581,7 +644,10 @@ class CFLLNet(skorch.NeuralNet):
         return self._on_device(inputs), targets, sample_weight
 
     def _current_rate(self) -> float:
-        return 0.0 if self.optimizer_ is None else self.optimizer_.param_groups[0]["lr"]
+        optimizer = getattr(self, "optimizer_", None)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            return optimizer.param_groups[0]["lr"]
+        return 0.0 if optimizer is None else math.nan  # nan: of a stand-in for an optimiser
 
     def check_finite(self) -> None:
         """Raise where the last layer's weights are not finite."""

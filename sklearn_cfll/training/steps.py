@@ -1,8 +1,8 @@
-"""One batch of training: the loss and the two orders of moving backbone and last layer."""
+"""One batch of training: the module, its loss and the solve of its last layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,15 +19,23 @@ __all__ = [
     "UPDATE_ORDERS",
     "CFLLModule",
     "apply",
+    "as_tuple",
     "match_targets",
     "module_dtype",
+    "solve",
     "solve_again",
     "squared_error",
+    "training_error",
+    "with_feature_dimension",
 ]
 
 
 class CFLLModule(nn.Module):
     """A backbone and the last layer on it; calling it predicts.
+
+    A backbone of one feature may leave its dimension off, as in (n,); so do then predictions
+    of one target. Of several outputs in a tuple the first are the features, the others are
+    passed on. Attributes that the module does not have are looked up on the backbone.
 
     ``linear``, where there is one, is a map of the inputs that is added to what they predict:
     they are trained on what it leaves over.
@@ -44,20 +52,43 @@ class CFLLModule(nn.Module):
         self.linear = None
         self.register_state_dict_post_hook(_drop_metadata)
 
-    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        prediction = self.last_layer(self.backbone(*args, **kwargs))
-        return prediction if self.linear is None else prediction + self.linear(*args, **kwargs)
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", ())
+        if name in modules:  # each step asks a few times: faster than what torch does
+            return modules[name]
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or "backbone" not in modules:
+                raise
+            return getattr(modules["backbone"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output, *more = as_tuple(self.backbone(*args, **kwargs))
+        prediction = self.last_layer(with_feature_dimension(output))
+        if self.linear is not None:
+            prediction = prediction + self.linear(*args, **kwargs)
+        prediction = prediction.squeeze(-1) if output.ndim == 1 else prediction
+        return (prediction, *more) if more else prediction
 
     def left_over(
         self, inputs: Tensor | dict[str, Tensor], targets: Tensor, features: Tensor
     ) -> Tensor:
         """What the last layer is to predict, in the shape of its predictions."""
-        targets = match_targets(targets, features, self.last_layer.out_features)
+        layer = self.last_layer
+        targets = match_targets(targets, features, layer.out_features)
+        if layer.in_features is None or layer.out_features is None:
+            layer.materialize_for(features, targets)
         return targets if self.linear is None else targets - apply(self.linear, inputs)
 
-    def features(self, inputs: Tensor | dict[str, Tensor]) -> Tensor:
-        """The backbone's output."""
-        return apply(self.backbone, inputs)
+    def features(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Tensor:
+        """The backbone's first output, always with a last dimension of features."""
+        return self.outputs(inputs, **kwargs)[0]
+
+    def outputs(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> tuple[Any, ...]:
+        """Features, and what else the backbone returns."""
+        features, *more = as_tuple(apply(self.backbone, inputs, **kwargs))
+        return (with_feature_dimension(features), *more)
 
 
 def _drop_metadata(module: nn.Module, state: dict, prefix: str, local_metadata: Any) -> None:
@@ -65,9 +96,26 @@ def _drop_metadata(module: nn.Module, state: dict, prefix: str, local_metadata: 
     state.pop("_metadata", None)
 
 
-def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor]) -> Tensor:
+def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Tensor:
     """Call a module on one input, or on several named ones in a dict."""
-    return module(**inputs) if isinstance(inputs, dict) else module(inputs)
+    if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping):
+        return module(**inputs, **kwargs)
+    return module(inputs, **kwargs)
+
+
+def as_tuple(output: Any) -> tuple[Any, ...]:
+    """What a module returned: the features or predictions first."""
+    return output if isinstance(output, tuple) else (output,)
+
+
+def with_feature_dimension(output: Any) -> Tensor:
+    """A backbone's output as features (n, ..., d): a single feature may come as (n,)."""
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            "The module must return a tensor of features, shape (n, ..., d), for the last layer "
+            f"(in a tuple, the first); it returned {type(output).__name__}."
+        )
+    return output.unsqueeze(-1) if output.ndim == 1 else output
 
 
 def module_dtype(module: nn.Module) -> torch.dtype:
@@ -88,15 +136,19 @@ def squared_error(
     return (sample_weight * squares).mean()
 
 
-def match_targets(targets: Tensor, features: Tensor, n_targets: int) -> Tensor:
+def match_targets(targets: Tensor, features: Tensor, n_targets: int | None) -> Tensor:
     """Give a single target that came as (n, ...) its own last dimension."""
-    if n_targets == 1 and targets.shape == features.shape[:-1]:
+    if n_targets in (1, None) and targets.shape == features.shape[:-1]:
         return targets.unsqueeze(-1)
     return targets
 
 
 def training_error(
-    layer: Any, features: Tensor, targets: Tensor, sample_weight: Tensor | None
+    layer: Any,
+    features: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None,
+    loss: Callable[..., Tensor] = squared_error,
 ) -> tuple[Tensor, Tensor]:
     """The layer's error on a batch, of an ensemble the sum of its members', and what it predicts.
 
@@ -104,64 +156,33 @@ def training_error(
     """
     if layer.n_members == 1:
         prediction = layer(features)
-        return squared_error(prediction, targets, sample_weight), prediction
+        return loss(prediction, targets, sample_weight), prediction
     predictions = layer.member_predictions(features)
     # Members side by side: outputs of one sample, as far as the mean over them is concerned.
     beside = predictions.movedim(0, -1).flatten(-2)
     wanted = targets.repeat_interleave(layer.n_members, -1)
-    return layer.n_members * squared_error(beside, wanted, sample_weight), predictions.mean(0)
+    return layer.n_members * loss(beside, wanted, sample_weight), predictions.mean(0)
 
 
-def last_layer_first(
-    module: CFLLModule,
-    inputs: Tensor,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    descend: Callable[[Tensor], None],
-) -> tuple[Tensor, Tensor]:
-    """Solve on this batch's features, then step the backbone with the new weights held.
-
-    The gradient of the proximal loss itself (envelope theorem), as in variable projection.
-    One forward pass.
-    """
-    features = module.features(inputs)
-    targets = module.left_over(inputs, targets, features)
-    layer = module.last_layer
-    layer.step(features.detach(), targets, sample_weight, _total(features, sample_weight))
-    error, prediction = training_error(layer, features, targets, sample_weight)
-    descend(error)
-    return error.detach() / layer.n_members, prediction.detach()
-
-
-def backbone_first(
-    module: CFLLModule,
-    inputs: Tensor,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    descend: Callable[[Tensor], None],
-) -> tuple[Tensor, Tensor]:
-    """Step the backbone with the stored weights, then solve on its *new* features.
-
-    Algorithm 1 of arXiv 2510.04606. The second forward pass is part of it: weights solved on
-    the features before the step would lag behind the backbone.
-    """
-    features = module.features(inputs)
-    targets = module.left_over(inputs, targets, features)
-    layer = module.last_layer
-    error, prediction = training_error(layer, features, targets, sample_weight)
-    descend(error)
-    solve_again(module, inputs, targets, sample_weight)
-    return error.detach() / layer.n_members, prediction.detach()
+def solve(
+    module: CFLLModule, features: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> None:
+    """Update the last layer on a batch's features."""
+    total = _total(features, sample_weight)
+    module.last_layer.step(features.detach(), targets, sample_weight, total)
 
 
 @torch.no_grad()
 def solve_again(
-    module: CFLLModule, inputs: Tensor, targets: Tensor, sample_weight: Tensor | None
+    module: CFLLModule,
+    inputs: Any,
+    targets: Tensor,
+    sample_weight: Tensor | None,
+    **kwargs: Any,
 ) -> None:
     """Update the last layer on a batch whose step has moved the backbone."""
-    features = module.features(inputs)
-    targets = module.left_over(inputs, targets, features)
-    module.last_layer.step(features, targets, sample_weight, _total(features, sample_weight))
+    features = module.features(inputs, **kwargs)
+    solve(module, features, module.left_over(inputs, targets, features), sample_weight)
 
 
 def _total(features: Tensor, sample_weight: Tensor | None) -> float | None:
@@ -170,7 +191,4 @@ def _total(features: Tensor, sample_weight: Tensor | None) -> float | None:
     return None if sample_weight is None else float(features[..., 0].numel())
 
 
-UPDATE_ORDERS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "last_layer_first": last_layer_first,
-    "backbone_first": backbone_first,
-}
+UPDATE_ORDERS = ("last_layer_first", "backbone_first")

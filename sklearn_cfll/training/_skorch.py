@@ -1,0 +1,253 @@
+"""What CFLLNet needs to keep skorch's conventions: checks, listeners, files."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from fnmatch import filter as matching
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skorch
+import torch
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from skorch.callbacks import Callback, LRScheduler
+from torch import nn
+
+from .batches import Batch, unpack_batch
+from .schedules import SCHEDULES
+from .steps import UPDATE_ORDERS, CFLLModule
+
+__all__ = ["SkorchConventions"]
+
+BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+# Methods that may look at records of batches if they are not ours.
+STEPS = (
+    "train_step",
+    "train_step_single",
+    "validation_step",
+    "get_loss",
+    "get_train_step_accumulator",
+)
+OURS = (f"{__package__}.net", "skorch.net")
+# Settings of the last layer that act on a layer in use; others make a new one.
+LAYER_SETTINGS = ("ridge", "decay", "memory", "solver", "shrinkage")
+
+
+class SkorchConventions(RegressorMixin, skorch.NeuralNet):
+    """The part of CFLLNet that is not about training: options, listeners, files, the score."""
+
+    # What CFLLNet has.
+    module_: Any
+    callbacks_: list[Any]
+    callbacks: Any
+    optimizer_: Any
+    update_order: str
+    lr_schedule: str
+    interrupted_: bool
+
+    def _check_options(self) -> None:
+        for name, value, known in (
+            ("update_order", self.update_order, UPDATE_ORDERS),
+            ("lr_schedule", self.lr_schedule, SCHEDULES),
+        ):
+            if value not in known:
+                raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
+
+    def check_training_readiness(self) -> None:
+        """Raise, before any work starts, where the options do not let the net train."""
+        super().check_training_readiness()
+        self._check_options()
+        check_schedule(self.lr_schedule, self.callbacks)
+
+    def _check_loss(self) -> None:
+        self.check_training_readiness()
+        check_criterion(self.criterion)
+        if type(self).infer is not skorch.NeuralNet.infer:
+            raise TypeError(
+                f"{type(self).__name__} overrides `infer`, which CFLLNet does not train with: it "
+                "needs the features that the last layer is solved on. Override `forward` of the "
+                "module instead."
+            )
+
+    def _initialize_callbacks(self) -> SkorchConventions:
+        super()._initialize_callbacks()
+        self._listen()
+        return self
+
+    def _listen(self) -> None:
+        """Find out who listens to batches; callbacks may have changed since the last epoch."""
+        callbacks = [callback for _, callback in self.callbacks_]
+        self.listeners_ = {
+            hook: listens(self, hook, skorch.NeuralNet)
+            or any(listens(callback, hook) for callback in callbacks)
+            for hook in BATCH_HOOKS
+        }
+
+    def _records_batches(self) -> bool:
+        if self.listeners_["on_batch_begin"] or self.listeners_["on_batch_end"]:
+            return True
+        return any(getattr(self, step).__module__ not in OURS for step in STEPS)
+
+    def get_params_for(self, prefix: str) -> dict[str, Any]:
+        params = super().get_params_for(prefix)
+        if prefix == "optimizer" and params.get("param_groups"):
+            groups = parameter_groups(params["param_groups"], self.module_.backbone)
+            params["param_groups"] = groups
+        return params
+
+    def torch_compile(self, module: nn.Module, name: str) -> nn.Module:
+        # Compiling the backbone in place keeps module_ and its state_dict as they are.
+        if isinstance(module, CFLLModule):
+            if self.compile:
+                module.backbone.compile(**self.get_params_for("compile"))
+            return module
+        # Squared error is a part of the solve: there is nothing to compile.
+        return module if name == "criterion" else super().torch_compile(module, name)
+
+    def notify(self, method_name: str, **kwargs: Any) -> None:
+        if isinstance(kwargs.get("batch"), Batch):  # callbacks expect inputs and targets
+            kwargs["batch"] = tuple(kwargs["batch"][:2])
+        if method_name == "on_epoch_end":
+            self.whole_epochs_ = len(self.history)
+        try:
+            super().notify(method_name, **kwargs)
+        except KeyboardInterrupt:
+            # Early stopping and its like end training this way between epochs.
+            self.interrupted_ = method_name in BATCH_HOOKS
+            raise
+
+    def set_params(self, **kwargs: Any) -> SkorchConventions:
+        """Set parameters; those of the last layer and the rate act on a fitted net too."""
+        layer = {k: v for k, v in kwargs.items() if k.split("__")[0] == "last_layer"}
+        if self.initialized_ and layer:
+            kwargs = {k: v for k, v in kwargs.items() if k not in layer}
+            self._set_last_layer(layer)
+        super().set_params(**kwargs)
+        if self.initialized_ and self.optimizer_ is not None and "lr" in kwargs:
+            for group in self.optimizer_.param_groups:
+                group.pop("initial_lr", None)
+        return self
+
+    def _set_last_layer(self, params: dict[str, Any]) -> None:
+        for key, value in params.items():
+            setattr(self, key, value)
+            self._params_to_validate.add(key)
+        names = [key.removeprefix("last_layer__") for key in params]
+        if all(name in LAYER_SETTINGS for name in names):
+            for name, value in zip(names, params.values(), strict=True):
+                setattr(self.module_.last_layer, name, value)
+            return
+        self._initialize_module(self._format_reinit_msg("module", params))
+        self._initialize_criterion(self._format_reinit_msg("criterion", None, False))
+        self._initialize_optimizer(self._format_reinit_msg("optimizer", None, False))
+
+    def save_params(self, *args: Any, **kwargs: Any) -> None:
+        """See :meth:`skorch.NeuralNet.save_params`; a file is replaced once it is written."""
+        names = ("f_params", "f_optimizer", "f_criterion", "f_history")
+        kwargs |= dict(zip(names, args, strict=False))
+        with contextlib.ExitStack() as stack:
+            for name, target in kwargs.items():
+                if name.startswith("f_"):
+                    kwargs[name] = stack.enter_context(written_whole(target))
+            super().save_params(**kwargs)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Coefficient of determination R² of the predictions, averaged over targets.
+
+        Parameters
+        ----------
+        X
+            Inputs as :meth:`predict` takes them.
+        y : array of shape (n, ...), optional
+            Targets; those of a data set that holds them may be left out.
+        sample_weight : array of shape (n,), optional
+        """
+        if y is None:
+            batches = self.get_iterator(self.get_dataset(X), training=False)
+            targets = [unpack_batch(batch)[1] for batch in batches]
+            if targets[0] is None:
+                raise ValueError("`score` needs targets: give `y`, or a data set that holds them.")
+            y = torch.cat(targets).cpu()
+        wanted, predicted = (
+            np.reshape(part, (len(part), -1)) for part in (np.asarray(y), self.predict(X))
+        )
+        score: float = r2_score(wanted, predicted, sample_weight=sample_weight)
+        return score
+
+    def _merged(self, inputs: Any, fit_params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Inputs, and keyword arguments of the module beside them."""
+        if fit_params and isinstance(inputs, Mapping):
+            return self._merge_x_and_fit_params(inputs, fit_params), {}
+        return inputs, fit_params
+
+
+def check_criterion(criterion: Any) -> None:
+    """Raise unless it is squared error: a class, an instance, or None of a trimmed net."""
+    kind = criterion.func if isinstance(criterion, functools.partial) else criterion
+    kind = kind if isinstance(kind, type) else type(kind)
+    if criterion is not None and not issubclass(kind, nn.MSELoss):
+        name = getattr(criterion, "__name__", None) or kind.__name__
+        raise ValueError(
+            f"`criterion` must be torch.nn.MSELoss or a subclass of it, got {name}: the last layer "
+            "is solved in closed form, and only squared error has one. To add a penalty on the "
+            "backbone, override `get_loss`; for classes use CFLLClassifier."
+        )
+
+
+def check_schedule(lr_schedule: str, callbacks: Any) -> None:
+    """Raise where two would set the learning rate."""
+    if lr_schedule == "constant" or not callbacks or isinstance(callbacks, str):
+        return
+    for item in callbacks:
+        callback = item[1] if isinstance(item, tuple | list) else item
+        kind = callback if isinstance(callback, type) else type(callback)
+        if issubclass(kind, LRScheduler):
+            raise ValueError(
+                f"`lr_schedule`={lr_schedule!r} (`learning_rate_schedule` of the estimators) and "
+                f'the callback {kind.__name__} would both set the learning rate. Choose "constant" '
+                "beside the callback, or leave the callback out."
+            )
+
+
+def listens(listener: Any, hook: str, nothing: type = Callback) -> bool:
+    """Whether this callback, or what only behaves like one, does something at this event."""
+    own = hook in getattr(listener, "__dict__", ())
+    return own or getattr(type(listener), hook, None) is not getattr(nothing, hook)
+
+
+def parameter_groups(groups: Any, backbone: nn.Module) -> list[tuple[str, Any]]:
+    """Groups of an optimiser whose patterns may name parameters as the user's module does."""
+    names = [name for name, _ in backbone.named_parameters()]
+    return [
+        (f"backbone.{pattern}" if matching(names, pattern) else pattern, group)
+        for pattern, group in groups
+    ]
+
+
+@contextlib.contextmanager
+def written_whole(target: Any) -> Iterator[Any]:
+    """A path beside the target that takes its place once it is written and on the disk.
+
+    Whatever kills the writer leaves the old file. Open files are passed through.
+    """
+    if not isinstance(target, str | os.PathLike) or (
+        os.path.exists(target) and not os.path.isfile(target)
+    ):
+        yield target
+        return
+    path = Path(os.path.realpath(target))  # a link goes on pointing to the new file
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield str(beside)
+        with open(beside, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
