@@ -166,7 +166,9 @@ def quantile_loss():
 
 
 @pytest.mark.parametrize(
-    "criterion", [nn.L1Loss, nn.CrossEntropyLoss(), Huber, quantile_loss], ids=str
+    "criterion",
+    [nn.L1Loss, nn.CrossEntropyLoss(), Huber, quantile_loss],
+    ids=["L1", "entropy", "Huber", "quantile"],
 )
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_loss_without_closed_form_is_refused_by_name(criterion, method):
