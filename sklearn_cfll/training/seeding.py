@@ -14,7 +14,7 @@ __all__ = ["mix_seed", "preserved_random_state", "seed_torch"]
 
 def mix_seed(seed: int, epoch: int) -> int:
     """A seed for one epoch; near seeds and epochs give unrelated streams."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextlib.contextmanager
