@@ -50,6 +50,8 @@ from ._options import (
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
+    resolve_learning_rate,
+    resolve_max_epochs,
     resolve_ridge,
 )
 from ._parameters import CONSTRAINTS
@@ -72,6 +74,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     """Training, prediction of raw outputs, adaptation and persistence."""
 
     _decision_threshold = 0.0  # what a raw output is compared with
+    _epochs_on_tables: int  # what `max_epochs="auto"` is for them
     _plan: Plan
     net_: CFLLNet
     device_: torch.device
@@ -137,15 +140,16 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         """
         with self._previous_fit_kept():
             warm = self.warm_start and self.__sklearn_is_fitted__()
-            task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
             plan = self._plan if warm else self._make_plan(checked)
+            epochs = self._epochs()
+            task = self._init_callback_context(max_subtasks=epochs)
             parts = self._split(plan, checked, X_val, y_val)
             if not warm:
                 self._start(plan, parts.train, self._takes_linear_part(parts))
                 if self._scales_columns(parts):
                     self._scale_columns(parts.train)
-            self._configure(len(parts.train), self.max_epochs)
+            self._configure(len(parts.train), epochs)
             self._train(parts, task, X, y)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
@@ -259,7 +263,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         untrained, found = net.snapshot(), []
         for half in held_out_rows(n_rows, n_rows // 2, None, self._plan.seed):
             epochs = math.ceil(FIRST_RUN_STEPS / self._n_batches(len(half)))
-            self._configure(len(half), min(epochs, self.max_epochs))
+            self._configure(len(half), min(epochs, self._epochs()))
             net.verbose = 0
             net.run(train.subset(half), None, [])
             if net.interrupted_:
@@ -276,7 +280,18 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
 
     def _batch_rows(self, n_rows: int) -> int:
         """Rows a batch; "auto" looks at how many there are where the network is ours."""
-        return resolve_batch_size(self.batch_size, n_rows, self._is_perceptron())
+        perceptron, fields = self._is_perceptron(), self._on_fields()
+        return resolve_batch_size(self.batch_size, n_rows, perceptron, fields)
+
+    def _rate(self) -> float:
+        return resolve_learning_rate(self.learning_rate, self._on_fields())
+
+    def _epochs(self) -> int:
+        return resolve_max_epochs(self.max_epochs, self._on_fields(), self._epochs_on_tables)
+
+    def _on_fields(self) -> bool:
+        """Whether features have positions: samples are images or fields."""
+        return len(self._plan.backbone.feature_shape) > 1
 
     def _is_perceptron(self) -> bool:
         """Whether what was measured on perceptrons speaks of this network."""
@@ -293,7 +308,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         net.configure(
             update_order=self.update_order,
             lr_schedule="constant" if stream else self.learning_rate_schedule,
-            lr=self.learning_rate,
+            lr=self._rate(),
             weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
             max_epochs=epochs,
             batch_size=self._batch_rows(n_rows),
@@ -334,7 +349,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
         if n_steps is None or not self._is_perceptron() or not decoupled:
             return 0.0
-        return auto_weight_decay(self.learning_rate, self.learning_rate_schedule, n_steps)
+        return auto_weight_decay(self._rate(), self.learning_rate_schedule, n_steps)
 
     def _solve(self, parts: Parts) -> None:
         """The final exact solve and the noise that is left."""
