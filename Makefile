@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 TORCH := torch==2.13.0
 # On a machine without a GPU a smaller torch will do:
 # make test TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu"
@@ -10,7 +11,7 @@ TORCH_FLAGS ?=
 DATA ?=
 WORKERS ?= 2
 
-.PHONY: help env env-test demo test test-slow lint types check bench clean
+.PHONY: help env env-test demo test test-slow test-oldest lint types check bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -41,16 +42,25 @@ test: env-test  ## all tests but the slow ones, in WORKERS processes
 test-slow: env-test  ## the slow tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
 
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet -c constraints-oldest.txt $(TORCH_FLAGS) $(TORCH)
+	$(OLDEST)/bin/pip install --quiet -c constraints-oldest.txt -e '.[plot,operators,test]'
+	touch $@
+
+test-oldest: $(OLDEST)/.installed  ## the same tests with the least versions that are declared
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m 'not slow'
+
 lint: env-test  ## ruff: rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: env-test  ## mypy on the package
 	$(BIN)/mypy
 
-check: lint types test test-slow  ## what CI runs, without the demo
+check: lint types test test-slow test-oldest  ## what CI runs, without the demo
 
 bench: env  ## the benchmark harness; DATA=folder adds the sets that are not bundled
 	$(BIN)/python benchmarks/harness.py $(if $(DATA),--data $(DATA))
 
-clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.png
+clean:  ## remove the environments and caches
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.png

@@ -13,6 +13,7 @@ defaults are fitted to the reported sets. Records are stored as they end
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from tables import DEVELOPMENT, REPORTED, Sources
 from uci_models import make_mlp, make_real_mlp, quiet
 
 from sklearn_cfll import CFLLRegressor
+from sklearn_cfll.estimators._options import auto_weight_decay, resolve_batch_size
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -39,9 +41,9 @@ def shrinking(factor: float) -> Callable[[int], dict[str, Any]]:
     """Weight decay that is ``factor`` times the default's for so many training rows."""
 
     def settings(n_rows: int) -> dict[str, Any]:
-        model = CFLLRegressor()
-        n_steps = model.max_epochs * model._n_batches(round(0.9 * n_rows))
-        return {"weight_decay": factor * model._weight_decay(n_steps)}
+        n_train = round(0.9 * n_rows)
+        n_batches = math.ceil(n_train / resolve_batch_size("auto", n_train, perceptron=True))
+        return {"weight_decay": factor * auto_weight_decay(0.02, "cosine", 60 * n_batches)}
 
     return settings
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import platform
 import sys
 import time
@@ -40,6 +41,7 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor, EnsembleLastLayer
 from sklearn_cfll.backbones.mlp import MemberLinear
+from sklearn_cfll.estimators._options import auto_weight_decay
 from sklearn_cfll.training.refit import RIDGES
 
 RESULTS = Path(__file__).parent / "results"
@@ -83,8 +85,8 @@ def train_adam(
     net = Members(ours, rows[1].shape[1], seed)
     options: dict[str, Any] = {"loss_of": member_error}
     if decays:
-        rule = CFLLRegressor(learning_rate=rate, max_epochs=epochs)
-        options["weight_decay"] = rule._weight_decay(epochs * rule._n_batches(len(rows[0])))
+        n_steps = epochs * math.ceil(len(rows[0]) / ours.net_.batch_size)
+        options["weight_decay"] = auto_weight_decay(rate, "cosine", n_steps)
     kind = "adamw" if decays else "adam"
     loop = train(net, rows, kind, rate, ours.net_.batch_size, epochs, seed, **options)
     held_out = lambda: mean_squared_error(predictor(net), task.valid)  # noqa: E731
@@ -115,15 +117,15 @@ def compare(task: Task, seed: int) -> dict[str, float]:
     ours.fit(*task.train, X_val=task.valid[0], y_val=task.valid[1])
     seconds = time.perf_counter() - start
     record = {"closed form": mean_squared_error(ours.predict, task.test), "seconds": seconds}
-    runs = [(*train_adam(task, ours, r, ours.max_epochs, seed), r) for r in RATES]
+    runs = [(*train_adam(task, ours, r, ours.net_.max_epochs, seed), r) for r in RATES]
     net, _, per_epoch, record["rate"] = min(runs, key=lambda run: run[1])
     record["Adam"] = mean_squared_error(predictor(net), task.test)
     record["Adam + refit"] = refit_error(net, task)
-    runs = [(*train_adam(task, ours, r, ours.max_epochs, seed, decays=True), r) for r in RATES]
+    runs = [(*train_adam(task, ours, r, ours.net_.max_epochs, seed, decays=True), r) for r in RATES]
     net = min(runs, key=lambda run: run[1])[0]
     record["AdamW"] = mean_squared_error(predictor(net), task.test)
     # As many epochs as our time buys, at most three times ours (patience ends most before).
-    record["epochs"] = int(np.clip(seconds / per_epoch, 1, 3 * ours.max_epochs))
+    record["epochs"] = int(np.clip(seconds / per_epoch, 1, 3 * ours.net_.max_epochs))
     runs = [(*train_adam(task, ours, r, record["epochs"], seed), r) for r in RATES]
     net = min(runs, key=lambda run: run[1])[0]
     record["Adam, same time"] = mean_squared_error(predictor(net), task.test)

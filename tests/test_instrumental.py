@@ -447,7 +447,7 @@ def test_linear_two_sample_estimate_is_exact(data):
         ({"Z": np.full((300, 1), np.nan)}, "Input Z contains NaN"),
         ({"X_stage1": np.ones((9, 1))}, "`X_stage1` is for instruments"),
         ({"sample_weight": np.eye(300)[0]}, "`sample_weight` must be positive"),
-        ({"C": np.ones((300, 2, 2))}, "dim <= 2 is required"),
+        ({"C": np.ones((300, 2, 2))}, "Found array with dim 3"),
     ],
 )
 def test_errors_of_fit_name_the_argument(data, arguments, match):

@@ -442,8 +442,12 @@ def test_callbacks_are_torn_down_after_fits_and_failures():
     assert callback is not None
     model = small(CFLLRegressor).set_callbacks(Watcher()).fit(X, y)
     assert calls == ["setup", "teardown"]
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="NaN"):  # before any work, callbacks included
         model.fit(np.full_like(X, np.nan), y)
+    assert calls == ["setup", "teardown"]
+    diverges = {"learning_rate": 1e12, "optimizer": "sgd", "hidden_layer_sizes": (16, 16)}
+    with pytest.raises(FloatingPointError):
+        model.set_params(**diverges, batch_size=32).fit(X, y)
     assert calls == ["setup", "teardown"] * 2
 
 

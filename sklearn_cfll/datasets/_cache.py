@@ -98,11 +98,11 @@ def _read(path: Path) -> tuple[np.ndarray, ...]:
 def _write(path: Path, arrays: tuple[np.ndarray, ...]) -> None:
     """Under another name first: a reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {f"array_{i}": array for i, array in enumerate(arrays)}
+    content: dict[str, Any] = {f"array_{i}": array for i, array in enumerate(arrays)}
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, sha256=np.array(_digest(arrays)), **content)
+            np.savez(file, sha256=np.array(_digest(arrays)), **content)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

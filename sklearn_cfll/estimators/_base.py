@@ -67,6 +67,8 @@ from ._options import (
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
+    resolve_learning_rate,
+    resolve_max_epochs,
     resolve_n_threads,
     resolve_ridge,
 )
@@ -81,6 +83,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     """Training, prediction of raw outputs, adaptation and persistence."""
 
     _decision_threshold = 0.0  # what a raw output is compared with
+    _epochs_on_tables: int  # what `max_epochs="auto"` is for them
     _plan: Plan
     net_: CFLLNet
     device_: torch.device
@@ -166,13 +169,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             warm = self.warm_start and self.__sklearn_is_fitted__()
             if warm:
                 self._follow_parameters()
-            task = self._init_callback_context(max_subtasks=self.max_epochs)
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
             checked = self._tame_targets(checked, "y")
             given = X_val is not None
             holds_out = not given and self._holds_out(len(checked.y))
             warn_without_effect(self, holds_out=holds_out, given=given)
             plan = self._plan if warm else self._make_plan(checked)
+            epochs = self._epochs()
+            task = self._init_callback_context(max_subtasks=epochs)
             parts = self._split(plan, checked, X_val, y_val)
             settings.enter_context(use_threads(self._n_threads_to_train(len(parts.train))))
             rate, memory = 1.0, None
@@ -184,7 +188,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                     warn_of_fixed_features(self)
                 if self._scales_columns(parts):
                     self._scale_columns(parts.train)
-            self._configure(len(parts.train), self.max_epochs, rate=rate)
+            self._configure(len(parts.train), epochs, rate=rate)
             self._train(parts, task, X, y, warm)
             kept = share_kept(self._total_rate())
             if given and self.best_iteration_ == 1 and parts.valid is not None:
@@ -287,7 +291,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         untrained, found = net.snapshot(), []
         for half in held_out_rows(n_rows, n_rows // 2, None, self._plan.seed):
             epochs = math.ceil(FIRST_RUN_STEPS / self._n_batches(len(half)))
-            self._configure(len(half), min(epochs, self.max_epochs))
+            self._configure(len(half), min(epochs, self._epochs()))
             net.verbose = 0
             net.run(train.subset(half), None, [], provisional=True)
             if net.interrupted_:
@@ -304,7 +308,18 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _batch_rows(self, n_rows: int) -> int:
         """Rows a batch; "auto" looks at how many there are where the network is ours."""
-        return resolve_batch_size(self.batch_size, n_rows, self._is_perceptron())
+        perceptron, fields = self._is_perceptron(), self._on_fields()
+        return resolve_batch_size(self.batch_size, n_rows, perceptron, fields)
+
+    def _rate(self) -> float:
+        return resolve_learning_rate(self.learning_rate, self._on_fields())
+
+    def _epochs(self) -> int:
+        return resolve_max_epochs(self.max_epochs, self._on_fields(), self._epochs_on_tables)
+
+    def _on_fields(self) -> bool:
+        """Whether features have positions: samples are images or fields."""
+        return len(self._plan.backbone.feature_shape) > 1
 
     def _n_threads(self, n_rows: int) -> int:
         """Threads for passes of so many rows at once."""
@@ -341,8 +356,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             rate *= min(1.0, n_rows / batch_rows) ** 0.5  # as adaptive steps' noise grows
         net.configure(
             update_order=self.update_order,
-            lr_schedule="constant" if stream and rate == 1.0 else self.learning_rate_schedule,
-            lr=rate * self.learning_rate,
+            lr_schedule="constant" if stream and self._is_stream else self.learning_rate_schedule,
+            lr=rate * self._rate(),
             weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
             max_epochs=epochs,
             batch_size=batch_rows,
@@ -394,7 +409,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
         if n_steps is None or not self._is_perceptron() or not decoupled:
             return 0.0
-        return auto_weight_decay(self.learning_rate, self.learning_rate_schedule, n_steps)
+        return auto_weight_decay(self._rate(), self.learning_rate_schedule, n_steps)
 
     def _solve(self, parts: Parts, earlier: tuple[Any, float] | None = None) -> None:
         """The final exact solve and the noise that is left.

@@ -21,6 +21,8 @@ __all__ = [
     "resolve_batch_size",
     "resolve_device",
     "resolve_dtype",
+    "resolve_learning_rate",
+    "resolve_max_epochs",
     "resolve_n_threads",
     "resolve_ridge",
 ]
@@ -51,6 +53,11 @@ SHORT_RUN = 100  # steps, below which a run shrinks them by less
 # (benchmarks/threads.py).
 WORTH_THREADS = 2e9
 
+# Of 0.003, 0.01 and 0.03 the largest had the least validation error on five of six tasks
+# (benchmarks/tuned.py).
+RATE = 0.02
+# What benchmarks/fields.py chose on simulations, for Fourier neural operators under AdamW.
+FIELD_RATE, FIELD_EPOCHS, FIELD_BATCH = 0.005, 40, 20
 FIELD_RIDGE = 0.1  # benchmarks/field_ridge.py
 
 # Batches of many rows are what a closed-form last layer is good at: of more than 2,000 rows an
@@ -110,13 +117,30 @@ def resolve_dtype(
     return torch.float32
 
 
-def resolve_batch_size(batch_size: Any, n_rows: int, perceptron: bool) -> int:
+def resolve_learning_rate(learning_rate: Any, fields: bool) -> float:
+    """The backbone's rate; "auto" is 0.02, of networks on fields less."""
+    if learning_rate == "auto":
+        return FIELD_RATE if fields else RATE
+    return float(learning_rate)
+
+
+def resolve_max_epochs(max_epochs: Any, fields: bool, on_tables: int) -> int:
+    """Epochs at most; "auto" is what was found for tables (``on_tables``) or for fields."""
+    if max_epochs == "auto":
+        return FIELD_EPOCHS if fields else on_tables
+    return int(max_epochs)
+
+
+def resolve_batch_size(batch_size: Any, n_rows: int, perceptron: bool, fields: bool = False) -> int:
     """Rows a batch; "auto" is an eighth of the training rows, within 256 and 1,024.
 
-    256 for other networks than perceptrons: their rows may be large, and were not measured.
+    20 samples of ``fields``, where each position is a row of the solve; 256 for other networks
+    than perceptrons: their rows may be large, and were not measured.
     """
     if batch_size == "full":
         return n_rows
+    if batch_size == "auto" and fields:
+        return FIELD_BATCH
     if batch_size == "auto":
         wanted = math.ceil(n_rows / BATCHES_AN_EPOCH) if perceptron else LEAST_BATCH
         return min(max(wanted, LEAST_BATCH), LARGEST_BATCH)

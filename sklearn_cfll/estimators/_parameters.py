@@ -13,6 +13,7 @@ from ..last_layer import MEMORIES
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
 from ..training.steps import UPDATE_ORDERS
+from ._options import FIELD_BATCH, FIELD_EPOCHS, FIELD_RATE
 
 __all__ = ["CONSTRAINTS", "refuse_mistaken_kinds", "shared_docs"]
 
@@ -30,11 +31,11 @@ CONSTRAINTS: dict[str, Any] = {
     "memory": [StrOptions(set(MEMORIES))],
     "update_order": [StrOptions(set(UPDATE_ORDERS))],
     "optimizer": [StrOptions(set(OPTIMIZERS)), type],
-    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
     "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
     "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
     "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto", "full"})],
-    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "early_stopping": ["boolean", StrOptions({"auto"})],
     "validation_fraction": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -104,10 +105,12 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         algorithm and takes a second forward pass.
     optimizer : {{"adamw", "adam", "sgd", ...}} or torch.optim.Optimizer class, default="adamw"
         Of the backbone.
-    learning_rate : float, default=0.02
-        Two to ten times what Adam on all layers takes is stable: the last layer follows at
-        once. Of 0.003, 0.01 and 0.03 the largest had the least validation error on five of six
-        tasks, the smallest on digits (benchmarks/tuned.py).
+    learning_rate : float or "auto", default="auto"
+        Of the optimiser, at the start of the schedule. "auto" is 0.02, and {field_rate} where each
+        sample has positions (fields). Two to ten times what Adam on all layers takes is stable,
+        because the last layer is solved again on every batch. On tables 0.03 had a lower validation
+        error than 0.003 and 0.01 on five of six tasks (benchmarks/tuned.py); the rate of fields was
+        found with Fourier neural operators (benchmarks/fields.py).
     weight_decay : float or "auto", default={weight_decay}
         Of the backbone, as the optimiser defines it. "auto": for a perceptron under AdamW what
         shrinks its weights by exp(-3) in ``max_epochs``, were it not for their gradients (of few
@@ -116,10 +119,12 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Over ``max_epochs``, step by step.
     batch_size : int, "auto" or "full", default={batch_size}
         Rows a batch, spread evenly. "auto": for a perceptron an eighth of the training rows, 256
-        at least and 1,024 at most; 256 for others. "full" is the deterministic method: all rows
+        at least and 1,024 at most; {field_batch} samples where each has positions (fields); 256
+        for others. "full" is the deterministic method: all rows
         in one batch, the last layer their exact ridge fit at every step.
-    max_epochs : int, default={max_epochs}
-        Passes over the training rows.
+    max_epochs : int or "auto", default="auto"
+        Passes over the training rows. "auto" is {max_epochs}, and {field_epochs} where each sample
+        has positions (fields).
     early_stopping : bool or "auto", default="auto"
         Hold rows out, watch their loss, keep the best epoch. "auto": from 40 rows on.
     validation_fraction : float or "auto", default="auto"
@@ -204,7 +209,8 @@ def shared_docs(**own: Any) -> Any:
 
     def fill(cls: type) -> type:
         if cls.__doc__:  # stripped under python -OO
-            parameters = PARAMETERS.format(**own)
+            fields = {"field_rate": FIELD_RATE, "field_epochs": FIELD_EPOCHS}
+            parameters = PARAMETERS.format(**own, **fields, field_batch=FIELD_BATCH)
             cls.__doc__ = cls.__doc__.replace("{parameters}", parameters).replace(
                 "{attributes}", ATTRIBUTES
             )

@@ -73,6 +73,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     """
 
     _decision_threshold = 0.5  # halfway between a class's indicators 0 and 1
+    _epochs_on_tables = 100
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
@@ -94,11 +95,11 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         memory: str = "proximal",
         update_order: str = "last_layer_first",
         optimizer: Any = "adamw",
-        learning_rate: float = 0.02,
+        learning_rate: Any = "auto",
         weight_decay: Any = 0.0,
         learning_rate_schedule: str = "cosine",
         batch_size: Any = 256,
-        max_epochs: int = 100,
+        max_epochs: Any = "auto",
         early_stopping: Any = "auto",
         validation_fraction: Any = "auto",
         n_iter_no_change: int = 20,

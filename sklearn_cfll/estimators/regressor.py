@@ -73,6 +73,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     True
     """
 
+    _epochs_on_tables = 60
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "normalize_y": ["boolean"],
@@ -95,11 +96,11 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         memory: str = "proximal",
         update_order: str = "last_layer_first",
         optimizer: Any = "adamw",
-        learning_rate: float = 0.02,
+        learning_rate: Any = "auto",
         weight_decay: Any = "auto",
         learning_rate_schedule: str = "cosine",
         batch_size: Any = "auto",
-        max_epochs: int = 60,
+        max_epochs: Any = "auto",
         early_stopping: Any = "auto",
         validation_fraction: Any = "auto",
         n_iter_no_change: int = 15,

@@ -38,7 +38,7 @@ _DRAWING = (
 
 def mix_seed(seed: int, epoch: int) -> int:
     """A seed for one epoch; near seeds and epochs give unrelated streams."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def own_generator(device: Any, seed: int) -> torch.Generator:
