@@ -1,6 +1,6 @@
 """Two threads against one, with and without another busy process on the same cores.
 
-    python benchmarks/threads.py > benchmarks/results/threads.txt
+    python benchmarks/threads.py --busy 1 > benchmarks/results/threads.txt
 
 Fits with ``n_threads`` of 1, of all that torch takes (the script sets two) and of None, in turns;
 ratios are those of neighbouring fits, and the table has their median and range. The first part is

@@ -46,11 +46,11 @@ LOG_SHRINKAGE = 3.0
 SHORT_RUN = 100  # steps, below which a run shrinks them by less
 
 # Multiply-adds of a product that several threads are worth. They share it and wait for each other,
-# spinning. Where other processes held both cores, two threads took 3 to 30 times as long as one for
-# products of 1e8 and less (those of default fits have 2e7 at most: 8 to 26 times), 1.0 to 1.2 times
-# for 1e9, 1.7 in a network with 1.3e9, and 0.7 to 1.1 times for 5e9 and more. On idle cores they
-# would gain 1.06 in a default fit of 400 rows, 1.2 to 1.3 at 3,000 and 1.35 to 1.5 at 20,000
-# (benchmarks/threads.py).
+# spinning. Where other processes held both cores, two threads took 2 to 9 times as long as one for
+# products of 1e8 and less, and 7 to 31 times in default fits, whose products have 2e7 at most; 1.1
+# times for 1e9, 0.8 for 9e9 and 1.1 in a convolutional network with 5e9 (benchmarks/threads.py). On
+# idle cores they would gain 1.06 in a default fit of 400 rows, 1.2 to 1.3 at 3,000 and 1.35 to 1.5
+# at 20,000.
 WORTH_THREADS = 2e9
 
 # Of 0.003, 0.01 and 0.03 the largest had the least validation error on five of six tasks
