@@ -17,7 +17,7 @@ from ..backbones.mlp import ACTIVATIONS
 from ..backbones.recipe import kept_recipe
 from ..training._stages import Rows
 from ..training.cross_fit import CrossFit, Schedule, cross_fit
-from ..training.torch_settings import default_modes
+from ..training.torch_settings import default_modes, use_threads
 from ._arrays import as_targets, to_numpy
 from ._instrument_data import (
     InstrumentData,
@@ -106,6 +106,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
     precision : {"auto", "float32", "float64"}, default="auto"
         Of the nets; the second stage is always solved in float64. "auto" is float64 up to 400
         rows on a CPU.
+    n_threads : int, default=None
+        Threads that fit and predict compute with on the CPU; None is one: the products of these
+        nets are too small to share. The caller's number is put back afterwards.
     random_state : int, RandomState instance or None, default=None
         Folds and initial weights. The global random states are left alone.
     verbose : int, default=0
@@ -183,6 +186,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
         "precision": [StrOptions({"auto", "float32", "float64"})],
+        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -211,6 +215,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         n_iter_no_change: int = 30,
         device: Any = "auto",
         precision: str = "auto",
+        n_threads: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -235,6 +240,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         self.n_iter_no_change = n_iter_no_change
         self.device = device
         self.precision = precision
+        self.n_threads = n_threads
         self.random_state = random_state
         self.verbose = verbose
 
@@ -276,7 +282,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         """
         before = dict(self.__dict__)
         try:
-            with default_modes():
+            with default_modes(), use_threads(self.n_threads or 1):
                 self._fit(X, y, Z, C, sample_weight, (X_stage1, Z_stage1, C_stage1))
         except BaseException:
             self.__dict__.clear()
@@ -418,10 +424,12 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             a jackknife over folds, which also sees the nets vary.
         """
         treatment, confounder = self._inputs(X, C)
-        mean = self._scale.inverse(self._fitted.predict(treatment, confounder).cpu().numpy())[:, 0]
-        if not return_std:
-            return mean
-        variance = self._fitted.variance(treatment, confounder).cpu().numpy()
+        with use_threads(self.n_threads or 1):
+            outcome = self._fitted.predict(treatment, confounder).cpu().numpy()
+            mean = self._scale.inverse(outcome)[:, 0]
+            if not return_std:
+                return mean
+            variance = self._fitted.variance(treatment, confounder).cpu().numpy()
         return mean, (np.sqrt(variance) * self._scale.scale[0]).astype(mean.dtype)
 
     @default_modes()
