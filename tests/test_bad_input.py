@@ -485,6 +485,7 @@ BAD_PARAMETERS = {
     "device": 3.5,
     "precision": "float16",
     "compile": "yes",
+    "n_threads": 0,
     "callbacks": "progress",
     "warm_start": "yes",
     "random_state": "seed",

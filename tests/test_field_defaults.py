@@ -83,9 +83,11 @@ def test_classes_of_positions_are_fields_too():
 def test_partial_fit_takes_the_rate_of_the_kind_of_sample():
     X, y = fields()
     model = CFLLRegressor(pointwise(), random_state=0).partial_fit(X, y)
-    assert model.history_[0]["learning_rate"] == FIELD_RATE
+    full = min(1.0, len(X) / model.net_.batch_size)
+    assert model.history_[0]["learning_rate"] == pytest.approx(FIELD_RATE * full**0.5)
     X, y = table(CFLLRegressor)
-    assert small(CFLLRegressor).partial_fit(X, y).history_[0]["learning_rate"] == 0.02
+    rate = small(CFLLRegressor).partial_fit(X, y).history_[0]["learning_rate"]
+    assert rate == pytest.approx(0.02 * (len(X) / 256) ** 0.5)  # less than a full batch
 
 
 def test_warm_start_goes_on_with_them():

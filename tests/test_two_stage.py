@@ -201,7 +201,7 @@ class Joint(nn.Module):
         return self.net(instrument)
 
 
-def make_networks(n_first_stages=2, trained=True):
+def make_networks(generator=None, n_first_stages=2, trained=True):
     treatment = nn.Sequential(nn.Linear(1, 3), nn.Tanh()).double() if trained else nn.Identity()
     first = [Joint() if trained else nn.Identity() for _ in range(n_first_stages)]
     if not trained:
@@ -328,7 +328,7 @@ def test_a_prior_decides_where_the_held_out_loss_does_not(rng):
 def test_where_nothing_is_trained_the_estimate_is_the_fit_to_all_rows(rng):
     rows = linear_rows(rng)
     exact = SETTINGS._replace(stage1_ridge=0.0)
-    nets = lambda: make_networks(1, trained=False)  # noqa: E731
+    nets = lambda _: make_networks(None, 1, trained=False)  # noqa: E731
     fitted = cross_fit(
         nets, rows, schedule(200, halves=None), exact, [Shrinkage(0.0, 1.0, 0.0)], [0.0], seed=0
     )

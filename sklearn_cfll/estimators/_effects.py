@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from ..training.optimizers import optimizer_class
@@ -153,4 +154,4 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _narrow(sizes: Any) -> bool:
-    return sizes == 1 if isinstance(sizes, int) else 1 in tuple(sizes)
+    return sizes == 1 if isinstance(sizes, Integral) else 1 in tuple(sizes)

@@ -43,7 +43,8 @@ def warn_of_other_scale(train: RowsDataset, valid: RowsDataset, scale: TargetSca
         Look at the targets too, in their own units (not at indicators of classes).
     """
     known, given = _rows(train), _rows(valid)
-    if known is not None and given is not None:
+    # Fields may come on another grid.
+    if known is not None and given is not None and known.shape[1] == given.shape[1]:
         _compare("X_val", "X", known, given, PIPELINE)
     if scale is not None:
         known, given = (
