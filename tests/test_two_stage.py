@@ -280,12 +280,16 @@ def schedule(n, n_folds=3, **changes):
     return Schedule(30, 10, float(n), labels, halves)._replace(**changes)
 
 
+def own_fit(rows, choices, prior):
+    """Networks that are drawn from torch's global generator, which is lent to them."""
+    options = {"seed": 0, "builds_by_own_code": True}
+    return cross_fit(make_networks, rows, schedule(200), SETTINGS, choices, prior, **options)
+
+
 def test_cross_fit_averages_the_records_around_the_best_time(rng):
     rows = linear_rows(rng)
     state = torch.random.get_rng_state()
-    fitted = cross_fit(
-        make_networks, rows, schedule(200), SETTINGS, [SETTINGS.shrinkage], [0.0], seed=0
-    )
+    fitted = own_fit(rows, [SETTINGS.shrinkage], [0.0])
     assert torch.equal(state, torch.random.get_rng_state())
     losses = [row["valid_loss"] for row in fitted.history]
     running = [np.mean(losses[i - 4 : i + 1]) for i in range(4, len(losses))]
@@ -305,8 +309,8 @@ def test_cross_fit_averages_the_records_around_the_best_time(rng):
 def test_shrinkages_are_averaged_by_likelihood_and_the_best_is_named(rng):
     rows = linear_rows(rng)
     choices = [Shrinkage(0.0, 1.0, ridge) for ridge in (0.001, 10.0)]
-    fitted = cross_fit(make_networks, rows, schedule(200), SETTINGS, choices, [0.0, 0.0], seed=0)
-    alone = cross_fit(make_networks, rows, schedule(200), SETTINGS, choices[:1], [0.0], seed=0)
+    fitted = own_fit(rows, choices, [0.0, 0.0])
+    alone = own_fit(rows, choices[:1], [0.0])
     assert fitted.shrinkage == choices[0]
     # 200 rows speak clearly against a ridge of 10.
     torch.testing.assert_close(
@@ -321,7 +325,7 @@ def test_a_prior_decides_where_the_held_out_loss_does_not(rng):
     rows = linear_rows(rng)
     choices = [Shrinkage(0.0, 1.0, 0.0101), Shrinkage(0.0, 1.0, 0.01)]
     for prior, expected in [([0.0, -3.0], choices[0]), ([-3.0, 0.0], choices[1])]:
-        fitted = cross_fit(make_networks, rows, schedule(200), SETTINGS, choices, prior, seed=0)
+        fitted = own_fit(rows, choices, prior)
         assert fitted.shrinkage == expected
 
 
@@ -344,7 +348,7 @@ def test_divergence_is_an_error_that_says_what_to_do(rng):
     rows = linear_rows(rng)
     rows = rows._replace(outcome=rows.outcome * torch.nan)
     with pytest.raises(FloatingPointError, match="learning_rate"):
-        cross_fit(make_networks, rows, schedule(200), SETTINGS, [SETTINGS.shrinkage], [0.0], seed=0)
+        own_fit(rows, [SETTINGS.shrinkage], [0.0])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
