@@ -118,6 +118,45 @@ SECTIONS = (
         "What the linear part's limit and its doubts were chosen on.",
     ),
     (
+        "wild_targets.txt",
+        "python benchmarks/wild_targets.py",
+        "Wild targets",
+        "One, three or 1% of the training targets replaced by values up to a million deviations "
+        "away, test rows clean; below, honest targets with heavy tails. The rule asks for a gap: "
+        "a target is drawn in where at most 2% of the rows lie 100 times as far from the median "
+        "as all others. Rows are drawn in and not left out, although leaving them out is "
+        "slightly better where they are wrong: where they are right, as the largest of a heavy "
+        "tail, they still count as large.",
+    ),
+    (
+        "heavy_tails.txt",
+        "python benchmarks/heavy_tails.py",
+        "Few rows with heavy-tailed columns",
+        "From 40 rows on the default is built on a ridge regression. It takes the columns' normal "
+        "scores where their leave-one-out error is lower by a fifth. 39 rows have no linear part.",
+    ),
+    (
+        "going_on.txt",
+        "python benchmarks/going_on.py --data DIR",
+        "Going on after a fit",
+        "Change of R2 or accuracy on test rows after more rows of the same distribution, mean "
+        "(worst) of ten seeds.",
+    ),
+    (
+        "threads.txt",
+        "python benchmarks/threads.py --busy 1",
+        "Threads",
+        "Times relative to one thread on two cores, with a busy process beside. The machine was "
+        "shared with other work while this was measured.",
+    ),
+    (
+        "fields.txt",
+        "python benchmarks/fields.py",
+        "Defaults for fields",
+        "How learning rate and epochs for Fourier neural operators were found on the package's "
+        "simulators.",
+    ),
+    (
         "outliers.txt",
         "python benchmarks/outliers.py",
         "Inputs with heavy tails and wrong entries",

@@ -12,6 +12,9 @@ __all__ = ["ColumnScale", "RobustStandardize", "Standardize"]
 # In standard deviations. Rows within them are left as they are: where a heavy tail matters, as
 # in a linear function of incomes, drawing it in costs more than it saves.
 LIMIT = 15.0
+# Few rows of a heavy-tailed column do not show its tail: beyond the largest of them, and beyond
+# this many deviations, nothing was learnt (benchmarks/heavy_tails.py).
+LEAST_LIMIT = 4.0
 
 
 class ExactBuffers(nn.Module):
@@ -80,6 +83,8 @@ class Standardize(nn.Module):
 class RobustStandardize(Standardize, ExactBuffers):
     """Standardise, and draw in what lies farther than 15 deviations: none beyond 30.
 
+    Or, where that is nearer, farther than any training row and than 4 deviations.
+
     A single wrong entry (a thousand times the others) would otherwise make a step of training
     diverge, or a prediction absurd. :func:`~sklearn_cfll.training.batches.robust_statistics`
     gives mean and deviation that such entries do not move. Columns are standardised in float64
@@ -87,15 +92,26 @@ class RobustStandardize(Standardize, ExactBuffers):
     """
 
     exact: ClassVar[tuple[str, ...]] = ("mean", "scale")
+    limit: Tensor
 
     def __init__(self, n_features: int) -> None:
         super().__init__(n_features)
         self.mean, self.scale = self.mean.double(), self.scale.double()
+        self.register_buffer("limit", torch.full((n_features,), LIMIT))
+
+    @torch.no_grad()
+    def adapt_to(self, mean: Tensor, std: Tensor, reach: Tensor | None = None) -> None:
+        """Take statistics of the training rows; ``reach`` is their largest distance to the mean."""
+        super().adapt_to(mean, std)
+        if reach is not None:
+            farthest = (reach.to(self.scale) / self.scale).clamp(LEAST_LIMIT, LIMIT)
+            self.limit = farthest.to(self.limit)
 
     def forward(self, inputs: Tensor) -> Tensor:
         scaled = super().forward(inputs).to(self.like.dtype)
-        near = scaled.clamp(-LIMIT, LIMIT)
-        return near + LIMIT * torch.tanh((scaled - near) / LIMIT)
+        limit = self.limit
+        near = scaled.clamp(-limit, limit)
+        return near + limit * torch.tanh((scaled - near) / limit)
 
 
 class ColumnScale(nn.Module):

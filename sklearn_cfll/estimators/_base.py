@@ -56,7 +56,7 @@ from ._data import (
     needs_float64,
 )
 from ._effects import warn_of_fixed_features, warn_without_effect
-from ._going_on import GoingOnMixin, mean_factor, share_kept, total_weight
+from ._going_on import GoingOnMixin, mean_factor, total_weight
 from ._inputs import out_of_range
 from ._options import (
     HELD_OUT_FROM,
@@ -179,30 +179,32 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             task = self._init_callback_context(max_subtasks=epochs)
             parts = self._split(plan, checked, X_val, y_val)
             settings.enter_context(use_threads(self._n_threads_to_train(len(parts.train))))
-            rate, memory = 1.0, None
-            if warm:
-                rate, memory = self._restart(parts)
+            few = warm and total_weight(parts.rows) < self._n_known
+            if few:
+                self._add_rows(checked, parts, epochs, task, X, y)
+            elif warm:
+                self._forget_held_out(parts)
             else:
                 self._start(plan, parts.train, self._takes_linear_part(parts))
                 if self.net_.optimizer_ is None:
                     warn_of_fixed_features(self)
                 if self._scales_columns(parts):
                     self._scale_columns(parts.train)
-            self._configure(len(parts.train), epochs, rate=rate)
-            self._train(parts, task, X, y, warm)
-            kept = share_kept(self._total_rate())
+            if not few:
+                self._configure(len(parts.train), epochs)
+                self._train(parts, task, X, y, warm)
             if given and self.best_iteration_ == 1 and parts.valid is not None:
                 with torch.no_grad():
                     found = torch.cat(list(self.net_.forward_iter(parts.valid)))
                 warn_of_useless_validation(found, self.n_iter_, parts.train, parts.valid)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
-            self._solve(parts, None if memory is None else (memory, kept))
-            self._n_known = total_weight(parts.rows) + (
-                0.0 if memory is None else kept * self._n_known
-            )
+            if not few:
+                self._solve(parts)
+                self._n_known = total_weight(parts.rows)
+                self._remember_rows(parts.rows, anew=True)
+                self._slope_squares = self._measure_slopes(parts.rows)
             self._is_stream, self._columns_seen = False, None  # scales are settled
-            self._slope_squares = self._measure_slopes(parts.rows)
             if task is not None:
                 task.call_on_fit_task_end(
                     estimator=self, X=X, y=y, reconstruction_attributes=self._fitted_now
@@ -337,7 +339,12 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return self._plan.is_perceptron
 
     def _configure(
-        self, n_rows: int, epochs: int, *, stream: bool = False, rate: float = 1.0
+        self,
+        n_rows: int,
+        epochs: int,
+        *,
+        stream: bool = False,
+        rate: float = 1.0,
     ) -> None:
         """This estimator's settings for so many epochs, whatever came before.
 
@@ -411,23 +418,17 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             return 0.0
         return auto_weight_decay(self._rate(), self.learning_rate_schedule, n_steps)
 
-    def _solve(self, parts: Parts, earlier: tuple[Any, float] | None = None) -> None:
-        """The final exact solve and the noise that is left.
-
-        ``earlier`` is the last layer's memory of rows of an earlier fit, and what share of their
-        weight they keep.
-        """
+    def _solve(self, parts: Parts) -> None:
+        """The final exact solve and the noise that is left."""
         net, train, valid = self.net_, parts.train, parts.valid
         if self.refit_last_layer:
             # With fixed features or full batches a ridge of the user's is the penalty itself.
             exact = net.optimizer_ is None or self.batch_size == "full"
             given = exact and self.ridge != "auto"
             ridge = float(self.ridge) if given else None
-            if earlier is not None:
-                ridge = self.final_ridge_  # of most of the rows
             points = math.prod(self._plan.backbone.feature_shape[:-1])  # each is a row of the solve
             lowest = lowest_ridge(points * len(parts.rows))
-            solved = refit_last_layer(net, train, valid, ridge, lowest, earlier)
+            solved = refit_last_layer(net, train, valid, ridge, lowest)
         else:
             noise = mean_squared_residuals(net, train if valid is None else valid)
             calibration = None if valid is None else calibrate(net, valid, noise, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..training.batches import RowsDataset, input_statistics
 from ..training.refit import Refit, mean_squared_residuals
 from ..training.schedules import SCHEDULES
 from ..training.torch_settings import use_threads
-from ._data import Parts, check_data
+from ._data import Checked, Parts, check_data
 from ._effects import warn_without_effect
 from ._options import SHORT_RUN
 
@@ -25,6 +26,7 @@ __all__ = ["ColumnMoments", "GoingOnMixin", "mean_factor", "share_kept", "total_
 # The moments of earlier rows were taken on the features of then. A run whose learning rates sum
 # to this much leaves exp(-1) of their weight (benchmarks/going_on.py).
 FORGOTTEN_BY = 1 / 3
+MOST_ROWS_REMEMBERED = 4096
 # The ridge of a stream's solve, where the user gives none (benchmarks/going_on.py).
 STREAM_RIDGE = 0.01
 
@@ -103,22 +105,68 @@ class GoingOnMixin:
                 # Before they are learnt these rows are as good as held-out ones.
                 noise = mean_squared_residuals(self.net_, added)
                 kept = self._follow_scales(added)
-            by_statistics = self.memory == "statistics"  # the pass itself adds the rows
-            data = added if by_statistics else plan.dataset(checked)
-            layer = self.net_.module_.last_layer
-            memory = None if by_statistics else layer.take_memory()
+            adds = self.memory == "statistics"  # the pass itself adds the rows
+            data = added if adds else plan.dataset(checked)
             rate = 1.0 if self._is_stream else self._restart_rate(added)
+            before: Any = (None, None)
+            if first and not adds:
+                before = self.net_.module_.last_layer.take_memory(), None  # none as yet
+            elif not adds:
+                before = self._take_last_layer()
             self._configure(len(data), 1, stream=True, rate=rate)
             self._train(Parts(data, data, None), None, X, y)
             kept *= share_kept(self._total_rate())
-            if memory is not None:
-                layer.recall(memory, kept)
-                for batch in self.net_.labelled_features(added):
-                    layer.accumulate(*batch)
-                layer.solve(self._stream_ridge())
-                self.net_.check_finite()
+            self._absorb(before, kept, added)
             self._learnt(added, kept, first, noise)
         return self
+
+    def _add_rows(
+        self: Any, checked: Checked, parts: Parts, epochs: int, task: Any, X: Any, y: Any
+    ) -> None:
+        """A warm fit to fewer rows than the model knows: they add to them.
+
+        As in ``partial_fit``, but for so many epochs, of which the best on held-out rows is kept;
+        the start is one of them.
+        """
+        added = self._plan.dataset(checked, as_added=True)
+        noise = mean_squared_residuals(self.net_, added)
+        kept = self._follow_scales(added)
+        before = self._take_last_layer()
+        rate = (total_weight(parts.rows) / self._n_known) ** 2
+        self._configure(len(parts.train), epochs, rate=rate)
+        self._train(parts, task, X, y, warm=True)
+        kept *= share_kept(self._total_rate())
+        self._absorb(before, kept, added)
+        self._learnt(added, kept, False, noise)
+
+    def _absorb(self: Any, before: Any, kept: float, rows: RowsDataset) -> None:
+        """The last layer after a pass over these rows: ``before``, and what the rows add to it.
+
+        Solved from the moments of earlier rows and of these. Where none were held the pass's
+        weights count as these rows do beside all.
+        """
+        layer = self.net_.module_.last_layer
+        memory, weights = before
+        if memory is not None:
+            layer.reset_memory()
+            layer.recall(memory, kept)
+            for batch in self.net_.labelled_features(rows):
+                layer.accumulate(*batch)
+            layer.solve(self._stream_ridge())
+        elif weights is not None:
+            known = kept * self._n_known
+            share = total_weight(rows) / (known + total_weight(rows))
+            found = layer.state_dict()
+            layer.load_state_dict(found | {k: v.lerp(found[k], share) for k, v in weights.items()})
+        self.net_.check_finite()
+
+    def _take_last_layer(self: Any) -> Any:
+        """Memory of the last layer, taken from it, or its weights where it holds none."""
+        layer = self.net_.module_.last_layer
+        if layer.holds_moments:
+            return layer.take_memory(), None
+        state = layer.state_dict().items()
+        return None, {k: v.clone() for k, v in state if k.rpartition(".")[2] in ("weight", "bias")}
 
     def adapt(self: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Add rows to the last layer's exact ridge fit; the backbone stays as it is.
@@ -159,24 +207,17 @@ class GoingOnMixin:
                 )
         return self
 
-    def _restart(self: Any, parts: Parts) -> tuple[float, Any]:
-        """Share of the learning rate, and memory to keep, with which a warm fit goes on.
+    def _forget_held_out(self: Any, parts: Parts) -> None:
+        """Solve for the last layer anew, without the rows that a warm fit holds out.
 
-        As many rows as the model knows are taken for the same rows or for their replacement:
-        the run is a fit like any other that starts from the weights there are. Fewer rows only
-        add to what it knows.
+        As many rows as the model knows are taken for the same rows or for their replacement: the
+        run is a fit like any other that starts from the weights there are. Its held-out rows may
+        be among those that the layer was solved from, and what it says of them would be too good
+        for any epoch to beat.
         """
         layer = self.net_.module_.last_layer
-        rate = min(1.0, total_weight(parts.rows) / self._n_known) ** 2
-        if not self.refit_last_layer or not layer.holds_moments:
-            return rate, None
-        if rate < 1.0:
-            return rate, layer.take_memory()
-        if parts.valid is not None:
-            # The held-out rows may be among those that it was solved from: what it says of them
-            # would be too good for any epoch to beat.
+        if self.refit_last_layer and layer.holds_moments and parts.valid is not None:
             layer.refit(self.net_.labelled_features(parts.train), ridge=self.final_ridge_)
-        return rate, None
 
     def _restart_rate(self: Any, rows: RowsDataset) -> float:
         """Share of the learning rate at which a fitted model goes on.
@@ -235,17 +276,26 @@ class GoingOnMixin:
         else:
             for name in ("loo_residuals_", "loo_score_", "ridge_path_"):
                 self.__dict__.pop(name, None)  # of earlier rows and weights
-            if not self._n_judges:  # after a fit that held no rows out
-                self.noise_variance_ = self._plan.unscale_variance(torch.ones(self.n_outputs_))
-                self._n_judges = 1.0
-            self._n_judges *= kept
-            share = weight / (self._n_judges + weight)
-            before, new = self.noise_variance_, self._plan.unscale_variance(noise)
-            self.noise_variance_ = (1 - share) * before + share * new
-            self._n_judges += weight
-            self._noise_changed(before, self.noise_variance_)
+            if self._n_judges and not self._seen_before(rows):
+                self._n_judges *= kept
+                share = weight / (self._n_judges + weight)
+                before, new = self.noise_variance_, self._plan.unscale_variance(noise)
+                self.noise_variance_ = (1 - share) * before + share * new
+                self._n_judges += weight
+                self._noise_changed(before, self.noise_variance_)
+        self._remember_rows(rows)
         self._n_known = kept * self._n_known + weight
         self._merge_slopes(rows, weight / self._n_known)
+
+    def _remember_rows(self: Any, rows: RowsDataset, *, anew: bool = False) -> None:
+        """Keep checksums of rows that were learnt: seen again, they say nothing of the noise."""
+        known = np.empty(0, np.uint32) if anew else self.__dict__.get("_rows_seen", ())
+        found = np.concatenate([np.asarray(known, np.uint32), _checksums(rows)])
+        self._rows_seen = found[-MOST_ROWS_REMEMBERED:]
+
+    def _seen_before(self: Any, rows: RowsDataset) -> bool:
+        """Whether these rows were learnt already, as by a loop of epochs over the same rows."""
+        return bool(np.isin(_checksums(rows), self._rows_seen).mean() > 0.5)
 
     def _merge_slopes(self: Any, rows: RowsDataset, share: float) -> None:
         before = self.__dict__.get("_slope_squares")
@@ -253,6 +303,18 @@ class GoingOnMixin:
             new = self._measure_slopes(rows)
             known = before is not None and new is not None
             self._slope_squares = (1 - share) * before + share * new if known else new
+
+
+def _checksums(rows: RowsDataset) -> np.ndarray:
+    """One for each row, of many for every second, third..."""
+    step = -(-len(rows) // MOST_ROWS_REMEMBERED)
+    chosen = rows.batch(slice(0, len(rows), step)) if step > 1 else rows.batch(slice(None))
+    inputs = chosen.inputs.values() if isinstance(chosen.inputs, dict) else [chosen.inputs]
+    parts = [part.flatten(1).cpu().numpy() for part in inputs]
+    return np.array(
+        [zlib.crc32(b"".join(row.tobytes() for row in each)) for each in zip(*parts, strict=True)],
+        dtype=np.uint32,
+    )
 
 
 def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:

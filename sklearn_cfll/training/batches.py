@@ -264,18 +264,22 @@ def spread_rows(n_rows: int, n_columns: int) -> Tensor:
     return torch.arange(0, n_rows, -(-n_rows * n_columns // ENTRIES))
 
 
-def robust_statistics(dataset: RowsDataset) -> tuple[Tensor, Tensor]:
+def robust_statistics(dataset: RowsDataset) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`input_statistics` of columns (n, p) that a few entries far out do not move.
+
+    And the largest distance of an entry to its column's mean.
 
     They are clipped at ``FAR_OUT`` times the range from the 5% to the 95% quantile beyond
     these; of many rows every second, third... gives them. Columns where the two are equal are
     taken as they are.
     """
     rows, _, weights = dataset.batch(spread_rows(*dataset.inputs.shape))
-    lower, upper = quantiles(rows, weights, 20).to(dataset.inputs.device)[:, [1, -2]].T
+    levels = quantiles(rows, weights, 20).to(dataset.inputs.device)
+    least, lower, upper, largest = levels[:, [0, 1, -2, -1]].T
     reach = FAR_OUT * (upper - lower)
     reach = torch.where(reach > 0, reach, torch.inf)
-    return input_statistics(dataset, within=(lower - reach, upper + reach))
+    mean, std = input_statistics(dataset, within=(lower - reach, upper + reach))
+    return mean, std, torch.maximum(mean - least, largest - mean)
 
 
 class BatchIterator:

@@ -75,12 +75,7 @@ class Refit(NamedTuple):
 
 
 def refit_last_layer(
-    net: Any,
-    train: Any,
-    valid: Any,
-    ridge: float | None = None,
-    lowest: float = 0.0,
-    earlier: tuple[Any, float] | None = None,
+    net: Any, train: Any, valid: Any, ridge: float | None = None, lowest: float = 0.0
 ) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
@@ -96,24 +91,10 @@ def refit_last_layer(
         shaped by the same targets.
     lowest : float, default=0.0
         Smaller ridges are not taken.
-    earlier : tuple of (memory, share), optional
-        Moments of rows of an earlier fit (``layer.take_memory()``), and the share of their weight
-        that they keep: they count beside the training rows.
     """
     layer = net.module_.last_layer
-
-    def refit(ridge: float | None) -> None:
-        if earlier is None:
-            layer.refit(net.labelled_features(train), ridge=ridge)
-            return
-        layer.reset_memory()
-        layer.recall(*earlier)
-        for batch in net.labelled_features(train):
-            layer.accumulate(*batch)
-        layer.solve(ridge)
-
     with net.naming_divergence():
-        refit(ridge)
+        layer.refit(net.labelled_features(train), ridge=ridge)
     if valid is None:
         left = mean_squared_residuals(net, train)
         # With fixed features a row left out of the last layer was not seen at all.
@@ -137,7 +118,7 @@ def refit_last_layer(
     calibration = calibrate(net, valid, left, noise) if _has_points(net, valid) else None
     if linear is not None:
         linear.fit(train, valid)
-        refit(ridge)
+        layer.refit(net.labelled_features(train), ridge=ridge)
     for batch in net.labelled_features(valid):
         layer.accumulate(*batch)
     layer.solve(ridge, shrinkage)
