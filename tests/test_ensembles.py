@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.linear_model import Ridge, RidgeCV
@@ -341,3 +342,24 @@ def test_shifting_and_scaling_targets_does_the_same_to_predictions(shift, scale)
     moved_mean, moved_std = moved.predict(X, return_std=True)
     np.testing.assert_allclose(moved_mean, shift + scale * mean, rtol=1e-6)
     np.testing.assert_allclose(moved_std, scale * std, rtol=1e-5)
+
+
+def heavy_tailed(kind, n, seed):
+    rng = np.random.default_rng(seed)
+    Z = rng.normal(size=(n, 5))
+    if kind == "t(2)":
+        X = rng.standard_t(2, size=(n, 4))
+        return X, np.clip(X[:, 0], -3, 3) + 0.3 * rng.normal(size=n)
+    X = np.exp(Z) if kind == "lognormal" else np.tan(np.pi * (norm.cdf(Z) - 0.5))
+    return X, Z[:, 0] + 0.5 * Z[:, 1] + 0.1 * rng.normal(size=n)
+
+
+@pytest.mark.parametrize("kind", ["lognormal", "Cauchy", "t(2)"])
+def test_forty_rows_with_heavy_tails_are_no_cliff(kind):
+    errors = []
+    for seed in range(4):
+        X, y = heavy_tailed(kind, 1040, seed)
+        model = CFLLRegressor(random_state=seed).fit(X[:40], y[:40])
+        error = np.square(model.predict(X[40:]) - y[40:]).mean()
+        errors.append(error / np.square(y[40:] - y[:40].mean()).mean())
+    assert np.mean(errors) < 0.3 and np.max(errors) < 0.6

@@ -172,7 +172,12 @@ def assert_kept(model, before, path, name, routes=("pickle", "deepcopy", "joblib
         assert outputs(copied) == before, route
 
 
-@pytest.mark.parametrize("name", FITTED)
+FEW = ("regressor", "classifier", "recipe")  # of the others among the slow tests
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in FITTED]
+)
 def test_parameters_set_after_fit_change_nothing_that_is_fitted(name, tmp_path):
     model = fitted(name)
     before, names = outputs(model), set(model.get_params(deep=False))

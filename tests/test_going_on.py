@@ -8,6 +8,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, make_friedman1
 from sklearn.linear_model import SGDRegressor
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
@@ -83,7 +84,7 @@ def test_a_stream_of_single_rows_beats_a_linear_one():
     model = CFLLRegressor(random_state=0)
     scaler = StandardScaler().fit(X[:300])
     linear = SGDRegressor(random_state=0)
-    for i in range(300):
+    for i in range(200):
         model.partial_fit(X[i : i + 1], y[i : i + 1])
         linear.partial_fit(scaler.transform(X[i : i + 1]), y[i : i + 1])
     score = model.score(X[500:], y[500:])
@@ -157,3 +158,64 @@ def test_deviations_of_a_stream_are_not_too_small():
         model.partial_fit(X[start : start + 20], y[start : start + 20])
     mean, std = model.predict(X[400:], return_std=True)
     assert (np.abs(mean - y[400:]) < 2 * std).mean() > 0.9
+
+
+@pytest.mark.parametrize("options", [{}, {"backbone": nn.Sequential(nn.Linear(6, 16), nn.Tanh())}])
+def test_one_more_row_does_no_harm_where_no_moments_are_held(options):
+    X, y = friedman(700)
+    model = CFLLRegressor(refit_last_layer=False, max_epochs=15, random_state=0, **options)
+    before = model.fit(X[:400], y[:400]).score(X[450:], y[450:])
+    for n_rows in (1, 10):
+        after = copy.deepcopy(model).partial_fit(X[400 : 400 + n_rows], y[400 : 400 + n_rows])
+        assert after.score(X[450:], y[450:]) > before - 0.01
+    warm = copy.deepcopy(model).set_params(warm_start=True).fit(X[400:402], y[400:402])
+    assert warm.score(X[450:], y[450:]) > before - 0.01
+
+
+@pytest.mark.parametrize("n_rows", [20, 45])
+def test_a_warm_fit_that_holds_rows_out_adds_to_what_is_known(n_rows):
+    X, y = friedman(1300, noise=1.0)
+    model = CFLLRegressor(warm_start=True, early_stopping=True, random_state=0)
+    before = model.fit(X[:300], y[:300]).score(X[400:], y[400:])
+    assert model.fit(X[300 : 300 + n_rows], y[300 : 300 + n_rows]).score(X[400:], y[400:]) > (
+        before - 0.01
+    )
+
+
+def test_probabilities_survive_a_warm_fit_to_few_rows():
+    X, y = SETS["digits"][1]
+    model = CFLLClassifier(warm_start=True, max_epochs=15, random_state=0).fit(X[:500], y[:500])
+    before = log_loss(y[600:], model.predict_proba(X[600:]))
+    model.fit(X[500:530], y[500:530])
+    assert log_loss(y[600:], model.predict_proba(X[600:])) < before + 0.02
+
+
+def test_rows_seen_before_say_nothing_of_the_noise():
+    X, y = friedman(800, noise=1.0)
+    model = CFLLRegressor(random_state=0).fit(X[:300], y[:300])
+    for _ in range(10):
+        model.partial_fit(X[:300], y[:300])
+    lower, upper = model.predict_interval(X[300:])
+    assert ((lower <= y[300:]) & (y[300:] <= upper)).mean() > 0.85
+    none_held_out = CFLLRegressor(max_epochs=3, early_stopping=False, random_state=0)
+    none_held_out.fit(X[:300], y[:300]).partial_fit(X[:300], y[:300])
+    with pytest.raises(ValueError, match="`return_std` needs rows"):
+        none_held_out.predict(X, return_std=True)
+
+
+@pytest.mark.parametrize("method", ["adapt", "partial_fit"])
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_wild_target_among_few_new_rows_is_named(method, n_rows):
+    X, y = friedman(303)
+    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X[:300], y[:300])
+    y[300] = 1e6
+    with pytest.warns(UserWarning, match=r"y\[0\] = 1000000.0 lies more than 100 standard"):
+        getattr(model, method)(X[300 : 300 + n_rows], y[300 : 300 + n_rows])
+
+
+def test_resolved_follows_the_last_run():
+    X, y = friedman(310)
+    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X[:300], y[:300])
+    model.partial_fit(X[300:], y[300:])
+    assert model.resolved_["max_epochs"] == 1
+    assert model.resolved_["learning_rate"] < 1e-4

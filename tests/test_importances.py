@@ -105,3 +105,16 @@ def test_resolved_says_what_auto_stood_for():
         50,
         "float64",
     ]
+
+
+def test_a_network_that_squeezes_its_output_can_be_fitted():
+    class Squeezes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.out = nn.Linear(5, 8), nn.Linear(8, 1)
+
+        def forward(self, inputs):
+            return self.out(torch.relu(self.hidden(inputs))).squeeze()
+
+    X, y = friedman(120, 5)
+    CFLLRegressor(Squeezes(), max_epochs=2, random_state=0).fit(X, y)

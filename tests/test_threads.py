@@ -383,6 +383,12 @@ def test_number_of_threads_returns_after_an_error(error):
 
 @pytest.mark.usefixtures("two_threads")
 def test_fits_in_threads_leave_the_numbers_of_all_threads():
+    begun = threading.Barrier(4)
+
+    def begin(_):  # a thread takes its number when it uses torch for the first time
+        torch.get_num_threads()
+        begun.wait()
+
     def fit(n_threads):
         before = torch.get_num_threads()
         watch = Watch()
@@ -391,6 +397,7 @@ def test_fits_in_threads_leave_the_numbers_of_all_threads():
 
     numbers = [1, 2, 3] * 4
     with ThreadPoolExecutor(4) as pool:
+        list(pool.map(begin, range(4)))
         found = list(pool.map(fit, numbers))
     assert found == [(2, {n}, 2) for n in numbers]
     assert torch.get_num_threads() == number_of_a_new_thread() == 2

@@ -148,6 +148,16 @@ def test_intervals_survive_keeping(noisy, tmp_path):
         np.testing.assert_array_equal(copy.predict_interval(X[:5]), expected)
 
 
+@pytest.mark.parametrize("value", [0.0, 3.0, 100000.3])
+def test_a_constant_target_has_intervals_of_no_width(value):
+    X = np.random.default_rng(0).normal(size=(400, 3))
+    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X, np.full(400, value))
+    lower, upper = model.predict_interval(X[:5])
+    np.testing.assert_allclose(lower, value, rtol=1e-6)
+    np.testing.assert_allclose(upper, value, rtol=1e-6)
+    assert np.all(model.predict(X[:5], return_std=True)[1] < 1e-6 * max(1.0, value))
+
+
 def test_intervals_need_held_out_rows():
     X, y = draw(50, 0, SPREADS["equal"])
     model = CFLLRegressor(max_epochs=1, early_stopping=False).fit(X, y)
@@ -285,3 +295,13 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
     found = torch.cat([r for r, *_ in _left_out_residuals(net, data.subset(rows), lambda *_: None)])
     torch.testing.assert_close(found, expected)
     assert model._scores[2] == len(rows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_zero_inflated_target_is_covered(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(2500, 3))
+    y = np.where(rng.random(2500) < 0.05, 10 * rng.exponential(size=2500), 0.0)
+    model = CFLLRegressor(max_epochs=20, random_state=seed).fit(X[:1500], y[:1500])
+    lower, upper = model.predict_interval(X[1500:], coverage=0.9)
+    assert ((lower <= y[1500:]) & (y[1500:] <= upper)).mean() > 0.82

@@ -187,7 +187,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             else:
                 self._start(plan, parts.train, self._takes_linear_part(parts))
                 if self.net_.optimizer_ is None:
-                    warn_of_fixed_features(self)
+                    warn_of_fixed_features(self, holds_out=parts.valid is not None)
                 if self._scales_columns(parts):
                     self._scale_columns(parts.train)
             if not few:

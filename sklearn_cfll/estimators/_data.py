@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 import torch
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import (
@@ -121,7 +122,7 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
             else:
                 estimator.n_features_in_ = (*np.shape(inputs), 1)[0]
         return X
-    if isinstance(X, Mapping):
+    if isinstance(X, Mapping) and not scipy.sparse.issparse(X):
         return check_named_inputs(estimator, X, reset=reset, min_samples=min_samples)
     lazy, X = isinstance(X, np.memmap), to_numpy(X)
     # Where the backbone gives features at positions X is a field, and its first axis may be the

@@ -118,10 +118,15 @@ def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None
             _warn([name for name in rule.names if name in changed], changed, rule.reason)
 
 
-def warn_of_fixed_features(estimator: Any) -> None:
-    """Warn of parameters of the gradient steps where the backbone has no weights to train."""
+def warn_of_fixed_features(estimator: Any, *, holds_out: bool) -> None:
+    """Warn of parameters of the training where the backbone has no weights to train.
+
+    The final solve then is the whole fit; where rows are held out they choose its ridge.
+    """
     changed = dict(_changed(estimator))
-    names = [name for name in OF_TRAINING if name in changed]
+    solved = ("decay", "update_order", *(("ridge",) if holds_out else ()))
+    parameters = (*OF_TRAINING, *(solved if estimator.refit_last_layer else ()))
+    names = [name for name in parameters if name in changed]
     _warn(names, changed, "where the backbone has no parameters to train.")
 
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..backbones.bins import PiecewiseLinear
 from ..backbones.scaling import LIMIT, Standardize
-from ..training.batches import RowsDataset, input_statistics
+from ..training.batches import BatchIterator, RowsDataset, input_statistics
 from ..training.refit import Refit, mean_squared_residuals
 from ..training.schedules import SCHEDULES
 from ..training.torch_settings import use_threads
@@ -26,7 +26,9 @@ __all__ = ["ColumnMoments", "GoingOnMixin", "mean_factor", "share_kept", "total_
 # The moments of earlier rows were taken on the features of then. A run whose learning rates sum
 # to this much leaves exp(-1) of their weight (benchmarks/going_on.py).
 FORGOTTEN_BY = 1 / 3
-MOST_ROWS_REMEMBERED = 4096
+MOST_ROWS_REMEMBERED, SHARE_SEEN = 1024, 0.2
+# Standard deviations of the targets at fit, and rows of a stream before its scale is known.
+FAR_TARGET, FEW_ROWS = 100.0, 20.0
 # The ridge of a stream's solve, where the user gives none (benchmarks/going_on.py).
 STREAM_RIDGE = 0.01
 
@@ -92,6 +94,8 @@ class GoingOnMixin:
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
             checked = self._tame_targets(checked, "y")
             plan = self._make_plan(checked) if first else self._plan
+            if not first:
+                self._warn_of_far_targets(checked)
             if first:
                 warn_without_effect(self, holds_out=True, given=False)
                 plan.mean_weight = 1.0  # a stream's weights count as they come
@@ -192,6 +196,8 @@ class GoingOnMixin:
         check_is_fitted(self)
         with self._previous_fit_kept() as settings:
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
+            checked = self._tame_targets(checked, "y")
+            self._warn_of_far_targets(checked)
             data = self._plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(data))))
             layer = self.net_.module_.last_layer
@@ -233,6 +239,23 @@ class GoingOnMixin:
             return self.final_ridge_
         exact = self.net_.optimizer_ is None or self.batch_size == "full"
         return float(self.ridge) if exact and self.ridge != "auto" else STREAM_RIDGE
+
+    def _warn_of_far_targets(self: Any, checked: Checked) -> None:
+        """Warn of targets far outside what the model knows: squared error sees little else."""
+        if self._is_stream and self._n_known < FEW_ROWS:
+            return
+        scaled = self._plan.scale.transform(self._plan.layout.to_rows(checked.y))
+        far = np.flatnonzero(np.abs(scaled).reshape(len(scaled), -1).max(1) > FAR_TARGET)
+        if len(far):
+            value = checked.y[far[0]]
+            warnings.warn(
+                f"y[{far[0]}] = {value} lies more than {FAR_TARGET:g} standard deviations from the "
+                f"targets that the model was fitted to ({len(far)} of {len(scaled)} rows do). Such "
+                "rows change it beyond recognition. Leave them out if they are wrong; if they are "
+                "right, `fit` anew on a transformed y.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _see_columns(self: Any, rows: RowsDataset) -> ColumnMoments | None:
         """Statistics of the columns where the backbone standardises them."""
@@ -283,6 +306,7 @@ class GoingOnMixin:
                 self.noise_variance_ = (1 - share) * before + share * new
                 self._n_judges += weight
                 self._noise_changed(before, self.noise_variance_)
+            self.resolved_ = self._resolved(Parts(rows, rows, None))
         self._remember_rows(rows)
         self._n_known = kept * self._n_known + weight
         self._merge_slopes(rows, weight / self._n_known)
@@ -295,7 +319,7 @@ class GoingOnMixin:
 
     def _seen_before(self: Any, rows: RowsDataset) -> bool:
         """Whether these rows were learnt already, as by a loop of epochs over the same rows."""
-        return bool(np.isin(_checksums(rows), self._rows_seen).mean() > 0.5)
+        return bool(np.isin(_checksums(rows), self._rows_seen).mean() > SHARE_SEEN)
 
     def _merge_slopes(self: Any, rows: RowsDataset, share: float) -> None:
         before = self.__dict__.get("_slope_squares")
@@ -306,15 +330,14 @@ class GoingOnMixin:
 
 
 def _checksums(rows: RowsDataset) -> np.ndarray:
-    """One for each row, of many for every second, third..."""
-    step = -(-len(rows) // MOST_ROWS_REMEMBERED)
-    chosen = rows.batch(slice(0, len(rows), step)) if step > 1 else rows.batch(slice(None))
-    inputs = chosen.inputs.values() if isinstance(chosen.inputs, dict) else [chosen.inputs]
-    parts = [part.flatten(1).cpu().numpy() for part in inputs]
-    return np.array(
-        [zlib.crc32(b"".join(row.tobytes() for row in each)) for each in zip(*parts, strict=True)],
-        dtype=np.uint32,
-    )
+    """One for each row and its targets, of many for every second, third..."""
+    chosen = torch.arange(0, len(rows), -(-len(rows) // MOST_ROWS_REMEMBERED))
+    found = []
+    for batch in BatchIterator(rows.subset(chosen), 256):
+        inputs = batch.inputs.values() if isinstance(batch.inputs, dict) else [batch.inputs]
+        parts = [p.reshape(len(p), -1).cpu().numpy() for p in (*inputs, batch.targets)]
+        found += [zlib.crc32(b"".join(map(bytes, row))) for row in zip(*parts, strict=True)]
+    return np.array(found, dtype=np.uint32)
 
 
 def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:

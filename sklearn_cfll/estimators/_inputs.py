@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from sklearn.utils import check_array
 from torch import nn
@@ -64,7 +65,7 @@ def _check_one(estimator: Any, name: str, part: Any, min_samples: int) -> Any:
 def check_names(X: Any, sample_shape: Any) -> None:
     """Raise where X does not hold the inputs that the estimator was fitted on."""
     names = list(sample_shape) if isinstance(sample_shape, dict) else None
-    given = X
+    given = None if scipy.sparse.issparse(X) else X  # a dictionary of keys is a Mapping too
     if isinstance(X, Dataset):
         item = X[0] if len(X) else None  # type: ignore[arg-type]
         given = item[0] if isinstance(item, tuple | list) else item

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from ..backbones.mlp import MLPBackbone
-from ..backbones.recipe import cast_module
+from ..backbones.recipe import cast_module, takes_generator
 from ..last_layer import MEMORIES, SOLVERS
 from ..persistence import ModelFileError, recipe_name
 from ..training.optimizers import OPTIMIZERS
+from ..training.seeding import own_generator
 
 __all__ = ["INPUT_DTYPES", "check_attributes", "check_fields", "check_layers", "check_optimizer"]
 __all__ += ["check_packed"]
@@ -219,8 +220,9 @@ def without_memory(
     if n_layers > len(held) or n_numbers > sum(array.size for array in held.values()):
         raise ModelFileError(f"recipe: {len(held)} arrays are too few for {n_layers} layers.")
     try:
+        options = {"generator": own_generator("cpu", 0)} if takes_generator(recipe) else {}
         with torch.device("meta"):
-            module = recipe.build(tuple(sample_shape))
+            module = recipe.build(tuple(sample_shape), **options)
         return cast_module(module, torch.device("meta"), dtype)
     except Exception as error:
         raise ModelFileError(f"recipe: it builds no network ({error}).") from error
@@ -241,7 +243,7 @@ def check_optimizer(optimizer: Any) -> None:
     """Its state has the shapes of the parameters: fused kernels do not look."""
     for parameter, state in {} if optimizer is None else optimizer.state.items():
         for name, value in state.items():
-            if torch.is_tensor(value) and value.ndim and value.shape != parameter.shape:
+            if torch.is_tensor(value) and name != "step" and value.shape != parameter.shape:
                 raise ModelFileError(f"optimizer: `{name}` has not its parameter's shape.")
 
 

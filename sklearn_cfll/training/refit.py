@@ -223,7 +223,7 @@ def calibrate(
 
     scores, weights, left, n_samples = [], [], [], 0
     for residual, spread, sample_weight in residuals(net, data, variance):
-        score = residual.abs() / spread.clamp_min(floor).sqrt()
+        score = residual.abs() / spread.to(noise_variance).clamp_min(floor).sqrt()
         rows, row_weight = as_rows(score, sample_weight)
         scores.append(rows)
         left.append(residual)
