@@ -53,6 +53,7 @@ from ._options import (
     resolve_learning_rate,
     resolve_max_epochs,
     resolve_ridge,
+    resolve_schedule,
 )
 from ._parameters import CONSTRAINTS
 from ._plan import Plan
@@ -286,6 +287,9 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
     def _rate(self) -> float:
         return resolve_learning_rate(self.learning_rate, self._on_fields())
 
+    def _schedule(self) -> str:
+        return resolve_schedule(self.learning_rate_schedule, self._on_fields())
+
     def _epochs(self) -> int:
         return resolve_max_epochs(self.max_epochs, self._on_fields(), self._epochs_on_tables)
 
@@ -307,7 +311,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
             epochs = 1  # nothing to train
         net.configure(
             update_order=self.update_order,
-            lr_schedule="constant" if stream else self.learning_rate_schedule,
+            lr_schedule="constant" if stream else self._schedule(),
             lr=self._rate(),
             weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
             max_epochs=epochs,
@@ -349,7 +353,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
         if n_steps is None or not self._is_perceptron() or not decoupled:
             return 0.0
-        return auto_weight_decay(self._rate(), self.learning_rate_schedule, n_steps)
+        return auto_weight_decay(self._rate(), self._schedule(), n_steps)
 
     def _solve(self, parts: Parts) -> None:
         """The final exact solve and the noise that is left."""
