@@ -1,12 +1,13 @@
 """Rate, epochs, schedule and batch size of the estimators on fields: a search on simulations.
 
 Fits ``CFLLRegressor(FNOBackbone(...))`` with its own early stopping and final solve to small
-samples of the package's simulators. Stage by stage: five rates, then other numbers of epochs at the
-three best rates, then other schedules and batch sizes at the two best. The measure is the mean
-over test samples of ‖prediction − y‖ / ‖y‖; settings are compared by its geometric mean over
-simulators. ``--report`` fits the estimator's defaults, which follow from the search, once to
+samples of the package's simulators. Stage by stage: five rates, then more epochs at the three best,
+then other batch sizes and schedules, most of them at the two best; the best seven settings of one
+seed are fitted again with a second one. The measure is the mean over test samples of
+‖prediction − y‖ / ‖y‖; settings are compared by its geometric mean over simulators.
+``--report`` fits the estimator's defaults, which follow from the search, once to
 neuraloperator's small Darcy set, which no choice has seen, beside the former defaults and Adam on
-all layers, whose rate is the best of three on the samples held out.
+all layers in batches of 20 for as many epochs, at the rate that ``operators.py`` chose for it.
 
     python benchmarks/fields.py                      # the search, half an hour on one core
     python benchmarks/fields.py --table              # print the stored records
@@ -56,25 +57,30 @@ TASKS = {
 SETTING = ("schedule", "batch_size", "rate", "epochs")
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
 SCHEDULES = ("one_cycle", "linear")
-BATCHES = (10, 40, 256)
-SEEDS = (0, 1)
+BATCHES = (5, 10, 40, 256)
+FINALISTS = 7
 
 
-def stages(records: list[dict], seed: int) -> Iterator[list[tuple]]:
-    """Settings (schedule, batch size, rate, epochs), each stage by what those before it found."""
+def stages(records: list[dict]) -> Iterator[tuple[int, list[tuple]]]:
+    """Seed and settings of each stage, by what the stages before it found."""
 
     def best(n: int, **fixed: object) -> list[float]:
         """Rates of the n best settings of this kind."""
-        found = [line for line in lines(records, {seed}) if fixed.items() <= line[1].items()]
+        found = [line for line in lines(records, {0}) if fixed.items() <= line[1].items()]
         return [setting["rate"] for _, setting, *_ in found[:n]]
 
-    yield [("cosine", 20, rate, 20) for rate in RATES]
+    yield 0, [("cosine", 20, rate, 20) for rate in RATES]
     three = best(3, schedule="cosine", batch_size=20, epochs=20)
-    yield [("cosine", 20, rate, 40) for rate in three]
+    yield 0, [("cosine", 20, rate, 40) for rate in three]
     two = best(2, schedule="cosine", batch_size=20, epochs=40)
-    yield list(product(("cosine",), BATCHES, two, (20,)))
-    yield list(product(("cosine",), (20,), three, (10, 60)))
-    yield list(product(SCHEDULES, (20,), two, (40,)))
+    yield 0, list(product(("cosine",), BATCHES, two, (20,)))
+    yield 0, list(product(("cosine",), (10,), two, (40,)))
+    yield 0, list(product(SCHEDULES, (20,), two, (40,)))
+    yield 0, [("one_cycle", 10, rate, 40) for rate in three]
+    yield 0, [("cosine", 10, rate, 60) for rate in two]
+    # One cycle was best at the end of the range: a higher rate, and fewer and more epochs.
+    yield 0, [("one_cycle", 10, 0.04, 40), ("one_cycle", 10, 0.02, 20), ("one_cycle", 10, 0.02, 60)]
+    yield 1, [tuple(setting.values()) for _, setting, *_ in lines(records, {0})[:FINALISTS]]
 
 
 def relative_error(prediction: np.ndarray, y: np.ndarray) -> float:
@@ -112,16 +118,15 @@ def run_search(options: argparse.Namespace) -> None:
         )
         for name, size in TASKS.items()
     }
-    for seed in SEEDS:
-        for stage in stages(records, seed):
-            for setting, task in product(stage, TASKS):
-                run = {"task": task, **dict(zip(SETTING, setting, strict=True)), "seed": seed}
-                if any(run.items() <= record.items() for record in records):
-                    continue
-                record = run_one(run, data[task], TASKS[task])
-                records.append(record)
-                add_records(options.results, [record])
-                print(record, file=sys.stderr, flush=True)
+    for seed, settings in stages(records):
+        for setting, task in product(settings, TASKS):
+            run = {"task": task, **dict(zip(SETTING, setting, strict=True)), "seed": seed}
+            if any(run.items() <= record.items() for record in records):
+                continue
+            record = run_one(run, data[task], TASKS[task])
+            records.append(record)
+            add_records(options.results, [record])
+            print(record, file=sys.stderr, flush=True)
 
 
 def lines(records: list[dict], seeds: set[int]) -> list[tuple]:
@@ -154,7 +159,7 @@ def print_table(records: list[dict]) -> None:
     print(
         f"{'schedule':10s}{'batch':>6s}{'rate':>7s}{'epochs':>7s}{'all':>9s}{head}{'s':>6s} seeds"
     )
-    for overall, setting, means, seconds, n_seeds in lines(records, set(SEEDS)):
+    for overall, setting, means, seconds, n_seeds in lines(records, {0, 1}):
         schedule, batch, rate, epochs = setting.values()
         each = "".join(f"{mean:15.4f}" for mean in means)
         print(
@@ -186,14 +191,10 @@ def report(options: argparse.Namespace) -> None:
         print(f"{title:34s}{error:8.4f}{seconds:8.1f}", flush=True)
     setting = {"modes": modes, "width": width, "layers": 4, "batch_size": 20}
     setting["epochs"] = FIELD_EPOCHS
-    runs = []
-    for rate in (1e-3, 3e-3, 1e-2):
-        start = time.process_time()
-        config = {"method": "all layers", "optimizer": "adam", "lr": rate, "loss": "squared"}
-        run = run_network(task, config, setting, seed=0)
-        runs.append((run["valid"], run["curve"][-1], rate, time.process_time() - start))
-    _, error, rate, seconds = min(runs)
-    print(f"{f'Adam on all layers, rate {rate:g}':34s}{error:8.4f}{seconds:8.1f}")
+    config = {"method": "all layers", "optimizer": "adam", "lr": 0.01, "loss": "squared"}
+    start = time.process_time()
+    error = run_network(task, config, setting, seed=0)["curve"][-1]
+    print(f"{'Adam on all layers':34s}{error:8.4f}{time.process_time() - start:8.1f}")
 
 
 def main() -> None:

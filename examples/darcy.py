@@ -69,6 +69,7 @@ def main() -> dict[str, float]:
         batch_size=BATCH_SIZE,
         max_epochs=EPOCHS,
         learning_rate=4e-2,
+        learning_rate_schedule="cosine",
         ridge=1e-2,
         precision="float32",
         random_state=0,

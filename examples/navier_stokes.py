@@ -70,6 +70,7 @@ def main() -> dict[str, float]:
         batch_size=BATCH_SIZE,
         max_epochs=EPOCHS,
         learning_rate=4e-2,
+        learning_rate_schedule="cosine",
         ridge=0.1,
         precision="float32",
         random_state=0,

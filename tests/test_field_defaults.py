@@ -1,4 +1,4 @@
-"""`learning_rate`, `max_epochs` and `batch_size` that are left to "auto": tables and fields."""
+"""Rate, schedule, epochs and batch size that are left to "auto": tables and fields."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,12 @@ from sklearn.base import clone
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimators._options import FIELD_BATCH, FIELD_EPOCHS, FIELD_RATE
+from sklearn_cfll.estimators._options import (
+    FIELD_BATCH,
+    FIELD_EPOCHS,
+    FIELD_RATE,
+    FIELD_SCHEDULE,
+)
 
 TABLE = {CFLLRegressor: 60, CFLLClassifier: 100}
 
@@ -37,7 +42,8 @@ def small(Estimator, **parameters):
 def test_tables_keep_their_rate_and_epochs(Estimator):
     X, y = table(Estimator)
     auto = small(Estimator).fit(X, y)
-    given = small(Estimator, learning_rate=0.02, max_epochs=TABLE[Estimator]).fit(X, y)
+    settings = {"learning_rate": 0.02, "learning_rate_schedule": "cosine"}
+    given = small(Estimator, max_epochs=TABLE[Estimator], **settings).fit(X, y)
     assert auto.net_.max_epochs == TABLE[Estimator]
     assert auto.history_[0]["learning_rate"] == given.history_[0]["learning_rate"]
     assert auto.net_.optimizer__weight_decay == given.net_.optimizer__weight_decay
@@ -50,6 +56,7 @@ def test_networks_without_positions_count_as_tables(last):
     network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), *last)
     net = CFLLRegressor(network, random_state=0).fit(X, y).net_
     assert (net.lr, net.max_epochs, net.batch_size) == (0.02, 60, 256)
+    assert net.lr_schedule == "cosine"
 
 
 def test_fields_take_what_was_found_for_them():
@@ -57,16 +64,19 @@ def test_fields_take_what_was_found_for_them():
     auto = CFLLRegressor(pointwise(), random_state=0).fit(X, y)
     net = auto.net_
     assert (net.lr, net.max_epochs, net.batch_size) == (FIELD_RATE, FIELD_EPOCHS, FIELD_BATCH)
+    assert net.lr_schedule == FIELD_SCHEDULE
     found = {"learning_rate": FIELD_RATE, "max_epochs": FIELD_EPOCHS, "batch_size": FIELD_BATCH}
+    found["learning_rate_schedule"] = FIELD_SCHEDULE
     given = CFLLRegressor(pointwise(), random_state=0, **found).fit(X, y)
     np.testing.assert_array_equal(auto.predict(X), given.predict(X))
 
 
 def test_fields_take_what_is_given():
     X, y = fields()
-    model = CFLLRegressor(pointwise(), learning_rate=0.01, max_epochs=3, batch_size=7)
-    net = model.fit(X, y).net_
-    assert (net.lr, net.max_epochs, net.batch_size) == (0.01, 3, 7)
+    settings = {"learning_rate": 0.03, "max_epochs": 3, "batch_size": 7}
+    net = CFLLRegressor(pointwise(), learning_rate_schedule="linear", **settings).fit(X, y).net_
+    assert (net.lr, net.max_epochs, net.batch_size) == (0.03, 3, 7)
+    assert net.lr_schedule == "linear"
 
 
 def test_classes_of_positions_are_fields_too():
@@ -102,9 +112,10 @@ def test_parameters_stay_as_given_and_are_kept(tmp_path):
     model.save(tmp_path / "model")
     for copy in (model, clone(model), CFLLRegressor.load(tmp_path / "model")):
         assert copy.learning_rate == copy.max_epochs == "auto"
+        assert copy.learning_rate_schedule == "auto"
 
 
-@pytest.mark.parametrize("name", ["learning_rate", "max_epochs"])
+@pytest.mark.parametrize("name", ["learning_rate", "learning_rate_schedule", "max_epochs"])
 @pytest.mark.parametrize("value", ["fast", 0, -1, None])
 def test_other_values_are_refused_by_name(name, value):
     X, y = table(CFLLRegressor)
@@ -146,8 +157,9 @@ def test_defaults_of_fields_are_better_than_those_of_tables():
 
     X, y = make_burgers(300, 64, random_state=0)
     errors = []
-    for settings in [{}, {"learning_rate": 0.02, "max_epochs": 60}]:
-        model = CFLLRegressor(FNOBackbone(32, 24), precision="float32", random_state=0, **settings)
+    of_tables = {"learning_rate": 0.02, "learning_rate_schedule": "cosine", "max_epochs": 60}
+    for settings in [{}, {**of_tables, "batch_size": 20}]:
+        model = CFLLRegressor(FNOBackbone(32, 48), precision="float32", random_state=0, **settings)
         prediction = model.fit(X[:200], y[:200]).predict(X[200:])
         error = np.linalg.norm(prediction - y[200:], axis=1) / np.linalg.norm(y[200:], axis=1)
         errors.append(error.mean())

@@ -280,6 +280,7 @@ def test_parameter_of_a_sample_is_a_constant_channel():
     fields = np.stack([X, parameter], 1)
     y = factor[:, None] * y
     options = {"max_epochs": 30, "ridge": 1e-2, "early_stopping": False}
+    options["learning_rate_schedule"] = "cosine"
     told = regressor(backbone=recipe(channels="first"), **options).fit(fields[:60], y[:60])
     untold = regressor(backbone=recipe(), **options).fit(X[:60], y[:60])
     assert told.score(fields[60:], y[60:]) > 0.95 > untold.score(X[60:], y[60:])

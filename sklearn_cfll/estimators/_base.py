@@ -71,6 +71,7 @@ from ._options import (
     resolve_max_epochs,
     resolve_n_threads,
     resolve_ridge,
+    resolve_schedule,
 )
 from ._parameters import CONSTRAINTS, refuse_mistaken_kinds
 from ._plan import Plan, fixed_parameters, prediction_batch
@@ -316,6 +317,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def _rate(self) -> float:
         return resolve_learning_rate(self.learning_rate, self._on_fields())
 
+    def _schedule(self) -> str:
+        return resolve_schedule(self.learning_rate_schedule, self._on_fields())
+
     def _epochs(self) -> int:
         return resolve_max_epochs(self.max_epochs, self._on_fields(), self._epochs_on_tables)
 
@@ -363,7 +367,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             rate *= min(1.0, n_rows / batch_rows) ** 0.5  # as adaptive steps' noise grows
         net.configure(
             update_order=self.update_order,
-            lr_schedule="constant" if stream and self._is_stream else self.learning_rate_schedule,
+            lr_schedule="constant" if stream and self._is_stream else self._schedule(),
             lr=rate * self._rate(),
             weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
             max_epochs=epochs,
@@ -416,7 +420,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
         if n_steps is None or not self._is_perceptron() or not decoupled:
             return 0.0
-        return auto_weight_decay(self._rate(), self.learning_rate_schedule, n_steps)
+        return auto_weight_decay(self._rate(), self._schedule(), n_steps)
 
     def _solve(self, parts: Parts) -> None:
         """The final exact solve and the noise that is left."""

@@ -25,6 +25,7 @@ __all__ = [
     "resolve_max_epochs",
     "resolve_n_threads",
     "resolve_ridge",
+    "resolve_schedule",
 ]
 
 # Below this many rows none are held out by default: ten say too little about when to stop, and
@@ -56,8 +57,13 @@ WORTH_THREADS = 2e9
 # Of 0.003, 0.01 and 0.03 the largest had the least validation error on five of six tasks
 # (benchmarks/tuned.py).
 RATE = 0.02
-# What benchmarks/fields.py chose on simulations, for Fourier neural operators under AdamW.
-FIELD_RATE, FIELD_EPOCHS, FIELD_BATCH = 0.005, 40, 20
+# For fields: found on simulations with Fourier neural operators under AdamW (benchmarks/fields.py).
+# Mean relative error of one seed after 20 epochs at this rate in batches of 10, 20, 40 and 256
+# samples: .0114, .0153, .0220 and .0442. After 40 epochs in batches of 10: a cosine .0074, one cycle
+# .0060. One cycle at 0.02 gave .0042, but wide operators were stopped early at it (.0048 on the
+# guide's example, .0006 at 0.01). 60 epochs at a cosine: .0055 for half as much time again.
+FIELD_RATE, FIELD_EPOCHS, FIELD_BATCH = 0.01, 40, 10
+FIELD_SCHEDULE = "one_cycle"
 FIELD_RIDGE = 0.1  # benchmarks/field_ridge.py
 
 # Batches of many rows are what a closed-form last layer is good at: of more than 2,000 rows an
@@ -124,6 +130,13 @@ def resolve_learning_rate(learning_rate: Any, fields: bool) -> float:
     return float(learning_rate)
 
 
+def resolve_schedule(schedule: str, fields: bool) -> str:
+    """The rate's schedule; "auto" is a cosine, for fields one cycle."""
+    if schedule == "auto":
+        return FIELD_SCHEDULE if fields else "cosine"
+    return schedule
+
+
 def resolve_max_epochs(max_epochs: Any, fields: bool, on_tables: int) -> int:
     """Epochs at most; "auto" is what was found for tables (``on_tables``) or for fields."""
     if max_epochs == "auto":
@@ -134,7 +147,7 @@ def resolve_max_epochs(max_epochs: Any, fields: bool, on_tables: int) -> int:
 def resolve_batch_size(batch_size: Any, n_rows: int, perceptron: bool, fields: bool = False) -> int:
     """Rows a batch; "auto" is an eighth of the training rows, within 256 and 1,024.
 
-    20 samples of ``fields``, where each position is a row of the solve; 256 for other networks
+    Ten samples of ``fields``, where each position is a row of the solve; 256 for other networks
     than perceptrons: their rows may be large, and were not measured.
     """
     if batch_size == "full":

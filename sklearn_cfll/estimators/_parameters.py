@@ -33,7 +33,7 @@ CONSTRAINTS: dict[str, Any] = {
     "optimizer": [StrOptions(set(OPTIMIZERS)), type],
     "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
     "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-    "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
+    "learning_rate_schedule": [StrOptions({*SCHEDULES, "auto"})],
     "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto", "full"})],
     "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "early_stopping": ["boolean", StrOptions({"auto"})],
@@ -115,8 +115,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Of the backbone, as the optimiser defines it. "auto": for a perceptron under AdamW what
         shrinks its weights by exp(-3) in ``max_epochs``, were it not for their gradients (of few
         steps, less); 0 for others.
-    learning_rate_schedule : {{"cosine", "constant", "linear", "one_cycle"}}, default="cosine"
-        Over ``max_epochs``, step by step.
+    learning_rate_schedule : {{"auto", "cosine", "constant", "linear", "one_cycle"}}, default="auto"
+        Over ``max_epochs``, step by step. "auto" is "cosine", and "one_cycle" (ten per cent of
+        warm-up, then a cosine) where each sample has positions (fields).
     batch_size : int, "auto" or "full", default={batch_size}
         Rows a batch, spread evenly. "auto": for a perceptron an eighth of the training rows, 256
         at least and 1,024 at most; {field_batch} samples where each has positions (fields); 256

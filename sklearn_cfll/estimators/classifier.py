@@ -97,7 +97,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         optimizer: Any = "adamw",
         learning_rate: Any = "auto",
         weight_decay: Any = 0.0,
-        learning_rate_schedule: str = "cosine",
+        learning_rate_schedule: str = "auto",
         batch_size: Any = 256,
         max_epochs: Any = "auto",
         early_stopping: Any = "auto",

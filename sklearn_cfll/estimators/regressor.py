@@ -98,7 +98,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         optimizer: Any = "adamw",
         learning_rate: Any = "auto",
         weight_decay: Any = "auto",
-        learning_rate_schedule: str = "cosine",
+        learning_rate_schedule: str = "auto",
         batch_size: Any = "auto",
         max_epochs: Any = "auto",
         early_stopping: Any = "auto",
