@@ -79,15 +79,10 @@ def test_fields_take_what_is_given():
     assert net.lr_schedule == "linear"
 
 
-def test_classes_of_positions_are_fields_too():
-    X, y = fields()
-    model = CFLLRegressor(pointwise(), random_state=0).fit(X, y)
-    masks = CFLLClassifier(pointwise(), random_state=0)
-    try:
-        masks.fit(X, (y > 1).astype(int))
-    except ValueError:
-        pytest.skip("targets of a classifier have no positions")
-    assert masks.net_.lr == model.net_.lr
+def test_classes_of_positions_keep_the_rate_of_tables():
+    X, y = fields()  # the search was for regression
+    net = CFLLClassifier(pointwise(), random_state=0).fit(X, (y > 1).astype(int)).net_
+    assert (net.lr, net.max_epochs, net.lr_schedule) == (0.02, 100, "cosine")
 
 
 def test_partial_fit_takes_the_rate_of_the_kind_of_sample():

@@ -294,7 +294,7 @@ class BaseCFLL(StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMet
         return resolve_max_epochs(self.max_epochs, self._on_fields(), self._epochs_on_tables)
 
     def _on_fields(self) -> bool:
-        """Whether features have positions: samples are images or fields."""
+        """Whether features have positions, and the settings found for such samples apply."""
         return len(self._plan.backbone.feature_shape) > 1
 
     def _is_perceptron(self) -> bool:

@@ -53,9 +53,9 @@ SHORT_RUN = 100  # steps, below which a run shrinks them by less
 RATE = 0.02
 # For fields: found on simulations with Fourier neural operators under AdamW (benchmarks/fields.py).
 # Mean relative error of one seed after 20 epochs at this rate in batches of 10, 20, 40 and 256
-# samples: .0114, .0153, .0220 and .0442. After 40 epochs in batches of 10: a cosine .0074, one cycle
-# .0060. One cycle at 0.02 gave .0042, but wide operators were stopped early at it (.0048 on the
-# guide's example, .0006 at 0.01). 60 epochs at a cosine: .0055 for half as much time again.
+# samples: .0114, .0153, .0220 and .0442. After 40 epochs in batches of 10: a cosine .0074, one
+# cycle .0060. One cycle at 0.02 gave .0042, but wide operators were stopped early at it (.0048 on
+# the guide's example, .0006 at 0.01). 60 epochs of a cosine: .0055, in half as much time again.
 FIELD_RATE, FIELD_EPOCHS, FIELD_BATCH = 0.01, 40, 10
 FIELD_SCHEDULE = "one_cycle"
 FIELD_RIDGE = 0.1  # benchmarks/field_ridge.py

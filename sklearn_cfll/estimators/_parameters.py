@@ -105,25 +105,25 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Of the backbone.
     learning_rate : float or "auto", default="auto"
         Of the optimiser, at the start of the schedule. "auto" is 0.02, and {field_rate} where each
-        sample has positions (fields). Two to ten times what Adam on all layers takes is stable,
-        because the last layer is solved again on every batch. On tables 0.03 had a lower validation
-        error than 0.003 and 0.01 on five of six tasks (benchmarks/tuned.py); the rate of fields was
-        found with Fourier neural operators (benchmarks/fields.py).
+        sample has positions (fields, in regression). Two to ten times what Adam on all layers takes
+        is stable, because the last layer is solved again on every batch. On tables 0.03 had a lower
+        validation error than 0.003 and 0.01 on five of six tasks (benchmarks/tuned.py); the rate of
+        fields was found with Fourier neural operators (benchmarks/fields.py).
     weight_decay : float or "auto", default={weight_decay}
         Of the backbone, as the optimiser defines it. "auto": for a perceptron under AdamW what
         shrinks its weights by exp(-3) in ``max_epochs``, were it not for their gradients (of few
         steps, less); 0 for others.
     learning_rate_schedule : {{"auto", "cosine", "constant", "linear", "one_cycle"}}, default="auto"
         Over ``max_epochs``, step by step. "auto" is "cosine", and "one_cycle" (ten per cent of
-        warm-up, then a cosine) where each sample has positions (fields).
+        warm-up, then a cosine) where each sample has positions (fields, in regression).
     batch_size : int, "auto" or "full", default={batch_size}
         Rows a batch, spread evenly. "auto": for a perceptron an eighth of the training rows, 256
-        at least and 1,024 at most; {field_batch} samples where each has positions (fields); 256
-        for others. "full" is the deterministic method: all rows
-        in one batch, the last layer their exact ridge fit at every step.
+        at least and 1,024 at most; {field_batch} samples where each has positions (fields, in
+        regression); 256 for others. "full" is the deterministic method: all rows in one batch, the
+        last layer their exact ridge fit at every step.
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. "auto" is {max_epochs}, and {field_epochs} where each sample
-        has positions (fields).
+        has positions (fields, in regression).
     early_stopping : bool or "auto", default="auto"
         Hold rows out, watch their loss, keep the best epoch. "auto": from 40 rows on.
     validation_fraction : float or "auto", default="auto"

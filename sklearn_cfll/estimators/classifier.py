@@ -248,6 +248,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
     # -- the kind -------------------------------------------------------------------
 
+    def _on_fields(self) -> bool:
+        return False  # what was found for fields was found for regression alone
+
     @property
     def _is_binary(self) -> bool:
         return not self.multilabel_ and len(self.classes_) == 2
