@@ -102,8 +102,8 @@ SECTIONS = (
         "Time of a default fit",
         "Asked for was at most three times MLPRegressor's default fit with up to 10,000 rows; not "
         "all sets keep to it. A step of the default network costs several of its steps, and column "
-        "scales take 40 steps before training. First on one thread, then as both run where nobody "
-        "sets a number of threads.",
+        "scales take 40 steps before training. First on one thread, then as both ran where nobody "
+        "set a number of threads, before a default fit took one thread by itself.",
     ),
     (
         "uci.txt",

@@ -136,7 +136,7 @@ class GoingOnMixin:
         noise = mean_squared_residuals(self.net_, added)
         kept = self._follow_scales(added)
         before = self._take_last_layer()
-        rate = (total_weight(parts.rows) / self._n_known) ** 2
+        rate = self._restart_rate(added)
         self._configure(len(parts.train), epochs, rate=rate)
         self._train(parts, task, X, y, warm=True)
         kept *= share_kept(self._total_rate())
