@@ -8,7 +8,7 @@ MLPClassifier, on standardised columns, beside it.
 Below: streams from nothing, a row at a time and in chunks, beside SGDRegressor and MLPRegressor
 with columns standardised by the first rows.
 
-    python benchmarks/going_on.py [--data DIR]    # ten minutes; concrete is in DIR
+    python benchmarks/going_on.py [--data DIR]    # six minutes; concrete is in DIR
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Five independent columns; test MSE over that of predicting the mean, mean and wo
 for the default, the same without its linear part, and ridge regression. Where the truth is a
 line along heavy-tailed columns (where the mean says nothing) the square of the median error.
 
-    python benchmarks/heavy_tails.py      # five minutes
+    python benchmarks/heavy_tails.py      # ten minutes
 """
 
 from __future__ import annotations
