@@ -96,12 +96,12 @@ class GoingOnMixin:
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
             checked = self._tame_targets(checked, "y")
             plan = self._make_plan(checked) if first else self._plan
-            if not first:
-                self._warn_of_far_targets(checked)
             if first:
                 warn_without_effect(self, holds_out=True, given=False)
                 plan.mean_weight = 1.0  # a stream's weights count as they come
             added = plan.dataset(checked, as_added=True)
+            if not first:
+                self._warn_of_far_targets(added)
             settings.enter_context(use_threads(self._n_threads_to_train(len(added))))
             noise, kept = None, 1.0
             if first:
@@ -199,8 +199,8 @@ class GoingOnMixin:
         with self._previous_fit_kept() as settings:
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
             checked = self._tame_targets(checked, "y")
-            self._warn_of_far_targets(checked)
             data = self._plan.dataset(checked, as_added=True)
+            self._warn_of_far_targets(data)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(data))))
             layer = self.net_.module_.last_layer
             if not layer.holds_moments:
@@ -242,19 +242,20 @@ class GoingOnMixin:
         exact = self.net_.optimizer_ is None or self.batch_size == "full"
         return float(self.ridge) if exact and self.ridge != "auto" else STREAM_RIDGE
 
-    def _warn_of_far_targets(self: Any, checked: Checked) -> None:
+    def _warn_of_far_targets(self: Any, rows: RowsDataset) -> None:
         """Warn of targets far outside what the model knows: squared error sees little else."""
         if self._is_stream and self._n_known < FEW_ROWS:
             return
-        scaled = self._plan.scale.transform(self._plan.layout.to_rows(checked.y))
+        assert rows.targets is not None
+        scaled = rows.targets.double().cpu().numpy()
         far = np.flatnonzero(np.abs(scaled).reshape(len(scaled), -1).max(1) > FAR_TARGET)
         if len(far):
-            value = checked.y[far[0]]
+            value = self._plan.scale.inverse(scaled[far[0]]).max()
             warnings.warn(
-                f"y[{far[0]}] = {value} lies more than {FAR_TARGET:g} standard deviations from the "
-                f"targets that the model was fitted to ({len(far)} of {len(scaled)} rows do). Such "
-                "rows change it beyond recognition. Leave them out if they are wrong; if they are "
-                "right, `fit` anew on a transformed y.",
+                f"y[{far[0]}] = {value:g} lies more than {FAR_TARGET:g} standard deviations from "
+                f"the targets that the model was fitted to ({len(far)} of {len(scaled)} rows "
+                "do). Such rows change it beyond recognition. Leave them out if they are wrong; "
+                "if they are right, `fit` anew on a transformed y.",
                 UserWarning,
                 stacklevel=4,
             )
