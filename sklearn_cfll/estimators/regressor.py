@@ -153,7 +153,12 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CFLLRegressor:
-        """One epoch over these rows; the first call settles widths and scales.
+        """One epoch over these rows; the first call settles widths and bins.
+
+        After ``fit`` few rows change the model little: they are added to the moments that the
+        last layer is solved from, and the backbone moves in proportion to their number beside
+        the rows that the model knows. Without a ``fit`` before, the rate stays constant and the
+        scales of the columns follow the rows seen so far.
 
         Parameters
         ----------
