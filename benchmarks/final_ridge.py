@@ -7,7 +7,9 @@ that training left ("anchored"). Test errors relative to no refit, geometric mea
 - fixed: 0.1 below 200 rows, else 0.001.
 - anchored: the training ridge, pulled towards the trained weights in place of zero.
 - GCV: generalised cross-validation. x1.4, x2, x3: each parameter counts so often.
-- rule: x2, below ten rows per feature at most 0.32 (linalg.final_ridge), what the estimators do.
+- few: x2, below ten rows per feature at most 0.32.
+- rule: few, and below ten rows per feature no larger than leaves one and a half times the residuals
+  of training (linalg.final_ridge), what the estimators do.
 - best: the ridge with the least test error.
 
 Fields: a Fourier neural operator on Burgers' equation, 800 samples.
@@ -25,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import PLAIN
-from sklearn.datasets import load_diabetes, load_digits, make_friedman1
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, make_friedman1
 from torch import Tensor, nn
 
 from sklearn_cfll import CFLLRegressor, linalg
@@ -33,11 +35,12 @@ from sklearn_cfll.datasets import make_burgers
 from sklearn_cfll.training.schedules import cosine
 
 RIDGES = torch.tensor(linalg.RIDGES, dtype=torch.float64)
-SETS = ("diabetes", "friedman1, noise 0.5", "friedman1, noise 1", "digits", "concrete", "energy")
-SIZES = {20: 6, 60: 6, 120: 6, 300: 4, 1000: 3, 5000: 2}  # rows and seeds
+SETS = ("diabetes", "friedman1, noise 0.5", "friedman1, noise 1", "digits", "breast cancer")
+SETS += ("concrete", "energy")
+SIZES = {20: 6, 40: 6, 60: 6, 120: 6, 300: 4, 1000: 3, 5000: 2}  # rows and seeds
 TEST_ROWS = 1000
 NETWORKS = {"four networks of 64-64, the defaults": {}, "one network of 256-256": PLAIN}
-RULES = ("fixed", "anchored", "GCV", "x1.4", "x2", "x3", "rule", "best")
+RULES = ("fixed", "anchored", "GCV", "x1.4", "x2", "x3", "few", "rule", "best")
 
 
 def load(name: str, n_rows: int, seed: int, data: Path | None) -> list[np.ndarray] | None:
@@ -47,6 +50,8 @@ def load(name: str, n_rows: int, seed: int, data: Path | None) -> list[np.ndarra
         X, y = make_friedman1(n_rows + TEST_ROWS, 10, noise=noise, random_state=seed)
     elif name == "diabetes":
         X, y = load_diabetes(return_X_y=True)
+    elif name == "breast cancer":
+        X, y = load_breast_cancer(return_X_y=True)
     elif name == "digits":
         X, y = load_digits(return_X_y=True)
         y = np.eye(10)[y]
@@ -76,7 +81,8 @@ def errors(parts: list[np.ndarray], settings: dict, seed: int) -> list[float]:
         torch.as_tensor(model.features(part)).double().chunk(len(layers), 1) for part in (X, X_test)
     )
     blocks = [linalg.moments(rows, targets) for rows in features]
-    trained = [own.weight.double() for own in layers]
+    trained = [part.weight.double() for part in layers]
+    own = [(part.weight, part.bias) for part in layers]
 
     def error(fits: list[tuple[Tensor, Tensor]]) -> float:
         outputs = [rows @ w.T + b for rows, (w, b) in zip(test, fits, strict=True)]
@@ -95,11 +101,12 @@ def errors(parts: list[np.ndarray], settings: dict, seed: int) -> list[float]:
     at = {float(r): value for r, value in zip(RIDGES, path, strict=True)}
     fixed = min(at, key=lambda r: abs(np.log(r / (0.1 if n < 200 else 0.001))))
     return [
-        error([(w, own.bias.double()) for w, own in zip(trained, layers, strict=True)]),
+        error([(w, part.bias.double()) for w, part in zip(trained, layers, strict=True)]),
         at[fixed],
         error([anchored(block, w) for block, w in zip(blocks, trained, strict=True)]),
         *(at[float(least(optimism))] for optimism in (1.0, 1.4, 2.0, 3.0)),
         at[linalg.final_ridge(blocks, n)],
+        at[linalg.final_ridge(blocks, n, trained=own)],
         min(path),
     ]
 

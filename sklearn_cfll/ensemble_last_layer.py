@@ -276,7 +276,9 @@ class EnsembleLastLayer(nn.Module):
         self.reset_memory()
         for member, block in zip(self.members, blocks, strict=True):
             member._hold(block)
-        return self.solve(first._chosen_ridge(blocks, n_rows) if ridge is None else ridge)
+        if ridge is None:
+            ridge = first._chosen_ridge(blocks, n_rows, self.members)
+        return self.solve(ridge)
 
     @property
     def final_ridge(self) -> float | None:

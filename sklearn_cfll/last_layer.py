@@ -386,7 +386,7 @@ class ClosedFormLastLayer(nn.Module):
         if ridge is None:
             ridge = self.final_ridge
         if ridge is None:
-            ridge = self._chosen_ridge([block], float(block.total))
+            ridge = self._chosen_ridge([block], float(block.total), [self])
         if shrinkage is not None:
             self.shrinkage = shrinkage.to(self.weight)
         self._solve(ridge)
@@ -421,7 +421,7 @@ class ClosedFormLastLayer(nn.Module):
         blocks, n_rows = self._moments_of(batches, [self], [lambda features: features])
         self.reset_memory()
         self._hold(blocks[0])
-        return self.solve(self._chosen_ridge(blocks, n_rows) if ridge is None else ridge)
+        return self.solve(self._chosen_ridge(blocks, n_rows, [self]) if ridge is None else ridge)
 
     def reset_memory(self) -> None:
         """Forget the moments of earlier rows and the shrinkage; the weights stay."""
@@ -598,8 +598,13 @@ class ClosedFormLastLayer(nn.Module):
         return held, linalg.count_rows(torch.cat(weights))
 
     @_in_full_precision
-    def _chosen_ridge(self, blocks: list[Moments], n_rows: float) -> float:
-        return linalg.final_ridge(blocks, n_rows, fit_intercept=self.fit_intercept, eps=self._eps)
+    def _chosen_ridge(
+        self, blocks: list[Moments], n_rows: float, layers: Iterable[ClosedFormLastLayer]
+    ) -> float:
+        """One for several layers, given the moments of the same rows as each sees them."""
+        trained = [(layer.weight, layer.bias) for layer in layers]
+        kind: dict[str, Any] = {"fit_intercept": self.fit_intercept, "eps": self._eps}
+        return linalg.final_ridge(blocks, n_rows, trained=trained, **kind)
 
     def _hold(self, block: Moments) -> None:
         for name, value in zip(_MOMENT_BUFFERS, block, strict=True):

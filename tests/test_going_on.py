@@ -92,6 +92,21 @@ def test_a_stream_of_single_rows_beats_a_linear_one():
     assert score > 0.5
 
 
+def test_a_stream_finds_the_ridge_that_its_noise_asks_for():
+    X, y = make_friedman1(520, n_features=5, noise=0.0, random_state=0)
+    y = (y - y.mean()) / y.std()
+    ridges, scores = [], []
+    for noise in (0.01, 4.0):
+        noisy = y + noise * np.random.default_rng(0).normal(size=520)
+        model = CFLLRegressor(random_state=0)
+        for part in np.array_split(np.arange(120), 20):
+            model.partial_fit(X[part], noisy[part])
+        ridges.append(model.final_ridge_)
+        scores.append(model.score(X[120:], noisy[120:]))
+    assert ridges[0] < 0.1 < 1.0 < ridges[1]
+    assert scores[0] > 0.85 and scores[1] > -0.1
+
+
 def test_scales_follow_a_stream():
     """The first chunk has columns a thousand times as small as the rest."""
     X, y = friedman(1000)

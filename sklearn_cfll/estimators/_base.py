@@ -205,7 +205,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 self._n_known = total_weight(parts.rows)
                 self._remember_rows(parts.rows, anew=True)
                 self._slope_squares = self._measure_slopes(parts.rows)
-            self._is_stream, self._columns_seen = False, None  # scales are settled
+            self._is_stream = False  # scales are settled, and so is the ridge
+            self._columns_seen = self._ridge_errors = None
             if task is not None:
                 task.call_on_fit_task_end(
                     estimator=self, X=X, y=y, reconstruction_attributes=self._fitted_now

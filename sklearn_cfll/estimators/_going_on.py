@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..backbones.bins import PiecewiseLinear
 from ..backbones.scaling import LIMIT, Standardize
 from ..training.batches import BatchIterator, RowsDataset, input_statistics
-from ..training.refit import Refit, mean_squared_residuals
+from ..training.refit import RIDGES, Refit, mean_squared_residuals, path_errors
 from ..training.schedules import SCHEDULES
 from ..training.torch_settings import use_threads
 from ._data import Checked, Parts, check_data
@@ -30,8 +30,7 @@ FORGOTTEN_BY = 1 / 3
 MOST_ROWS_REMEMBERED, SHARE_SEEN = 1024, 0.2
 # Standard deviations of the targets at fit, and rows of a stream before its scale is known.
 FAR_TARGET, FEW_ROWS = 100.0, 20.0
-# The ridge of a stream's solve, where the user gives none: the best of 0.01, 0.5 and d / (10 n)
-# for single rows of a function with little noise.
+# The ridge of a stream's solve before any row has judged one.
 STREAM_RIDGE = 0.01
 
 
@@ -107,9 +106,11 @@ class GoingOnMixin:
             if first:
                 self._start(plan, added)
                 self._is_stream, self._columns_seen = True, self._see_columns(added)
+                self._ridge_errors = None
             else:
                 # Before they are learnt these rows are as good as held-out ones.
                 noise = mean_squared_residuals(self.net_, added)
+                self._judge_ridges(added)
                 kept = self._follow_scales(added)
             adds = self.memory == "statistics"  # the pass itself adds the rows
             data = added if adds else plan.dataset(checked)
@@ -237,10 +238,30 @@ class GoingOnMixin:
         return min(1.0, total_weight(rows) / self._n_known) * min(1.0, steps / SHORT_RUN)
 
     def _stream_ridge(self: Any) -> float:
+        """Of the last layer's solve: a stream's is the one whose predictions have been best."""
+        if self._is_stream and self._ridge_errors is not None:
+            return RIDGES[int(self._ridge_errors.argmin())]
         if "final_ridge_" in self.__dict__:
             return self.final_ridge_
+        own = self._own_ridge()
+        return STREAM_RIDGE if own is None else own
+
+    def _own_ridge(self: Any) -> float | None:
+        """The parameter ``ridge`` where a stream's solve is what it speaks of."""
         exact = self.net_.optimizer_ is None or self.batch_size == "full"
-        return float(self.ridge) if exact and self.ridge != "auto" else STREAM_RIDGE
+        return float(self.ridge) if exact and self.ridge != "auto" else None
+
+    def _judge_ridges(self: Any, rows: RowsDataset) -> None:
+        """Add up what each ridge's weights miss of a stream's rows before they are learnt."""
+        layer = self.net_.module_.last_layer
+        if not self._is_stream or not layer.holds_moments or self.memory == "statistics":
+            return
+        if self._own_ridge() is not None or self._seen_before(rows):
+            return
+        errors = path_errors(self.net_, rows, layer.ridge_path(torch.tensor(RIDGES))).sum(1)
+        new = total_weight(rows) * errors.double().cpu().numpy()
+        before = 0.0 if self._ridge_errors is None else self._ridge_errors
+        self._ridge_errors = before + new
 
     def _warn_of_far_targets(self: Any, rows: RowsDataset) -> None:
         """Warn of targets far outside what the model knows: squared error sees little else."""
@@ -302,6 +323,9 @@ class GoingOnMixin:
         else:
             for name in ("loo_residuals_", "loo_score_", "ridge_path_"):
                 self.__dict__.pop(name, None)  # of earlier rows and weights
+            self.final_ridge_ = layer.final_ridge or self.final_ridge_
+            if self._ridge_errors is not None:
+                self._ridge_errors = kept * self._ridge_errors
             if self._n_judges and not self._seen_before(rows):
                 self._n_judges *= kept
                 share = weight / (self._n_judges + weight)

@@ -57,8 +57,8 @@ class Scores(NamedTuple):
     def quantile(self, coverage: float) -> np.ndarray:
         """Factor on the standard deviation that covers a new row so often; shape (k,).
 
-        The ``(1 + 1/n) · coverage`` quantile: with exchangeable rows the interval then covers
-        at least that often, whatever the distribution [1]_.
+        The ``(1 + 1/n) · coverage`` quantile: with rows that are exchangeable and chose nothing
+        the interval then covers at least that often, whatever the distribution [1]_.
 
         References
         ----------

@@ -16,7 +16,6 @@ from ._final_ridge import (
     count_rows,
     cross_validation_errors,
     final_ridge,
-    final_ridges,
 )
 from ._moments import (
     Moments,
@@ -26,6 +25,7 @@ from ._moments import (
     merge_moments,
     moments,
     moments_power,
+    residual_square,
     ridge_path,
     scale_moments,
     solve_moments,
@@ -58,7 +58,6 @@ __all__ = [
     "dual_update",
     "feature_power",
     "final_ridge",
-    "final_ridges",
     "leave_one_out_errors",
     "leave_one_out_residuals",
     "leverage",
@@ -68,6 +67,7 @@ __all__ = [
     "primal_update",
     "proximal_step",
     "proximal_update",
+    "residual_square",
     "ridge_path",
     "scale_moments",
     "solve_moments",

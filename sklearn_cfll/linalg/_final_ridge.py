@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._moments import Moments, without_noise
+from ._moments import Moments, residual_square, ridge_path, without_noise
 
-__all__ = ["RIDGES", "count_rows", "cross_validation_errors", "final_ridge", "final_ridges"]
+__all__ = ["RIDGES", "count_rows", "cross_validation_errors", "final_ridge"]
 
 # Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
 # eigendecomposition whatever its length.
@@ -16,9 +16,10 @@ RIDGES = tuple(float(r) for r in torch.logspace(-8, 3, 23, dtype=torch.float64))
 # Features were shaped by the targets of the same rows, so that the fit is closer to them than its
 # own parameters explain. Each parameter counts twice (benchmarks/final_ridge.py).
 OPTIMISM = 2.0
-# With fewer rows per feature than this the rows say little about the ridge, and larger ones than
-# this are not taken: on the smallest tables they cost up to a quarter of the error.
-ENOUGH_ROWS, LARGEST_OF_FEW = 10.0, 0.32
+# With fewer rows per feature than this the rows say little about the ridge. No ridge is larger
+# than this then, nor so large that the residuals grow beyond this many times those that training
+# left: on the smallest tables such ridges cost up to twice the error.
+ENOUGH_ROWS, LARGEST_OF_FEW, MOST_RESIDUAL = 10.0, 0.32, 1.5
 # Share of the rows' degrees of freedom that a fit has to leave.
 LEAST_REST = 0.05
 # Weights above this many times the smallest are not taken for counts.
@@ -90,31 +91,31 @@ def cross_validation_errors(
     return torch.maximum(left, noise).clamp_min(tiny) * scale, noise.clamp_min(tiny) * scale
 
 
-def final_ridges(n_rows: float, n_features: int) -> Tensor:
-    """The ridges among which so many rows may choose."""
-    ridges = torch.tensor(RIDGES, dtype=torch.float64)
-    return ridges if n_rows >= ENOUGH_ROWS * n_features else ridges[ridges <= LARGEST_OF_FEW]
-
-
 def final_ridge(
     blocks: list[Moments],
     n_rows: float,
     *,
+    trained: list[tuple[Tensor, Tensor | None]] | None = None,
     fit_intercept: bool = True,
     eps: float | None = None,
 ) -> float:
     """The ridge of a final fit to rows that the features were trained on.
 
     The least :func:`cross_validation_errors`, with each parameter counted twice for what the
-    features owe to the targets; with fewer than ten rows per feature never more than 0.32. Of
-    ridges whose errors are the same up to rounding (noise-free targets, constant targets) it
-    is the largest.
+    features owe to the targets. Of ridges whose errors are the same up to rounding (noise-free
+    targets, constant targets) it is the largest.
+
+    With fewer than ten rows per feature it is at most 0.32, and no larger than leaves one and a
+    half times the squared residuals of the ``trained`` weights: a fit that strays farther from
+    what training found is more often worse than better (``benchmarks/final_ridge.py``).
 
     Parameters
     ----------
     blocks : list of Moments
         The same rows as seen by each of several networks; the sum of their errors decides.
     n_rows : float
+    trained : list of (Tensor of shape (k, d), Tensor of shape (k,) or None), optional
+        Weights and intercept of each network before the fit.
     fit_intercept, eps
         As for :func:`cross_validation_errors`.
 
@@ -122,7 +123,11 @@ def final_ridge(
     -------
     float
     """
-    ridges = final_ridges(n_rows, blocks[0].gram.shape[0])
+    ridges = torch.tensor(RIDGES, dtype=torch.float64)
+    if n_rows < ENOUGH_ROWS * blocks[0].gram.shape[0]:
+        ridges = ridges[ridges <= LARGEST_OF_FEW]
+        if trained is not None:
+            ridges = ridges[: _near_training(blocks, ridges, trained, eps)]
     parts = [
         cross_validation_errors(
             block,
@@ -137,6 +142,21 @@ def final_ridge(
     errors, rounding = (torch.stack(each).sum(0).cpu() for each in zip(*parts, strict=True))
     best = int(errors.argmin())
     return float(ridges[errors <= errors[best] + rounding[best]].max())
+
+
+def _near_training(
+    blocks: list[Moments],
+    ridges: Tensor,
+    trained: list[tuple[Tensor, Tensor | None]],
+    eps: float | None,
+) -> int:
+    """How many of the ridges, ascending, keep the residuals close to those of training."""
+    most, left = 0.0, torch.zeros(len(ridges), dtype=blocks[0].gram.dtype)
+    for block, own in zip(blocks, trained, strict=True):
+        path = zip(*ridge_path(block, ridges, eps=eps), strict=True)
+        left = left + torch.stack([residual_square(block, *fit) for fit in path]).cpu()
+        most = most + float(residual_square(block, *own))
+    return max(1, int((left <= MOST_RESIDUAL * most).sum()))
 
 
 def count_rows(sample_weight: Tensor) -> float:

@@ -18,6 +18,7 @@ __all__ = [
     "merge_moments",
     "moments",
     "moments_power",
+    "residual_square",
     "ridge_path",
     "safe_total",
     "scale_moments",
@@ -133,6 +134,16 @@ def solve_moments(
     penalty = ridge * power * safe_total(block) if ridge else 0.0
     weight = solve_symmetric(block.gram, penalty, block.cross)
     return weight, block.target_mean - weight @ block.feature_mean
+
+
+def residual_square(block: Moments, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``Σ w (y - Wφ - b)²`` over rows and targets, for any weights (k, d) and intercepts (k,)."""
+    weight = weight.to(block.gram)
+    missed = block.target_mean - weight @ block.feature_mean
+    missed = missed if bias is None else missed - bias.to(missed)
+    spread = block.target_square.sum() - 2.0 * (weight * block.cross).sum()
+    spread = spread + ((weight @ block.gram) * weight).sum()
+    return spread + block.total * missed.square().sum()
 
 
 def ridge_path(

@@ -17,6 +17,7 @@ __all__ = [
     "Refit",
     "calibrate",
     "mean_squared_residuals",
+    "path_errors",
     "predictive_variance",
 ]
 __all__ += ["refit_last_layer"]
@@ -102,7 +103,7 @@ def refit_last_layer(
         calibration = calibrate(net, train, left, None, _left_out_residuals) if fixed else None
         return Refit(layer.final_ridge, left, exact=True, calibration=calibration)
     path = layer.ridge_path(torch.tensor(RIDGES))
-    errors = _path_errors(net, valid, path)
+    errors = path_errors(net, valid, path)
     first = sum(ridge < lowest for ridge in RIDGES)
     best = first + int(errors[first:].mean(1).argmin())
     ridge, left = RIDGES[best], errors[best]
@@ -153,7 +154,7 @@ def shrink_to_evidence(net: Any, held_out: Any) -> Tensor:
 def mean_squared_residuals(net: Any, data: Any) -> Tensor:
     """Weighted mean squared residual of each target; shape (k,)."""
     layer = net.module_.last_layer
-    return _path_errors(net, data, (layer.weight[None], _bias(layer)[None]))[0]
+    return path_errors(net, data, (layer.weight[None], _bias(layer)[None]))[0]
 
 
 def predictive_variance(
@@ -232,7 +233,7 @@ def calibrate(
     return Calibration(torch.cat(scores), torch.cat(weights), n_samples, torch.cat(left))
 
 
-def _path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:
+def path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:
     """Weighted mean squared error of each target for r last layers; shape (r, k)."""
     weights, biases = path
     total: Tensor | float = 0.0
