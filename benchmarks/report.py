@@ -45,10 +45,11 @@ SECTIONS = (
         "python benchmarks/final_ridge.py --data DIR",
         "The final ridge where no rows are held out",
         "What decides the rule: generalised cross-validation that counts each parameter twice, "
-        "with fewer than ten rows per feature at most 0.32 and no larger than leaves one and a half "
-        'times the squared residuals of training (column "rule"). A refit that is pulled towards the trained weights (column "anchored") changes '
-        "next to nothing. A fixed ridge is as good on tables, but ruins clean fields. One "
-        "256-256 network, trained for 100 epochs without weight decay or early stopping, loses "
+        "with fewer than ten rows per feature at most 0.32, and no larger than leaves one and a "
+        'half times the squared residuals of training (column "rule"). A refit that is pulled '
+        'towards the trained weights (column "anchored") changes next to nothing. A fixed ridge '
+        "is as good on tables, but ruins clean fields. One 256-256 network, trained for 100 "
+        "epochs without weight decay or early stopping, loses "
         "2% by the rule on 5,000 rows.",
     ),
     (
