@@ -320,7 +320,7 @@ def test_sizes_that_a_network_of_ones_own_sees_as_they_are():
         own_network(nn.ReLU, precision="float32").fit(1e21 * many, y)
     with pytest.raises(ValueError, match=r"Column 0 of `X` holds .*e\+99.*StandardScaler"):
         own_network().fit(1e100 * many, y)
-    with pytest.warns(UserWarning, match=r"same features for all rows.* up to .*e-20 in column"):
+    with pytest.warns(UserWarning, match=r"same features for all rows.* up to .*e-21 in column"):
         own_network().fit(1e-20 * many, y)
     assert not caught(lambda: own_network().fit(np.ones((320, 5)), y))  # nothing there to lose
     for size in (1e38, 1e-39):

@@ -212,6 +212,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             if not few:
                 self._solve(parts)
                 self._n_known = total_weight(parts.rows)
+                assert parts.rows.targets is not None
+                self._target_reach = float(parts.rows.targets.abs().max())
                 self._remember_rows(parts.rows, anew=True)
                 self._slope_squares = self._measure_slopes(parts.rows)
             self._is_stream, self._columns_seen = False, None  # scales are settled

@@ -276,7 +276,7 @@ class GoingOnMixin:
         self.decay_ = layer.decay
         if first:
             ridge = layer.ridge if self.memory == "statistics" else self._stream_ridge()
-            self._n_known = 0.0
+            self._n_known = self._target_reach = 0.0
             # Nothing is known of the noise yet: the targets' own spread, as if one row said so.
             self._set_solved(Parts(rows, rows, None), Refit(ridge, torch.ones(self.n_outputs_)))
             self._n_judges = 1.0

@@ -25,9 +25,9 @@ SHARE, AT_MOST = 0.02, 0.1
 NAMED = 3  # rows that a warning lists
 MOST_POINTS = 2**22  # of fields, that their median is taken of
 
-# Of rows that are added to a fit: in standard deviations of its targets. Normal targets of a few
-# hundred rows lie within 4; of others the new rows that are not far say how far they go.
-FAR_TARGET, NEAR_TARGET = 100.0, 4.0
+# Of rows that are added to a fit, in standard deviations of its targets: named, and left where
+# they are no farther than 100 times as far as any of these.
+FAR_TARGET = 100.0
 
 REMEDY = (
     "drop these rows if they are wrong, or transform y by "
@@ -113,8 +113,8 @@ def warn_of_wild_targets(checked: Checked, name: str) -> None:
         warnings.warn(text, UserWarning, stacklevel=6)
 
 
-def tame_added(checked: Checked, plan: Any, known: float, *, draw_in: bool) -> Checked:
-    """Few targets far outside those of the fit drawn in to these, or a warning of them alone.
+def tame_added(checked: Checked, plan: Any, known: float, reach: float) -> Checked:
+    """Few wild targets of new rows drawn in to those of the fit; a warning of all far ones.
 
     Parameters
     ----------
@@ -124,42 +124,51 @@ def tame_added(checked: Checked, plan: Any, known: float, *, draw_in: bool) -> C
         Of the fit, with the scale of its targets.
     known : float
         Weight of the rows behind the model.
-    draw_in : bool
-        False where that scale is not that of many rows.
+    reach : float
+        Largest distance of a target from the mean at fit, in deviations; 0 where that is not
+        known. Wild targets are 100 times as far.
     """
     scaled = plan.scale.transform(plan.layout.to_rows(checked.y))
-    reach = np.abs(scaled).reshape(len(scaled), -1).max(axis=1)
-    far = np.flatnonzero(reach > FAR_TARGET)
-    if len(far) == 0:
-        return checked
-    weights = np.ones(len(far)) if checked.sample_weight is None else checked.sample_weight[far]
-    weight = float(weights.sum() * (checked.mean_weight / plan.mean_weight))
-    total = known + weight
-    value = plan.scale.inverse(scaled[far[0]]).ravel()
-    value = value[np.abs(scaled[far[0]]).ravel().argmax()]
-    says = (
-        f"y[{_position(checked, far[0])}] = {value:g} lies more than {FAR_TARGET:g} standard "
-        f"deviations from the targets that the model was fitted to ({len(far)} of {len(scaled)} "
-        "rows do). "
-    )
-    if not draw_in or weight > min(max(1.0, SHARE * total), AT_MOST * total):
+    distance = np.abs(scaled).reshape(len(scaled), -1).max(axis=1)
+    weights = np.ones(len(distance)) if checked.sample_weight is None else checked.sample_weight
+    weights = weights * (checked.mean_weight / plan.mean_weight)
+    # Some standardised target is as large as one, unless all were equal.
+    wild = (distance > GAP * reach) & (reach > 0.5)
+    weight, total = weights[wild].sum(), known + weights.sum()
+    if not wild.any() or weight > min(max(1.0, SHARE * total), AT_MOST * total):
+        wild[:] = False
+    far = (distance > FAR_TARGET) & ~wild
+    if far.any():
         warnings.warn(
-            says + "Such rows change it beyond recognition. Leave them out if they are wrong; if "
-            "they are right, `fit` anew on a transformed y.",
+            f"{_farthest(checked, distance, far)} lies more than {FAR_TARGET:g} standard "
+            f"deviations from the targets that the model was fitted to ({far.sum()} of {len(far)} "
+            "rows do). "
+            "Such rows change it beyond recognition. Leave them out if they are wrong; if they are "
+            "right, `fit` anew on a transformed y.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
+    if not wild.any():
         return checked
-    near = max(NEAR_TARGET, reach[reach <= FAR_TARGET].max(initial=0.0))
-    y = checked.y.copy()
-    y[far] = plan.layout.from_rows(plan.scale.inverse(scaled[far].clip(-near, near)))
     warnings.warn(
-        says + f"They are drawn in to {near:.2g} of them, for squared error would see little else. "
-        "Leave them out if they are wrong; if they are right, `fit` anew on rows of both kinds.",
+        f"{_farthest(checked, distance, wild)} lies more than {GAP:g} times as far from the mean "
+        f"as any target that the model was fitted to ({wild.sum()} of {len(wild)} rows do). They "
+        "are drawn in to the range of all others, for squared error would see little else. Leave "
+        "them out if they are wrong; if they are right, `fit` anew on rows of both kinds.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
+    near = max(reach, distance[~wild].max(initial=0.0))
+    y = checked.y.copy()
+    y[wild] = plan.layout.from_rows(plan.scale.inverse(scaled[wild].clip(-near, near)))
     return checked._replace(y=y)
+
+
+def _farthest(checked: Checked, distance: np.ndarray, rows: np.ndarray) -> str:
+    """Of these rows the farthest, with its largest value."""
+    row = int(np.where(rows, distance, -1.0).argmax())
+    values = checked.y[row].ravel()
+    return f"y[{_position(checked, row)}] = {values[np.abs(values).argmax()]:g}"
 
 
 def _found(checked: Checked) -> tuple[Found, Found]:

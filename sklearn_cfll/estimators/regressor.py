@@ -334,7 +334,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         few = self._is_stream and self._n_known < FEW_ROWS
         if few or not self._plan.parameters["normalize_y"]:
             return checked
-        return tame_added(checked, self._plan, self._n_known, draw_in=not self._is_stream)
+        reach = self.__dict__.get("_target_reach", 0.0)  # older files have none
+        return tame_added(checked, self._plan, self._n_known, reach)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:
