@@ -71,6 +71,8 @@ def honest(kind: str, n_rows: int, seed: int) -> Rows:
         ),
         "Cauchy noise": lambda: 3 * signal + rng.standard_cauchy(len(X)),
         "t(1.5) noise": lambda: 3 * signal + rng.standard_t(1.5, len(X)),
+        "zero or lognormal": lambda: np.where(rng.random(len(X)) < 0.05, np.exp(2 * normal), 0.0),
+        "rare event": lambda: np.where(rng.random(len(X)) < 0.01, 100.0, 0.0),
         "claims": lambda: np.where(
             rng.random(len(X)) < 0.1, np.exp(6 + signal + 1.5 * normal), 50 + 10 * signal
         ),
@@ -143,7 +145,10 @@ def main() -> None:
     print(
         f"\nShare of 1,000 samples in which a target is drawn in: gap {GAPS[0]:.0f}, {GAPS[1]:.0f}"
     )
-    for kind in ("lognormal, s = 2.3", "zero or exponential", "Cauchy noise", "claims"):
+    for kind in (
+        *("lognormal, s = 2.3", "zero or exponential", "Cauchy noise", "claims"),
+        *("zero or lognormal", "rare event"),
+    ):
         for n_rows in (300, 1000):
             moved = []
             for gap in GAPS:

@@ -1,6 +1,7 @@
 """Going on after `fit`: a few more rows of the same kind never cost a model its quality."""
 
 import copy
+import re
 import warnings
 
 import numpy as np
@@ -218,14 +219,37 @@ def test_rows_seen_before_say_nothing_of_the_noise():
         none_held_out.predict(X, return_std=True)
 
 
-@pytest.mark.parametrize("method", ["adapt", "partial_fit"])
-@pytest.mark.parametrize("n_rows", [1, 3])
-def test_a_wild_target_among_few_new_rows_is_named(method, n_rows):
-    X, y = friedman(303)
-    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X[:300], y[:300])
-    y[300] = 1e6
-    with pytest.warns(UserWarning, match=r"y\[0\] = 1e\+06 lies more than 100 standard"):
-        getattr(model, method)(X[300 : 300 + n_rows], y[300 : 300 + n_rows])
+def test_a_wild_target_among_few_new_rows_is_named_and_drawn_in():
+    X, y = friedman(403)
+    model = CFLLRegressor(max_epochs=8, warm_start=True, random_state=0).fit(X[:300], y[:300])
+    before = model.score(X[303:], y[303:])
+    wild = y[300:303].copy()
+    for value in (1e6, -1e100):
+        wild[0] = value
+        for method in ("adapt", "partial_fit", "fit"):
+            for n_rows in (1, 3) if method != "fit" else (3,):
+                after = copy.deepcopy(model)
+                named = re.escape(f"y[0] = {value:g} lies more than 100 times as far")
+                with pytest.warns(UserWarning, match=f"{named}.*drawn in"):
+                    getattr(after, method)(X[300 : 300 + n_rows], wild[:n_rows])
+                assert after.score(X[303:], y[303:]) > before - 0.05
+
+
+def test_many_far_targets_are_only_named_and_too_far_ones_refused():
+    X, y = friedman(350)
+    model = CFLLRegressor(max_epochs=2, precision="float32", random_state=0).fit(X[:300], y[:300])
+    before = model.predict(X)
+    for method in ("adapt", "partial_fit"):
+        with pytest.warns(UserWarning, match=r"\(50 of 50 rows do\).*beyond recognition"):
+            getattr(copy.deepcopy(model), method)(X[300:], 1e4 * y[300:])
+        with (
+            pytest.warns(UserWarning, match="beyond recognition"),
+            pytest.raises(ValueError, match=r"y\[\d+\] = .*too far for float32.*same units"),
+        ):
+            getattr(model, method)(X[300:], 1e100 * y[300:])
+    with pytest.raises(ValueError, match=r"`sample_weight` goes up to 1e\+308.*repetitions"):
+        model.adapt(X[300:], y[300:], sample_weight=np.full(50, 1e308))
+    np.testing.assert_array_equal(model.predict(X), before)
 
 
 def test_resolved_follows_the_last_run():

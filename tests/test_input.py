@@ -22,9 +22,11 @@ from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.bins import PiecewiseLinear
 from sklearn_cfll.backbones.scaling import RobustStandardize
+from sklearn_cfll.estimators._data import Checked
 from sklearn_cfll.estimators._effects import OF_TRAINING, OFF, RULES
+from sklearn_cfll.estimators._instrument_data import check_instrument_data
 from sklearn_cfll.estimators._validation_scale import warn_of_useless_validation
-from sklearn_cfll.estimators._wild_targets import wild_bounds
+from sklearn_cfll.estimators._wild_targets import tame_targets, wild_bounds
 from sklearn_cfll.training.batches import RowsDataset
 
 try:
@@ -305,6 +307,64 @@ def test_a_network_of_ones_own_gets_what_it_can_hold():
         CFLLRegressor(net, precision="float32", **own).fit(huge, BIG_Y[:400])
 
 
+def own_network(tail=nn.Tanh, **options):
+    net = nn.Sequential(nn.Linear(5, 8), tail())
+    return CFLLRegressor(net, max_epochs=2, random_state=0, **options)
+
+
+def test_sizes_that_a_network_of_ones_own_sees_as_they_are():
+    many, y = BIG_X[:320], BIG_Y[:320]
+    model = own_network(nn.ReLU).fit(1e20 * many, y)
+    assert model.resolved_["precision"] == "float64" and model.score(1e20 * many, y) > 0.2
+    with pytest.raises(FloatingPointError, match="row 0 of `X` go up to .*e.20.*StandardScaler"):
+        own_network(nn.ReLU, precision="float32").fit(1e21 * many, y)
+    with pytest.raises(ValueError, match=r"Column 0 of `X` holds .*e\+99.*StandardScaler"):
+        own_network().fit(1e100 * many, y)
+    with pytest.warns(UserWarning, match=r"same features for all rows.* up to .*e-21 in column"):
+        own_network().fit(1e-20 * many, y)
+    assert not caught(lambda: own_network().fit(np.ones((320, 5)), y))  # nothing there to lose
+    for size in (1e38, 1e-39):
+        model = CFLLRegressor(normalize_y=False, max_epochs=2, random_state=0)
+        assert model.fit(many, size * y).resolved_["precision"] == "float64"
+        assert np.isfinite(model.predict(many)).all()
+        model.set_params(precision="float32")
+        with pytest.raises(ValueError, match=r"`y` holds .*`normalize_y`=True"):
+            model.fit(many, size * y)
+
+
+class Logarithm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 8)
+
+    def forward(self, X):
+        return self.layer(X) + X[:, :1].log()
+
+
+def test_rows_whose_features_are_not_finite_before_training_are_named():
+    positive, y = BIG_X[:60] + 1.0, BIG_Y[:60]
+    positive[41, 0], weight = -1.0, np.ones(60)
+    weight[:5] = 0.0
+    for sample_weight in (None, weight):
+        for method in ("fit", "partial_fit"):
+            model = CFLLRegressor(Logarithm(), max_epochs=2, random_state=0)
+            with pytest.raises(FloatingPointError, match="row 41 of `X` are not finite before"):
+                getattr(model, method)(positive, y, sample_weight)
+    with pytest.raises(FloatingPointError, match="row 1 of `X_val` are not finite before"):
+        model.fit(positive[:40], y[:40], X_val=positive[40:], y_val=y[40:])
+
+
+def test_weights_near_the_end_of_the_range():
+    w = np.where(np.arange(60) % 2, 1e308, 5e307)
+    for Estimator in (CFLLRegressor, CFLLClassifier):
+        y = Y if Estimator is CFLLRegressor else LABELS
+        pair = [Estimator(**SMALL).fit(X, y, part).predict(X) for part in (w, w / 1e308)]
+        np.testing.assert_array_equal(*pair)
+    for scale in (1.0, 1e-320):
+        with pytest.raises(ValueError, match="`sample_weight` sums to .* number of repetitions"):
+            CFLLIVRegressor().fit(X[:, :1], Y, Z=X[:, 1:], sample_weight=scale * w)
+
+
 def test_values_that_only_a_data_set_holds_are_named():
     bad = torch.as_tensor(X * [1, 1e200, 1])
     with pytest.raises(ValueError, match="Column 1 of X holds values"):
@@ -382,7 +442,7 @@ def test_wild_targets_by_weight_and_by_repetition():
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 CFLLRegressor(**SMALL).fit(*arguments)
-            assert any("= 1e+06" in str(w.message) for w in caught) is wild
+            assert any("draws them in" in str(w.message) for w in caught) is wild
 
 
 @pytest.mark.parametrize(
@@ -393,15 +453,64 @@ def test_wild_targets_by_weight_and_by_repetition():
         lambda rng: np.where(rng.random(1000) < 0.05, rng.exponential(size=1000) * 10, 0.0),
         lambda rng: np.where(rng.random(1000) < 0.004, rng.lognormal(9, 1, 1000), 0.0),
         lambda rng: rng.poisson(0.02, 1000) * 1.0,
+        lambda rng: np.where(rng.random(1000) < 0.05, rng.lognormal(0, 2, 1000), 0.0),
+        lambda rng: np.where(rng.random(1000) < 0.01, 100.0, 0.0),
         lambda rng: rng.standard_t(2, 1000),
         lambda rng: 1e6 + rng.normal(size=1000),
     ],
-    ids=["normal", "lognormal", "inflated", "rare", "counts", "t", "offset"],
+    ids=["normal", "lognormal", "inflated", "rare", "counts", "rarer", "events", "t", "offset"],
 )
 def test_honest_tails_are_left_alone(targets):
     for seed in range(20):
         y = targets(np.random.default_rng(seed))
         assert wild_bounds(y, np.ones(len(y))) == (y.min(), y.max())
+
+
+def tamed(y, **rows):
+    """Targets with these rows replaced, as training sees them, and what is said of them."""
+    y = y.copy()
+    for row, value in rows.items():
+        y[int(row[1:])] = value
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        kept = tame_targets(Checked(None, None, y, None, 1.0, False), "y").y
+    return kept, y, "; ".join(str(warning.message) for warning in found)
+
+
+def test_wild_targets_of_any_kind_are_drawn_in():
+    mostly_zero = np.where(np.arange(600) % 30, 0.0, BIG_Y[:600])
+    for y, rows in (
+        (mostly_zero, {"r1": 1e6}),
+        (BIG_Y[:300], {"r3": 1e3, "r4": -1e5, "r5": 1e7}),  # a ladder
+        (BIG_Y[:300, None, None] * np.linspace(0, 1, 4)[:, None], {"r7": 1e6}),  # fields
+    ):
+        kept, given, said = tamed(y, **rows)
+        assert np.abs(kept).max() < 40 and "Training draws them in" in said
+        same = [i for i in range(len(y)) if f"r{i}" not in rows]
+        np.testing.assert_array_equal(kept[same], given[same])
+    assert "y[7, 0, 0] = 1e+06" in said
+    _, _, said = tamed(1e6 + 1e-3 * BIG_Y[:300], r7=1.5e6)
+    low, high = re.search(r"between (\S+) and (\S+)\.", said).groups()
+    assert 1e6 < float(low) < float(high)
+
+
+def test_targets_that_may_be_right_are_named_and_left():
+    many = {f"r{i}": 1e6 for i in range(13)}
+    for y, rows, match in (
+        (BIG_Y[:600], many, r"and 10 more: .* left as they are"),
+        (np.full(300, 5.0), {"r7": 1e6}, r"y\[7\] = 1000000 is the only target that is not 5:"),
+    ):
+        kept, given, said = tamed(y, **rows)
+        assert re.search(match, said)
+        np.testing.assert_array_equal(kept, given)
+    y, weight = tamed(BIG_Y[:300], r7=1e6)[1], np.ones(300)
+    weight[0] = 0.0
+    for sample_weight in (None, weight):
+        with pytest.warns(UserWarning, match=r"y\[7\] = 1e\+06.*left as they are"):
+            data = check_instrument_data(
+                CFLLIVRegressor(), BIG_X[:300, :1], y, BIG_X[:300, 1:3], None, sample_weight
+            )
+        assert data.y.max() == 1e6
 
 
 # -- held-out rows of one's own ---------------------------------------------------------------

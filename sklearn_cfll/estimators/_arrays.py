@@ -14,12 +14,15 @@ from sklearn.utils import check_array
 from ..training.batches import native
 
 __all__ = ["as_columns", "as_targets", "as_values", "check_labels", "check_range"]
-__all__ += ["float32_misses", "named_columns", "to_numpy"]
+__all__ += ["named_columns", "outside", "to_numpy"]
 
 # Beyond these squares, and sums of them, overflow or vanish in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
-# Networks of one's own multiply inputs as they are: well within float32's 1e38 and 1e-38.
-LARGEST_32, SMALLEST_32 = 1e30, 1e-30
+# Networks of one's own multiply inputs as they are: well within float32's 1e38 and 1e-38, and in
+# float64 within what the ridge's choice takes to the fourth power.
+SMALLEST_32, LARGEST_32 = 1e-30, 1e30
+HELD_32, HELD_64 = (SMALLEST_32, LARGEST_32), (1e-60, 1e60)
+SQUARED_32 = 1e-15, 1e15  # what features and targets may be for their squares to be held
 
 DATES = "mM"  # kinds of NumPy dtypes: durations and dates
 # What dtypes of pandas, polars and pyarrow for them begin with.
@@ -102,11 +105,13 @@ def check_range(numbers: Any, given: Any, name: str) -> None:
         )
 
 
-def float32_misses(numbers: np.ndarray) -> tuple[int, float] | None:
-    """First column whose size is too much or too little for float32, and its largest value."""
+def outside(numbers: Any, limits: tuple[float, float]) -> tuple[int, float] | None:
+    """First column whose largest absolute value lies outside these limits, and that value."""
+    if not isinstance(numbers, np.ndarray) or numbers.dtype.kind != "f":
+        return None
     largest = _largest(numbers)
     # Of images and fields all pixels are in one unit: a dark one is no reason.
-    return _outside(largest if numbers.ndim == 2 else largest.max(), SMALLEST_32, LARGEST_32)
+    return _outside(largest if numbers.ndim == 2 else largest.max(), *limits)
 
 
 def _largest(numbers: np.ndarray) -> np.ndarray:

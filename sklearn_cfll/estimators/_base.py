@@ -47,13 +47,14 @@ from ._data import (
     Checked,
     Parts,
     check_data,
-    check_float32,
     check_inputs,
     check_sample_shape,
+    check_sizes,
     column_bins,
     column_scores,
     held_out_rows,
     needs_float64,
+    seen_as_given,
 )
 from ._effects import warn_of_fixed_features, warn_without_effect
 from ._going_on import GoingOnMixin, mean_factor, total_weight
@@ -77,6 +78,7 @@ from ._parameters import CONSTRAINTS, refuse_mistaken_kinds
 from ._plan import Plan, fixed_parameters, prediction_batch
 from ._state import StateMixin
 from ._targets import TargetScale
+from ._unusable_features import unusable_features, warn_of_equal_features
 from ._validation_scale import warn_of_other_scale, warn_of_useless_validation
 
 
@@ -106,6 +108,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _tame_targets(self, checked: Checked, name: str) -> Checked:
         """Targets that training survives."""
+        return checked
+
+    def _tame_added(self, checked: Checked) -> Checked:
+        """The same of rows that are added to a fitted model, beside those that it knows."""
         return checked
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
@@ -144,7 +150,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         y : array-like of shape (n_samples,) or (n_samples, ...)
             May be left out with a Dataset that holds it. Of a regression at most 2% of the rows
             that lie 100 times as far from the median as all others are drawn in to the range of
-            the others, with a warning that names them.
+            the others, with a warning that names them; more, up to a tenth, are only named.
         sample_weight : array-like of shape (n_samples,), default=None
             A weight means a number of repetitions: it weighs the solve and the gradient.
         X_val, y_val : optional
@@ -172,6 +178,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
             checked = self._tame_targets(checked, "y")
+            if warm:
+                self._plan.check_targets(checked)
+                checked = self._tame_added(checked)
             given = X_val is not None
             holds_out = not given and self._holds_out(len(checked.y))
             warn_without_effect(self, holds_out=holds_out, given=given)
@@ -203,6 +212,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             if not few:
                 self._solve(parts)
                 self._n_known = total_weight(parts.rows)
+                assert parts.rows.targets is not None
+                self._target_reach = float(parts.rows.targets.abs().max())
                 self._remember_rows(parts.rows, anew=True)
                 self._slope_squares = self._measure_slopes(parts.rows)
             self._is_stream = False  # scales are settled, and so is the ridge
@@ -217,10 +228,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         recipe = self.backbone
         device = resolve_device(self.device)
         perceptron = recipe is None or isinstance(recipe, MLPBackbone)
-        coarse = self.precision == "auto" and needs_float64(checked, perceptron)
+        as_given = seen_as_given(
+            checked,
+            inputs=not perceptron or device.type == "mps",
+            targets=not getattr(self, "normalize_y", True),
+        )
+        coarse = self.precision == "auto" and needs_float64(checked, perceptron, as_given)
         dtype = resolve_dtype(self.precision, checked.y.shape, device, coarse)
-        if dtype == torch.float32 and (not perceptron or device.type == "mps"):
-            check_float32(checked.X)
+        check_sizes(as_given, dtype)
         if recipe is None:
             sizes = self.hidden_layer_sizes
             sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
@@ -264,6 +279,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             self.net_.module_.linear.fit(train)
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
+        if not self._is_perceptron():
+            warn_of_equal_features(self.net_, train)
 
     def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
         return plan.make_net(
@@ -402,10 +419,18 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         if task is not None:
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
             callbacks.append(("task_bridge", TaskBridge(self, task, X, y, self._fitted_now)))
+        backbone = net.module_.backbone
+        untrained = {name: part.clone() for name, part in backbone.state_dict().items()}
         try:
             net.run(parts.train, parts.valid, callbacks)
         except IndexError as error:
-            raise out_of_range(net.module_.backbone, X) from error
+            raise out_of_range(backbone, X) from error
+        except FloatingPointError as error:
+            backbone.load_state_dict(untrained)
+            said = unusable_features(net, parts)
+            if said is None:
+                raise
+            raise FloatingPointError(said) from error
         first = net.first_epoch_
         rows = net.history[first:]
         self.history_ = [*self.history_[:first], *map(_history_row, rows)]

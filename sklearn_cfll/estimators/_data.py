@@ -19,10 +19,20 @@ from torch.utils.data import Dataset
 from ..backbones.bins import bin_edges, quantiles
 from ..backbones.normal_scores import score_tables
 from ..training.batches import RowsDataset, as_rows, from_numpy, native, spread_rows
-from ._arrays import as_columns, as_targets, check_range, float32_misses, named_columns, to_numpy
+from ._arrays import (
+    HELD_32,
+    HELD_64,
+    SQUARED_32,
+    as_columns,
+    as_targets,
+    check_range,
+    named_columns,
+    outside,
+    to_numpy,
+)
 from ._inputs import check_named_inputs, check_names, n_samples
 
-__all__ = ["Checked", "Parts", "check_data", "check_float32", "check_inputs"]
+__all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sizes", "seen_as_given"]
 __all__ += ["check_sample_shape", "column_bins", "column_scores", "held_out_rows", "needs_float64"]
 
 # A first layer over more bins than this would be most of the network.
@@ -99,7 +109,9 @@ def check_data(
             )
         if len(kept) < len(y):
             rows, targets, weights = kept, targets[kept], weights[kept]
-        mean_weight = float(weights.mean())
+        # Through shares of the largest: sums of weights near 1e308 overflow.
+        largest = weights.max()
+        mean_weight = float(largest * (weights / largest).mean())
         weights = None if np.all(weights == weights[0]) else weights / mean_weight
     return Checked(X, rows, targets, weights, mean_weight, lazy)
 
@@ -185,24 +197,31 @@ def column_scores(checked: Checked) -> list[np.ndarray | None] | None:
     return score_tables(*_some_rows(checked))
 
 
-def needs_float64(checked: Checked, perceptron: bool) -> bool:
+def seen_as_given(checked: Checked, *, inputs: bool, targets: bool) -> dict[str, Any]:
+    """What a network is given in the user's units: X or its named parts, and y."""
+    named = checked.X.items() if isinstance(checked.X, Mapping) else ()
+    X = {f"X[{name!r}]": part for name, part in named} or {"X": checked.X}
+    return (X if inputs else {}) | ({"y": checked.y} if targets else {})
+
+
+def needs_float64(checked: Checked, perceptron: bool, as_given: Mapping[str, Any]) -> bool:
     """Whether float32 is too coarse: targets or columns far from zero for their deviation.
 
     Milliseconds since 1970 over a day, say. Arrays that come in float32 have nothing finer. And
-    columns whose size float32 does not hold. A perceptron's columns are standardised before they
-    are cast: only its targets count.
+    what is seen ``as_given`` and of a size whose square float32 does not hold. A perceptron's
+    columns are standardised before they are cast: only its targets count.
     """
+    if any(outside(part, SQUARED_32) is not None for part in as_given.values()):
+        return True
     parts = []
     if checked.y.ndim <= 2:
         weights = checked.sample_weight
         targets = from_numpy(checked.y.reshape(len(checked.y), -1))
         parts.append((targets, None if weights is None else from_numpy(weights)))
     for X in checked.X.values() if isinstance(checked.X, Mapping) else [checked.X]:
-        if isinstance(X, np.ndarray) and X.dtype.kind == "f" and not perceptron:
-            if float32_misses(X) is not None:
-                return True
-            if X.ndim == 2 and X.dtype.itemsize > 4:
-                parts.append(_some_rows(checked._replace(X=X)))
+        wide = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.dtype.itemsize > 4
+        if wide and X.ndim == 2 and not perceptron:
+            parts.append(_some_rows(checked._replace(X=X)))
     for rows, weight in parts:
         low, middle, high = quantiles(rows, weight, 20)[:, [1, 10, 19]].T
         deviation = (high - low) / 3.3  # of a normal distribution
@@ -212,16 +231,26 @@ def needs_float64(checked: Checked, perceptron: bool) -> bool:
     return False
 
 
-def check_float32(X: Any) -> None:
-    """Raise where float32, asked for, does not hold the size of a column."""
-    if not isinstance(X, np.ndarray) or X.dtype.kind != "f":
-        return
-    found = float32_misses(X)
-    if found is not None:
+def check_sizes(as_given: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Raise where a network cannot compute with what it sees as it is given.
+
+    Inputs of 1e20 may be standardised inside the network; targets are squared in any case.
+    """
+    narrow = dtype == torch.float32
+    for name, part in as_given.items():
+        limits = HELD_32 if narrow else HELD_64
+        if name == "y":
+            limits = SQUARED_32 if narrow else (0.0, np.inf)
+        found = outside(part, limits)
+        if found is None:
+            continue
+        where = f"Column {found[0]} of `{name}`" if part.ndim == 2 else f"`{name}`"
+        wide = ', or use `precision`="float64"' if narrow else ""
+        remedy = "`normalize_y`=True" if name == "y" else "sklearn.preprocessing.StandardScaler"
         raise ValueError(
-            f"Column {found[0]} of `X` holds {found[1]:g} as its largest absolute value, which "
-            "the network would see in float32 as it is. Rescale the column, or use "
-            '`precision`="float64".'
+            f"{where} holds {found[1]:g} as its largest absolute value, which the network would "
+            f"see as it is, in {'float32' if narrow else 'float64'}. Rescale it, by {remedy} for "
+            f"example{wide}."
         )
 
 

@@ -28,8 +28,6 @@ __all__ = ["ColumnMoments", "GoingOnMixin", "mean_factor", "share_kept", "total_
 # were no better on two simulated streams; benchmarks/going_on.py shows what it does.
 FORGOTTEN_BY = 1 / 3
 MOST_ROWS_REMEMBERED, SHARE_SEEN = 1024, 0.2
-# Standard deviations of the targets at fit, and rows of a stream before its scale is known.
-FAR_TARGET, FEW_ROWS = 100.0, 20.0
 # The ridge of a stream's solve before any row has judged one.
 STREAM_RIDGE = 0.01
 
@@ -94,13 +92,14 @@ class GoingOnMixin:
                 self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
             checked = self._tame_targets(checked, "y")
+            if not first:
+                self._plan.check_targets(checked)
+                checked = self._tame_added(checked)
             plan = self._make_plan(checked) if first else self._plan
             if first:
                 warn_without_effect(self, holds_out=True, given=False)
                 plan.mean_weight = 1.0  # a stream's weights count as they come
             added = plan.dataset(checked, as_added=True)
-            if not first:
-                self._warn_of_far_targets(added)
             settings.enter_context(use_threads(self._n_threads_to_train(len(added))))
             noise, kept = None, 1.0
             if first:
@@ -200,8 +199,8 @@ class GoingOnMixin:
         with self._previous_fit_kept() as settings:
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
             checked = self._tame_targets(checked, "y")
-            data = self._plan.dataset(checked, as_added=True)
-            self._warn_of_far_targets(data)
+            self._plan.check_targets(checked)
+            data = self._plan.dataset(self._tame_added(checked), as_added=True)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(data))))
             layer = self.net_.module_.last_layer
             if not layer.holds_moments:
@@ -263,24 +262,6 @@ class GoingOnMixin:
         before = 0.0 if self._ridge_errors is None else self._ridge_errors
         self._ridge_errors = before + new
 
-    def _warn_of_far_targets(self: Any, rows: RowsDataset) -> None:
-        """Warn of targets far outside what the model knows: squared error sees little else."""
-        if self._is_stream and self._n_known < FEW_ROWS:
-            return
-        assert rows.targets is not None
-        scaled = rows.targets.double().cpu().numpy()
-        far = np.flatnonzero(np.abs(scaled).reshape(len(scaled), -1).max(1) > FAR_TARGET)
-        if len(far):
-            value = self._plan.scale.inverse(scaled[far[0]]).max()
-            warnings.warn(
-                f"y[{far[0]}] = {value:g} lies more than {FAR_TARGET:g} standard deviations from "
-                f"the targets that the model was fitted to ({len(far)} of {len(scaled)} rows "
-                "do). Such rows change it beyond recognition. Leave them out if they are wrong; "
-                "if they are right, `fit` anew on a transformed y.",
-                UserWarning,
-                stacklevel=4,
-            )
-
     def _see_columns(self: Any, rows: RowsDataset) -> ColumnMoments | None:
         """Statistics of the columns where the backbone standardises them."""
         scaled = any(isinstance(p, Standardize) for p in self.net_.module_.backbone.modules())
@@ -316,7 +297,7 @@ class GoingOnMixin:
         self.decay_ = layer.decay
         if first:
             ridge = layer.ridge if self.memory == "statistics" else self._stream_ridge()
-            self._n_known = 0.0
+            self._n_known = self._target_reach = 0.0
             # Nothing is known of the noise yet: the targets' own spread, as if one row said so.
             self._set_solved(Parts(rows, rows, None), Refit(ridge, torch.ones(self.n_outputs_)))
             self._n_judges = 1.0

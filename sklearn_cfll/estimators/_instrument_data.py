@@ -12,7 +12,9 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from ..training.batches import native
 from ._arrays import DATES, as_columns, as_targets, as_values, check_range, named_columns, to_numpy
+from ._data import Checked
 from ._instrument_networks import is_own
+from ._wild_targets import warn_of_wild_targets
 
 __all__ = [
     "InstrumentData",
@@ -24,6 +26,10 @@ __all__ = [
     "fold_labels",
     "warn_redundant",
 ]
+
+
+# Sums of weights, which are numbers of repetitions: beyond them nothing finite came out.
+LEAST_TOTAL, LARGEST_TOTAL = 1e-3, 1e15
 
 
 class RedundantInstrumentWarning(UserWarning):
@@ -75,6 +81,8 @@ def check_instrument_data(
     C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
     data = InstrumentData(X, y, Z, C, None, float(len(X)))
     if sample_weight is None:
+        # Left as they are: what moves the outcome by instruments is not to be bent.
+        warn_of_wild_targets(Checked(X, None, y, None, 1.0, False), "y")
         return data
     weights = native(
         _check_sample_weight(to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True)
@@ -87,9 +95,19 @@ def check_instrument_data(
         )
     X, y, Z, C = (None if part is None else part[kept] for part in (X, y, Z, C))
     weights = weights[kept]
-    equal = np.all(weights == weights[0])
-    relative = None if equal else weights / weights.mean()
-    return InstrumentData(X, y, Z, C, relative, float(weights.sum()))
+    shares = weights / weights.max()  # sums of weights near 1e308 overflow
+    with np.errstate(over="ignore"):
+        total = float(weights.max() * shares.sum())
+    if not LEAST_TOTAL <= total <= LARGEST_TOTAL:
+        raise ValueError(
+            f"`sample_weight` sums to {total:g}, with {weights.max():g} as its largest entry. A "
+            f"weight is a number of repetitions: their sum must lie between {LEAST_TOTAL:g} and "
+            f"{LARGEST_TOTAL:g}. Divide them by their mean."
+        )
+    relative = None if np.all(shares == shares[0]) else shares / shares.mean()
+    mean = total / len(weights)
+    warn_of_wild_targets(Checked(X, np.flatnonzero(kept), y, relative, mean, False), "y")
+    return InstrumentData(X, y, Z, C, relative, total)
 
 
 def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: InstrumentData) -> Any:

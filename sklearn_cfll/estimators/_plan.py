@@ -50,6 +50,9 @@ FIXED = (
     "precision",
 )
 
+# Targets and weights whose squares and sums of products are held.
+LARGEST_SQUARED = {torch.float32: 1e15, torch.float64: 1e140}
+
 NARROW = (np.float32, np.float16)  # nothing finer to keep
 
 # Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
@@ -251,24 +254,51 @@ class Plan:
             dtype = torch.float64
         return as_rows(X, self.device, dtype, lazy)
 
+    def check_targets(self, checked: Checked) -> None:
+        """Raise where targets are not laid out as at fit."""
+        self.layout.check(checked.y.shape, len(self.backbone.feature_shape) - 1)
+
     def dataset(self, checked: Checked, *, as_added: bool = False) -> RowsDataset:
         """Checked rows on the device, targets in the scale of training.
 
         Weights average one; those of rows ``as_added`` to the ones of the fit count on the
         same scale as theirs.
         """
-        self.layout.check(checked.y.shape, len(self.backbone.feature_shape) - 1)
+        self.check_targets(checked)
         rows = self.layout.to_rows(checked.y)
         inputs = self.rows(checked.X, checked.lazy)
         data = RowsDataset(inputs)
         if checked.rows is not None:
             data = data.subset(checked.rows)
-        data.targets = self.tensor(self.scale.transform(rows))
+        scaled = self.scale.transform(rows)
+        self._check_scaled(checked, scaled)
+        data.targets = self.tensor(scaled)
         weights, relative = checked.sample_weight, checked.mean_weight / self.mean_weight
         if as_added and relative != 1.0:
             weights = relative * (np.ones(len(rows)) if weights is None else weights)
+        if weights is not None and weights.max() > LARGEST_SQUARED[self.dtype]:
+            raise ValueError(
+                f"`sample_weight` goes up to {weights.max() / relative * checked.mean_weight:g}, "
+                f"{weights.max():g} times what a row counted at fit, too much for "
+                f"{str(self.dtype).removeprefix('torch.')}. Weights are numbers of repetitions, on "
+                "the scale of those at fit: divide them."
+            )
         data.sample_weight = None if weights is None else self.tensor(weights)
         return data
+
+    def _check_scaled(self, checked: Checked, scaled: np.ndarray) -> None:
+        """Raise where a target is too far from those of the fit to be squared."""
+        size = np.abs(scaled).reshape(len(scaled), -1).max(axis=1)
+        row = int(size.argmax())
+        if not size[row] <= LARGEST_SQUARED[self.dtype]:
+            value = checked.y[row].ravel()[np.abs(checked.y[row].ravel()).argmax()]
+            position = row if checked.rows is None else checked.rows[row]
+            raise ValueError(
+                f"y[{position}] = {value:g} lies {size[row]:.2g} standard deviations of the "
+                "targets that the model was fitted to from them, too far for "
+                f"{str(self.dtype).removeprefix('torch.')}. Is it in the same units? If it is, "
+                "`fit` anew on rows of both kinds, or on a transformed y."
+            )
 
     def tensor(self, array: np.ndarray) -> Tensor:
         return from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)

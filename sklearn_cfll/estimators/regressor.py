@@ -21,9 +21,11 @@ from ._intervals import Scores
 from ._options import LINEAR_PART_BELOW
 from ._parameters import shared_docs
 from ._targets import TargetScale
-from ._wild_targets import tame_targets
+from ._wild_targets import tame_added, tame_targets
 
 __all__ = ["CFLLRegressor"]
+
+FEW_ROWS = 20.0  # of a stream, before the scale of its targets is known
 
 
 @shared_docs(
@@ -328,6 +330,14 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     def _tame_targets(self, checked: Checked, name: str) -> Checked:
         return tame_targets(checked, name)
+
+    def _tame_added(self, checked: Checked) -> Checked:
+        # A stream's scale is that of its first rows, and without `normalize_y` there is none.
+        few = self._is_stream and self._n_known < FEW_ROWS
+        if few or not self._plan.parameters["normalize_y"]:
+            return checked
+        reach = self.__dict__.get("_target_reach", 0.0)  # older files have none
+        return tame_added(checked, self._plan, self._n_known, reach)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:
