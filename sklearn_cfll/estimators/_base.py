@@ -111,6 +111,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         return TargetScale.identity(rows.shape[-1])
 
+    def _n_network_outputs(self, y: np.ndarray) -> int | None:
+        """Outputs that a whole network for these targets has, None for fields."""
+        return None if y.ndim > 2 else (*y.shape, 1)[1]
+
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         return None
 
@@ -233,15 +237,26 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         def make(dtype: torch.dtype) -> Plan:
             weight = checked.mean_weight
             return Plan.make(
-                recipe, checked, seed=seed, device=device, dtype=dtype, mean_weight=weight
+                recipe,
+                checked,
+                n_outputs=self._n_network_outputs(checked.y),
+                seed=seed,
+                device=device,
+                dtype=dtype,
+                mean_weight=weight,
             )
 
-        try:
-            plan = make(dtype)
-        except CannotTakeInputs:
-            if self.precision != "auto" or dtype == torch.float32:
-                raise
-            plan = make(torch.float32)  # its forward may cast to float32 itself
+        dtypes, failures = [dtype], []
+        if self.precision == "auto" and device.type != "mps":  # its forward may cast to the other
+            dtypes.append(torch.float32 if dtype == torch.float64 else torch.float64)
+        for dtype in dtypes:
+            try:
+                plan = make(dtype)
+                break
+            except CannotTakeInputs as error:
+                failures.append(error)
+        else:
+            raise failures[0]
         plan.parameters = fixed_parameters(self, plan.recipe)
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
         self._plan = plan
@@ -349,13 +364,16 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         *,
         stream: bool = False,
         rate: float = 1.0,
+        going_on: bool = False,
     ) -> None:
         """This estimator's settings for so many epochs, whatever came before.
 
         Of a stream nobody knows how many rows will come: the rate stays constant, unless it is
-        a share (``rate`` below one) of what a finished fit began with.
+        a share (``rate`` below one) of what a finished fit began with. A finished fit that is
+        ``going_on`` with a few rows keeps the statistics of batch normalisation.
         """
         net, full = self.net_, self.batch_size == "full"
+        net.module_.holds_statistics = going_on
         if net.optimizer_ is None:
             epochs = 1  # nothing to train
         batch_rows, ridge = self._batch_rows(n_rows), self._training_ridge(n_rows)
@@ -405,6 +423,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             net.run(parts.train, parts.valid, callbacks)
         except IndexError as error:
             raise out_of_range(net.module_.backbone, X) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "The backbone's batch normalisation needs batches of two rows at least, and met "
+                "one of a single row. Give `partial_fit` more rows at first, set `batch_size` to 2 "
+                "or more, or normalise by nn.LayerNorm."
+            ) from error
         first = net.first_epoch_
         rows = net.history[first:]
         self.history_ = [*self.history_[:first], *map(_history_row, rows)]
@@ -564,7 +590,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             features = self.net_.features(dataset)
             if linear is not None:
                 features = torch.cat([features, linear.columns(dataset.X).cpu()], 1)
-        return features.numpy()
+        return features.to(self._plan.dtype).numpy()
 
     def _no_moments(self) -> str:
         return (

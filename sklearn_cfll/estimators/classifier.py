@@ -344,6 +344,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             )
         return np.array([float(given.get(label, 1.0)) for label in known])
 
+    def _n_network_outputs(self, y: np.ndarray) -> int | None:
+        return len(self.classes_)  # of two classes often one each, though one is enough
+
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         if self.multilabel_:
             return None
