@@ -370,8 +370,8 @@ def test_what_is_wrong_with_a_backbone_given_to_load_is_said(tmp_path):
             super().__init__(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 1))
 
     path, network = tmp_path / "model", Network(5)
+    model = small_regressor(backbone=network).fit(X, Y)
     with pytest.warns(UserWarning, match="`backbone`"):
-        model = small_regressor(backbone=network).fit(X, Y)
         model.save(path)
     for other, message in (
         (Network, r"the class Network.*Give an instance, Network\(\.\.\.\)"),

@@ -107,5 +107,5 @@ def _close(first: Tensor, second: Tensor) -> bool:
 
 def one_per_target(output: Tensor, n_outputs: int | None) -> bool:
     """Whether there are as many outputs as targets, or one alone: no features then."""
-    widths = {1} if output.ndim == 1 else {output.shape[1], output.shape[-1]}
+    widths = {1} if output.ndim < 2 else {output.shape[1], output.shape[-1]}
     return bool(widths & {1, n_outputs})

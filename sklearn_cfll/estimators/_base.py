@@ -7,7 +7,6 @@ import math
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..backbones.mlp import MLPBackbone, SideBySide
+from ..backbones.parameters import positive_integers
 from ..backbones.recipe import input_shape_of
 from ..backbones.scaling import ColumnScale, RobustStandardize, Standardize
 from ..backbones.splitting import CannotTakeInputs, join_last_layer
@@ -225,12 +225,18 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         if dtype == torch.float32 and (not perceptron or device.type == "mps"):
             check_float32(checked.X)
         if recipe is None:
-            sizes = self.hidden_layer_sizes
-            sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+            sizes = (
+                positive_integers(self.hidden_layer_sizes) or ()
+            )  # the recipe says what is wrong
             edges = column_bins(checked, self.n_bins) if 1 not in sizes else None
             tables = column_scores(checked) if self.spread_columns else None
             recipe = MLPBackbone(
-                sizes, self.activation, self.dropout, edges, tables, self.n_members
+                sizes or self.hidden_layer_sizes,
+                self.activation,
+                self.dropout,
+                edges,
+                tables,
+                self.n_members,
             )
         seed = draw_seed(self.random_state)
 
@@ -701,7 +707,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         """
         with contextlib.ExitStack() as settings:
             settings.enter_context(default_modes())
-            settings.enter_context(use_threads(self.n_threads or 1))
+            settings.enter_context(use_threads(int(self.n_threads or 1)))
             yield settings
 
     @contextlib.contextmanager
