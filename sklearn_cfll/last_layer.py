@@ -543,8 +543,9 @@ class ClosedFormLastLayer(nn.Module):
         )
 
     def _in_own_dtype(self, features: Tensor) -> Tensor:
-        """Features of half precision in the weights' dtype; autocast does that on its own."""
-        if features.dtype not in HALF or torch.is_autocast_enabled(features.device.type):
+        """Features of any precision in the weights' dtype; autocast casts half on its own."""
+        half = features.dtype in HALF
+        if half and torch.is_autocast_enabled(features.device.type):
             return features
         return features.to(self.weight.dtype)
 

@@ -17,6 +17,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from zipfile import ZIP_STORED, ZipFile
@@ -279,6 +280,8 @@ def _encode(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
         return value
     if isinstance(value, int) and value.bit_length() < 1000:
         return value
+    if isinstance(value, Real) and not isinstance(value, int):  # a fraction
+        return float(value)
     if isinstance(value, Code):
         return {"code": list(value)}
     if isinstance(value, list):

@@ -496,3 +496,97 @@ def test_wide_integers_and_many_targets_keep_their_values():
     model = regressor().fit(inputs, (1000 * targets).astype(np.int64))
     assert model.predict(inputs).dtype.kind == "f"
     assert model.score(inputs, 1000 * targets) > 0.8
+
+
+# -- what forward does to its output -------------------------------------------------------------
+
+
+class Casts(nn.Module):
+    """Returns another dtype than that of training."""
+
+    def __init__(self, dtype, whole):
+        super().__init__()
+        self.body, self.dtype = nn.Linear(5, 8), dtype
+        self.last = nn.Linear(8, 1) if whole else nn.Tanh()
+
+    def forward(self, inputs):
+        return self.last(torch.relu(self.body(inputs))).to(self.dtype)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_outputs_in_another_dtype(dtype, precision, whole):
+    X, y = make_friedman1(60, n_features=5, random_state=0)
+    model = CFLLRegressor(Casts(dtype, whole), precision=precision, max_epochs=2, random_state=0)
+    prediction, deviation = model.fit(X, y).predict(X, return_std=True)
+    assert model.features(X).shape == (60, 8)  # the last layer is split off all the same
+    assert prediction.dtype == deviation.dtype == precision
+    inputs = torch.as_tensor(X, dtype=getattr(torch, precision))
+    network = model.to_torch()(inputs).detach().double().numpy()
+    np.testing.assert_allclose(network[:, 0], prediction, rtol=0.02, atol=0.1)
+    assert np.isfinite(model.partial_fit(X[:3], y[:3]).predict(X)).all()
+
+
+class CastsInside(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.body, self.dtype = nn.Linear(5, 4, dtype=dtype), dtype
+
+    def forward(self, inputs):
+        return torch.relu(self.body(inputs.to(self.dtype)))
+
+
+def test_inputs_that_forward_casts():
+    X, y = make_friedman1(60, n_features=5, random_state=0)
+    for dtype in (torch.float32, torch.float64):
+        for n_rows in (60, 600):  # of float64 and of float32 by default
+            X, y = make_friedman1(n_rows, n_features=5, random_state=0)
+            model = CFLLRegressor(CastsInside(dtype), max_epochs=1).fit(X, y)
+            assert model.resolved_["precision"] == str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=r"same dtype.*`precision`.*leave casts"):
+        CFLLRegressor(CastsInside(torch.bfloat16)).fit(X, y)
+
+
+class Squeezes(nn.Module):
+    def __init__(self, n_features, last=None, positions=False):
+        super().__init__()
+        self.positions = positions
+        self.body, self.last = nn.Conv2d(1, n_features, (3, 1 if positions else 3)), last
+
+    def forward(self, inputs):
+        features = torch.relu(self.body(inputs)).squeeze()
+        features = features.movedim(-2, -1) if self.positions else features
+        return features if self.last is None else self.last(features).squeeze()
+
+
+@pytest.mark.parametrize("kind", ["features", "whole", "positions"])
+def test_squeeze_does_not_lose_the_only_row(kind):
+    images = np.random.default_rng(0).normal(size=(50, 1, 3, 3))
+    y = images[:, 0, 0] if kind == "positions" else images[:, 0, 0, 0]
+    last = nn.Linear(4, 1) if kind == "whole" else None
+    backbone = Squeezes(4, last, positions=kind == "positions")
+    model = CFLLRegressor(backbone, max_epochs=1, random_state=0).fit(images, y)
+    one = model.predict(images[:1])
+    assert one.shape == y[:1].shape
+    np.testing.assert_allclose(one, model.predict(images)[:1], rtol=1e-9)
+    assert model.partial_fit(images[:1], y[:1]).predict(images[:1]).shape == one.shape
+
+
+def test_batch_normalisation_keeps_its_statistics_while_a_fit_goes_on():
+    X, y = make_friedman1(400, n_features=5, noise=0.5, random_state=0)
+    norm = nn.BatchNorm1d(32)
+    backbone = nn.Sequential(nn.Linear(5, 32), norm, nn.ReLU(), nn.Linear(32, 1))
+    model = CFLLRegressor(backbone, max_epochs=20, random_state=0).fit(X[:200], y[:200])
+    before = model.score(X[300:], y[300:])
+    for row in range(200, 210):  # torch takes no statistics of a single row
+        model.partial_fit(X[row : row + 1], y[row : row + 1])
+    for rows in np.arange(210, 250).reshape(-1, 2):
+        model.partial_fit(X[rows], y[rows])
+    assert model.score(X[300:], y[300:]) > before - 0.02
+    for call in (
+        lambda: CFLLRegressor(backbone).partial_fit(X[:1], y[:1]),
+        lambda: CFLLRegressor(backbone, batch_size=1).fit(X[:50], y[:50]),
+    ):
+        with pytest.raises(ValueError, match=r"batch normalisation.*`batch_size`.*LayerNorm"):
+            call()

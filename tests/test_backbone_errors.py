@@ -82,6 +82,26 @@ def test_an_error_inside_a_callable_is_its_own():
 
 
 @pytest.mark.parametrize(
+    "function", [torch.relu, F.tanh, Fixed().forward, lambda x: x.relu(), np.tanh, lambda x: x]
+)
+def test_a_function_of_tensors_is_no_backbone(function):
+    with pytest.raises(TypeError, match=r"a sample('s shape)?, \(6,\)"):
+        fit(function)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_named_and_a_compiled_network_is_split():
+    for make in (torch.jit.script, lambda network: torch.jit.trace(network, torch.zeros(2, 6))):
+        scripted = make(Fixed())
+        for backbone in (scripted, lambda input_shape, given=scripted: given):
+            with pytest.raises(TypeError, match="is a TorchScript module"):
+                fit(backbone)
+        with pytest.raises(TypeError, match="holds a TorchScript module, '0'"):
+            fit(nn.Sequential(scripted, nn.Linear(4, 1)))
+    assert fit(torch.compile(ends_in(nn.Identity(), 1))).features(X).shape == (200, 16)
+
+
+@pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({"optimizer": torch.optim.Adam(Fixed().parameters())}, 'instance of Adam.*"adam"'),
@@ -150,6 +170,20 @@ def test_one_feature_looks_like_a_prediction(function):
         fit(Ends(function, 1))
 
 
+@pytest.mark.parametrize(
+    ("y", "n_outputs"),
+    [(CLASSES, 3), (CLASSES > 1, 2), (np.stack([Y, -Y], 1), 2)],
+    ids=["three classes", "two classes", "two targets"],
+)
+def test_as_many_features_as_outputs_look_like_predictions(y, n_outputs):
+    for network in (ends_in(nn.Tanh(), n_outputs), Ends(torch.relu, n_outputs)):
+        with pytest.warns(UserWarning, match=rf"gives {n_outputs} features, as many.*wider"):
+            fit(network, y)
+    if y.dtype == bool:
+        with pytest.raises(ValueError, match="ends in Sigmoid"):
+            fit(ends_in(nn.Sigmoid(), 2), y)
+
+
 ORDINARY = {
     "tanh": ends_in(nn.Tanh(), 8),
     "relu": ends_in(nn.ReLU(), 8),
@@ -163,7 +197,7 @@ ORDINARY = {
     "flattened": nn.Sequential(nn.Unflatten(1, (3, 2)), nn.Linear(2, 4), nn.Flatten()),
     "whole": ends_in(nn.Dropout(0.1), 3),
     "squeezed": Ends(lambda out: out.squeeze(-1), 1),
-    "three_tanh": ends_in(nn.Tanh(), 3),
+    "two_tanh": ends_in(nn.Tanh(), 2),
 }
 
 

@@ -1,8 +1,11 @@
 """Whatever numbers come in, and in whatever layout: the same predictions, or a word that helps."""
 
+import datetime
 import inspect
 import re
 import warnings
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -226,6 +229,156 @@ def test_labels_in_any_container(convert):
     np.testing.assert_array_equal(model.classes_.astype(str), expected.classes_)
     np.testing.assert_array_equal(model.predict_proba(X), expected.predict_proba(X))
     model.partial_fit(X, convert(LABELS), classes=convert(np.unique(LABELS)))
+
+
+# -- text, dates and masked values --------------------------------------------------------------
+
+
+class Named(nn.Module):
+    """Takes two inputs by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.LazyLinear(4)
+
+    def forward(self, a, b):
+        return torch.relu(self.body(torch.cat([a, b.reshape(len(a), -1)], 1)))
+
+
+IV = partial(CFLLIVRegressor, max_epochs=1, n_folds=2, n_repeats=1, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """A regressor of X, and one of X twice by name."""
+    named = CFLLRegressor(Named(), max_epochs=1, random_state=0)
+    return CFLLRegressor(**SMALL).fit(X, Y), named.fit({"a": X, "b": X}, Y)
+
+
+TEXT = np.array([[repr(float(value)) for value in row] for row in X])
+READABLE = {
+    "strings": TEXT,
+    "lists": TEXT.tolist(),
+    "bytes": TEXT.astype("S"),
+    "string dtype": pd.DataFrame(TEXT).astype("string"),
+    "categories": pd.DataFrame(TEXT).astype("category"),
+    "decimals": np.array([[Decimal(value) for value in row] for row in TEXT]),
+    "nothing masked": np.ma.masked_array(X, mask=np.zeros(X.shape, bool)),
+}
+WIDE = np.dtypes.StringDType if hasattr(np.dtypes, "StringDType") else None
+if WIDE is not None:  # NumPy 2
+    READABLE["variable width"] = TEXT.astype(WIDE())
+
+
+@pytest.mark.parametrize("kind", READABLE)
+@pytest.mark.filterwarnings("ignore:X has feature names")
+def test_text_that_holds_numbers_is_read_as_scikit_learn_reads_it(kind, fitted):
+    given, (model, named) = READABLE[kind], fitted
+    np.testing.assert_array_equal(model.predict(given), model.predict(X))
+    found, expected = (named.predict({"a": X, "b": each}) for each in (given, X))
+    np.testing.assert_array_equal(found, expected)
+    if kind == "lists":  # as csv.reader gives them
+        again = CFLLRegressor(**SMALL).fit(given, Y)
+        np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
+def test_words_among_numbers_in_text():
+    words = TEXT.copy()
+    words[3, 1] = "tall"
+    kinds = [words, words.tolist(), *([] if WIDE is None else [words.astype(WIDE())])]
+    for given in kinds:
+        with pytest.raises(ValueError, match="Column 1 of `X` .* holds 'tall'"):
+            CFLLRegressor(**SMALL).fit(given, Y)
+        with pytest.raises(ValueError, match=r"Column 1 of `X\['b'\]` .* holds 'tall'"):
+            CFLLRegressor(Named()).fit({"a": X, "b": given}, Y)
+    if WIDE is not None:
+        missing = TEXT.astype(WIDE(na_object=np.nan))
+        missing[0, 0] = np.nan
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            CFLLRegressor(**SMALL).fit(missing, Y)
+
+
+DATES = pd.date_range("2020", periods=60)
+DATED_VALUES = {
+    "dates": DATES.to_numpy(),
+    "durations": np.arange(60).astype("m8[s]"),
+    "with a zone": pd.Series(DATES).dt.tz_localize("UTC"),
+    "periods": pd.period_range("2020", periods=60),
+    "date": [datetime.date(2020, 1, 1)] * 60,
+    "time": np.array([datetime.time(1)] * 60),
+    "timedelta": [datetime.timedelta(1)] * 60,
+    "NumPy's as objects": [*Y[1:].tolist(), np.datetime64("2020-01-01")],
+}
+
+
+@pytest.mark.parametrize("kind", DATED_VALUES)
+def test_dates_of_every_kind_are_no_numbers(kind, fitted):
+    given, (model, _) = DATED_VALUES[kind], fitted
+    column = pd.Series(np.array(given, dtype=object)) if isinstance(given, list) else given
+    calls = {
+        "`y`": [
+            lambda: CFLLRegressor(**SMALL).fit(X, given),
+            lambda: CFLLRegressor(**SMALL).fit(X, Y, X_val=X, y_val=given),
+            lambda: model.score(X, given),
+            lambda: IV().fit(X, given),
+        ],
+        "`sample_weight`": [
+            lambda: CFLLRegressor(**SMALL).fit(X, Y, given),
+            lambda: model.score(X, Y, given),
+            lambda: IV().fit(X, Y, sample_weight=given),
+        ],
+        r"(Column 0 of )?`X\['b'\]`": [
+            lambda: CFLLRegressor(Named()).fit({"a": X, "b": column}, Y),
+            lambda: CFLLRegressor(Named()).fit({"a": X, "b": pd.DataFrame({0: column})}, Y),
+        ],
+    }
+    for name, each in calls.items():
+        for call in each:
+            with pytest.raises(ValueError, match=rf"^{name} \(dtype .*\) holds dates or durations"):
+                call()
+
+
+def test_other_values_that_are_no_numbers_are_named_with_their_row(fitted):
+    words = Y.astype(object)
+    words[7] = "tall"
+    for call in (CFLLRegressor().fit, IV().fit, fitted[0].score):
+        with pytest.raises(ValueError, match="`y` .* holds 'tall' in row 7"):
+            call(X, words)
+    with pytest.raises(ValueError, match="`sample_weight` .* holds 'tall' in row 7"):
+        CFLLRegressor().fit(X, Y, words)
+    for missing in (None, np.nan, Decimal("nan")):
+        words[7] = missing
+        for call in (CFLLRegressor().fit, IV().fit):
+            with pytest.raises(ValueError, match="Input y contains NaN"):
+                call(X, words)
+
+
+def test_masked_values_are_not_used(fitted):
+    hidden = np.ma.masked_array(X, mask=X > 1)
+    hidden_y = np.ma.masked_array(Y, mask=Y > 1)
+    model, _ = fitted
+    for name, calls in {
+        "X": [
+            lambda: model.predict(hidden),
+            lambda: model.fit(hidden, Y),
+            lambda: model.fit(list(hidden), Y),
+            lambda: model.fit(X, Y, X_val=hidden, y_val=Y),
+            lambda: IV().fit(hidden, Y),
+        ],
+        "y": [
+            lambda: model.fit(X, hidden_y),
+            lambda: model.score(X, hidden_y),
+            lambda: IV().fit(X, hidden_y),
+            lambda: CFLLClassifier().fit(X, hidden_y > 0),
+        ],
+        "sample_weight": [lambda: model.fit(X, Y, np.ma.masked_array(WEIGHT, mask=Y > 1))],
+        "Z": [lambda: IV().fit(X, Y, Z=hidden)],
+        r"X\['b'\]": [lambda: CFLLRegressor(Named()).fit({"a": X, "b": hidden}, Y)],
+        "array": [lambda: CFLLNet(nn.Identity(), verbose=0).fit(X, hidden_y)],
+    }.items():
+        for call in calls:
+            with pytest.raises(ValueError, match=rf"`{name}` is a masked array.*index \(.*filled"):
+                call()
 
 
 # -- sizes and units --------------------------------------------------------------------------
@@ -697,19 +850,47 @@ def test_other_classes_in_a_later_partial_fit():
         CFLLClassifier(**SMALL).fit(X, LABELS).partial_fit(X, LABELS, classes=["Oslo", "Rome"])
 
 
-@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT])
+MISSING = [None, np.nan, np.float32("nan"), complex("nan"), pd.NA, pd.NaT]
+MISSING += [np.datetime64("NaT"), Decimal("nan"), Decimal("snan")]
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=repr)
 def test_missing_labels(missing):
     labels = LABELS.astype(object)
     labels[4] = missing
-    given = [labels, pd.Series(labels), pd.Series(labels.tolist(), dtype="category")]
-    if missing is not pd.NaT:
+    numbers = np.arange(60).astype(object) % 2
+    numbers[4] = missing
+    given = [labels, pd.Series(labels), numbers]
+    if any(missing is known for known in (None, np.nan, pd.NA, pd.NaT)):
+        given.append(pd.Series(labels.tolist(), dtype="category"))
+    if any(missing is known for known in (None, np.nan, pd.NA)):
         given.append(pd.Series(labels, dtype="string"))
+    if isinstance(missing, np.datetime64):
+        given = [np.where(np.arange(60) == 4, missing, DATES.to_numpy())]
     for y in given:
         for call in (CFLLClassifier().fit, CFLLClassifier().partial_fit):
             with pytest.raises(ValueError, match=r"Input y contains missing values: .* in row 4"):
                 call(X, y)
     with pytest.raises(ValueError, match="Input classes contains missing values"):
         CFLLClassifier().partial_fit(X, LABELS, classes=labels)
+
+
+def test_labels_that_are_no_labels():
+    for value, kind in (
+        (pd.Timestamp("2020", tz="UTC"), "Timestamp"),
+        (pd.Period("2020", "D"), "Period"),
+        (datetime.date(2020, 1, 1), r"datetime\.date"),
+        (Decimal(1), r"decimal\.Decimal"),
+        (True, "bool"),
+    ):
+        y = np.array([value] * 60, dtype=object)
+        with pytest.raises(ValueError, match=rf"Unknown label type: y .*{kind}\).*astype\(str\)"):
+            CFLLClassifier().fit(X, y)
+    for classes in ([], np.array([]), 0, "Oslo", {"Oslo", "Rome"}, [["Oslo", "Rome", "Wien"]]):
+        with pytest.raises(ValueError, match="`classes` must be a list of all labels"):
+            CFLLClassifier().partial_fit(X, LABELS, classes=classes)
+    with pytest.raises(ValueError, match="at least two classes, `classes` holds one class only"):
+        CFLLClassifier().partial_fit(X, LABELS, classes=["Oslo"])
 
 
 def test_labels_of_two_kinds():
@@ -731,6 +912,58 @@ def test_class_weights_of_no_classes():
     for weights in ({}, everything):  # as in scikit-learn
         model = CFLLClassifier(**SMALL, class_weight=weights).fit(X, LABELS)
         np.testing.assert_array_equal(model.predict_proba(X), plain)
+
+
+def test_class_weights_of_several_labels():
+    y = np.stack([X[:, 0] > 0, X[:, 1] > 0], axis=1).astype(int)
+    weights = [{0: 1, 1: 3}, {1: 2}]
+    model = CFLLClassifier(**SMALL, class_weight=weights).fit(X, y)
+    same = CFLLClassifier(**SMALL).fit(X, y, np.array([1, 3])[y[:, 0]] * np.array([1, 2])[y[:, 1]])
+    np.testing.assert_array_equal(model.predict_proba(X), same.predict_proba(X))
+    for wrong, message in (
+        ({0: 1, 1: 3}, '"balanced" or a list of 2 dicts'),
+        (weights[:1], "a list of 2 dicts"),
+        ([{0: 1}, None], "must hold dicts, got None"),
+        ([{0: 1}, {1: np.nan}], "finite weights.*nan for class 1"),
+    ):
+        with pytest.raises(ValueError, match=f"`class_weight` {message}|`class_weight`.*{message}"):
+            CFLLClassifier(class_weight=wrong).fit(X, y)
+    with pytest.raises(ValueError, match="`class_weight` is a list for multilabel targets only"):
+        CFLLClassifier(class_weight=weights).fit(X, LABELS)
+
+
+NUMBERS = ("ridge", "decay", "learning_rate", "weight_decay", "tol", "dropout")
+NUMBERS += ("validation_fraction",)
+
+
+@pytest.mark.parametrize("kind", [Fraction, np.float32])
+def test_numbers_of_any_kind_are_parameters(kind, tmp_path):
+    sizes = {"hidden_layer_sizes": (8, 8)}
+    model = CFLLRegressor(**{**SMALL, **sizes, **{name: kind(0.25) for name in NUMBERS}}).fit(X, Y)
+    same = CFLLRegressor(**{**SMALL, **sizes, **dict.fromkeys(NUMBERS, 0.25)}).fit(X, Y)
+    np.testing.assert_array_equal(model.predict(X), same.predict(X))
+    model.partial_fit(X, Y).save(tmp_path / "model")
+    loaded = CFLLRegressor.load(tmp_path / "model")
+    assert all(getattr(loaded, name) == 0.25 for name in NUMBERS)
+    rates = {"stage1_ridge": kind(0.25), "stage2_ridge": kind(0.25), "learning_rate": kind(0.25)}
+    IV(**rates).fit(X, Y)
+    for name in NUMBERS:
+        for wrong in (10**400, Fraction(-1, 2)):
+            with pytest.raises(ValueError, match=f"The '{name}' parameter .*must be a float in"):
+                CFLLRegressor(**{name: wrong}).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    "sizes", [np.int64(8), np.uint8(8), np.array(8), torch.tensor(8), torch.tensor([8]), [8]]
+)
+def test_sizes_in_whatever_holds_them(sizes, tmp_path):
+    few = X[:20], Y[:20]
+    model = CFLLRegressor(**{**SMALL, "hidden_layer_sizes": sizes}).fit(*few)
+    expected = CFLLRegressor(**SMALL).fit(*few).predict(X)
+    np.testing.assert_array_equal(model.predict(X), expected)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match="hidden_layer_sizes"):
+        CFLLRegressor(hidden_layer_sizes=True).fit(X, Y)
 
 
 @pytest.mark.parametrize("fraction", [0.999, 0.99])

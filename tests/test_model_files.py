@@ -364,6 +364,32 @@ def test_a_backbone_that_does_not_fit_the_file_is_refused(tmp_path):
             CFLLRegressor.load(tmp_path / "model", backbone=other)
 
 
+def test_what_is_wrong_with_a_backbone_given_to_load_is_said(tmp_path):
+    class Network(nn.Sequential):
+        def __init__(self, width):
+            super().__init__(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 1))
+
+    path, network = tmp_path / "model", Network(5)
+    model = small_regressor(backbone=network).fit(X, Y)
+    with pytest.warns(UserWarning, match="`backbone`"):
+        model.save(path)
+    for other, message in (
+        (Network, r"the class Network.*Give an instance, Network\(\.\.\.\)"),
+        (Network(6), r"not like the one at fit.*0\.weight.*\[5, 3\].*\[6, 3\].*the same sizes"),
+        (nn.Linear(3, 5), "a Linear, has no linear layer '2', which was the last"),
+        (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Tanh()), "no linear layer '2'"),
+        (torch.relu, "relu.*function of tensors"),
+        ("network", "`backbone` must be None, a torch.nn.Module"),
+    ):
+        with pytest.raises(ModelFileError, match=f"(?s){message}"):
+            CFLLRegressor.load(path, backbone=other)
+    for device in (None, 3.5, "abacus"):
+        with pytest.raises(ValueError, match=rf"`device`='?{device}'? is no torch device.*auto"):
+            CFLLRegressor.load(path, backbone=network, device=device)
+    loaded = CFLLRegressor.load(path, backbone=network, device="auto")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+
+
 # -- writing ----------------------------------------------------------------------------------
 
 

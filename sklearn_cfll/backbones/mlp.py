@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .bins import PiecewiseLinear
 from .dropout import SeededDropout
 from .normal_scores import SpreadStandardize
-from .parameters import check_parameters, positive_integers
+from .parameters import RealInterval, check_parameters, positive_integers
 from .scaling import ColumnScale, RobustStandardize
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
@@ -126,7 +126,7 @@ class MLPBackbone(BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [RealInterval(0, 1, closed="left")],
         "bin_edges": ["array-like", None],
         "score_tables": ["array-like", None],
         "n_members": [Interval(Integral, 1, None, closed="left")],
@@ -170,7 +170,7 @@ class MLPBackbone(BaseEstimator):
             )
         if self.dropout and len(sizes) == 1:
             warnings.warn(
-                f"`dropout`={self.dropout:g} has no effect with one hidden layer: units are "
+                f"`dropout`={float(self.dropout):g} has no effect with one hidden layer: units are "
                 "dropped between hidden layers. Give `hidden_layer_sizes` a second one.",
                 UserWarning,
                 stacklevel=2,
@@ -219,7 +219,7 @@ class MLPBackbone(BaseEstimator):
         for i, size in enumerate(sizes):
             layers += [self._linear(width, int(size), generator), ACTIVATIONS[self.activation]()]
             if self.dropout and i < len(sizes) - 1:
-                layers.append(SeededDropout(self.dropout))
+                layers.append(SeededDropout(float(self.dropout)))
             width = int(size)
         return layers
 

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    validate_parameter_constraints,
+)
 
-__all__ = ["check_parameters", "positive_integers"]
+__all__ = ["RealInterval", "check_parameters", "positive_integers"]
+
+
+class RealInterval(Interval):
+    """An interval of whatever Python counts among the real numbers and float can hold.
+
+    scikit-learn's own compares integers beyond float, and raises for a fraction.
+    """
+
+    def __init__(self, left: float | None, right: float | None, *, closed: str) -> None:
+        super().__init__(Real, left, right, closed=closed)
+
+    def __contains__(self, value: Any) -> bool:
+        try:
+            return bool(super().__contains__(float(value)))
+        except OverflowError:
+            return False
 
 
 def check_parameters(recipe: Any) -> None:
@@ -26,6 +46,8 @@ def positive_integers(values: Any) -> tuple[int, ...] | None:
     """One positive integer, or several in their order; None where it is anything else."""
     if isinstance(values, set | frozenset | dict):
         return None
+    if hasattr(values, "tolist"):  # arrays, tensors and numbers in one
+        values = values.tolist()
     entries = (values,) if isinstance(values, Integral) else tuple(values)
     for entry in entries:
         if isinstance(entry, bool | np.bool_) or not isinstance(entry, Integral) or entry < 1:

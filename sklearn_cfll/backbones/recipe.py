@@ -115,8 +115,9 @@ def rebuild_backbone(
     ``like`` says which layer was split off; its own module is not looked at.
     """
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
-    module = _instantiate(backbone, input_shape_of(sample), generator)
-    module = cast_module(module, first.device, dtype)
+    with _hint_at_an_instance(backbone):
+        module = _instantiate(backbone, input_shape_of(sample), generator)
+        module = cast_module(module, first.device, dtype)
     if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         with torch.no_grad():
             module(**sample) if isinstance(sample, dict) else module(sample)
@@ -154,7 +155,8 @@ def input_shape_of(sample: Inputs) -> Any:
 def _instantiate(backbone: Any, input_shape: Any, generator: torch.Generator | None) -> nn.Module:
     """A module of its own: nothing that is done to it is seen by the user's objects."""
     if isinstance(backbone, nn.Module):
-        return copy_module(backbone)
+        # What `torch.compile` was given is split; `compile=True` compiles what is left.
+        return copy_module(_check_trainable(getattr(backbone, "_orig_mod", backbone)))
     if takes_generator(backbone):
         module = backbone.build(input_shape, generator=generator)
     elif _is_recipe(backbone):
@@ -165,21 +167,49 @@ def _instantiate(backbone: Any, input_shape: Any, generator: torch.Generator | N
         raise TypeError(
             "`backbone` must be None, a torch.nn.Module, a recipe with a "
             "`build(input_shape)` method, or a callable that returns a module, got "
-            f"{backbone!r}."
+            f"{backbone!r:.200}."
         )
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"`backbone` must build a torch.nn.Module, {backbone!r} built a "
-            f"{type(module).__name__}."
+            f"{type(module).__name__} of a sample's shape, {input_shape}."
         )
+    module = _check_trainable(getattr(module, "_orig_mod", module))
     # It may hand out a network that the user keeps. One that cannot be copied is taken as it is.
     with contextlib.suppress(TypeError):
         module = copy_module(module)
     return module
 
 
+def _check_trainable(module: nn.Module) -> nn.Module:
+    """Raise for TorchScript: its parameters cannot be cast and trained in a copy."""
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f"holds a TorchScript module, {name!r}" if name else "is a TorchScript module"
+            raise TypeError(
+                f"`backbone` {where}, which cannot be copied and trained. Give the torch.nn.Module "
+                "that it was made of; what `to_torch` returns can be scripted or traced after the "
+                "fit."
+            )
+    return module
+
+
 def _call(backbone: Any, input_shape: Any) -> Any:
     """What a callable makes of a sample's shape."""
+    try:
+        return _call_with_shape(backbone, input_shape)
+    except (TypeError, AttributeError) as error:
+        # A class, and a signature that does not fit, have messages of their own.
+        if isinstance(backbone, type) or type(input_shape).__name__ not in str(error):
+            raise
+        raise TypeError(
+            f"`backbone` {backbone!r} is called with the shape of a sample, {input_shape}, and "
+            f"must return a torch.nn.Module. It raised: {error}. A function of tensors belongs "
+            "into a module: nn.Sequential(nn.Linear(4, 32), nn.ReLU()), for example."
+        ) from error
+
+
+def _call_with_shape(backbone: Any, input_shape: Any) -> Any:
     try:
         signature = inspect.signature(backbone)
     except (TypeError, ValueError):  # it has none that Python can tell
@@ -250,6 +280,11 @@ def _explain(
     failures: list[CannotTakeInputs], module: nn.Module, sample: Inputs
 ) -> CannotTakeInputs:
     """One error for all ways in which the inputs were tried."""
+    if "same dtype" in str(failures[0]):
+        return CannotTakeInputs(
+            f"{failures[0]} Its weights were cast to the dtype of training (see `precision`): "
+            "leave casts to a dtype of its own out of its forward."
+        )
     looks_up = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
     if isinstance(sample, dict):
         return failures[-1 if looks_up else 0]

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .ends import SIGMOIDS, SOFTMAXES, Trace, one_per_target, refuse_probabilities
 
 __all__ = [
     "Backbone",
@@ -26,10 +27,6 @@ __all__ = [
 
 
 Inputs = Tensor | dict[str, Tensor]
-
-# Modules that turn a linear layer's output into probabilities, or logarithms of them.
-SOFTMAXES = (nn.Softmax, nn.LogSoftmax, nn.Softmax2d, nn.Softmin)
-SIGMOIDS = (nn.Sigmoid, nn.LogSigmoid, nn.Hardsigmoid)
 
 
 class CannotTakeInputs(ValueError):
@@ -71,15 +68,15 @@ class ChannelsLast(nn.Module):
         return self.network(*args, **kwargs).movedim(1, -1)
 
 
-class OnNamedInputs(nn.Module):
-    """A backbone that takes its inputs by name, and a last layer on it."""
+class WithLastLayer(nn.Module):
+    """A backbone and a last layer on it, in whose dtype it takes the features."""
 
-    def __init__(self, backbone: nn.Module, last: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, last: nn.Linear) -> None:
         super().__init__()
         self.backbone, self.last = backbone, last
 
-    def forward(self, **inputs: Tensor) -> Tensor:
-        return self.last(self.backbone(**inputs))
+    def forward(self, *args: Tensor, **inputs: Tensor) -> Tensor:
+        return self.last(self.backbone(*args, **inputs).to(self.last.weight.dtype))
 
 
 class SplitOff(nn.Identity):
@@ -129,7 +126,7 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
     trace = _trace(network, sample)
     name, channels_first, features = trace.last, False, trace.output
     if name is None:
-        _refuse_probabilities(network, trace, n_outputs)
+        refuse_probabilities(network, trace, n_outputs)
     else:
         assert trace.inputs is not None
         layer = network.get_submodule(name)
@@ -146,7 +143,7 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
         else:
             network = _put_back(network, name, layer)
             name, channels_first = None, False
-            if features.ndim > 1 and _one_per_target(features, n_outputs):
+            if features.ndim > 1 and one_per_target(features, n_outputs):
                 warnings.warn(
                     f"The network's last linear layer, {trace.last!r}, could not be split off: its "
                     "forward reshapes that layer's output or looks at the layer itself. The "
@@ -160,18 +157,23 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
 
 
 def _holds(found: Any, expected: Tensor) -> bool:
-    """Whether features are what the last layer saw; positions may have been reshaped."""
+    """Whether features are what the last layer saw, reshaped perhaps, or in another dtype."""
     if not isinstance(found, Tensor) or found.ndim < 2 or found.numel() != expected.numel():
         return False
     same_width = found.shape[-1] == expected.shape[-1]
-    return same_width and torch.equal(found.reshape(expected.shape), expected)
+    return same_width and torch.equal(found.reshape(expected.shape), expected.to(found.dtype))
 
 
 def strip_last_layer(network: nn.Module, removed: str | None, channels_first: bool) -> nn.Module:
     """Split off a layer whose name is known, as :func:`split_last_layer` did once."""
     if removed is None:
         return network
-    layer = network.get_submodule(removed)
+    layer = dict(network.named_modules()).get(removed)
+    if layer is None or not _is_pointwise_linear(layer):
+        raise ValueError(
+            f"`backbone`, a {type(network).__name__}, has no linear layer {removed!r}, which was "
+            "the last one of the network at fit."
+        )
     _set_width(network, removed, *_widths(layer)[::-1])
     network = _replace(network, removed, SplitOff(layer))
     return ChannelsLast(network) if channels_first else network
@@ -203,8 +205,7 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
     """The whole network again: a copy of the backbone with ``linear`` as its last layer."""
     module = copy_module(backbone.module)
     if backbone.removed is None:
-        named = isinstance(backbone.input_dtype, dict)
-        return OnNamedInputs(module, linear) if named else nn.Sequential(module, linear)
+        return WithLastLayer(module, linear)
     if not backbone.channels_first:
         return _replace(module, backbone.removed, linear)
     assert isinstance(module, ChannelsLast)
@@ -243,29 +244,6 @@ def copy_module(module: nn.Module) -> nn.Module:
         ) from error
 
 
-class Trace(NamedTuple):
-    """What a network did with a sample.
-
-    Attributes
-    ----------
-    output : Tensor
-    last : str or None
-        Name of the linear layer whose output the network returns.
-    inputs : Tensor or None
-        What that layer saw.
-    linear : list of Tensor
-        Outputs of all linear layers.
-    squash : str or None
-        Name of the softmax or sigmoid whose output the network returns.
-    """
-
-    output: Tensor
-    last: str | None
-    inputs: Tensor | None
-    linear: list[Tensor]
-    squash: str | None
-
-
 class Call(NamedTuple):
     """One call of a layer inside a network."""
 
@@ -276,10 +254,13 @@ class Call(NamedTuple):
     values: Tensor  # of the output then
 
     def gave(self, output: Tensor) -> bool:
-        """Whether a network's output is this call's."""
+        """Whether a network's output is this call's, or that in another dtype (``.float()``)."""
+        if output.numel() != self.output.numel():
+            return False
+        if output.dtype != self.output.dtype:
+            return torch.equal(self.values.to(output.dtype).reshape(output.shape), output)
         same_memory = self.output.data_ptr() == output.data_ptr()
-        untouched = output._version == self.version
-        return same_memory and untouched and self.output.numel() == output.numel()
+        return same_memory and output._version == self.version
 
 
 def _trace(network: nn.Module, sample: Inputs) -> Trace:
@@ -316,75 +297,6 @@ def _trace(network: nn.Module, sample: Inputs) -> Trace:
         if sum(call.name == last.name for call in linear) == 1:
             return Trace(output, last.name, last.inputs, outputs, squash)
     return Trace(output, None, None, outputs, squash)
-
-
-def _refuse_probabilities(network: nn.Module, trace: Trace, n_outputs: int | None) -> None:
-    """Raise where a network ends in a softmax, or in sigmoids of which it has one per target."""
-    output = trace.output
-    module = None if trace.squash is None else network.get_submodule(trace.squash)
-    end = None
-    if isinstance(module, SOFTMAXES) or (
-        isinstance(module, SIGMOIDS) and _one_per_target(output, n_outputs)
-    ):
-        end = type(module).__name__ + (f" ({trace.squash!r})" if trace.squash else "")
-    elif module is None:  # torch.softmax and the like inside forward show in the values alone
-        end = _squashing_function(trace, n_outputs)
-    if end is None:
-        single = output.ndim > 1 and output.shape[-1] == 1
-        if single and any(each.numel() == output.numel() for each in trace.linear):
-            warnings.warn(
-                "`backbone` gives one feature, a function of its last linear layer's output: if "
-                "that is meant as the prediction, return the layer's output itself, so that the "
-                "layer can be split off and solved in closed form.",
-                UserWarning,
-                stacklevel=2,
-            )
-        return
-    raise ValueError(
-        f"`backbone` ends in {end} after its last linear layer, which then cannot be split off "
-        "and solved in closed form. Leave it out, so that the network returns that layer's "
-        "output: predictions are the solved layer's, and a classifier's `predict_proba` gives "
-        "probabilities. If its values are meant as features, give a recipe, an object with "
-        "`build(input_shape)`: what that builds is never split."
-    )
-
-
-def _squashing_function(trace: Trace, n_outputs: int | None) -> str | None:
-    """Name of the function that made probabilities of a linear layer's output."""
-    output = trace.output.double()
-    linear = [
-        each.double().reshape(output.shape)
-        for each in trace.linear
-        if each.numel() == output.numel()
-    ]
-    if not linear:
-        return None
-    for axis in {1, output.ndim - 1} if output.ndim > 1 else ():
-        if output.shape[axis] == 1:
-            continue
-        for name, values in (("softmax", output), ("log_softmax", output.exp())):
-            total = values.sum(axis)
-            # Shares with zeros among them may be features that were normalised.
-            if _close(total, torch.ones_like(total)) and (
-                bool((values > 0).all()) or any(_close(x.softmax(axis), values) for x in linear)
-            ):
-                return f"a {name}"
-    if _one_per_target(output, n_outputs):
-        if any(_close(each.sigmoid(), output) for each in linear):
-            return "a sigmoid"
-        if any(_close(F.logsigmoid(each), output) for each in linear):
-            return "a logsigmoid"
-    return None
-
-
-def _close(first: Tensor, second: Tensor) -> bool:
-    return torch.allclose(first, second, rtol=1e-4, atol=1e-5)
-
-
-def _one_per_target(output: Tensor, n_outputs: int | None) -> bool:
-    """Whether there are as many outputs as targets, or one alone: no features then."""
-    widths = {1} if output.ndim == 1 else {output.shape[1], output.shape[-1]}
-    return bool(widths & {1, n_outputs})
 
 
 def _check_float(output: Any) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
 from sklearn.utils import check_array
+from sklearn.utils.validation import _check_sample_weight
 
-from ..training.batches import native
+from ..training.batches import check_unmasked, native
 
-__all__ = ["as_columns", "as_targets", "as_values", "check_labels", "check_range"]
-__all__ += ["named_columns", "outside", "to_numpy"]
+__all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
+__all__ += ["check_range", "named_columns", "outside", "to_numpy"]
 
 # Beyond these squares, and sums of them, overflow or vanish in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
@@ -25,16 +28,33 @@ HELD_32, HELD_64 = (SMALLEST_32, LARGEST_32), (1e-60, 1e60)
 SQUARED_32 = 1e-15, 1e15  # what features and targets may be for their squares to be held
 
 DATES = "mM"  # kinds of NumPy dtypes: durations and dates
+TEXT = "SUT"  # bytes, and strings of fixed and of variable width
 # What dtypes of pandas, polars and pyarrow for them begin with.
 DATE_NAMES = ("date", "duration", "period", "time")
 
 
-def to_numpy(value: Any) -> Any:
-    """A dense NumPy array of whatever holds rows; frames are left to scikit-learn's checks."""
+def to_numpy(value: Any, name: str) -> Any:
+    """A dense NumPy array of a tensor, nothing of it masked; other containers stay as they are.
+
+    Frames and lists are left to scikit-learn's checks.
+    """
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return value
+    if isinstance(value, list | tuple) and any(isinstance(x, np.ma.MaskedArray) for x in value):
+        value = np.ma.stack(value)
+    return check_unmasked(value, name)
+
+
+def as_table(value: Any, name: str) -> Any:
+    """As :func:`to_numpy`; text becomes objects, of which scikit-learn reads the numbers."""
+    value = to_numpy(value, name)
+    array = value
+    if isinstance(value, list | tuple):
+        with contextlib.suppress(ValueError):  # rows of different lengths
+            array = np.asarray(value)
+    text = isinstance(array, np.ndarray) and array.dtype.kind in TEXT
+    return array.astype(object) if text else value
 
 
 def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False) -> Any:
@@ -72,20 +92,48 @@ def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False)
     return native(checked)
 
 
-def as_targets(y: Any) -> np.ndarray:
+def as_targets(y: Any, name: str = "y") -> np.ndarray:
     """y as a dense native NumPy array of any dtype."""
-    y = y.toarray() if scipy.sparse.issparse(y) else np.asarray(to_numpy(y))
+    y = y.toarray() if scipy.sparse.issparse(y) else np.asarray(to_numpy(y, name))
     if y.dtype.kind == "T":  # NumPy's variable-width strings
         y = y.astype(object)
     return native(y) if y.dtype.kind in "fiub" else y
 
 
-def as_values(y: np.ndarray, estimator: Any) -> np.ndarray:
+def as_values(y: np.ndarray, estimator: Any, name: str = "y") -> np.ndarray:
     """Targets of a regression as native float64, finite."""
-    if y.dtype.kind in DATES:
-        raise ValueError(_dates("`y`", y.dtype))
-    options: Any = {"ensure_2d": False, "allow_nd": True, "input_name": "y"}
-    return native(check_array(y, dtype=np.float64, estimator=estimator, **options))
+    options: Any = {"ensure_2d": False, "allow_nd": True, "input_name": name}
+    with named_values(y, name):
+        return native(check_array(y, dtype=np.float64, estimator=estimator, **options))
+
+
+def as_weights(sample_weight: Any, X: Any) -> np.ndarray:
+    """Sample weights as native float64: finite, not negative, one for each row of X."""
+    given = to_numpy(sample_weight, "sample_weight")
+    with named_values(np.asarray(given), "sample_weight"):
+        return native(_check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True))
+
+
+@contextlib.contextmanager
+def named_values(values: np.ndarray, name: str) -> Iterator[None]:
+    """Refuse dates, and add the row to errors about other values that are no numbers."""
+    if values.dtype.kind in DATES:
+        raise ValueError(_dates(f"`{name}`", values.dtype))
+    found = None
+    if values.dtype.kind not in "fiubc":
+        found = _first_bad_value(values)
+    if found is not None and _is_date(found[1]):
+        raise ValueError(_dates(f"`{name}`", values.dtype))
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if found is None:
+            raise
+        row = found[0] // (values.size // len(values))
+        raise ValueError(
+            f"{str(error).rstrip('.')}. `{name}` (dtype {values.dtype}) holds {found[1]!r} in row "
+            f"{row}, which is no number: leave such rows out, or turn all values into numbers."
+        ) from error
 
 
 def check_range(numbers: Any, given: Any, name: str) -> None:
@@ -126,24 +174,45 @@ def _outside(largest: Any, lowest: float, highest: float) -> tuple[int, float] |
 
 
 def check_labels(y: np.ndarray, name: str) -> np.ndarray:
-    """Raise where an array of objects holds None, NaN or pandas' NA or NaT in place of a label."""
+    """Raise where a label is missing (None, NaN, NaT, NA), or is no string and no number."""
+    entries = y.ravel()
+    if y.dtype.kind == "O":
+        missing = np.array([_is_missing(value) for value in entries], dtype=bool)
+    else:
+        missing = entries != entries
+    if missing.any():
+        position = int(missing.argmax())
+        raise ValueError(
+            f"Input {name} contains missing values: {entries[position]!r} in row "
+            f"{position // (y.size // len(y))}. Drop such rows, or make a class of them."
+        )
     if y.dtype.kind != "O":
         return y
-    for position, value in enumerate(y.ravel()):
-        missing = value is None or type(value).__name__ in ("NAType", "NaTType")
-        if missing or (isinstance(value, float) and value != value):
-            raise ValueError(
-                f"Input {name} contains missing values: {value!r} in row "
-                f"{position // (y.size // len(y))}. Drop such rows, or make a class of them."
-            )
-    words = np.array([isinstance(value, str) for value in y.ravel()])
+    words = np.array([isinstance(value, str) for value in entries])
     if words.any() and not words.all():
-        one, other = y.ravel()[words.argmax()], y.ravel()[words.argmin()]
+        one, other = entries[words.argmax()], entries[words.argmin()]
         raise ValueError(
             f"{name} mixes strings and other labels: {one!r} and {other!r}. Turn all of them into "
             "strings, or all into numbers."
         )
+    if len(entries) and not words.all():
+        value = entries[0]
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise ValueError(
+            f"Unknown label type: {name} is an array of objects, the first of them {value!r} "
+            f"({kind}). Turn the labels into strings, as by `{name}.astype(str)`, or, if they are "
+            f"whole numbers or truth values, into integers: `{name}.astype(int)`."
+        )
     return y
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a label is None, NaN or NaT of any type, or pandas' NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, Decimal):  # a signalling NaN compares with nothing
+        return value.is_nan()
+    return isinstance(value, Real | complex | np.generic) and bool(value != value)
 
 
 @contextlib.contextmanager
@@ -151,7 +220,8 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
     """Add the column to errors about values that are no numbers."""
     for position, column in enumerate(_columns(X) if hasattr(X, "shape") else ()):
         dtype = _dtype(column)
-        if str(dtype).lower().startswith(DATE_NAMES):  # polars would turn them into numbers
+        dated = str(dtype).lower().startswith(DATE_NAMES)  # polars would turn them into numbers
+        if dated or (str(dtype) == "object" and any(map(_is_numpy_date, np.ravel(column)))):
             raise ValueError(_dates(_label(X, position, name), dtype))
     try:
         yield
@@ -161,7 +231,7 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
             raise
         position, dtype, value = found
         label = _label(X, position, name)
-        if hasattr(value, "isoformat"):
+        if _is_date(value):
             raise ValueError(_dates(label, dtype)) from error
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
@@ -180,24 +250,47 @@ def _dates(label: str, dtype: Any) -> str:
 
 def _label(X: Any, position: int, name: str) -> str:
     """How a message calls a column."""
+    if len(getattr(X, "shape", "2d")) == 1:
+        return f"`{name}`"
     names = getattr(X, "columns", None)
     if names is None or callable(names) or not hasattr(X, "dtypes"):
         names = getattr(X, "column_names", None)  # pyarrow
     column = position if names is None else names[position]
+    column = column.item() if isinstance(column, np.generic) else column
     return f"Column {column!r} of `{name}`"
+
+
+def _is_date(value: Any) -> bool:
+    """Whether a value is a date, a time, a duration or a period, of whatever library."""
+    parts = ("isoformat", "total_seconds", "start_time")
+    return _is_numpy_date(value) or any(hasattr(value, part) for part in parts)
+
+
+def _is_numpy_date(value: Any) -> bool:
+    return isinstance(value, np.datetime64 | np.timedelta64)  # `float` takes them for numbers
 
 
 def _first_bad_column(X: Any) -> tuple[int, Any, Any] | None:
     """Position, dtype and a value of the first column that does not turn into numbers."""
     for position, column in enumerate(_columns(X)):
         values = np.asarray(column)
-        if values.dtype.kind in "fiub":
-            continue
-        for value in values.ravel().tolist():
-            try:
+        found = None if values.dtype.kind in "fiub" else _first_bad_value(values)
+        if found is not None:
+            return position, _dtype(column), found[1]
+    return None
+
+
+def _first_bad_value(values: np.ndarray) -> tuple[int, Any] | None:
+    """Position and value of the first entry that does not turn into a number."""
+    entries = values.ravel()
+    for position, value in enumerate(entries if values.dtype == object else entries.tolist()):
+        if _is_numpy_date(value):
+            return position, value
+        try:
+            if value is not None:  # taken for NaN
                 float(value)
-            except (TypeError, ValueError):
-                return position, _dtype(column), value
+        except (TypeError, ValueError):
+            return position, value
     return None
 
 
@@ -207,9 +300,11 @@ def _dtype(column: Any) -> Any:
 
 
 def _columns(X: Any) -> Iterator[Any]:
-    """Columns of a frame, a table or a 2-d array."""
-    if hasattr(X, "iloc"):
-        yield from (X.iloc[:, i] for i in range(X.shape[1]) if X.ndim == 2)
+    """Columns of a frame, a table or a 2-d array; a series is one."""
+    if hasattr(X, "iloc") and X.ndim == 2:
+        yield from (X.iloc[:, i] for i in range(X.shape[1]))
+    elif len(getattr(X, "shape", "2d")) == 1:
+        yield X
     elif hasattr(X, "get_columns"):
         yield from X.get_columns()
     elif hasattr(X, "itercolumns"):

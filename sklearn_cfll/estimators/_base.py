@@ -7,7 +7,6 @@ import math
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..backbones.mlp import MLPBackbone, SideBySide
+from ..backbones.parameters import positive_integers
 from ..backbones.recipe import input_shape_of
 from ..backbones.scaling import ColumnScale, RobustStandardize, Standardize
 from ..backbones.splitting import CannotTakeInputs, join_last_layer
@@ -116,6 +116,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         return TargetScale.identity(rows.shape[-1])
+
+    def _n_network_outputs(self, y: np.ndarray) -> int | None:
+        """Outputs that a whole network for these targets has, None for fields."""
+        return None if y.ndim > 2 else (*y.shape, 1)[1]
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         return None
@@ -237,27 +241,44 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         dtype = resolve_dtype(self.precision, checked.y.shape, device, coarse)
         check_sizes(as_given, dtype)
         if recipe is None:
-            sizes = self.hidden_layer_sizes
-            sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+            sizes = (
+                positive_integers(self.hidden_layer_sizes) or ()
+            )  # the recipe says what is wrong
             edges = column_bins(checked, self.n_bins) if 1 not in sizes else None
             tables = column_scores(checked) if self.spread_columns else None
             recipe = MLPBackbone(
-                sizes, self.activation, self.dropout, edges, tables, self.n_members
+                sizes or self.hidden_layer_sizes,
+                self.activation,
+                self.dropout,
+                edges,
+                tables,
+                self.n_members,
             )
         seed = draw_seed(self.random_state)
 
         def make(dtype: torch.dtype) -> Plan:
             weight = checked.mean_weight
             return Plan.make(
-                recipe, checked, seed=seed, device=device, dtype=dtype, mean_weight=weight
+                recipe,
+                checked,
+                n_outputs=self._n_network_outputs(checked.y),
+                seed=seed,
+                device=device,
+                dtype=dtype,
+                mean_weight=weight,
             )
 
-        try:
-            plan = make(dtype)
-        except CannotTakeInputs:
-            if self.precision != "auto" or dtype == torch.float32:
-                raise
-            plan = make(torch.float32)  # its forward may cast to float32 itself
+        dtypes, failures = [dtype], []
+        if self.precision == "auto" and device.type != "mps":  # its forward may cast to the other
+            dtypes.append(torch.float32 if dtype == torch.float64 else torch.float64)
+        for dtype in dtypes:
+            try:
+                plan = make(dtype)
+                break
+            except CannotTakeInputs as error:
+                failures.append(error)
+        else:
+            raise failures[0]
         plan.parameters = fixed_parameters(self, plan.recipe)
         plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
         self._plan = plan
@@ -367,13 +388,16 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         *,
         stream: bool = False,
         rate: float = 1.0,
+        going_on: bool = False,
     ) -> None:
         """This estimator's settings for so many epochs, whatever came before.
 
         Of a stream nobody knows how many rows will come: the rate stays constant, unless it is
-        a share (``rate`` below one) of what a finished fit began with.
+        a share (``rate`` below one) of what a finished fit began with. A finished fit that is
+        ``going_on`` with a few rows keeps the statistics of batch normalisation.
         """
         net, full = self.net_, self.batch_size == "full"
+        net.module_.holds_statistics = going_on
         if net.optimizer_ is None:
             epochs = 1  # nothing to train
         batch_rows, ridge = self._batch_rows(n_rows), self._training_ridge(n_rows)
@@ -431,6 +455,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             if said is None:
                 raise
             raise FloatingPointError(said) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "The backbone's batch normalisation needs batches of two rows at least, and met "
+                "one of a single row. Give `partial_fit` more rows at first, set `batch_size` to 2 "
+                "or more, or normalise by nn.LayerNorm."
+            ) from error
         first = net.first_epoch_
         rows = net.history[first:]
         self.history_ = [*self.history_[:first], *map(_history_row, rows)]
@@ -590,7 +622,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             features = self.net_.features(dataset)
             if linear is not None:
                 features = torch.cat([features, linear.columns(dataset.X).cpu()], 1)
-        return features.numpy()
+        return features.to(self._plan.dtype).numpy()
 
     def _no_moments(self) -> str:
         return (
@@ -701,7 +733,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         """
         with contextlib.ExitStack() as settings:
             settings.enter_context(default_modes())
-            settings.enter_context(use_threads(self.n_threads or 1))
+            settings.enter_context(use_threads(int(self.n_threads or 1)))
             yield settings
 
     @contextlib.contextmanager

@@ -9,22 +9,20 @@ import numpy as np
 import scipy.sparse
 import torch
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_consistent_length,
-    validate_data,
-)
+from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
 from ..backbones.bins import bin_edges, quantiles
 from ..backbones.normal_scores import score_tables
-from ..training.batches import RowsDataset, as_rows, from_numpy, native, spread_rows
+from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
 from ._arrays import (
     HELD_32,
     HELD_64,
     SQUARED_32,
     as_columns,
+    as_table,
     as_targets,
+    as_weights,
     check_range,
     named_columns,
     outside,
@@ -136,7 +134,7 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
         return X
     if isinstance(X, Mapping) and not scipy.sparse.issparse(X):
         return check_named_inputs(estimator, X, reset=reset, min_samples=min_samples)
-    lazy, X = isinstance(X, np.memmap), to_numpy(X)
+    lazy, X = isinstance(X, np.memmap), as_table(X, "X")
     # Where the backbone gives features at positions X is a field, and its first axis may be the
     # grid: predictions on another grid are the point, and the backbone judges their shape.
     fields = not reset and len(estimator._plan.backbone.feature_shape) > 1
@@ -269,15 +267,12 @@ def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
         return None
     if isinstance(X, Dataset | Mapping):
         X = np.empty((n_samples(X), 1))
-    weights = _check_sample_weight(
-        to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True
-    )
-    return native(weights)
+    return as_weights(sample_weight, X)
 
 
 def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
     """Targets of a Dataset of (inputs, target) pairs, gathered in one pass."""
-    targets = [np.asarray(to_numpy(dataset[i][1])) for i in range(len(dataset))]  # type: ignore[arg-type]
+    targets = [np.asarray(to_numpy(dataset[i][1], "y")) for i in range(len(dataset))]  # type: ignore[arg-type]
     return np.stack(targets)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from numbers import Integral
 from typing import Any, NamedTuple
 
+from ..backbones.parameters import positive_integers
 from ..training.optimizers import optimizer_class
 
 __all__ = ["warn_of_fixed_features", "warn_without_effect"]
@@ -159,4 +159,4 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _narrow(sizes: Any) -> bool:
-    return sizes == 1 if isinstance(sizes, Integral) else 1 in tuple(sizes)
+    return 1 in (positive_integers(sizes) or ())

@@ -119,7 +119,8 @@ class GoingOnMixin:
                 before = self.net_.module_.last_layer.take_memory(), None  # none as yet
             elif not adds:
                 before = self._take_last_layer()
-            self._configure(len(data), 1, stream=True, rate=rate)
+            going_on = not self._is_stream
+            self._configure(len(data), 1, stream=True, rate=rate, going_on=going_on)
             self._train(Parts(data, data, None), None, X, y)
             kept *= share_kept(self._total_rate())
             self._absorb(before, kept, added)
@@ -139,7 +140,7 @@ class GoingOnMixin:
         kept = self._follow_scales(added)
         before = self._take_last_layer()
         rate = self._restart_rate(added)
-        self._configure(len(parts.train), epochs, rate=rate)
+        self._configure(len(parts.train), epochs, rate=rate, going_on=True)
         self._train(parts, task, X, y, warm=True)
         kept *= share_kept(self._total_rate())
         self._absorb(before, kept, added)

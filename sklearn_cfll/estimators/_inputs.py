@@ -12,6 +12,8 @@ from sklearn.utils import check_array
 from torch import nn
 from torch.utils.data import Dataset
 
+from ._arrays import as_columns, as_table, named_columns
+
 __all__ = ["check_named_inputs", "check_names", "integers_fit", "n_samples", "out_of_range"]
 
 
@@ -43,23 +45,28 @@ def check_named_inputs(
 
 def _check_one(estimator: Any, name: str, part: Any, min_samples: int) -> Any:
     """One input; a memory map stays one."""
-    if isinstance(part, torch.Tensor):
-        part = part.detach().cpu().numpy()
+    name = f"X[{name!r}]"
+    given = part if isinstance(part, np.memmap) else as_table(part, name)
     try:
-        checked = check_array(
-            part,
-            accept_sparse="csr",
-            dtype="numeric",
-            ensure_2d=False,
-            allow_nd=True,
-            ensure_min_samples=min_samples,
-            ensure_min_features=0,
-            estimator=estimator,
-            input_name=f"X[{name!r}]",
-        )
+        with named_columns(given, name):
+            checked = check_array(
+                given,
+                accept_sparse="csr",
+                dtype="numeric",
+                ensure_2d=False,
+                allow_nd=True,
+                ensure_min_samples=min_samples,
+                ensure_min_features=0,
+                estimator=estimator,
+                input_name=name,
+            )
+        lazy = isinstance(part, np.memmap)
+        return part if lazy else as_columns(checked, given, name, integers=True)
     except (ValueError, TypeError) as error:
-        raise type(error)(f"X[{name!r}]: {error}") from error
-    return part if isinstance(part, np.memmap) else checked
+        if name in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
 
 
 def check_names(X: Any, sample_shape: Any) -> None:

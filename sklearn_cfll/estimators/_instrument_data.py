@@ -8,10 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
 from ..training.batches import native
-from ._arrays import DATES, as_columns, as_targets, as_values, check_range, named_columns, to_numpy
+from ._arrays import (
+    as_columns,
+    as_table,
+    as_targets,
+    as_values,
+    as_weights,
+    check_range,
+    named_columns,
+)
 from ._data import Checked
 from ._instrument_networks import is_own
 from ._wild_targets import warn_of_wild_targets
@@ -59,11 +67,9 @@ def check_instrument_data(
     estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any
 ) -> InstrumentData:
     """Check what a fit is given, with scikit-learn's messages; rows of weight zero go."""
-    y = None if y is None else as_targets(y)
-    if y is not None and y.dtype.kind in DATES:
-        as_values(y, estimator)  # raises
+    y = None if y is None else as_values(as_targets(y), estimator)
     own = is_own(estimator.treatment_backbone)
-    given = to_numpy(X)
+    given = as_table(X, "X")
     with named_columns(given, "X"):
         X, y = validate_data(
             estimator,
@@ -84,9 +90,7 @@ def check_instrument_data(
         # Left as they are: what moves the outcome by instruments is not to be bent.
         warn_of_wild_targets(Checked(X, None, y, None, 1.0, False), "y")
         return data
-    weights = native(
-        _check_sample_weight(to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True)
-    )
+    weights = as_weights(sample_weight, X)
     kept = weights > 0
     if kept.sum() < 4:
         raise ValueError(
@@ -133,7 +137,7 @@ def check_treatments(
 ) -> np.ndarray:
     """Treatments with the columns of the fit, as native numbers."""
     own = is_own(estimator.treatment_backbone) if own is None else own
-    given = to_numpy(X)
+    given = as_table(X, name)
     with named_columns(given, name):
         X = validate_data(
             estimator,
@@ -152,7 +156,7 @@ def check_side(
     """Instruments or confounders as an array with X's rows; one column may come 1-d."""
     if value is None:
         return None
-    given = to_numpy(value)
+    given = as_table(value, name)
     shape = given.shape if hasattr(given, "shape") else np.shape(given)
     if len(shape) == 1:
         given = np.asarray(given).reshape(-1, 1)

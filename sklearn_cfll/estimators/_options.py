@@ -84,8 +84,11 @@ def resolve_device(device: Any) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"`device`={device!r} is no torch device: {error}") from error
+    except (RuntimeError, TypeError) as error:  # TypeError: of another kind than a string
+        reason = f": {error}" if isinstance(error, RuntimeError) else ""
+        raise ValueError(
+            f'`device`={device!r} is no torch device such as "cpu" or "cuda:0", nor "auto"{reason}'
+        ) from error
     try:
         if resolved.type == "meta":
             raise RuntimeError("tensors there hold no numbers")

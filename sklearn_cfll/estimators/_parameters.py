@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 
 from ..backbones.mlp import ACTIVATIONS
+from ..backbones.parameters import RealInterval
 from ..last_layer import MEMORIES
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
@@ -21,25 +22,25 @@ CONSTRAINTS: dict[str, Any] = {
     "backbone": "no_validation",  # build_backbone says what is wrong with it
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "activation": [StrOptions(set(ACTIVATIONS))],
-    "dropout": [Interval(Real, 0, 1, closed="left")],
+    "dropout": [RealInterval(0, 1, closed="left")],
     "n_bins": [Interval(Integral, 0, None, closed="left")],
     "n_members": [Interval(Integral, 1, None, closed="left")],
     "spread_columns": ["boolean"],
     "scale_columns": ["boolean"],
-    "ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-    "decay": [Interval(Real, 0, 1, closed="both")],
+    "ridge": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
+    "decay": [RealInterval(0, 1, closed="both")],
     "memory": [StrOptions(set(MEMORIES))],
     "update_order": [StrOptions(set(UPDATE_ORDERS))],
     "optimizer": [StrOptions(set(OPTIMIZERS)), type],
-    "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-    "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+    "learning_rate": [RealInterval(0, None, closed="neither"), StrOptions({"auto"})],
+    "weight_decay": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
     "learning_rate_schedule": [StrOptions({*SCHEDULES, "auto"})],
     "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto", "full"})],
     "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "early_stopping": ["boolean", StrOptions({"auto"})],
-    "validation_fraction": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
+    "validation_fraction": [RealInterval(0, 1, closed="left"), StrOptions({"auto"})],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-    "tol": [Interval(Real, 0, None, closed="left")],
+    "tol": [RealInterval(0, None, closed="left")],
     "refit_last_layer": ["boolean"],
     "device": [str, torch.device],
     "precision": [StrOptions({"auto", "float32", "float64"})],

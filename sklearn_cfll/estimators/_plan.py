@@ -120,6 +120,7 @@ class Plan:
         recipe: Any,
         checked: Checked,
         *,
+        n_outputs: int | None,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
@@ -132,7 +133,6 @@ class Plan:
             sample = _twice(sample)
         plan = cls(recipe, input_shape_of(sample), seed, device, dtype, mean_weight)
         y_shape = checked.y.shape
-        n_outputs = None if len(y_shape) > 2 else (*y_shape, 1)[1]
         with plan._random_numbers() as generator:
             exact = integers_fit(checked.X, dtype)
             plan.backbone = build_backbone(

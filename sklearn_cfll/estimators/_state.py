@@ -7,7 +7,9 @@ not matter what the estimator's parameters were set to afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -119,7 +121,8 @@ class StateMixin:
                 state["optimizer"] = packed["optimizer_class"]
             names = state.pop("feature_names_in_", None)
             estimator: Any = cls.__new__(cls)
-            estimator.__setstate__({**state, "callbacks": None, "device_": where})
+            with naming_backbone(backbone):
+                estimator.__setstate__({**state, "callbacks": None, "device_": where})
             check_optimizer(estimator.net_.optimizer_)
             try_out(estimator)
             if names is not None:
@@ -133,6 +136,20 @@ class StateMixin:
     @default_modes()
     def __setstate__(self, state: dict[str, Any]) -> None:
         from_arrays(self, state)
+
+
+@contextlib.contextmanager
+def naming_backbone(backbone: Any) -> Iterator[None]:
+    """Say that a model which cannot be rebuilt was given another backbone than at fit."""
+    try:
+        yield
+    except Exception as error:
+        if backbone is None:
+            raise
+        raise persistence.ModelFileError(
+            f"the `backbone` that was given is not like the one at fit: {str(error).rstrip('.')}. "
+            "Pass the same module, with the same sizes, or the same callable."
+        ) from error
 
 
 def code_out(value: Any, parameter: str, *, needed: bool = False) -> Any:

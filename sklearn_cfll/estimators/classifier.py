@@ -41,8 +41,9 @@ SHARPNESS = 32.0
     batch_size=256,
     max_epochs=100,
     patience=20,
-    own="""class_weight : dict, "balanced" or None, default=None
-        Weights of classes, multiplied into ``sample_weight``.""",
+    own="""class_weight : dict, list of dict, "balanced" or None, default=None
+        Weights of classes, multiplied into ``sample_weight``. For multilabel targets a list with
+        a dict of the weights of 0 and 1 for each label; those of a row are multiplied.""",
 )
 class CFLLClassifier(ClassifierMixin, BaseCFLL):
     """Neural-network classification with a closed-form last layer.
@@ -76,7 +77,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     _epochs_on_tables = 100
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
-        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
 
     def __init__(
@@ -172,7 +173,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         """
         with self._previous_fit_kept():
             if classes is not None:
-                given = unique_labels(check_labels(as_targets(classes), "classes"))
+                given = check_classes(classes)
                 if not self.__sklearn_is_fitted__():
                     self._given_classes = given
                 elif not np.array_equal(given, self.classes_):
@@ -293,8 +294,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             given = getattr(self, "_given_classes", None)
             self.classes_ = unique_labels(y) if given is None else given
             if len(self.classes_) < 2 and not multilabel:
+                source = "y" if given is None else "`classes`"
                 raise ValueError(
-                    "CFLLClassifier needs at least two classes, y holds one class only: "
+                    f"CFLLClassifier needs at least two classes, {source} holds one class only: "
                     f"{self.classes_[0]!r}."
                 )
         elif multilabel != self.multilabel_:
@@ -313,8 +315,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         if self.class_weight is None:
             return sample_weight
-        if isinstance(self.class_weight, dict) and not self.multilabel_:
-            weights = self._class_weights(self.class_weight)[np.searchsorted(self.classes_, y)]
+        if self.class_weight != "balanced":
+            weights = self._given_weights(y)
             return weights if sample_weight is None else weights * sample_weight
         if self.class_weight == "balanced" and sample_weight is not None and y.ndim == 1:
             # Weights mean repetitions: balance the weighted class sizes.
@@ -326,15 +328,37 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         weights = compute_sample_weight(self.class_weight, y)
         return weights if sample_weight is None else weights * sample_weight
 
-    def _class_weights(self, given: dict[Any, Any]) -> np.ndarray:
-        """Weight of each of ``classes_``; one where none is given, as in scikit-learn."""
+    def _given_weights(self, y: np.ndarray) -> np.ndarray:
+        """Weight of each row by a dict; of multilabel targets by one for each label."""
+        given = self.class_weight
+        if not self.multilabel_ and isinstance(given, dict):
+            return self._class_weights(given, self.classes_)[np.searchsorted(self.classes_, y)]
+        if not self.multilabel_:
+            raise ValueError(
+                f"`class_weight` is a list for multilabel targets only, got {given!r}, and y has "
+                "one column. Give one dict."
+            )
+        k = y.shape[1]
+        if not isinstance(given, list) or len(given) != k:
+            raise ValueError(
+                f'`class_weight` must be "balanced" or a list of {k} dicts, one for each label of '
+                f"the multilabel y, such as [{{0: 1, 1: 5}}, ...], got {given!r}."
+            )
+        labels = [self._class_weights(each, np.arange(2)) for each in given]
+        columns = zip(labels, y.astype(np.int64).T, strict=True)
+        return np.prod([weights[column] for weights, column in columns], axis=0)
+
+    def _class_weights(self, given: Any, classes: np.ndarray) -> np.ndarray:
+        """Weight of each class; one where none is given, as in scikit-learn."""
+        if not isinstance(given, dict):
+            raise ValueError(f"`class_weight` must hold dicts, got {given!r}.")
         for label, weight in given.items():
             if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
                 raise ValueError(
                     "`class_weight` must hold finite weights, none of them negative, got "
                     f"{weight!r} for class {label!r}."
                 )
-        known = self.classes_.tolist()
+        known = classes.tolist()
         unknown = [label for label in given if label not in known]
         missing = [label for label in known if label not in given]
         if unknown and missing:
@@ -343,6 +367,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
                 f"{missing}, which are. Classes are {known}."
             )
         return np.array([float(given.get(label, 1.0)) for label in known])
+
+    def _n_network_outputs(self, y: np.ndarray) -> int | None:
+        return len(self.classes_)  # of two classes often one each, though one is enough
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         if self.multilabel_:
@@ -387,6 +414,16 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def check_classes(classes: Any) -> np.ndarray:
+    """The labels of ``partial_fit(classes=)``, sorted, each once."""
+    given = as_targets(classes, "classes")
+    if given.ndim != 1 or not len(given):
+        raise ValueError(
+            f"`classes` must be a list of all labels that y will ever hold, got {classes!r}."
+        )
+    return unique_labels(check_labels(given, "classes"))
 
 
 def _log_positive(scores: np.ndarray, floor: float) -> np.ndarray:

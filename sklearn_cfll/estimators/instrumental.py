@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,11 +14,12 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ..backbones.mlp import ACTIVATIONS
+from ..backbones.parameters import RealInterval
 from ..backbones.recipe import kept_recipe
 from ..training._stages import Rows
 from ..training.cross_fit import CrossFit, Schedule, cross_fit
 from ..training.torch_settings import default_modes, use_threads
-from ._arrays import as_targets, to_numpy
+from ._arrays import as_targets, as_values, as_weights
 from ._instrument_data import (
     InstrumentData,
     check_instrument_data,
@@ -172,15 +173,15 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         "instrument_hidden_sizes": ["array-like"],
         "covariate_hidden_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "stage1_ridge": [Interval(Real, 0, None, closed="left")],
-        "stage2_ridge": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "interaction_scale": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "feature_scale": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "stage1_ridge": [RealInterval(0, None, closed="left")],
+        "stage2_ridge": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
+        "interaction_scale": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
+        "feature_scale": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
         "n_folds": [Interval(Integral, 2, None, closed="left")],
         "n_repeats": [Interval(Integral, 1, None, closed="left")],
         "cross_fit": ["boolean"],
         "diagnose": ["boolean"],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [RealInterval(0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"full", "auto"})],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -342,8 +343,8 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             "treatment_backbone": treatment_sizes(
                 self.treatment_hidden_sizes, int(np.prod(data.X.shape[1:]))
             ),
-            "instrument_backbone": tuple(self.instrument_hidden_sizes),
-            "covariate_backbone": tuple(self.covariate_hidden_sizes),
+            "instrument_backbone": self.instrument_hidden_sizes,
+            "covariate_backbone": self.covariate_hidden_sizes,
         }
         return NetworkPlan(
             recipes,
@@ -449,7 +450,8 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         -------
         float
         """
-        y, sample_weight = as_targets(y), to_numpy(sample_weight)
+        y = as_values(as_targets(y), self)
+        sample_weight = None if sample_weight is None else as_weights(sample_weight, y)
         if Z is None:
             return r2_score(y, self.predict(X, C), sample_weight=sample_weight)
         treatment, confounder = self._inputs(X, C)

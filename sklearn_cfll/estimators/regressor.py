@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..training.noise import NoiseModel, leave_one_out
 from ..training.refit import Refit, predictive_variance
 from ..training.torch_settings import default_modes
-from ._arrays import as_targets, as_values, to_numpy
+from ._arrays import as_targets, as_values, as_weights
 from ._base import BaseCFLL
 from ._data import Checked, Parts
 from ._intervals import Scores
@@ -287,10 +287,11 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         -------
         float
         """
-        y, prediction = as_targets(y), self.predict(X)
+        y, prediction = as_values(as_targets(y), self), self.predict(X)
+        weight = None if sample_weight is None else as_weights(sample_weight, y)
         if y.ndim > 2:
             y, prediction = y.reshape(len(y), -1), prediction.reshape(len(y), -1)
-        return r2_score(y, prediction, sample_weight=to_numpy(sample_weight))
+        return r2_score(y, prediction, sample_weight=weight)
 
     # -- the kind -------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ from ..backbones.bins import quantiles
 from .seeding import mix_seed
 
 __all__ = ["Batch", "BatchIterator", "RowsDataset", "as_rows", "input_statistics"]
-__all__ += ["as_tensor", "from_numpy", "native", "robust_statistics", "spread_rows", "trainable"]
+__all__ += ["as_tensor", "check_unmasked"]
+__all__ += ["from_numpy", "native", "robust_statistics", "spread_rows", "trainable"]
 __all__ += ["unpack_batch"]
 
 # Numbers that statistics and quantiles of the inputs are taken of at once.
@@ -358,6 +359,20 @@ def _inputs(item: Any) -> Any:
     return as_tensor(inputs)
 
 
+def check_unmasked(value: Any, name: str) -> Any:
+    """The data of a masked array of which nothing is masked; anything else as it is."""
+    if not isinstance(value, np.ma.MaskedArray):
+        return value
+    masked = np.argwhere(np.ma.getmaskarray(value))
+    if len(masked):
+        raise ValueError(
+            f"`{name}` is a masked array, and {len(masked)} of its {value.size} entries are "
+            f"masked, the first at index {tuple(masked[0].tolist())}. Fill them in "
+            f"(`{name}.filled(...)`, or NaN and an imputer), or leave such rows out."
+        )
+    return np.asarray(value)
+
+
 def native(data: Any, dtype: Any = None) -> np.ndarray:
     """An array in C order and this machine's byte order, of a dtype that torch has.
 
@@ -378,7 +393,9 @@ def native(data: Any, dtype: Any = None) -> np.ndarray:
 
 def as_tensor(value: Any) -> Tensor:
     """A tensor of what may be one, an array of any layout, or a list."""
-    return trainable(value) if isinstance(value, Tensor) else from_numpy(value)
+    if isinstance(value, Tensor):
+        return trainable(value)
+    return from_numpy(check_unmasked(value, "array"))
 
 
 def trainable(tensor: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ensemble_last_layer import EnsembleLastLayer
 from ..last_layer import ClosedFormLastLayer
@@ -27,6 +28,7 @@ __all__ = [
     "squared_error",
     "training_error",
     "with_feature_dimension",
+    "with_samples",
 ]
 
 
@@ -42,6 +44,8 @@ class CFLLModule(nn.Module):
     """
 
     linear: LinearPart | None
+    # While a fitted model goes on: a few rows' own statistics are no scale to see them by.
+    holds_statistics = False
 
     def __init__(
         self, backbone: nn.Module, last_layer: ClosedFormLastLayer | EnsembleLastLayer
@@ -63,8 +67,18 @@ class CFLLModule(nn.Module):
                 raise
             return getattr(modules["backbone"], name)
 
+    def train(self, mode: bool = True) -> CFLLModule:
+        """Set the mode; batch normalisation stays in evaluation where it holds its statistics."""
+        super().train(mode)
+        if mode and self.holds_statistics:
+            for part in self.backbone.modules():
+                if isinstance(part, _BatchNorm) and part.track_running_stats:
+                    part.eval()
+        return self
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output, *more = as_tuple(self.backbone(*args, **kwargs))
+        output = with_samples(output, (*args, *kwargs.values()))
         prediction = self.last_layer(with_feature_dimension(output))
         if self.linear is not None:
             prediction = prediction + self.linear(*args, **kwargs)
@@ -88,6 +102,8 @@ class CFLLModule(nn.Module):
     def outputs(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> tuple[Any, ...]:
         """Features, and what else the backbone returns."""
         features, *more = as_tuple(apply(self.backbone, inputs, **kwargs))
+        named = not isinstance(inputs, Tensor) and isinstance(inputs, Mapping)
+        features = with_samples(features, inputs.values() if named else (inputs,))
         return (with_feature_dimension(features), *more)
 
 
@@ -106,6 +122,14 @@ def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor], **kwargs: Any) 
 def as_tuple(output: Any) -> tuple[Any, ...]:
     """What a module returned: the features or predictions first."""
     return output if isinstance(output, tuple) else (output,)
+
+
+def with_samples(output: Any, inputs: Iterable[Any]) -> Any:
+    """Output for a single sample with its axis of samples, which ``squeeze()`` drops."""
+    first = next((part for part in inputs if isinstance(part, Tensor)), None)
+    if first is None or len(first) != 1 or not isinstance(output, Tensor):
+        return output
+    return output if output.ndim and len(output) == 1 else output.unsqueeze(0)
 
 
 def with_feature_dimension(output: Any) -> Tensor:
