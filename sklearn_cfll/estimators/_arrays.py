@@ -14,7 +14,7 @@ from sklearn.utils import check_array
 from ..training.batches import native
 
 __all__ = ["as_columns", "as_targets", "as_values", "check_labels", "check_range"]
-__all__ += ["float32_misses", "named_columns", "to_numpy"]
+__all__ += ["float32_misses", "named_columns", "to_numpy", "told_of"]
 
 # Beyond these squares, and sums of them, overflow or vanish in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
@@ -164,6 +164,16 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
             "number. Encode such columns first, for example by sklearn.preprocessing."
             "OrdinalEncoder or OneHotEncoder in a sklearn.compose.ColumnTransformer, or drop them."
         ) from error
+
+
+@contextlib.contextmanager
+def told_of(arguments: str) -> Iterator[None]:
+    """Begin errors with the arguments they are about: scikit-learn's checks know X and y only."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{arguments}: {error}") from error
 
 
 def _dates(label: str, dtype: Any) -> str:

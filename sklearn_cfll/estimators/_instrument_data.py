@@ -11,7 +11,16 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from ..training.batches import native
-from ._arrays import DATES, as_columns, as_targets, as_values, check_range, named_columns, to_numpy
+from ._arrays import (
+    DATES,
+    as_columns,
+    as_targets,
+    as_values,
+    check_range,
+    named_columns,
+    to_numpy,
+    told_of,
+)
 from ._instrument_networks import is_own
 
 __all__ = [
@@ -104,7 +113,8 @@ def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: Instrumen
             raise ValueError(f"`{name}` is None: a first-stage sample needs X_stage1 and Z_stage1.")
     if (C is None) != (main.C is None):
         raise ValueError("Give both `C` and `C_stage1`, or neither.")
-    X = check_treatments(estimator, X, "X_stage1", min_samples=2)
+    with told_of("In `X_stage1`, called X here"):
+        X = check_treatments(estimator, X, "X_stage1", min_samples=2)
     Z = check_side("Z_stage1", Z, X, own=main.Z.ndim > 2, like=main.Z.shape)
     C = None if main.C is None else check_side("C_stage1", C, X, own=True, like=main.C.shape)
     return InstrumentData(X, None, Z, C, None, float(len(X)))
