@@ -172,6 +172,8 @@ def _replacing(path: Any) -> Iterator[IO[bytes]]:
     Whatever ends the process before, or another writer, leaves a whole file at ``path``.
     """
     target = Path(os.path.realpath(path))  # a link stays one
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(target.parent))
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "Only a regular file can be replaced", str(path))
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -372,7 +374,7 @@ class _Reader:
         given = self.code[parameter]
         if given is None and needed:
             raise ModelFileError(
-                f"the estimator was fitted with `{parameter}` of type {kind}, which is code and "
-                f"not in the file: pass the same one as `{parameter}`."
+                f"the estimator was fitted with {kind} as `{parameter}`, which is code and not "
+                f"in the file: pass the same one as `{parameter}`."
             )
         return given

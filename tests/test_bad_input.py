@@ -267,6 +267,33 @@ def test_class_unknown_to_the_first_partial_fit():
     np.testing.assert_array_equal(model.decision_function(X), before)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X, y: (with_value(X, np.nan), y), "Input X contains NaN"),
+        (lambda X, y: (X[:, 1:], y), "X has 5 features"),
+        (lambda X, y: (X, y[1:]), "inconsistent numbers of samples"),
+        (
+            lambda X, y: (X, y + 1),
+            r"\[2\] that are not in classes_.*Leave these rows out",
+        ),
+        (lambda X, y: (X, np.array([None] * len(y))), "missing values"),
+    ],
+)
+def test_faults_of_held_out_rows_are_told_as_theirs(change, message):
+    X, y = data_for(CFLLClassifier)
+    X_val, y_val = change(X, y)
+    with pytest.raises(ValueError, match=rf"^In `X_val` and `y_val`.*: .*{message}"):
+        small(CFLLClassifier).fit(X, y, X_val=X_val, y_val=y_val)
+
+
+def test_weights_that_are_all_zero_together():
+    X, y = data_for(CFLLClassifier)
+    model = small(CFLLClassifier, class_weight={0: 0.0})
+    with pytest.raises(ValueError, match=r"`sample_weight` \(times .*\) is zero in every row"):
+        model.fit(X, y, sample_weight=1.0 - y)
+
+
 def test_class_not_among_those_given():
     X, y = data_for(CFLLClassifier)
     with pytest.raises(ValueError, match=r"\[1\] that are not in classes_ \[0, 5\]"):

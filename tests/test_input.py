@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.sparse
 import sklearn
@@ -31,11 +32,6 @@ from sklearn_cfll.estimators._instrument_data import check_instrument_data
 from sklearn_cfll.estimators._validation_scale import warn_of_useless_validation
 from sklearn_cfll.estimators._wild_targets import tame_targets, wild_bounds
 from sklearn_cfll.training.batches import RowsDataset
-
-try:
-    import pyarrow as pa
-except ImportError as error:  # recent versions ask for a newer NumPy than the oldest supported
-    pytest.skip(str(error), allow_module_level=True)
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
 NAMES = ["age", "dose", "height"]
@@ -1002,9 +998,12 @@ def test_devices_that_are_not_here(device):
 def test_interval_after_partial_fit_speaks_of_itself():
     model = CFLLRegressor(**SMALL).partial_fit(X, Y)
     with pytest.raises(
-        ValueError, match=r"`predict_interval` needs .*`partial_fit` holds none out"
+        ValueError, match=r"`partial_fit` holds none out\. `fit` first, on 40 rows or more"
     ):
         model.predict_interval(X)
+    few = CFLLRegressor(**SMALL).fit(X[:30], Y[:30]).partial_fit(X, Y)
+    with pytest.raises(ValueError, match=r"`fit` holds none out of fewer than 40 rows"):
+        few.predict_interval(X)
     fitted = CFLLRegressor(**SMALL).fit(X, Y).partial_fit(X, Y)
     lower, upper = fitted.predict_interval(X)  # those of `fit` speak of the model still
     assert np.all(lower < upper)

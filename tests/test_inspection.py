@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import BayesianRidge
 from sklearn.pipeline import make_pipeline
@@ -233,6 +234,10 @@ def test_training_curve_of_an_estimator(fitted):
     losses = [row["train_loss"] for row in model.history_]
     np.testing.assert_array_equal(display.train_line_.get_ydata(), losses)
     assert display.best_marker_.get_xdata() == [model.best_iteration_]
+    further = CFLLRegressor(hidden_layer_sizes=8, max_epochs=2, random_state=0).fit(*fitted[1:])
+    further.partial_fit(*fitted[1:])  # keeps its own epoch, of which no row was held out
+    display = TrainingCurveDisplay.from_estimator(further)
+    assert display.valid_line_ is not None and display.best_marker_ is None
 
 
 def test_training_curve_says_what_it_needs(fitted):
@@ -357,6 +362,10 @@ def test_interval_says_what_it_needs(fitted):
     model, X, _ = fitted
     with pytest.raises(ValueError, match="`coverage` must lie between 0 and 1, got 90"):
         PredictionIntervalDisplay.from_estimator(model, X, coverage=90)
+    classifier = DummyClassifier().fit(X, X[:, 0] > 0)
+    for other in (classifier, make_pipeline(classifier)):
+        with pytest.raises(TypeError, match=r"needs a regressor.* (Dummy|Pipeline).* neither"):
+            PredictionIntervalDisplay.from_estimator(other, X)
     with pytest.raises(ValueError, match="`feature` must lie between 0 and 2, got 3"):
         PredictionIntervalDisplay.from_estimator(model, X, feature=3)
     with pytest.raises(ValueError, match="`feature`='dose' is no column of X"):

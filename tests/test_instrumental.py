@@ -77,6 +77,14 @@ def fitted():
     return CFLLIVRegressor(**SMALL).fit(X, y, Z=Z, C=C)
 
 
+def test_resolved_and_summary_say_what_was_fitted(fitted):
+    resolved = fitted.resolved_
+    assert resolved["treatment_hidden_sizes"] == (8, 2) and resolved["batch_size"] == 300
+    assert resolved["stage2_ridge"] == fitted.shrinkage_["ridge"]
+    assert resolved["precision"] == "float64" and resolved["n_threads"] == 1
+    assert "1 treatment, 1 instrument, 1 confounder\n" in str(fitted.summary())
+
+
 # -- against linear estimators --------------------------------------------------------
 
 
@@ -446,6 +454,10 @@ def test_linear_two_sample_estimate_is_exact(data):
         ({"Z": np.ones((5, 1))}, "inconsistent numbers of samples"),
         ({"Z": np.full((300, 1), np.nan)}, "Input Z contains NaN"),
         ({"X_stage1": np.ones((9, 1))}, "`X_stage1` is for instruments"),
+        (
+            dict(Z=np.arange(300.0), X_stage1=np.full((9, 1), np.nan), Z_stage1=np.ones((9, 1))),
+            "In `X_stage1`, called X here: Input X contains NaN",
+        ),
         ({"sample_weight": np.eye(300)[0]}, "`sample_weight` must be positive"),
         ({"C": np.ones((300, 2, 2))}, "Found array with dim 3"),
     ],

@@ -291,6 +291,77 @@ def test_files_made_by_hand_ask_for_nothing(kind, files, tmp_path):
         cls.load(tmp_path / "model")
 
 
+ONE_MORE_AXIS = object()
+# By kind of model: where a value stands, and one that fits nowhere.
+MISFITS = {
+    "regressor": [
+        (("final_ridge_",), "x"),
+        (("_n_known",), None),
+        (("_columns_seen",), 0),
+        (("_scores",), {"tuple": [1, 2, 3, 4]}),
+        (("_noise",), False),
+        (("_packed", "history"), [{"dict": [["valid_loss", None]]}]),
+        ((*PLAN, "parameters", "tol"), 0.0),
+        (("_rows_seen",), ONE_MORE_AXIS),
+        (("_slope_squares",), ONE_MORE_AXIS),
+        (("_packed", "module", "last_layer.members.1.moments_gram"), ONE_MORE_AXIS),
+        (("_packed", "module", "last_layer.members.1.feature_power"), ONE_MORE_AXIS),
+    ],
+    "classifier": [
+        (("_power",), "x"),
+        (("multilabel_",), None),
+    ],
+    "instruments": [
+        (("n_threads",), "x"),
+        (("shrinkage_",), []),
+        (("diagnostics_",), {"dict": [["effective_f", 1.0]]}),
+        ((*PLAN, "scales"), {"dict": []}),
+    ],
+}
+
+
+def found_in(state, path):
+    """The value at a path of keys, as in `set_in`."""
+    for key in path:
+        state = next(v for k, v in (state.get("dict") or state.items()) if k == key)
+    return state
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_only_a_later_call_would_stumble_over_is_refused(name, files, tmp_path):
+    cls, data, _ = files[name]
+    for path, value in MISFITS[name]:
+        content, arrays = json_of(data), {}
+        if value is ONE_MORE_AXIS:
+            member = found_in(content["state"], path)["array"] + ".npy"
+            arrays[member] = npy(np.load(io.BytesIO(members(data)[member]))[None])
+        else:
+            set_in(content["state"], path, value)
+        (tmp_path / "model").write_bytes(forged(data, content, arrays))
+        with pytest.raises(ModelFileError, match="cannot be opened"):
+            cls.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adagrad", "nadam", "rmsprop", "sgd"])
+def test_every_optimizer_goes_on_from_a_file(name, tmp_path):
+    path = tmp_path / "model"
+    model = small_regressor(optimizer=name).partial_fit(X, Y)
+    model.save(path)
+    data, loaded = path.read_bytes(), CFLLRegressor.load(path)
+    for each in (model, loaded):
+        each.partial_fit(X, Y)
+    # Not to the last bit: torch casts a state in float32 to float64 when it loads it.
+    np.testing.assert_allclose(loaded.predict(X), model.predict(X), rtol=1e-6)
+    content = json_of(data)
+    optimizer = found_in(content["state"], ("_packed", "optimizer"))
+    if optimizer is not None:
+        (group,) = found_in(optimizer, ("param_groups",))
+        set_in(group, ("differentiable",), None)
+        path.write_bytes(forged(data, content))
+        with pytest.raises(ModelFileError, match="optimizer: `differentiable` cannot be None"):
+            CFLLRegressor.load(path)
+
+
 def test_lists_within_lists_are_bounded(files, tmp_path):
     cls, data, _ = files["regressor"]
     for depth in (100, 100_000):
@@ -448,7 +519,7 @@ def test_permissions_and_links_stay(files, tmp_path):
         model.save(os.devnull)
     with pytest.raises(OSError, match="regular file"):
         model.save(tmp_path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no such folder: '.*nowhere'$"):
         model.save(tmp_path / "nowhere" / "model")
 
 
@@ -527,7 +598,11 @@ def test_save_says_once_what_load_will_need(tmp_path):
         model.save(tmp_path / "model")
     (warning,) = caught
     assert warning.filename == __file__
-    for part in ("`backbone` (a function network)", "`optimizer` (a class OwnSGD)", "`callbacks`"):
+    for part in (
+        "`backbone` (the function network)",
+        "`optimizer` (the class OwnSGD)",
+        "`callbacks`",
+    ):
         assert part in str(warning.message)
     loaded = CFLLRegressor.load(tmp_path / "model", backbone=network, optimizer=OwnSGD)
     assert loaded.predict(X).tobytes() == model.predict(X).tobytes()

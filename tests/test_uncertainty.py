@@ -168,8 +168,9 @@ def test_intervals_need_held_out_rows():
     model.set_params(early_stopping=True, validation_fraction=0.1).fit(X, y)
     with pytest.raises(ValueError, match="`coverage`=0.9 needs at least 9 held-out rows, there"):
         model.predict_interval(X)
-    with pytest.raises(ValueError, match="`coverage` must lie between 0 and 1, got 1.5"):
-        model.predict_interval(X, 1.5)
+    for coverage in (1.5, ".9"):
+        with pytest.raises(ValueError, match=f"`coverage` must lie .*, got {coverage!r}"):
+            model.predict_interval(X, coverage)
 
 
 def test_quantile_is_the_finite_sample_one():

@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight
 from ..training.batches import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
-__all__ += ["check_range", "named_columns", "outside", "to_numpy"]
+__all__ += ["check_range", "named_columns", "outside", "to_numpy", "told_of"]
 
 # Beyond these squares, and sums of them, overflow or vanish in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
@@ -239,6 +239,16 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
             "number. Encode such columns first, for example by sklearn.preprocessing."
             "OrdinalEncoder or OneHotEncoder in a sklearn.compose.ColumnTransformer, or drop them."
         ) from error
+
+
+@contextlib.contextmanager
+def told_of(arguments: str) -> Iterator[None]:
+    """Begin errors with the arguments they are about: scikit-learn's checks know X and y only."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{arguments}: {error}") from error
 
 
 def _dates(label: str, dtype: Any) -> str:

@@ -42,6 +42,7 @@ from ..training.refit import (
     refit_last_layer,
 )
 from ..training.torch_settings import default_modes, use_threads
+from ._arrays import told_of
 from ._compat import CallbackSupportMixin
 from ._data import (
     Checked,
@@ -541,9 +542,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             raise ValueError("Give both `X_val` and `y_val`, or neither.")
         data = plan.dataset(checked)
         if X_val is not None:
-            held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
-            held_out = self._tame_targets(held_out, "y_val")
-            parts = Parts(data, data, plan.dataset(held_out))
+            with told_of("In `X_val` and `y_val`, called X and y here"):
+                held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
+                held_out = self._tame_targets(held_out, "y_val")
+                parts = Parts(data, data, plan.dataset(held_out))
             assert parts.valid is not None
             warn_of_other_scale(data, parts.valid, plan.scale if is_regressor(self) else None)
             return parts

@@ -102,7 +102,7 @@ def check_data(
         kept = np.flatnonzero(weights)
         if len(kept) == 0:
             raise ValueError(
-                "All entries of `sample_weight` (times `class_weight`) are zero: there is "
+                "`sample_weight` (times `class_weight`, if given) is zero in every row: there is "
                 "nothing to fit. Give at least one row a positive weight."
             )
         if len(kept) < len(y):

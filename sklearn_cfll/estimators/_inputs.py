@@ -36,7 +36,7 @@ def check_named_inputs(
     inputs = {name: _check_one(estimator, name, X[name], min_samples) for name in X}
     lengths = {name: _length(part) for name, part in inputs.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"The inputs in X must have as many rows as each other, got {lengths}.")
+        raise ValueError(f"The inputs in X must all have the same number of rows, got {lengths}.")
     if reset:  # of an earlier fit: columns of several inputs have no common number
         for name in ("n_features_in_", "feature_names_in_"):
             vars(estimator).pop(name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from ..backbones.mlp import ACTIVATIONS
 from ..persistence import ModelFileError, recipe_name
 from ..training._stages import Model, Shrinkage
-from ._instrument_networks import ROLES
+from ._instrument_networks import ROLES, is_own
 from ._state_checks import (
     Fields,
     check_fields,
@@ -27,7 +28,7 @@ from ._state_checks import (
     without_memory,
 )
 
-__all__ = ["check_instruments", "check_models"]
+__all__ = ["check_instruments", "check_models", "try_out"]
 
 
 def by_role(value: Any, fits: Any) -> bool:
@@ -102,7 +103,7 @@ def check_instruments(packed: dict[str, Any]) -> None:
     for model in _models(packed):
         check_fields(model, MODEL, "model")
     held = next(_models(packed))["state"]
-    most = sum(array.size for array in held.values())
+    most = _n_numbers(next(_models(packed)))
     for role, recipe in plan["recipes"].items():
         shape, sizes = plan["shapes"][role], plan["hidden_sizes"][role]
         if shape is None:
@@ -115,7 +116,8 @@ def check_instruments(packed: dict[str, Any]) -> None:
             module = without_memory(recipe, shape, held, getattr(torch, plan["dtype"]))
             wanted = sum(tensor.numel() for tensor in module.state_dict().values())
         else:
-            continue  # the columns as they are, or the user's own, passed to `load`
+            # The columns as they are; or the user's own, passed to `load`.
+            wanted = 0 if is_own(recipe) else n_inputs
         if wanted > most:
             raise ModelFileError(f"plan: `{role}` asks for more numbers than the arrays hold.")
 
@@ -124,6 +126,26 @@ def check_models(packed: dict[str, Any], networks: nn.Module) -> None:
     """Every model has the arrays of these networks."""
     for model in _models(packed):
         check_layers(networks, model["state"])
+
+
+def try_out(estimator: Any) -> None:
+    """Predictions for zeros, so that all parts fit together; not by networks of the user's own."""
+    plan = estimator._plan
+    if any(is_own(recipe) for recipe in plan.recipes.values()):
+        return
+    X, Z, C = (None if plan.shapes[r] is None else np.zeros((2, *plan.shapes[r])) for r in ROLES)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator.predict(X, C, return_std=True)
+        estimator.score(X, np.arange(2.0), Z=Z, C=C)
+        estimator.summary()
+
+
+def _n_numbers(value: Any) -> int:
+    """In all arrays inside."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_n_numbers, value)) if isinstance(value, list | tuple) else np.size(value)
 
 
 def _models(packed: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from ._arrays import (
     as_weights,
     check_range,
     named_columns,
+    told_of,
 )
 from ._data import Checked
 from ._instrument_networks import is_own
@@ -126,7 +127,8 @@ def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: Instrumen
             raise ValueError(f"`{name}` is None: a first-stage sample needs X_stage1 and Z_stage1.")
     if (C is None) != (main.C is None):
         raise ValueError("Give both `C` and `C_stage1`, or neither.")
-    X = check_treatments(estimator, X, "X_stage1", min_samples=2)
+    with told_of("In `X_stage1`, called X here"):
+        X = check_treatments(estimator, X, "X_stage1", min_samples=2)
     Z = check_side("Z_stage1", Z, X, own=main.Z.ndim > 2, like=main.Z.shape)
     C = None if main.C is None else check_side("C_stage1", C, X, own=True, like=main.C.shape)
     return InstrumentData(X, None, Z, C, None, float(len(X)))

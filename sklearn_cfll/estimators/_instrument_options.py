@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from ..training._stages import Settings, Shrinkage
-from ._instrument_networks import RAW_COLUMNS
+from ._instrument_networks import RAW_COLUMNS, NetworkPlan
 from ._options import resolve_dtype
 
 __all__ = [
     "iv_dtype",
+    "resolved",
     "shrinkage_choices",
     "shrinkage_log_prior",
     "training_settings",
@@ -81,6 +82,23 @@ def training_settings(estimator: Any, n_rows: int) -> Settings:
         shrinkage,
         None if size == "full" else int(size),
     )
+
+
+def resolved(
+    estimator: Any, plan: NetworkPlan, shrinkage: Shrinkage, n_rows: int
+) -> dict[str, Any]:
+    """What every "auto" stood for in a fit, by the parameters' names."""
+    given = plan.recipes["treatment_backbone"] is not None
+    return {
+        "treatment_hidden_sizes": None if given else plan.hidden_sizes["treatment_backbone"],
+        "stage2_ridge": shrinkage.ridge,
+        "interaction_scale": shrinkage.interactions,
+        "feature_scale": shrinkage.features,
+        "batch_size": training_settings(estimator, n_rows).batch_size or n_rows,
+        "precision": str(plan.dtype).removeprefix("torch."),
+        "device": str(plan.device),
+        "n_threads": estimator.n_threads or 1,
+    }
 
 
 def treatment_sizes(given: Any, n_columns: int) -> Any:

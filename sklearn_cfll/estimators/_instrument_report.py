@@ -141,9 +141,11 @@ def summarise(estimator: Any) -> Summary:
     """The table of a fitted estimator."""
     plan, report = estimator._plan, estimator.diagnostics_
     shapes = [plan.shapes[role] for role in plan.shapes]
-    names = ("treatments", "instruments", "confounders")
+    names = ("treatment", "instrument", "confounder")
     columns = ", ".join(
-        f"{int(np.prod(shape))} {name}" for name, shape in zip(names, shapes, strict=True) if shape
+        f"{n} {name}{'' if n == 1 else 's'}"
+        for name, shape in zip(names, shapes, strict=True)
+        if shape and (n := int(np.prod(shape)))
     )
     own = any(is_own(recipe) for recipe in plan.recipes.values())
     shrinkage = ", ".join(f"{name} {value:g}" for name, value in estimator.shrinkage_.items())

@@ -12,7 +12,7 @@ from .. import persistence
 from ..training._stages import Shrinkage, pack_model, unpack_model
 from ..training.cross_fit import CrossFit
 from ..training.torch_settings import default_modes
-from ._instrument_checks import check_instruments, check_models
+from ._instrument_checks import check_instruments, check_models, try_out
 from ._instrument_networks import ROLES, InputScale, NetworkPlan
 from ._options import resolve_device
 from ._state import available_device, check_version, code_out, map_arrays, map_tensors, write
@@ -100,6 +100,7 @@ class InstrumentStateMixin:
             estimator: Any = cls.__new__(cls)
             estimator.__setstate__({**state, "device_": where})
             check_models(state["_packed"], estimator._fitted.networks)
+            try_out(estimator)
         return estimator
 
     def __getstate__(self) -> dict[str, Any]:

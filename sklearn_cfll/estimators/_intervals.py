@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..training.refit import Calibration
 
-__all__ = ["Scores"]
+__all__ = ["Scores", "check_coverage"]
 
 # Points of fields are many and alike: so many order statistics describe their scores.
 KEPT = 10_000
@@ -16,6 +17,12 @@ KEPT = 10_000
 # of so many others: few rows say little of it, and they have chosen epoch, ridge and noise, so
 # that it is too small (benchmarks/intervals.py).
 OTHERS, THEIR_SQUARE = 20, 1.5
+
+
+def check_coverage(coverage: Any) -> None:
+    """Raise where it is no probability."""
+    if not isinstance(coverage, Real) or not 0 < float(coverage) < 1:
+        raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
 
 
 class Scores(NamedTuple):

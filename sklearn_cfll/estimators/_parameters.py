@@ -166,7 +166,8 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         at the next fit that starts anew.
     random_state : int, RandomState instance or None, default=None
         Initial weights, shuffling, dropout and the held-out rows. The global random states
-        are left alone.
+        are left alone: None takes fresh entropy from the operating system, so that
+        ``numpy.random.seed`` and ``torch.manual_seed`` do not make a fit repeatable; an int does.
     verbose : int, default=0
         1 shows a progress bar, 2 skorch's table."""
 

@@ -29,6 +29,7 @@ from ._plan import Plan
 from ._state_checks import (
     INPUT_DTYPES,
     check_attributes,
+    check_learnt,
     check_optimizer,
     check_packed,
     check_sizes,
@@ -116,6 +117,7 @@ class StateMixin:
             packed = state["_packed"]
             check_packed(packed)
             check_sizes(packed, state)
+            check_learnt(cls, state, packed)
             packed["compile"] = False
             if state["optimizer"] is None:  # set after fit, to code that was not passed again
                 state["optimizer"] = packed["optimizer_class"]
@@ -158,8 +160,10 @@ def code_out(value: Any, parameter: str, *, needed: bool = False) -> Any:
         return value
     kind = type(value).__name__
     if isinstance(value, type) or kind == "function":
-        kind = f"{'class' if isinstance(value, type) else kind} {value.__name__}"
-    return persistence.Code(kind, parameter, needed)
+        told = f"the {'class' if isinstance(value, type) else kind} {value.__name__}"
+    else:
+        told = f"an instance of {kind}"
+    return persistence.Code(told, parameter, needed)
 
 
 def write(estimator: Any, state: dict[str, Any], seed: int, path: Any) -> None:
@@ -180,7 +184,7 @@ def write(estimator: Any, state: dict[str, Any], seed: int, path: Any) -> None:
         return
     text = f"The file {str(path)!r} holds arrays and plain data only."
     if absent:
-        arguments = ", ".join(f"`{name}` (a {kind})" for name, kind in absent.items())
+        arguments = ", ".join(f"`{name}` ({kind})" for name, kind in absent.items())
         text += f" Pass what it was fitted with to `load` again: {arguments}."
     if dropped:
         text += f" Set again after `load`: {', '.join(dropped)}."

@@ -307,7 +307,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         if len(unknown):
             raise ValueError(
                 f"y holds classes {unknown.tolist()} that are not in classes_ "
-                f"{self.classes_.tolist()}. Give all of them as `classes` in the first call."
+                f"{self.classes_.tolist()}. Leave these rows out, or `fit` on rows of all classes; "
+                "a stream is told all of them by `classes` in its first `partial_fit`."
             )
         indicators = LabelBinarizer().fit(self.classes_).transform(y)
         return indicators[:, 0] * 1.0 if len(self.classes_) == 2 else indicators * 1.0

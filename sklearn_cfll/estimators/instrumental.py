@@ -32,6 +32,7 @@ from ._instrument_data import (
 from ._instrument_networks import ROLES, InputScale, NetworkPlan, is_own
 from ._instrument_options import (
     iv_dtype,
+    resolved,
     shrinkage_choices,
     shrinkage_log_prior,
     training_settings,
@@ -111,7 +112,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         Threads that fit and predict compute with on the CPU; None is one: the products of these
         nets are too small to share. The caller's number is put back afterwards.
     random_state : int, RandomState instance or None, default=None
-        Folds and initial weights. The global random states are left alone.
+        Folds and initial weights. The global random states are left alone: None takes fresh
+        entropy from the operating system, so that ``numpy.random.seed`` and
+        ``torch.manual_seed`` do not make a fit repeatable; an int does.
     verbose : int, default=0
         Above 0, print held-out losses while training.
 
@@ -119,6 +122,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
     ----------
     shrinkage_ : dict
         ``interactions``, ``features`` and ``ridge`` that are most likely.
+    resolved_ : dict
+        What every "auto" stood for, by the parameters' names; of the three that are averaged
+        over, the most likely value.
     held_out_loss_ : float
         Stage-2 loss on held-out rows, relative to the variance of y.
     stage1_score_ : float
@@ -317,6 +323,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         self._plan, self._scale, self._fitted = plan, scale, fitted
         self.device_ = plan.device
         self.shrinkage_ = dict(fitted.shrinkage._asdict())
+        self.resolved_ = resolved(self, plan, fitted.shrinkage, rows.n_rows)
         self.held_out_loss_ = fitted.held_out_loss
         self.history_, self.best_iteration_ = fitted.history, fitted.best_epoch
         self.n_iter_ = max(1, fitted.history[-1]["epoch"])

@@ -17,8 +17,8 @@ from ..training.torch_settings import default_modes
 from ._arrays import as_targets, as_values, as_weights
 from ._base import BaseCFLL
 from ._data import Checked, Parts
-from ._intervals import Scores
-from ._options import LINEAR_PART_BELOW
+from ._intervals import Scores, check_coverage
+from ._options import HELD_OUT_FROM, LINEAR_PART_BELOW
 from ._parameters import shared_docs
 from ._targets import TargetScale
 from ._wild_targets import tame_added, tame_targets
@@ -41,8 +41,8 @@ FEW_ROWS = 20.0  # of a stream, before the scale of its targets is known
         Standardise targets while training.
     linear_part : bool or "auto", default="auto"
         Fit a ridge regression first and train the perceptron on what it leaves over; its
-        prediction is then shrunk as far as the held-out rows leave doubts that it helps. "auto":
-        below 600 rows, where rows are held out. Not with a ``backbone`` of your own.""",
+        prediction is then shrunk according to how clearly the held-out rows show that it helps.
+        "auto": below 600 rows, where rows are held out. Not with a ``backbone`` of your own.""",
 )
 class CFLLRegressor(RegressorMixin, BaseCFLL):
     """Neural-network regression with a closed-form last layer.
@@ -248,8 +248,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         ValueError
             Where no rows were held out at fit, or too few for so large a coverage.
         """
-        if not 0 < coverage < 1:
-            raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
+        check_coverage(coverage)
         check_is_fitted(self)
         if self._scores is None:
             raise ValueError(f"`predict_interval` {self._no_residuals()}")
@@ -264,15 +263,21 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     def _no_residuals(self) -> str:
         """Why there are no residuals of held-out rows, and what to do."""
         if self.early_stopping is False or self.validation_fraction == 0:
-            remedy = "fit with early_stopping=True and `validation_fraction` above 0"
+            remedy = "`fit` with early_stopping=True and `validation_fraction` above 0"
+        elif self._is_stream:
+            remedy = (
+                f"`partial_fit` holds none out. `fit` first, on {HELD_OUT_FROM} rows or more, and "
+                "go on by `partial_fit`"
+            )
         else:
             remedy = (
-                "`partial_fit` holds none out, and `fit` none of fewer than 40 rows; call `fit` "
-                "with more rows, or with early_stopping=True"
+                f"`fit` holds none out of fewer than {HELD_OUT_FROM} rows. `fit` on more rows, or "
+                "with early_stopping=True"
             )
         return (
             "needs rows that the network was not trained on, because residuals of training rows "
-            f"are too small, and none were held out: {remedy}; or give `X_val` and `y_val`."
+            f"are too small, and none were held out: {remedy}; or give `X_val` and `y_val` to "
+            "`fit`."
         )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

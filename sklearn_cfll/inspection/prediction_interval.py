@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
+from ..estimators._intervals import check_coverage
 from ._support import axes_or_new
 
 __all__ = ["PredictionIntervalDisplay"]
@@ -143,8 +144,7 @@ class PredictionIntervalDisplay:
         -------
         PredictionIntervalDisplay
         """
-        if not 0 < coverage < 1:
-            raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
+        check_coverage(coverage)
         columns = _columns(X)
         varying = np.flatnonzero((columns != columns[:1]).any(axis=0))
         if feature is None and len(varying) <= 1:
@@ -153,7 +153,7 @@ class PredictionIntervalDisplay:
         if hasattr(estimator, "predict_interval"):
             y_pred, ends = estimator.predict(X), estimator.predict_interval(X, coverage)
         else:
-            y_pred, std = estimator.predict(X, return_std=True)
+            y_pred, std = _with_std(estimator, X)
             reach = norm.ppf(0.5 + coverage / 2) * std
             ends = (y_pred - reach, y_pred + reach)
         lower, upper = ends
@@ -200,6 +200,20 @@ class PredictionIntervalDisplay:
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def _with_std(estimator: Any, X: Any) -> Any:
+    """Predictions and their standard deviations."""
+    try:
+        return estimator.predict(X, return_std=True)
+    except TypeError as error:
+        if "return_std" not in str(error):
+            raise
+        raise TypeError(
+            f"PredictionIntervalDisplay needs a regressor with `predict_interval`, or whose "
+            f"`predict` takes `return_std`; {type(estimator).__name__} has neither. Draw intervals "
+            "from elsewhere by `from_predictions`."
+        ) from error
 
 
 def _columns(X: Any) -> np.ndarray:

@@ -104,7 +104,8 @@ class TrainingCurveDisplay:
         self.valid_line_ = self.best_marker_ = None
         if np.isfinite(valid).any():
             (self.valid_line_,) = ax.plot(along, valid, label="validation")
-            kept = epochs == self.best_iteration
+            # None after `partial_fit`, which trains one epoch and holds no rows out.
+            kept = (epochs == self.best_iteration) & np.isfinite(valid)
             if kept.any():
                 (self.best_marker_,) = ax.plot(
                     along[kept],
