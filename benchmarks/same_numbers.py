@@ -21,8 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
-from sklearn.datasets import make_friedman1
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    make_friedman1,
+)
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
@@ -102,26 +107,10 @@ def of_classifier(model: CFLLClassifier, X: np.ndarray) -> Arrays:
 
 def runs() -> Iterator[tuple[str, Any, Callable[[], Arrays]]]:
     """Each case's name, the estimator, and what fits it and gives its numbers."""
-    for kind, tables, variants, numbers in (
-        (CFLLRegressor, TABLES, REGRESSION, of_regressor),
-        (CFLLClassifier, CLASSES, CLASSIFICATION, of_classifier),
-    ):
-        for table, load in tables.items():
-            X, y = load()
-            for name, settings in variants.items():
-                model = kind(**BRIEF | settings)
-                yield f"{table}, {name}", model, lambda m=model: numbers(m.fit(X, y), X[:60])
-            model = kind(own_network(X.shape[1]), **BRIEF)
-            yield f"{table}, own network", model, lambda m=model: numbers(m.fit(X, y), X[:60])
-            weights = np.random.default_rng(1).integers(1, 4, len(X)).astype(float)
-            model = kind(**BRIEF)
-            yield (
-                f"{table}, weights",
-                model,
-                lambda m=model, w=weights: numbers(m.fit(X, y, w), X[:60]),
-            )
-            model = kind(**BRIEF)
-            yield f"{table}, going on", model, lambda m=model: numbers(go_on(m, X, y), X[:60])
+    for table, load in TABLES.items():
+        yield from on_table(table, *load(), CFLLRegressor, REGRESSION, of_regressor)
+    for table, load in CLASSES.items():
+        yield from on_table(table, *load(), CFLLClassifier, CLASSIFICATION, of_classifier)
     X, y = make_burgers(60, 32, random_state=0)
     recipe = FNOBackbone(n_modes=6, hidden_channels=8, n_layers=2)
     for name, settings in {"defaults": {}, "no held-out rows": {"early_stopping": False}}.items():
@@ -131,6 +120,25 @@ def runs() -> Iterator[tuple[str, Any, Callable[[], Arrays]]]:
     for name, settings in {"defaults": {}, "given ridge": {"stage2_ridge": 0.01}}.items():
         model = CFLLIVRegressor(random_state=0, **settings)
         yield f"demand, {name}", model, lambda m=model: of_instrument(m, data)
+
+
+def on_table(
+    table: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    kind: type,
+    variants: dict[str, dict[str, Any]],
+    numbers: Callable[[Any, np.ndarray], Arrays],
+) -> Iterator[tuple[str, Any, Callable[[], Arrays]]]:
+    """The variants of an estimator on one table."""
+    for name, settings in variants.items():
+        model = kind(**BRIEF | settings)
+        yield f"{table}, {name}", model, lambda m=model: numbers(m.fit(X, y), X[:60])
+    weights = np.random.default_rng(1).integers(1, 4, len(X)).astype(float)
+    own, weighted, grown = kind(own_network(X.shape[1]), **BRIEF), kind(**BRIEF), kind(**BRIEF)
+    yield f"{table}, own network", own, lambda: numbers(own.fit(X, y), X[:60])
+    yield f"{table}, weights", weighted, lambda: numbers(weighted.fit(X, y, weights), X[:60])
+    yield f"{table}, going on", grown, lambda: numbers(go_on(grown, X, y), X[:60])
 
 
 def go_on(model: Any, X: np.ndarray, y: np.ndarray) -> Any:

@@ -20,6 +20,7 @@ from torch import nn
 from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import cast_module, takes_generator
 from ..last_layer import MEMORIES, SOLVERS
+from ..linalg import RIDGES
 from ..linalg import Moments
 from ..persistence import ModelFileError, recipe_name
 from ..training.optimizers import OPTIMIZERS
@@ -315,6 +316,8 @@ def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> Non
         "_rows_seen": lambda v: isinstance(v, np.ndarray) and v.dtype == np.uint32 and v.ndim == 1,
         "_slope_squares": is_optional(lambda v: is_floats(v, columns)),
         "_columns_seen": is_optional(is_seen),
+        "_ridge_errors": is_optional(lambda v: is_floats(v, len(RIDGES))),
+        "_target_reach": is_amount,
     }
     if hasattr(cls, "predict_proba"):
         fields |= {

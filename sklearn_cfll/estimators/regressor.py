@@ -342,8 +342,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         few = self._is_stream and self._n_known < FEW_ROWS
         if few or not self._plan.parameters["normalize_y"]:
             return checked
-        reach = self.__dict__.get("_target_reach", 0.0)  # older files have none
-        return tame_added(checked, self._plan, self._n_known, reach)
+        return tame_added(checked, self._plan, self._n_known, self._target_reach)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:
