@@ -20,8 +20,7 @@ from torch import nn
 from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import cast_module, takes_generator
 from ..last_layer import MEMORIES, SOLVERS
-from ..linalg import RIDGES
-from ..linalg import Moments
+from ..linalg import RIDGES, Moments
 from ..persistence import ModelFileError, recipe_name
 from ..training.optimizers import OPTIMIZERS
 from ..training.seeding import own_generator
