@@ -32,7 +32,7 @@ from tables import DEVELOPMENT, REPORTED, Sources
 from uci_models import make_mlp, make_real_mlp, quiet
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimators._options import auto_weight_decay, resolve_batch_size
+from sklearn_cfll.estimator.defaults import auto_weight_decay, resolve_batch_size
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -34,7 +34,7 @@ from records import add_records, read_records
 
 from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.backbones.fno import FNOBackbone
-from sklearn_cfll.estimators._options import FIELD_EPOCHS
+from sklearn_cfll.estimator.defaults import FIELD_EPOCHS
 
 RESULTS = Path(__file__).parent / "results" / "fields.jsonl"
 TEST = 100  # samples

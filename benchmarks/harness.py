@@ -40,7 +40,7 @@ from common import (
 from sklearn.neural_network import MLPRegressor
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimators._options import resolve_ridge
+from sklearn_cfll.estimator.defaults import resolve_ridge
 
 SHOWN = (1, 2, 5, 10, 20, 50)
 RATES = {"adam": (3e-3, 1e-2, 3e-2), "sgd": (0.03, 0.1, 0.3)}

@@ -41,8 +41,8 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor, EnsembleLastLayer
 from sklearn_cfll.backbones.mlp import MemberLinear
-from sklearn_cfll.estimators._options import auto_weight_decay
-from sklearn_cfll.training.refit import RIDGES
+from sklearn_cfll.estimator.defaults import auto_weight_decay
+from sklearn_cfll.linalg import RIDGES
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)

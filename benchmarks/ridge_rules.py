@@ -32,7 +32,7 @@ from tables import Sources
 from torch import Tensor
 
 from sklearn_cfll import CFLLNet, ClosedFormLastLayer
-from sklearn_cfll.estimators._options import resolve_ridge
+from sklearn_cfll.estimator.defaults import resolve_ridge
 
 RESULTS = Path(__file__).parent / "results" / "ridge_rules.jsonl"
 DEVELOPMENT = ("boston", "cigar", "computers", "dietox", "radar", "wages")

@@ -10,8 +10,8 @@ from torch.utils.data import TensorDataset
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
-from sklearn_cfll.backbones.bins import PiecewiseLinear, bin_edges
 from sklearn_cfll.backbones.mlp import SideBySide
+from sklearn_cfll.columns.bins import PiecewiseLinear, bin_edges
 
 
 def rows(n=200, p=3, seed=0):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.backbones.scaling import ColumnScale, Standardize
-from sklearn_cfll.last_layer import ClosedFormLastLayer
+from sklearn_cfll.columns.scaling import ColumnScale, Standardize
+from sklearn_cfll.heads.closed_form import ClosedFormLastLayer
 from sklearn_cfll.training import column_scales as module_under_test
 from sklearn_cfll.training.batches import RowsDataset, as_rows
 from sklearn_cfll.training.column_scales import column_scales, slopes

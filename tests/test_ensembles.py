@@ -21,11 +21,11 @@ from sklearn_cfll import (
     EnsembleLastLayer,
 )
 from sklearn_cfll.backbones import MLPBackbone
-from sklearn_cfll.backbones.bins import bin_edges
 from sklearn_cfll.backbones.mlp import MemberLinear
+from sklearn_cfll.columns.bins import bin_edges
+from sklearn_cfll.final_solve.refit import shrink_to_evidence
 from sklearn_cfll.training.batches import RowsDataset, as_rows
 from sklearn_cfll.training.linear_part import LinearPart
-from sklearn_cfll.training.refit import shrink_to_evidence
 from sklearn_cfll.training.steps import squared_error, training_error
 
 M, D, K = 3, 5, 2

@@ -23,8 +23,8 @@ from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimators._intervals import Scores
-from sklearn_cfll.estimators._options import auto_weight_decay, resolve_batch_size, resolve_ridge
+from sklearn_cfll.estimator.defaults import auto_weight_decay, resolve_batch_size, resolve_ridge
+from sklearn_cfll.final_solve.intervals import Scores
 from sklearn_cfll.training.schedules import SCHEDULES
 
 BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])

@@ -7,7 +7,7 @@ from sklearn.base import clone
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimators._options import (
+from sklearn_cfll.estimator.defaults import (
     FIELD_BATCH,
     FIELD_EPOCHS,
     FIELD_RATE,

@@ -24,13 +24,13 @@ from torch.utils.data import TensorDataset
 
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
-from sklearn_cfll.backbones.bins import PiecewiseLinear
-from sklearn_cfll.backbones.scaling import RobustStandardize
-from sklearn_cfll.estimators._data import Checked
-from sklearn_cfll.estimators._effects import OF_TRAINING, OFF, RULES
-from sklearn_cfll.estimators._instrument_data import check_instrument_data
-from sklearn_cfll.estimators._validation_scale import warn_of_useless_validation
-from sklearn_cfll.estimators._wild_targets import tame_targets, wild_bounds
+from sklearn_cfll.columns.bins import PiecewiseLinear
+from sklearn_cfll.columns.scaling import RobustStandardize
+from sklearn_cfll.estimator.checks import Checked
+from sklearn_cfll.estimator.effects import OF_TRAINING, OFF, RULES
+from sklearn_cfll.estimator.validation_scale import warn_of_useless_validation
+from sklearn_cfll.estimator.wild_targets import tame_targets, wild_bounds
+from sklearn_cfll.instruments.data import check_instrument_data
 from sklearn_cfll.training.batches import RowsDataset
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}

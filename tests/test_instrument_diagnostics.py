@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sklearn_cfll.estimators._instrument_tests import (
+from sklearn_cfll.instruments.diagnostics import (
     Summary,
     confounding_size,
     effective_f,

@@ -8,8 +8,8 @@ from sklearn.preprocessing import QuantileTransformer
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
-from sklearn_cfll.backbones.normal_scores import SpreadStandardize, score_tables
-from sklearn_cfll.backbones.scaling import RobustStandardize
+from sklearn_cfll.columns.normal_scores import SpreadStandardize, score_tables
+from sklearn_cfll.columns.scaling import RobustStandardize
 from sklearn_cfll.training.batches import RowsDataset, as_rows
 from sklearn_cfll.training.column_scales import slopes
 from sklearn_cfll.training.steps import CFLLModule

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.dropout import SeededDropout, seed_dropout
-from sklearn_cfll.estimators._options import WORTH_THREADS, resolve_n_threads
+from sklearn_cfll.estimator.defaults import WORTH_THREADS, resolve_n_threads
 from sklearn_cfll.training.seeding import draws_globally
 
 rng = np.random.default_rng(0)
@@ -414,7 +414,7 @@ def test_few_rows_take_one_thread_and_large_products_what_torch_has():
 
 @pytest.mark.usefixtures("two_threads")
 def test_large_convolutions_take_all_threads(monkeypatch):
-    monkeypatch.setattr("sklearn_cfll.estimators._options.WORTH_THREADS", 1e5)
+    monkeypatch.setattr("sklearn_cfll.estimator.defaults.WORTH_THREADS", 1e5)
     watch, images = Watch(), rng.normal(size=(40, 1, 8, 8))
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
     model = CFLLRegressor(network, max_epochs=1, random_state=0, callbacks=[watch])

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from sklearn_cfll import linalg
-from sklearn_cfll.linalg import _two_stage as maths
-from sklearn_cfll.training._stages import (
+from sklearn_cfll.instruments import two_stage as maths
+from sklearn_cfll.instruments.cross_fit import Schedule, cross_fit, jackknife_variance
+from sklearn_cfll.instruments.fold_training import FoldTraining
+from sklearn_cfll.instruments.stages import (
     Networks,
     Rows,
     Settings,
@@ -19,8 +21,6 @@ from sklearn_cfll.training._stages import (
     shrunken_fit,
     structural_design,
 )
-from sklearn_cfll.training.cross_fit import Schedule, cross_fit, jackknife_variance
-from sklearn_cfll.training.two_stage import FoldTraining
 
 PENALTY1, PENALTY2, OMEGA = 0.05, 0.02, 0.3
 

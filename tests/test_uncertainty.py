@@ -10,11 +10,12 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor, linalg
 from sklearn_cfll.backbones import FNOBackbone
-from sklearn_cfll.estimators._data import check_data, held_out_rows
-from sklearn_cfll.estimators._intervals import KEPT, Scores
-from sklearn_cfll.estimators._options import n_held_out
-from sklearn_cfll.training.refit import RIDGES, _left_out_residuals
-from sklearn_cfll.training.refit import Calibration as FullCalibration
+from sklearn_cfll.estimator.checks import check_data, held_out_rows
+from sklearn_cfll.estimator.defaults import n_held_out
+from sklearn_cfll.final_solve.intervals import KEPT, Scores
+from sklearn_cfll.final_solve.refit import Calibration as FullCalibration
+from sklearn_cfll.final_solve.refit import _left_out_residuals
+from sklearn_cfll.linalg import RIDGES
 
 
 def Calibration(scores, weights, n_samples):

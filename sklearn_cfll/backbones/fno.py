@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from ..columns.scaling import Standardize
 from .parameters import check_parameters, positive_integers
-from .scaling import Standardize
 
 __all__ = ["FNOBackbone"]
 
