@@ -139,8 +139,8 @@ SECTIONS = (
         "Wild targets",
         "One, three or 1% of the training targets replaced by values up to a million deviations "
         "away, test rows clean; below, honest targets with heavy tails. The rule asks for a gap: "
-        "a target is drawn in where at most 2% of the rows lie 100 times as far from the median "
-        "as all others. Rows are drawn in and not left out, although leaving them out is "
+        "a target is clipped where at most 2% of the rows lie 100 times as far from the median "
+        "as all others. Rows are clipped and not left out, although leaving them out is "
         "slightly better where they are wrong: where they are right, as the largest of a heavy "
         "tail, they still count as large.",
     ),
@@ -170,7 +170,7 @@ SECTIONS = (
         "python benchmarks/outliers.py",
         "Inputs with heavy tails and wrong entries",
         "Columns as they come. Inputs within 15 deviations are left as they are, so that a linear "
-        "function of heavy tails is still learned; what lies farther out is drawn in. The "
+        "function of heavy tails is still learned; what lies farther out is soft-clipped. The "
         "classifier spreads uneven columns out by their quantiles.",
     ),
     (

@@ -120,7 +120,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # of MLPRegressor's iterations, and ours of the targets
     print(f"Median of {len(SEEDS)} seeds, all defaults: median / mean absolute error")
-    print("CFLLRegressor without a rule, with targets drawn in, with these rows left out; peers\n")
+    print("CFLLRegressor without a rule, with targets clipped, with these rows left out; peers\n")
     head = f"{'':36s}" + "".join(f"{head:^19s}" for head in HEADS)
     print(head)
     for task, sizes in ((friedman1, (300, 1000)), (friedman3, (1000,)), (diabetes, (300,))):
@@ -143,7 +143,7 @@ def main() -> None:
             show(f"{kind}, {n_rows} rows", lambda seed: honest(kind, n_rows, seed))  # noqa: B023
 
     print(
-        f"\nShare of 1,000 samples in which a target is drawn in: gap {GAPS[0]:.0f}, {GAPS[1]:.0f}"
+        f"\nShare of 1,000 samples in which a target is clipped: gap {GAPS[0]:.0f}, {GAPS[1]:.0f}"
     )
     for kind in (
         *("lognormal, s = 2.3", "zero or exponential", "Cauchy noise", "claims"),

@@ -230,7 +230,7 @@ def test_a_wild_target_among_few_new_rows_is_named_and_drawn_in():
             for n_rows in (1, 3) if method != "fit" else (3,):
                 after = copy.deepcopy(model)
                 named = re.escape(f"y[0] = {value:g} lies more than 100 times as far")
-                with pytest.warns(UserWarning, match=f"{named}.*drawn in"):
+                with pytest.warns(UserWarning, match=f"{named}.*clipped"):
                     getattr(after, method)(X[300 : 300 + n_rows], wild[:n_rows])
                 assert after.score(X[303:], y[303:]) > before - 0.05
 

@@ -94,7 +94,7 @@ class JoinMembers(nn.Module):
 class MLPBackbone(BaseEstimator):
     """Recipe of a multilayer perceptron; its last hidden layer gives the features.
 
-    Inputs are standardised inside, by the training rows, and extreme ones drawn in.
+    Inputs are standardised inside, by the training rows, and extreme ones soft-clipped.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ class Standardize(nn.Module):
 
 
 class RobustStandardize(Standardize, ExactBuffers):
-    """Standardise, and draw in what lies farther than 15 deviations: none beyond 30.
+    """Standardise, and soft-clip what lies farther than 15 deviations: none beyond 30.
 
     Or, where that is nearer, farther than any training row and than 4 deviations.
 

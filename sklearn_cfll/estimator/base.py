@@ -154,7 +154,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             backbone refuses floats because it looks them up, as an ``nn.Embedding`` does.
         y : array-like of shape (n_samples,) or (n_samples, ...)
             May be left out with a Dataset that holds it. Of a regression at most 2% of the rows
-            that lie 100 times as far from the median as all others are drawn in to the range of
+            that lie 100 times as far from the median as all others are clipped to the range of
             the others, with a warning that names them; more, up to a tenth, are only named.
         sample_weight : array-like of shape (n_samples,), default=None
             A weight means a number of repetitions: it weighs the solve and the gradient.

@@ -93,9 +93,9 @@ def find_wild(values: np.ndarray, weights: np.ndarray) -> Wild | None:
 
 
 def tame_targets(checked: Checked, name: str) -> Checked:
-    """Few wild targets drawn in to the nearest other one; a warning names their rows."""
+    """Few wild targets clipped to the nearest other one; a warning names their rows."""
     few, many = _found(checked)
-    done = "Training draws them in to that range, for squared error would see little else"
+    done = "Training clips them to that range, for squared error would see little else"
     for text in _remarks(checked, name, few, many, done):
         warnings.warn(text, UserWarning, stacklevel=5)
     if not few:
@@ -114,7 +114,7 @@ def warn_of_wild_targets(checked: Checked, name: str) -> None:
 
 
 def tame_added(checked: Checked, plan: Any, known: float, reach: float) -> Checked:
-    """Few wild targets of new rows drawn in to those of the fit; a warning of all far ones.
+    """Few wild targets of new rows clipped to those of the fit; a warning of all far ones.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def tame_added(checked: Checked, plan: Any, known: float, reach: float) -> Check
     warnings.warn(
         f"{_farthest(checked, distance, wild)} lies more than {GAP:g} times as far from the mean "
         f"as any target that the model was fitted to ({wild.sum()} of {len(wild)} rows do). They "
-        "are drawn in to the range of all others, for squared error would see little else. Leave "
+        "are clipped to the range of all others, for squared error would see little else. Leave "
         "them out if they are wrong; if they are right, `fit` anew on rows of both kinds.",
         UserWarning,
         stacklevel=5,
