@@ -41,7 +41,7 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor, EnsembleLastLayer
 from sklearn_cfll.backbones.mlp import MemberLinear
-from sklearn_cfll.estimator.defaults import auto_weight_decay
+from sklearn_cfll.estimator.defaults import DEFAULTS
 from sklearn_cfll.linalg import RIDGES
 
 RESULTS = Path(__file__).parent / "results"
@@ -86,7 +86,7 @@ def train_adam(
     options: dict[str, Any] = {"loss_of": member_error}
     if decays:
         n_steps = epochs * math.ceil(len(rows[0]) / ours.net_.batch_size)
-        options["weight_decay"] = auto_weight_decay(rate, "cosine", n_steps)
+        options["weight_decay"] = DEFAULTS.weight_decay(rate, "cosine", n_steps)
     kind = "adamw" if decays else "adam"
     loop = train(net, rows, kind, rate, ours.net_.batch_size, epochs, seed, **options)
     held_out = lambda: mean_squared_error(predictor(net), task.valid)  # noqa: E731

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from .estimator.arrays import as_targets, check_labels
 from .estimator.base import BaseCFLL
 from .estimator.checks import Parts
+from .estimator.defaults import DEFAULTS
 from .estimator.parameters import shared_docs
 from .final_solve.refit import Refit
 
@@ -74,7 +76,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     """
 
     _decision_threshold = 0.5  # halfway between a class's indicators 0 and 1
-    _epochs_on_tables = 100
+    defaults = replace(DEFAULTS, epochs=100)  # benchmarks/classifier_defaults.py
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],

@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 from .estimator.arrays import as_targets, as_values, as_weights
 from .estimator.base import BaseCFLL
 from .estimator.checks import Checked, Parts
-from .estimator.defaults import HELD_OUT_FROM, LINEAR_PART_BELOW
 from .estimator.parameters import shared_docs
 from .estimator.targets import TargetScale
 from .estimator.wild_targets import tame_added, tame_targets
@@ -75,7 +74,6 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     True
     """
 
-    _epochs_on_tables = 60
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "normalize_y": ["boolean"],
@@ -262,17 +260,18 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     def _no_residuals(self) -> str:
         """Why there are no residuals of held-out rows, and what to do."""
+        enough = self.defaults.held_out_from
         if self.early_stopping is False or self.validation_fraction == 0:
             remedy = "`fit` with early_stopping=True and `validation_fraction` above 0"
         elif self._is_stream:
             remedy = (
-                f"`partial_fit` holds none out. `fit` first, on {HELD_OUT_FROM} rows or more, and "
-                "go on by `partial_fit`"
+                f"`partial_fit` holds none out. `fit` first, on {enough} rows or more, and go on "
+                "by `partial_fit`"
             )
         else:
             remedy = (
-                f"`fit` holds none out of fewer than {HELD_OUT_FROM} rows. `fit` on more rows, or "
-                "with early_stopping=True"
+                f"`fit` holds none out of fewer than {enough} rows. `fit` on more rows, or with "
+                "early_stopping=True"
             )
         return (
             "needs rows that the network was not trained on, because residuals of training rows "
@@ -328,7 +327,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     def _takes_linear_part(self, parts: Parts) -> bool:
         if self.linear_part != "auto" or self.backbone is not None:
             return bool(self.linear_part) and self.backbone is None
-        few = len(parts.rows) < LINEAR_PART_BELOW
+        few = len(parts.rows) < self.defaults.linear_part_below
         return few and parts.valid is not None and self.refit_last_layer
 
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:

@@ -1,8 +1,10 @@
 """What CFLLRegressor and CFLLClassifier promise: parameters, methods, attributes, silence."""
 
+import dataclasses
 import inspect
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimator.defaults import auto_weight_decay, resolve_batch_size, resolve_ridge
+from sklearn_cfll.estimator.defaults import DEFAULTS
 from sklearn_cfll.final_solve.intervals import Scores
 from sklearn_cfll.training.schedules import SCHEDULES
 
@@ -811,8 +813,8 @@ def test_weight_decay_shrinks_the_backbone():
     ],
 )
 def test_automatic_ridge_follows_features_over_rows_squared(feature_shape, batch_size, expected):
-    assert resolve_ridge("auto", feature_shape, batch_size, 1000) == pytest.approx(expected)
-    assert resolve_ridge(3, feature_shape, batch_size, 1000) == 3.0
+    assert DEFAULTS.ridge("auto", feature_shape, batch_size, 1000) == pytest.approx(expected)
+    assert DEFAULTS.ridge(3, feature_shape, batch_size, 1000) == 3.0
 
 
 @pytest.mark.parametrize(
@@ -828,8 +830,8 @@ def test_automatic_ridge_follows_features_over_rows_squared(feature_shape, batch
     ],
 )
 def test_automatic_batches_are_an_eighth_of_the_rows_within_bounds(batch_size, n_rows, expected):
-    assert resolve_batch_size(batch_size, n_rows, perceptron=True) == expected
-    assert resolve_batch_size("auto", n_rows, perceptron=False) == 256
+    assert DEFAULTS.batch_size(batch_size, n_rows, perceptron=True) == expected
+    assert DEFAULTS.batch_size("auto", n_rows, perceptron=False) == 256
 
 
 def test_networks_of_the_users_have_batches_of_256():
@@ -841,13 +843,31 @@ def test_networks_of_the_users_have_batches_of_256():
 
 
 def test_automatic_ridge_is_the_same_for_any_number_of_few_rows():
-    assert resolve_ridge("auto", (64,), 256, 15) == resolve_ridge("auto", (64,), 256, 39) == 7.68
+    assert DEFAULTS.ridge("auto", (64,), 256, 15) == DEFAULTS.ridge("auto", (64,), 256, 39) == 7.68
+
+
+def test_each_threshold_says_what_it_rests_on():
+    scripts = {field.metadata["script"] for field in dataclasses.fields(DEFAULTS)} - {None}
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    if benchmarks.is_dir():  # not in an installed package
+        assert all((benchmarks / script).exists() for script in scripts)
+    assert all(field.metadata["why"] for field in dataclasses.fields(DEFAULTS))
+
+
+def test_a_subclass_may_have_thresholds_of_its_own():
+    class Eager(CFLLRegressor):
+        defaults = dataclasses.replace(DEFAULTS, held_out_from=20, epochs=3)
+
+    X, y = make_friedman1(30, random_state=0)
+    resolved = [kind(random_state=0).fit(X, y).resolved_ for kind in (CFLLRegressor, Eager)]
+    assert [each["n_held_out"] for each in resolved] == [0, 7]
+    assert [each["max_epochs"] for each in resolved] == [60, 3]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "linear", "one_cycle"])
 def test_automatic_weight_decay_shrinks_by_the_same_factor_in_any_number_of_steps(schedule):
     def log_shrinkage(n_steps, rate):
-        decay = auto_weight_decay(rate, schedule, n_steps)
+        decay = DEFAULTS.weight_decay(rate, schedule, n_steps)
         factors = [SCHEDULES[schedule](step / n_steps) for step in range(n_steps)]
         return np.log1p(-decay * rate * np.array(factors)).sum()
 
@@ -863,7 +883,7 @@ def decay_in_force(**parameters):
 
 
 def test_automatic_weight_decay_is_of_the_perceptron_under_adamw():
-    expected = auto_weight_decay(0.02, "cosine", 4 * 3)  # 90 of 120 rows, in batches of 32
+    expected = DEFAULTS.weight_decay(0.02, "cosine", 4 * 3)  # 90 of 120 rows, in batches of 32
     assert decay_in_force() == pytest.approx(expected)
     assert decay_in_force(optimizer=torch.optim.AdamW) == pytest.approx(expected)
     assert decay_in_force(optimizer="adam") == 0.0

@@ -7,12 +7,7 @@ from sklearn.base import clone
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimator.defaults import (
-    FIELD_BATCH,
-    FIELD_EPOCHS,
-    FIELD_RATE,
-    FIELD_SCHEDULE,
-)
+from sklearn_cfll.estimator.defaults import DEFAULTS
 
 TABLE = {CFLLRegressor: 60, CFLLClassifier: 100}
 
@@ -63,10 +58,18 @@ def test_fields_take_what_was_found_for_them():
     X, y = fields()
     auto = CFLLRegressor(pointwise(), random_state=0).fit(X, y)
     net = auto.net_
-    assert (net.lr, net.max_epochs, net.batch_size) == (FIELD_RATE, FIELD_EPOCHS, FIELD_BATCH)
-    assert net.lr_schedule == FIELD_SCHEDULE
-    found = {"learning_rate": FIELD_RATE, "max_epochs": FIELD_EPOCHS, "batch_size": FIELD_BATCH}
-    found["learning_rate_schedule"] = FIELD_SCHEDULE
+    assert (net.lr, net.max_epochs, net.batch_size) == (
+        DEFAULTS.field_learning_rate,
+        DEFAULTS.field_epochs,
+        DEFAULTS.field_batch,
+    )
+    assert net.lr_schedule == DEFAULTS.field_schedule
+    found = {
+        "learning_rate": DEFAULTS.field_learning_rate,
+        "max_epochs": DEFAULTS.field_epochs,
+        "batch_size": DEFAULTS.field_batch,
+    }
+    found["learning_rate_schedule"] = DEFAULTS.field_schedule
     given = CFLLRegressor(pointwise(), random_state=0, **found).fit(X, y)
     np.testing.assert_array_equal(auto.predict(X), given.predict(X))
 
@@ -89,7 +92,9 @@ def test_partial_fit_takes_the_rate_of_the_kind_of_sample():
     X, y = fields()
     model = CFLLRegressor(pointwise(), random_state=0).partial_fit(X, y)
     full = min(1.0, len(X) / model.net_.batch_size)
-    assert model.history_[0]["learning_rate"] == pytest.approx(FIELD_RATE * full**0.5)
+    assert model.history_[0]["learning_rate"] == pytest.approx(
+        DEFAULTS.field_learning_rate * full**0.5
+    )
     X, y = table(CFLLRegressor)
     rate = small(CFLLRegressor).partial_fit(X, y).history_[0]["learning_rate"]
     assert rate == pytest.approx(0.02 * (len(X) / 256) ** 0.5)  # less than a full batch
@@ -98,7 +103,7 @@ def test_partial_fit_takes_the_rate_of_the_kind_of_sample():
 def test_warm_start_goes_on_with_them():
     X, y = fields()
     model = CFLLRegressor(pointwise(), warm_start=True, random_state=0, n_iter_no_change=1000)
-    assert model.fit(X, y).fit(X, y).n_iter_ == 2 * FIELD_EPOCHS
+    assert model.fit(X, y).fit(X, y).n_iter_ == 2 * DEFAULTS.field_epochs
 
 
 def test_parameters_stay_as_given_and_are_kept(tmp_path):
@@ -135,7 +140,7 @@ def test_callbacks_of_scikit_learn_know_the_number_of_epochs():
             pass
 
     for model, data, epochs in [
-        (CFLLRegressor(pointwise()), fields(), FIELD_EPOCHS),
+        (CFLLRegressor(pointwise()), fields(), DEFAULTS.field_epochs),
         (small(CFLLRegressor), table(CFLLRegressor), 60),
         (small(CFLLRegressor, max_epochs=2), table(CFLLRegressor), 2),
     ]:

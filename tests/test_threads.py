@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import pickle
 import threading
 import warnings
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.dropout import SeededDropout, seed_dropout
-from sklearn_cfll.estimator.defaults import WORTH_THREADS, resolve_n_threads
+from sklearn_cfll.estimator.defaults import DEFAULTS
 from sklearn_cfll.training.seeding import draws_globally
 
 rng = np.random.default_rng(0)
@@ -405,16 +406,17 @@ def test_fits_in_threads_leave_the_numbers_of_all_threads():
 
 @pytest.mark.usefixtures("two_threads")
 def test_few_rows_take_one_thread_and_large_products_what_torch_has():
-    assert resolve_n_threads(None, 100, 1e4) == 1
-    assert resolve_n_threads(None, 1000, WORTH_THREADS / 1000) == 2
-    assert resolve_n_threads(5, 100, 1e4) == 5
+    assert DEFAULTS.n_threads(None, 100, 1e4) == 1
+    assert DEFAULTS.n_threads(None, 1000, DEFAULTS.worth_threads / 1000) == 2
+    assert DEFAULTS.n_threads(5, 100, 1e4) == 5
     torch.set_num_threads(1)  # by OMP_NUM_THREADS, joblib's workers, the user
-    assert resolve_n_threads(None, 1000, WORTH_THREADS) == 1
+    assert DEFAULTS.n_threads(None, 1000, DEFAULTS.worth_threads) == 1
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_large_convolutions_take_all_threads(monkeypatch):
-    monkeypatch.setattr("sklearn_cfll.estimator.defaults.WORTH_THREADS", 1e5)
+    table = dataclasses.replace(DEFAULTS, worth_threads=1e5)
+    monkeypatch.setattr(CFLLRegressor, "defaults", table)
     watch, images = Watch(), rng.normal(size=(40, 1, 8, 8))
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
     model = CFLLRegressor(network, max_epochs=1, random_state=0, callbacks=[watch])

@@ -11,7 +11,7 @@ from torch import nn
 from sklearn_cfll import CFLLRegressor, linalg
 from sklearn_cfll.backbones import FNOBackbone
 from sklearn_cfll.estimator.checks import check_data, held_out_rows
-from sklearn_cfll.estimator.defaults import n_held_out
+from sklearn_cfll.estimator.defaults import DEFAULTS
 from sklearn_cfll.final_solve.intervals import KEPT, Scores
 from sklearn_cfll.final_solve.refit import Calibration as FullCalibration
 from sklearn_cfll.final_solve.refit import _left_out_residuals
@@ -275,7 +275,7 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
         hidden_layer_sizes=(6,), n_members=2, n_bins=0, max_epochs=3, linear_part=linear_part,
         scale_columns=False, random_state=0,
     ).fit(X, y)  # fmt: skip
-    rows = held_out_rows(120, n_held_out("auto", 120), None, 0)[1]
+    rows = held_out_rows(120, DEFAULTS.n_held_out("auto", 120), None, 0)[1]
     data = model._plan.dataset(check_data(model, X, y, None, reset=False, min_samples=1))
     net, linear = model.net_, model.net_.module_.linear
     features, targets, _ = next(net.labelled_features(data))

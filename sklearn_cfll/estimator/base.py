@@ -42,7 +42,9 @@ from ..training.column_scales import (
 from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class
-from ..training.torch_settings import default_modes, use_threads
+from ..training.schedules import mean_factor
+from ..training.seeding import draw_seed
+from ..training.torch_settings import default_modes, resolve_device, use_threads
 from .arrays import told_of
 from .checks import (
     Checked,
@@ -57,23 +59,9 @@ from .checks import (
     needs_float64,
     seen_as_given,
 )
-from .defaults import (
-    HELD_OUT_FROM,
-    auto_weight_decay,
-    draw_seed,
-    lowest_ridge,
-    n_held_out,
-    resolve_batch_size,
-    resolve_device,
-    resolve_dtype,
-    resolve_learning_rate,
-    resolve_max_epochs,
-    resolve_n_threads,
-    resolve_ridge,
-    resolve_schedule,
-)
+from .defaults import DEFAULTS, Defaults
 from .effects import warn_of_fixed_features, warn_without_effect
-from .going_on import GoingOnMixin, mean_factor, total_weight
+from .going_on import GoingOnMixin, total_weight
 from .inputs import out_of_range
 from .parameters import CONSTRAINTS, refuse_mistaken_kinds
 from .plan import Plan, fixed_parameters, prediction_batch
@@ -87,7 +75,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     """Training, prediction of raw outputs, adaptation and persistence."""
 
     _decision_threshold = 0.0  # what a raw output is compared with
-    _epochs_on_tables: int  # what `max_epochs="auto"` is for them
+    defaults: ClassVar[Defaults] = DEFAULTS
     _plan: Plan
     net_: CFLLNet
     device_: torch.device
@@ -239,7 +227,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             targets=not getattr(self, "normalize_y", True),
         )
         coarse = self.precision == "auto" and needs_float64(checked, perceptron, as_given)
-        dtype = resolve_dtype(self.precision, checked.y.shape, device, coarse)
+        dtype = self.defaults.dtype(self.precision, checked.y.shape, device, coarse)
         check_sizes(as_given, dtype)
         if recipe is None:
             sizes = (
@@ -352,16 +340,16 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def _batch_rows(self, n_rows: int) -> int:
         """Rows a batch; "auto" looks at how many there are where the network is ours."""
         perceptron, fields = self._is_perceptron(), self._on_fields()
-        return resolve_batch_size(self.batch_size, n_rows, perceptron, fields)
+        return self.defaults.batch_size(self.batch_size, n_rows, perceptron, fields)
 
     def _rate(self) -> float:
-        return resolve_learning_rate(self.learning_rate, self._on_fields())
+        return self.defaults.rate(self.learning_rate, self._on_fields())
 
     def _schedule(self) -> str:
-        return resolve_schedule(self.learning_rate_schedule, self._on_fields())
+        return self.defaults.rate_schedule(self.learning_rate_schedule, self._on_fields())
 
     def _epochs(self) -> int:
-        return resolve_max_epochs(self.max_epochs, self._on_fields(), self._epochs_on_tables)
+        return self.defaults.max_epochs(self.max_epochs, self._on_fields())
 
     def _on_fields(self) -> bool:
         """Whether features have positions, and the settings found for such samples apply."""
@@ -369,7 +357,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _n_threads(self, n_rows: int) -> int:
         """Threads for passes of so many rows at once."""
-        return resolve_n_threads(self.n_threads, n_rows, self._plan.product_size)
+        return self.defaults.n_threads(self.n_threads, n_rows, self._plan.product_size)
 
     def _n_threads_to_train(self, n_rows: int) -> int:
         return self._n_threads(min(n_rows, self._batch_rows(n_rows)))
@@ -479,7 +467,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
         if n_steps is None or not self._is_perceptron() or not decoupled:
             return 0.0
-        return auto_weight_decay(self._rate(), self._schedule(), n_steps)
+        return self.defaults.weight_decay(self._rate(), self._schedule(), n_steps)
 
     def _solve(self, parts: Parts) -> None:
         """The final exact solve and the noise that is left."""
@@ -490,7 +478,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             given = exact and self.ridge != "auto"
             ridge = float(self.ridge) if given else None
             points = math.prod(self._plan.backbone.feature_shape[:-1])  # each is a row of the solve
-            lowest = lowest_ridge(points * len(parts.rows))
+            lowest = self.defaults.lowest_ridge(points * len(parts.rows))
             solved = refit_last_layer(net, train, valid, ridge, lowest)
         else:
             noise = mean_squared_residuals(net, train if valid is None else valid)
@@ -503,7 +491,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         *grid, width = self._plan.backbone.feature_shape
         shape = (*grid, width // self._plan.n_members)  # each member's own features
         batch = "full" if self.batch_size == "full" else self._batch_rows(n_rows)
-        return resolve_ridge(self.ridge, shape, batch, n_rows)
+        return self.defaults.ridge(self.ridge, shape, batch, n_rows)
 
     def _set_solved(self, parts: Parts, solved: Refit) -> None:
         known = solved.calibration
@@ -559,14 +547,15 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             )
         classes = self._stratify(checked.y)
         train, held = held_out_rows(
-            n_rows, n_held_out(self.validation_fraction, n_rows), classes, plan.seed
+            n_rows, self.defaults.n_held_out(self.validation_fraction, n_rows), classes, plan.seed
         )
         return Parts(data, data.subset(train), data.subset(held))
 
     def _holds_out(self, n_rows: int) -> bool:
         """Whether some of so many rows are held out."""
-        wanted = n_rows >= HELD_OUT_FROM if self.early_stopping == "auto" else self.early_stopping
-        return bool(wanted) and self.validation_fraction != 0
+        if self.validation_fraction == 0:
+            return False
+        return self.defaults.holds_out(self.early_stopping, n_rows)
 
     # -- using ----------------------------------------------------------------------
 

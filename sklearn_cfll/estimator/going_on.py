@@ -16,13 +16,11 @@ from ..columns.scaling import LIMIT, Standardize
 from ..final_solve.refit import Refit, mean_squared_residuals, path_errors
 from ..linalg import RIDGES
 from ..training.batches import BatchIterator, RowsDataset, input_statistics
-from ..training.schedules import SCHEDULES
 from ..training.torch_settings import use_threads
 from .checks import Checked, Parts, check_data
-from .defaults import SHORT_RUN
 from .effects import warn_without_effect
 
-__all__ = ["ColumnMoments", "GoingOnMixin", "mean_factor", "share_kept", "total_weight"]
+__all__ = ["ColumnMoments", "GoingOnMixin", "share_kept", "total_weight"]
 
 # The moments of earlier rows were taken on the features of then. A run whose learning rates sum
 # to this much leaves exp(-1) of their weight. Three times as much and a third of the forgetting
@@ -36,11 +34,6 @@ STREAM_RIDGE = 0.01
 def share_kept(total_rate: float) -> float:
     """Weight that earlier rows keep after steps whose learning rates sum to ``total_rate``."""
     return math.exp(-total_rate / FORGOTTEN_BY)
-
-
-def mean_factor(schedule: str) -> float:
-    """Mean of a learning-rate schedule over its run."""
-    return float(np.mean([SCHEDULES[schedule](progress) for progress in np.linspace(0, 1, 101)]))
 
 
 class ColumnMoments(NamedTuple):
@@ -236,7 +229,9 @@ class GoingOnMixin:
         like, make it one.
         """
         steps = self._n_batches(len(rows))
-        return min(1.0, total_weight(rows) / self._n_known) * min(1.0, steps / SHORT_RUN)
+        return min(1.0, total_weight(rows) / self._n_known) * min(
+            1.0, steps / self.defaults.short_run
+        )
 
     def _stream_ridge(self: Any) -> float:
         """Of the last layer's solve: a stream's is the one whose predictions have been best."""

@@ -14,7 +14,7 @@ from ..heads.closed_form import MEMORIES
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
 from ..training.steps import UPDATE_ORDERS
-from .defaults import FIELD_BATCH, FIELD_EPOCHS, FIELD_RATE
+from .defaults import DEFAULTS
 
 __all__ = ["CONSTRAINTS", "refuse_mistaken_kinds", "shared_docs"]
 
@@ -212,8 +212,12 @@ def shared_docs(**own: Any) -> Any:
 
     def fill(cls: type) -> type:
         if cls.__doc__:  # stripped under python -OO
-            fields = {"field_rate": FIELD_RATE, "field_epochs": FIELD_EPOCHS}
-            parameters = PARAMETERS.format(**own, **fields, field_batch=FIELD_BATCH)
+            fields = {
+                "field_rate": DEFAULTS.field_learning_rate,
+                "field_epochs": DEFAULTS.field_epochs,
+                "field_batch": DEFAULTS.field_batch,
+            }
+            parameters = PARAMETERS.format(**own, **fields)
             cls.__doc__ = cls.__doc__.replace("{parameters}", parameters).replace(
                 "{attributes}", ATTRIBUTES
             )

@@ -23,8 +23,7 @@ from .. import persistence
 from ..backbones.splitting import Backbone
 from ..training.net import LAST_LAYER
 from ..training.optimizers import OPTIMIZERS, optimizer_class
-from ..training.torch_settings import default_modes
-from .defaults import resolve_device
+from ..training.torch_settings import default_modes, resolve_device
 from .plan import Plan
 from .state_checks import (
     INPUT_DTYPES,

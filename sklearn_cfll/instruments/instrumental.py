@@ -17,9 +17,9 @@ from ..backbones.mlp import ACTIVATIONS
 from ..backbones.parameters import RealInterval
 from ..backbones.recipe import kept_recipe
 from ..estimator.arrays import as_targets, as_values, as_weights
-from ..estimator.defaults import draw_seed, resolve_device
 from ..estimator.targets import TargetScale
-from ..training.torch_settings import default_modes, use_threads
+from ..training.seeding import draw_seed
+from ..training.torch_settings import default_modes, resolve_device, use_threads
 from .cross_fit import CrossFit, Schedule, cross_fit
 from .data import (
     InstrumentData,

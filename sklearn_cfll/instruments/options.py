@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ..estimator.defaults import resolve_dtype
+from ..estimator.defaults import DEFAULTS
 from .networks import RAW_COLUMNS, NetworkPlan
 from .stages import Settings, Shrinkage
 
@@ -114,7 +115,7 @@ def treatment_sizes(given: Any, n_columns: int) -> Any:
 
 def iv_dtype(precision: str, n_rows: int, device: torch.device) -> torch.dtype:
     """The dtype of the nets."""
-    return resolve_dtype(precision, (n_rows,), device, few=FLOAT64_ROWS)
+    return replace(DEFAULTS, float64_rows=FLOAT64_ROWS).dtype(precision, (n_rows,), device)
 
 
 def _given(estimator: Any) -> tuple[Any, Any, Any]:

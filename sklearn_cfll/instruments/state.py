@@ -9,7 +9,6 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .. import persistence
-from ..estimator.defaults import resolve_device
 from ..estimator.state import (
     available_device,
     check_version,
@@ -20,7 +19,7 @@ from ..estimator.state import (
 )
 from ..estimator.state_checks import check_attributes
 from ..estimator.targets import TargetScale
-from ..training.torch_settings import default_modes
+from ..training.torch_settings import default_modes, resolve_device
 from .cross_fit import CrossFit
 from .networks import ROLES, InputScale, NetworkPlan
 from .stages import Shrinkage, pack_model, unpack_model
