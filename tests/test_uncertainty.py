@@ -240,17 +240,20 @@ def test_leave_one_out_equals_refitting_without_the_row():
 def test_leave_one_out_keeps_the_order_of_the_rows():
     X, y = draw(400, 0, lambda X: 0.05)
     y[37] += 50.0
-    model = CFLLRegressor(hidden_layer_sizes=(16,), max_epochs=5, random_state=0).fit(X, y)
+    model = CFLLRegressor(nn.Identity(), max_epochs=1, random_state=0).fit(X, y)
     assert model.loo_residuals_.shape == y.shape
     assert model.loo_residuals_.argmax() == 37
+    model.partial_fit(X[:20], y[:20])
+    assert not hasattr(model, "loo_score_")
 
 
-def test_leave_one_out_goes_with_the_refit():
+@pytest.mark.parametrize("options", [{}, {"early_stopping": False}, {"refit_last_layer": False}])
+def test_leave_one_out_is_refused_where_the_network_has_seen_the_row(options):
     X, y = draw(60, 0, SPREADS["equal"])
-    model = CFLLRegressor(max_epochs=1).fit(X, y)
-    assert hasattr(model, "loo_score_")
-    model.set_params(refit_last_layer=False).fit(X, y)
-    assert not hasattr(model, "loo_score_") and not hasattr(model, "loo_residuals_")
+    model = CFLLRegressor(max_epochs=1, **options).fit(X, y)
+    with pytest.raises(AttributeError, match="no `loo_score_`.*was not trained on it"):
+        model.loo_score_  # noqa: B018
+    assert not hasattr(model, "loo_residuals_")
 
 
 def test_ridge_path_holds_the_choice(noisy):

@@ -107,8 +107,12 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         """Sample weights, those of classes included."""
         return sample_weight
 
-    def _tame_targets(self, checked: Checked, name: str) -> Checked:
+    def _tame_targets(self, checked: Checked) -> Checked:
         """Targets that training survives."""
+        return checked
+
+    def _tame_held_out(self, checked: Checked) -> Checked:
+        """Held-out targets that the choice of epoch and ridge survives."""
         return checked
 
     def _tame_added(self, checked: Checked) -> Checked:
@@ -182,7 +186,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             if warm:
                 self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
-            checked = self._tame_targets(checked, "y")
+            checked = self._tame_targets(checked)
             if warm:
                 self._plan.check_targets(checked)
                 checked = self._tame_added(checked)
@@ -544,7 +548,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         if X_val is not None:
             with told_of("In `X_val` and `y_val`, called X and y here"):
                 held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
-                held_out = self._tame_targets(held_out, "y_val")
+                held_out = self._tame_held_out(held_out)
                 parts = Parts(data, data, plan.dataset(held_out))
             assert parts.valid is not None
             warn_of_other_scale(data, parts.valid, plan.scale if is_regressor(self) else None)

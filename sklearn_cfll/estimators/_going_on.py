@@ -84,6 +84,8 @@ class GoingOnMixin:
     all rows, the new ones included.
     """
 
+    _left_out: Any  # of a regressor
+
     def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """One epoch over these rows, none held out; see :class:`GoingOnMixin`."""
         with self._previous_fit_kept() as settings:
@@ -91,7 +93,7 @@ class GoingOnMixin:
             if not first:
                 self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
-            checked = self._tame_targets(checked, "y")
+            checked = self._tame_targets(checked)
             if not first:
                 self._plan.check_targets(checked)
                 checked = self._tame_added(checked)
@@ -199,13 +201,15 @@ class GoingOnMixin:
         check_is_fitted(self)
         with self._previous_fit_kept() as settings:
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
-            checked = self._tame_targets(checked, "y")
+            checked = self._tame_targets(checked)
             self._plan.check_targets(checked)
             data = self._plan.dataset(self._tame_added(checked), as_added=True)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(data))))
             layer = self.net_.module_.last_layer
             if not layer.holds_moments:
                 raise ValueError(f"`adapt` {self._no_moments()}")
+            if self._columns_seen is None:
+                self._follow_scales(data)  # which only warns here
             for batch in self.net_.labelled_features(data):
                 layer.accumulate(*batch)
             layer.solve(self.final_ridge_)
@@ -303,8 +307,9 @@ class GoingOnMixin:
             self._set_solved(Parts(rows, rows, None), Refit(ridge, torch.ones(self.n_outputs_)))
             self._n_judges = 1.0
         else:
-            for name in ("loo_residuals_", "loo_score_", "ridge_path_"):
-                self.__dict__.pop(name, None)  # of earlier rows and weights
+            self.__dict__.pop("ridge_path_", None)  # of earlier rows and weights
+            if "_left_out" in self.__dict__:
+                self._left_out = None
             self.final_ridge_ = layer.final_ridge or self.final_ridge_
             if self._ridge_errors is not None:
                 self._ridge_errors = kept * self._ridge_errors
@@ -316,6 +321,9 @@ class GoingOnMixin:
                 self._n_judges += weight
                 self._noise_changed(before, self.noise_variance_)
             self.resolved_ = self._resolved(Parts(rows, rows, None))
+        if self._is_stream:
+            assert rows.targets is not None
+            self._target_reach = max(self._target_reach, float(rows.targets.abs().max()))
         self._remember_rows(rows)
         self._n_known = kept * self._n_known + weight
         self._merge_slopes(rows, weight / self._n_known)
