@@ -49,6 +49,16 @@ def test_class_frequencies_with_held_out_rows_in_float64(n, n_classes):
     np.testing.assert_allclose(found, np.bincount(y) / n, atol=0.05)
 
 
+@pytest.mark.parametrize("n", [60, 300, 600])
+@pytest.mark.parametrize("value", [1.0, -1e3, 0.1])
+def test_deviations_where_columns_say_nothing(value, n):
+    y = np.random.default_rng(0).normal(size=n)
+    model = CFLLRegressor(max_epochs=3, random_state=0).fit(np.full((n, 2), value), y)
+    _, std = model.predict(np.full((1, 2), value), return_std=True)
+    lower, upper = model.predict_interval(np.full((1, 2), value))
+    assert 0.7 < std[0] < 1.6 and 2.0 < upper[0] - lower[0] < 6.0
+
+
 def test_constant_features_have_the_leverage_of_the_mean():
     features = torch.full((50, 3), 0.1).double()
     block = linalg.moments(features, draw(50, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import warnings
 from abc import ABCMeta, abstractmethod
@@ -306,7 +307,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
         if not self._is_perceptron():
-            warn_of_equal_features(self.net_, train)
+            with contextlib.suppress(IndexError):  # codes beyond a table: training names them
+                warn_of_equal_features(self.net_, train)
 
     def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
         return plan.make_net(
@@ -449,7 +451,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
             callbacks.append(("task_bridge", TaskBridge(self, task, X, y, self._fitted_now)))
         backbone = net.module_.backbone
-        untrained = {name: part.clone() for name, part in backbone.state_dict().items()}
+        untrained = copy.deepcopy(backbone.state_dict())
         try:
             net.run(parts.train, parts.valid, callbacks)
         except IndexError as error:
@@ -498,7 +500,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             solved = refit_last_layer(net, train, valid, ridge, lowest)
         else:
             noise = mean_squared_residuals(net, train if valid is None else valid)
-            calibration = None if valid is None else calibrate(net, valid, noise, None)
+            calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
             solved = Refit(self._training_ridge(len(train)), noise, calibration=calibration)
         net.check_finite()
         self._set_solved(parts, solved)

@@ -377,7 +377,10 @@ def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
 def _warn_of_narrow_bins(
     bins: PiecewiseLinear, before: ColumnMoments, after: ColumnMoments
 ) -> None:
-    """Warn, once, where a stream leaves the range of the rows that its bins were cut from."""
+    """Warn where a stream leaves the range of the rows that its bins were cut from.
+
+    The text is the same each time, so that Python's filters show it once.
+    """
     center, width = (part.double().cpu().numpy() for part in (bins.center, bins.unit))
 
     def outside(seen: ColumnMoments) -> np.ndarray:
@@ -387,9 +390,8 @@ def _warn_of_narrow_bins(
     for column in np.flatnonzero(outside(after) & ~outside(before))[:1]:
         warnings.warn(
             f"The first rows given to `partial_fit` cover only a part of column {column}: its bins "
-            f"span {width[column]:.4g} around {center[column]:.4g}, and the rows since have mean "
-            f"{after.mean[column]:.4g} and standard deviation {after.variance[column] ** 0.5:.4g}. "
-            "Half of each network sees nothing outside its bins. Begin with shuffled rows, or set "
+            f"span {width[column]:.4g} around {center[column]:.4g}, and many rows since lie "
+            "outside, where half of each network sees nothing. Begin with shuffled rows, or set "
             "n_bins=0.",
             UserWarning,
             stacklevel=4,

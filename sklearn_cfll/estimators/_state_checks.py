@@ -283,7 +283,7 @@ def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> Non
             is_floats(scores, None, k)
             and len(scores) > 0
             and is_floats(shares, *scores.shape)
-            and is_count(n_samples)
+            and is_amount(n_samples)
             and n_samples > 0
             and is_floats(inflation, k)
         )
