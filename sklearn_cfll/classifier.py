@@ -160,14 +160,16 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         After ``fit`` few rows change the model little: they are added to the moments that the
         last layer is solved from, and the backbone moves in proportion to their number beside
         the rows that the model knows. Without a ``fit`` before, the rate stays constant and the
-        scales of the columns follow the rows seen so far.
+        scales of the columns follow the rows seen so far. A call takes tens of milliseconds,
+        however few the rows: give them in chunks where you can.
 
         Parameters
         ----------
         X, y, sample_weight
             As in :meth:`fit`.
         classes : array-like of shape (n_classes,), default=None
-            All classes there will be; needed in the first call where y lacks some.
+            All classes there will be; needed in the first call where y lacks some. Otherwise the
+            classes of the first rows are taken for all.
 
         Returns
         -------

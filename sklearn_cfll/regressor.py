@@ -16,7 +16,7 @@ from .estimator.base import BaseCFLL
 from .estimator.checks import Checked, Parts
 from .estimator.parameters import shared_docs
 from .estimator.targets import TargetScale
-from .estimator.wild_targets import tame_added, tame_targets
+from .estimator.wild_targets import disregard_wild, tame_added, tame_targets
 from .final_solve.intervals import Scores, check_coverage
 from .final_solve.noise import NoiseModel, leave_one_out
 from .final_solve.refit import Refit, predictive_variance
@@ -54,9 +54,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     ----------
     {attributes}
     loo_residuals_ : ndarray of y's shape at fit
-        ``y - prediction`` of each row with the last layer fitted to all others; where
-        ``refit_last_layer=True`` and y has no positions. The backbone has seen the row all
-        the same: they are somewhat too small.
+        ``y - prediction`` of each row with the last layer fitted to all others. Only where the
+        backbone has no parameters to train: one that has seen the row would make them too small.
     loo_score_ : float
         Coefficient of determination that goes with them.
 
@@ -158,7 +157,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         After ``fit`` few rows change the model little: they are added to the moments that the
         last layer is solved from, and the backbone moves in proportion to their number beside
         the rows that the model knows. Without a ``fit`` before, the rate stays constant and the
-        scales of the columns follow the rows seen so far.
+        scales of the columns follow the rows seen so far. A call takes tens of milliseconds,
+        however few the rows: give them in chunks where you can.
 
         Parameters
         ----------
@@ -304,18 +304,38 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self._scores = None if solved.calibration is None else Scores.of(solved.calibration)
         noise = solved.noise
         self._noise = None if noise is None else tuple(a.cpu().numpy() for a in noise)
-        for name in ("loo_residuals_", "loo_score_"):
-            self.__dict__.pop(name, None)  # of an earlier fit
-        rows = parts.rows
-        if not solved.exact or len(self._plan.backbone.feature_shape) > 1:
-            return  # points of a field are not left out one by one
+        self._left_out = None
+        rows, fixed = parts.rows, self.net_.optimizer_ is None
+        if not (fixed and solved.exact) or len(self._plan.backbone.feature_shape) > 1:
+            return
         residuals = [part for _, part, _ in leave_one_out(self.net_, rows, solved.ridge)]
         scaled = torch.cat(residuals).cpu().numpy()
         weights = None if rows.sample_weight is None else rows.sample_weight.cpu().numpy()
         assert rows.targets is not None
         wanted = rows.targets.cpu().numpy()
-        self.loo_score_ = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
-        self.loo_residuals_ = self._plan.layout.from_rows(scaled * self._plan.scale.scale)
+        score = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
+        self._left_out = self._plan.layout.from_rows(scaled * self._plan.scale.scale), score
+
+    @property
+    def loo_residuals_(self) -> np.ndarray:
+        """Residual of each training row under the fit to all others; of y's shape at fit."""
+        return self._rows_left_out("loo_residuals_")[0]
+
+    @property
+    def loo_score_(self) -> float:
+        """Coefficient of determination of the leave-one-out predictions."""
+        return self._rows_left_out("loo_score_")[1]
+
+    def _rows_left_out(self, name: str) -> Any:
+        self._fitted_layer(name)
+        if self._left_out is None:
+            raise AttributeError(
+                f"This {type(self).__name__} has no `{name}`: leaving a row out of the last layer "
+                "alone is exact only where the backbone was not trained on it. It needs a backbone "
+                "without parameters to train, samples without positions and "
+                "refit_last_layer=True. With a trained backbone use cross_val_predict."
+            )
+        return self._left_out
 
     def _noise_changed(self, before: np.ndarray, after: np.ndarray) -> None:
         """Move the level of the rows' own noise as the mean level moved."""
@@ -333,15 +353,19 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
         return as_values(y, self)
 
-    def _tame_targets(self, checked: Checked, name: str) -> Checked:
-        return tame_targets(checked, name)
+    def _tame_targets(self, checked: Checked) -> Checked:
+        return tame_targets(checked)
+
+    def _tame_held_out(self, checked: Checked) -> Checked:
+        return disregard_wild(checked, "y_val")
 
     def _tame_added(self, checked: Checked) -> Checked:
         # A stream's scale is that of its first rows, and without `normalize_y` there is none.
         few = self._is_stream and self._n_known < FEW_ROWS
         if few or not self._plan.parameters["normalize_y"]:
             return checked
-        return tame_added(checked, self._plan, self._n_known, self._target_reach)
+        known, reach = self._n_known, self._target_reach
+        return tame_added(checked, self._plan, known, reach, clip=not self._is_stream)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:

@@ -10,7 +10,13 @@ from sklearn.datasets import make_friedman1
 from sklearn.feature_selection import SequentialFeatureSelector
 from torch import nn
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor, ClosedFormLastLayer, EnsembleLastLayer
+from sklearn_cfll import (
+    CFLLClassifier,
+    CFLLRegressor,
+    ClosedFormLastLayer,
+    EnsembleLastLayer,
+    linalg,
+)
 
 D, K = 6, 2
 BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
@@ -32,6 +38,32 @@ def test_class_frequencies_where_columns_say_nothing(value, n, options):
     model.fit(X, y)
     np.testing.assert_allclose(model.predict_proba(X)[:, 1], y.mean(), atol=0.02)
     assert float(model.net_.module_.last_layer.weight.abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("n", [60, 200])
+def test_class_frequencies_with_held_out_rows_in_float64(n, n_classes):
+    y = np.minimum(np.random.default_rng(1).geometric(0.8, n) - 1, n_classes - 1)
+    model = CFLLClassifier(max_epochs=3, random_state=0).fit(np.ones((n, 1)), y)
+    found = model.predict_proba(np.ones((1, 1)))[0]
+    np.testing.assert_allclose(found, np.bincount(y) / n, atol=0.05)
+
+
+@pytest.mark.parametrize("n", [60, 300, 600])
+@pytest.mark.parametrize("value", [1.0, -1e3, 0.1])
+def test_deviations_where_columns_say_nothing(value, n):
+    y = np.random.default_rng(0).normal(size=n)
+    model = CFLLRegressor(max_epochs=3, random_state=0).fit(np.full((n, 2), value), y)
+    _, std = model.predict(np.full((1, 2), value), return_std=True)
+    lower, upper = model.predict_interval(np.full((1, 2), value))
+    assert 0.7 < std[0] < 1.6 and 2.0 < upper[0] - lower[0] < 6.0
+
+
+def test_constant_features_have_the_leverage_of_the_mean():
+    features = torch.full((50, 3), 0.1).double()
+    block = linalg.moments(features, draw(50, 1))
+    found = linalg.leverage(features + 1e-17, block, 0.1)
+    torch.testing.assert_close(found, torch.full((50,), 0.02).double())
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e6])

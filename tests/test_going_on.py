@@ -258,3 +258,22 @@ def test_resolved_follows_the_last_run():
     model.partial_fit(X[300:], y[300:])
     assert model.resolved_["max_epochs"] == 1
     assert model.resolved_["learning_rate"] < 1e-4
+
+
+def test_a_stream_warns_of_far_targets_once():
+    X, y = make_friedman1(300, n_features=5, random_state=0)
+    model = CFLLRegressor(hidden_layer_sizes=(16,), n_bins=0, random_state=0)
+    model.partial_fit(X[:30], y[:30] * 1e-3)  # in other units
+    with pytest.warns(UserWarning, match="standard deviations from"):
+        model.partial_fit(X[30:60], y[30:60])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for start in range(60, 180, 30):
+            model.partial_fit(X[start : start + 30], y[start : start + 30])
+
+
+def test_adapt_names_columns_in_other_units():
+    X, y = make_friedman1(80, n_features=5, random_state=0)
+    model = CFLLRegressor(max_epochs=2, random_state=0).fit(X[:60], y[:60])
+    with pytest.warns(UserWarning, match="Column 0 of the new rows has mean"):
+        model.adapt(1e6 * X[60:], y[60:])

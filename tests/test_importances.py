@@ -118,3 +118,14 @@ def test_a_network_that_squeezes_its_output_can_be_fitted():
 
     X, y = friedman(120, 5)
     CFLLRegressor(Squeezes(), max_epochs=2, random_state=0).fit(X, y)
+
+
+def test_slopes_that_are_zero_everywhere_are_no_importances():
+    class Sign(nn.Module):
+        def forward(self, X):
+            return torch.sign(X)
+
+    X = np.random.default_rng(0).normal(size=(80, 3))
+    model = CFLLRegressor(Sign(), random_state=0).fit(X, X[:, 0])
+    with pytest.raises(AttributeError, match="no `feature_importances_`"):
+        model.feature_importances_  # noqa: B018

@@ -485,3 +485,10 @@ def test_backbones_that_are_none_are_named(data):
     X, y, Z, C = data
     with pytest.raises(TypeError, match="backbone"):
         CFLLIVRegressor(treatment_backbone="resnet").fit(X, y, Z=Z, C=C)
+
+
+def test_parameters_of_what_is_not_given_are_warned_of():
+    data = make_demand_design(60, random_state=0)
+    options = {"covariate_hidden_sizes": (8,), "max_epochs": 1, "n_repeats": 1}
+    with pytest.warns(UserWarning, match=r"`covariate_hidden_sizes`=\(8,\) has no effect without"):
+        CFLLIVRegressor(random_state=0, **options).fit(data.X, data.y, Z=data.Z)

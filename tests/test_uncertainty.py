@@ -20,7 +20,8 @@ from sklearn_cfll.linalg import RIDGES
 
 def Calibration(scores, weights, n_samples):
     """Scores alone: what residuals they come from does not matter here."""
-    return FullCalibration(scores, weights, n_samples, residuals=scores)
+    none = torch.zeros(scores.shape[1])
+    return FullCalibration(scores, weights, n_samples, residuals=scores, training_squares=none)
 
 
 def draw(n, seed, spread):
@@ -167,7 +168,7 @@ def test_intervals_need_held_out_rows():
     with pytest.raises(ValueError, match="`return_std` needs rows that the network was not"):
         model.predict(X, return_std=True)
     model.set_params(early_stopping=True, validation_fraction=0.1).fit(X, y)
-    with pytest.raises(ValueError, match="`coverage`=0.9 needs at least 9 held-out rows, there"):
+    with pytest.raises(ValueError, match="`coverage`=0.9 needs at least 9 held-out rows of equal"):
         model.predict_interval(X)
     for coverage in (1.5, ".9"):
         with pytest.raises(ValueError, match=f"`coverage` must lie .*, got {coverage!r}"):
@@ -202,10 +203,11 @@ def test_quantile_counts_a_weight_as_repetitions():
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(20, 2, generator=generator)
     times = torch.randint(1, 4, (20,), generator=generator)
-    n = int(times.sum())
-    weighted = Scores.of(Calibration(values, times.double(), n))
-    repeated = Scores.of(Calibration(values.repeat_interleave(times, 0), torch.ones(n), n))
-    for coverage in np.linspace(0.05, 0.95, 19):
+    weighted = Scores.of(Calibration(values, times.double(), 20))
+    assert weighted.n_samples == pytest.approx(int(times.sum()) ** 2 / int((times**2).sum()))
+    rows = values.repeat_interleave(times, 0)  # each says nothing new
+    repeated = Scores.of(Calibration(rows, torch.ones(len(rows)), weighted.n_samples))
+    for coverage in np.linspace(0.05, 0.9, 18):
         np.testing.assert_allclose(
             weighted.quantile(coverage), repeated.quantile(coverage), rtol=1e-12
         )
@@ -241,17 +243,20 @@ def test_leave_one_out_equals_refitting_without_the_row():
 def test_leave_one_out_keeps_the_order_of_the_rows():
     X, y = draw(400, 0, lambda X: 0.05)
     y[37] += 50.0
-    model = CFLLRegressor(hidden_layer_sizes=(16,), max_epochs=5, random_state=0).fit(X, y)
+    model = CFLLRegressor(nn.Identity(), max_epochs=1, random_state=0).fit(X, y)
     assert model.loo_residuals_.shape == y.shape
     assert model.loo_residuals_.argmax() == 37
+    model.partial_fit(X[:20], y[:20])
+    assert not hasattr(model, "loo_score_")
 
 
-def test_leave_one_out_goes_with_the_refit():
+@pytest.mark.parametrize("options", [{}, {"early_stopping": False}, {"refit_last_layer": False}])
+def test_leave_one_out_is_refused_where_the_network_has_seen_the_row(options):
     X, y = draw(60, 0, SPREADS["equal"])
-    model = CFLLRegressor(max_epochs=1).fit(X, y)
-    assert hasattr(model, "loo_score_")
-    model.set_params(refit_last_layer=False).fit(X, y)
-    assert not hasattr(model, "loo_score_") and not hasattr(model, "loo_residuals_")
+    model = CFLLRegressor(max_epochs=1, **options).fit(X, y)
+    with pytest.raises(AttributeError, match="no `loo_score_`.*was not trained on it"):
+        model.loo_score_  # noqa: B018
+    assert not hasattr(model, "loo_residuals_")
 
 
 def test_ridge_path_holds_the_choice(noisy):
@@ -307,3 +312,24 @@ def test_a_zero_inflated_target_is_covered(seed):
     model = CFLLRegressor(max_epochs=20, random_state=seed).fit(X[:1500], y[:1500])
     lower, upper = model.predict_interval(X[1500:], coverage=0.9)
     assert ((lower <= y[1500:]) & (y[1500:] <= upper)).mean() > 0.82
+
+
+def test_deviations_of_rare_events_are_no_smaller_than_the_training_rows_say():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(3000, 3))
+    y = np.where(rng.random(3000) < 0.01, rng.exponential(size=3000) * 10, 0.0)
+    mean = None
+    for seed in range(3):
+        model = CFLLRegressor(max_epochs=4, random_state=seed).fit(X[:800], y[:800])
+        mean, std = model.predict(X[800:], return_std=True)
+        assert np.sqrt(np.mean(((mean - y[800:]) / std) ** 2)) < 3.0
+
+
+def test_held_out_rows_count_by_their_weights():
+    X, y = draw(300, 0, SPREADS["equal"])
+    weights = np.where(np.arange(300) % 30 == 0, 1.0, 1e-9)
+    model = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y, sample_weight=weights)
+    with pytest.raises(ValueError, match="needs at least 9 held-out rows of equal weight"):
+        model.predict_interval(X)
+    equal = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y, sample_weight=np.full(300, 7.0))
+    assert Scores(*equal._scores).n_samples == pytest.approx(equal.resolved_["n_held_out"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from decimal import Decimal
 from numbers import Real
@@ -19,6 +20,7 @@ from ..training.batches import check_unmasked, native
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
 __all__ += ["check_range", "named_columns", "outside", "to_numpy", "told_of"]
 
+MOST_EXACT = 2**53  # integers that float64 holds
 # Beyond these squares, and sums of them, overflow or vanish in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
 # Networks of one's own multiply inputs as they are: well within float32's 1e38 and 1e-38, and in
@@ -87,9 +89,25 @@ def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False)
             numbers = checked.astype(np.float64)
         allow_nd = numbers.ndim != 2
         return check_array(numbers, input_name=name, ensure_2d=not allow_nd, allow_nd=allow_nd)
+    if checked.dtype.kind in "iu" and checked.dtype.itemsize > 4 and not integers:
+        _check_integers(checked, X, name)
     if checked.dtype.kind in "iub" and not integers:
         return native(checked, np.float32 if checked.dtype.itemsize <= 2 else np.float64)
     return native(checked)
+
+
+def _check_integers(checked: np.ndarray, X: Any, name: str) -> None:
+    """Warn of integers that float64 rounds to each other."""
+    inexact = (checked > MOST_EXACT) | (
+        checked < -MOST_EXACT if checked.dtype.kind == "i" else False
+    )
+    for column in np.flatnonzero(inexact.reshape(len(checked), -1).any(axis=0))[:1]:
+        warnings.warn(
+            f"{_label(X, int(column), name)} holds integers beyond 2**53, which float64 cannot "
+            "tell from their neighbours. Subtract an offset, or encode them as categories.",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def as_targets(y: Any, name: str = "y") -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import warnings
 from abc import ABCMeta, abstractmethod
@@ -95,8 +96,12 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         """Sample weights, those of classes included."""
         return sample_weight
 
-    def _tame_targets(self, checked: Checked, name: str) -> Checked:
+    def _tame_targets(self, checked: Checked) -> Checked:
         """Targets that training survives."""
+        return checked
+
+    def _tame_held_out(self, checked: Checked) -> Checked:
+        """Held-out targets that the choice of epoch and ridge survives."""
         return checked
 
     def _tame_added(self, checked: Checked) -> Checked:
@@ -170,7 +175,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             if warm:
                 self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
-            checked = self._tame_targets(checked, "y")
+            checked = self._tame_targets(checked)
             if warm:
                 self._plan.check_targets(checked)
                 checked = self._tame_added(checked)
@@ -290,7 +295,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
         if not self._is_perceptron():
-            warn_of_equal_features(self.net_, train)
+            with contextlib.suppress(IndexError):  # codes beyond a table: training names them
+                warn_of_equal_features(self.net_, train)
 
     def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
         return plan.make_net(
@@ -433,7 +439,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             task.call_on_fit_task_begin(estimator=self, X=X, y=y)
             callbacks.append(("task_bridge", TaskBridge(self, task, X, y, self._fitted_now)))
         backbone = net.module_.backbone
-        untrained = {name: part.clone() for name, part in backbone.state_dict().items()}
+        untrained = copy.deepcopy(backbone.state_dict())
         try:
             net.run(parts.train, parts.valid, callbacks)
         except IndexError as error:
@@ -482,7 +488,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             solved = refit_last_layer(net, train, valid, ridge, lowest)
         else:
             noise = mean_squared_residuals(net, train if valid is None else valid)
-            calibration = None if valid is None else calibrate(net, valid, noise, None)
+            calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
             solved = Refit(self._training_ridge(len(train)), noise, calibration=calibration)
         net.check_finite()
         self._set_solved(parts, solved)
@@ -532,7 +538,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         if X_val is not None:
             with told_of("In `X_val` and `y_val`, called X and y here"):
                 held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
-                held_out = self._tame_targets(held_out, "y_val")
+                held_out = self._tame_held_out(held_out)
                 parts = Parts(data, data, plan.dataset(held_out))
             assert parts.valid is not None
             warn_of_other_scale(data, parts.valid, plan.scale if is_regressor(self) else None)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..backbones.parameters import positive_integers
 from ..training.optimizers import optimizer_class
 
-__all__ = ["warn_of_fixed_features", "warn_without_effect"]
+__all__ = ["changed_parameters", "warn_of", "warn_of_fixed_features", "warn_without_effect"]
 
 # Values that ask for nothing, and so have what they ask for beside any backbone.
 OFF: dict[str, tuple[Any, ...]] = {
@@ -105,7 +105,7 @@ def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None
         Whether ``X_val`` and ``y_val`` were passed.
     """
     own = getattr(estimator.backbone, "n_members", None)
-    changed = dict(_changed(estimator))
+    changed = dict(changed_parameters(estimator))
     default = inspect.signature(type(estimator).__init__).parameters["n_members"].default
     if own is not None and default != estimator.n_members and (estimator.n_members, own) != (1, 1):
         raise ValueError(
@@ -115,7 +115,7 @@ def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None
     situation = Situation(holds_out, given)
     for rule in RULES:
         if rule.applies(estimator, situation):
-            _warn([name for name in rule.names if name in changed], changed, rule.reason)
+            warn_of([name for name in rule.names if name in changed], changed, rule.reason)
 
 
 def warn_of_fixed_features(estimator: Any, *, holds_out: bool) -> None:
@@ -123,14 +123,15 @@ def warn_of_fixed_features(estimator: Any, *, holds_out: bool) -> None:
 
     The final solve then is the whole fit; where rows are held out they choose its ridge.
     """
-    changed = dict(_changed(estimator))
-    solved = ("decay", "update_order", *(("ridge",) if holds_out else ()))
+    changed = dict(changed_parameters(estimator))
+    solved: tuple[str, ...] = ("decay", "update_order", "batch_size", "n_iter_no_change", "tol")
+    solved = (*solved, "ridge") if holds_out else solved
     parameters = (*OF_TRAINING, *(solved if estimator.refit_last_layer else ()))
     names = [name for name in parameters if name in changed]
-    _warn(names, changed, "where the backbone has no parameters to train.")
+    warn_of(names, changed, "where the backbone has no parameters to train.")
 
 
-def _warn(names: list[str], values: dict[str, Any], reason: str) -> None:
+def warn_of(names: list[str], values: dict[str, Any], reason: str) -> None:
     if not names:
         return
     listed = ", ".join(f"`{name}`={values[name]!r}" for name in names)
@@ -138,7 +139,7 @@ def _warn(names: list[str], values: dict[str, Any], reason: str) -> None:
     warnings.warn(f"{listed} {has} no effect {reason}", UserWarning, stacklevel=4)
 
 
-def _changed(estimator: Any) -> Iterator[tuple[str, Any]]:
+def changed_parameters(estimator: Any) -> Iterator[tuple[str, Any]]:
     """Parameters that differ from their defaults and ask for something."""
     for name, parameter in inspect.signature(type(estimator).__init__).parameters.items():
         value = getattr(estimator, name, parameter.default)

@@ -78,6 +78,8 @@ class GoingOnMixin:
     all rows, the new ones included.
     """
 
+    _left_out: Any  # of a regressor
+
     def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """One epoch over these rows, none held out; see :class:`GoingOnMixin`."""
         with self._previous_fit_kept() as settings:
@@ -85,7 +87,7 @@ class GoingOnMixin:
             if not first:
                 self._follow_parameters()
             checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
-            checked = self._tame_targets(checked, "y")
+            checked = self._tame_targets(checked)
             if not first:
                 self._plan.check_targets(checked)
                 checked = self._tame_added(checked)
@@ -193,13 +195,15 @@ class GoingOnMixin:
         check_is_fitted(self)
         with self._previous_fit_kept() as settings:
             checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
-            checked = self._tame_targets(checked, "y")
+            checked = self._tame_targets(checked)
             self._plan.check_targets(checked)
             data = self._plan.dataset(self._tame_added(checked), as_added=True)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(data))))
             layer = self.net_.module_.last_layer
             if not layer.holds_moments:
                 raise ValueError(f"`adapt` {self._no_moments()}")
+            if self._columns_seen is None:
+                self._follow_scales(data)  # which only warns here
             for batch in self.net_.labelled_features(data):
                 layer.accumulate(*batch)
             layer.solve(self.final_ridge_)
@@ -299,8 +303,9 @@ class GoingOnMixin:
             self._set_solved(Parts(rows, rows, None), Refit(ridge, torch.ones(self.n_outputs_)))
             self._n_judges = 1.0
         else:
-            for name in ("loo_residuals_", "loo_score_", "ridge_path_"):
-                self.__dict__.pop(name, None)  # of earlier rows and weights
+            self.__dict__.pop("ridge_path_", None)  # of earlier rows and weights
+            if "_left_out" in self.__dict__:
+                self._left_out = None
             self.final_ridge_ = layer.final_ridge or self.final_ridge_
             if self._ridge_errors is not None:
                 self._ridge_errors = kept * self._ridge_errors
@@ -312,6 +317,9 @@ class GoingOnMixin:
                 self._n_judges += weight
                 self._noise_changed(before, self.noise_variance_)
             self.resolved_ = self._resolved(Parts(rows, rows, None))
+        if self._is_stream:
+            assert rows.targets is not None
+            self._target_reach = max(self._target_reach, float(rows.targets.abs().max()))
         self._remember_rows(rows)
         self._n_known = kept * self._n_known + weight
         self._merge_slopes(rows, weight / self._n_known)
@@ -365,7 +373,10 @@ def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
 def _warn_of_narrow_bins(
     bins: PiecewiseLinear, before: ColumnMoments, after: ColumnMoments
 ) -> None:
-    """Warn, once, where a stream leaves the range of the rows that its bins were cut from."""
+    """Warn where a stream leaves the range of the rows that its bins were cut from.
+
+    The text is the same each time, so that Python's filters show it once.
+    """
     center, width = (part.double().cpu().numpy() for part in (bins.center, bins.unit))
 
     def outside(seen: ColumnMoments) -> np.ndarray:
@@ -375,9 +386,8 @@ def _warn_of_narrow_bins(
     for column in np.flatnonzero(outside(after) & ~outside(before))[:1]:
         warnings.warn(
             f"The first rows given to `partial_fit` cover only a part of column {column}: its bins "
-            f"span {width[column]:.4g} around {center[column]:.4g}, and the rows since have mean "
-            f"{after.mean[column]:.4g} and standard deviation {after.variance[column] ** 0.5:.4g}. "
-            "Half of each network sees nothing outside its bins. Begin with shuffled rows, or set "
+            f"span {width[column]:.4g} around {center[column]:.4g}, and many rows since lie "
+            "outside, where half of each network sees nothing. Begin with shuffled rows, or set "
             "n_bins=0.",
             UserWarning,
             stacklevel=4,

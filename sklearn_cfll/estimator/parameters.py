@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
+from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
 
 from ..backbones.mlp import ACTIVATIONS
 from ..backbones.parameters import RealInterval
@@ -23,7 +23,7 @@ CONSTRAINTS: dict[str, Any] = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "dropout": [RealInterval(0, 1, closed="left")],
-    "n_bins": [Interval(Integral, 0, None, closed="left")],
+    "n_bins": [Options(Integral, {0}), Interval(Integral, 2, None, closed="left")],
     "n_members": [Interval(Integral, 1, None, closed="left")],
     "spread_columns": ["boolean"],
     "scale_columns": ["boolean"],

@@ -283,7 +283,7 @@ def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> Non
             is_floats(scores, None, k)
             and len(scores) > 0
             and is_floats(shares, *scores.shape)
-            and is_count(n_samples)
+            and is_amount(n_samples)
             and n_samples > 0
             and is_floats(inflation, k)
         )
@@ -326,7 +326,19 @@ def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> Non
             "_floor": is_amount,
         }
     else:
-        fields |= {"_scores": is_optional(is_scores), "_noise": is_optional(is_noise)}
+        fields |= {
+            "_scores": is_optional(is_scores),
+            "_noise": is_optional(is_noise),
+            "_left_out": is_optional(
+                lambda v: (
+                    isinstance(v, tuple)
+                    and len(v) == 2
+                    and isinstance(v[0], np.ndarray)
+                    and v[0].dtype.kind == "f"
+                    and is_number(v[1])
+                )
+            ),
+        }
     check_fields(state, fields, "state")
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from .checks import Checked
 
-__all__ = ["tame_added", "tame_targets", "warn_of_wild_targets", "wild_bounds"]
+__all__ = ["disregard_wild", "tame_added", "tame_targets", "warn_of_wild_targets"]
+__all__ += ["wild_bounds"]
 
 # Squared error of one target of 1e6 among tens is all that a fit sees. Times as far from the
 # median as the next value: of a Cauchy distribution one sample in a hundred has such a gap, of a
@@ -92,11 +93,11 @@ def find_wild(values: np.ndarray, weights: np.ndarray) -> Wild | None:
     return Wild(rows, float(kept.min()), float(kept.max()), float(times), bool(few.any()))
 
 
-def tame_targets(checked: Checked, name: str) -> Checked:
+def tame_targets(checked: Checked) -> Checked:
     """Few wild targets clipped to the nearest other one; a warning names their rows."""
     few, many = _found(checked)
     done = "Training clips them to that range, for squared error would see little else"
-    for text in _remarks(checked, name, few, many, done):
+    for text in _remarks(checked, "y", few, many, done):
         warnings.warn(text, UserWarning, stacklevel=5)
     if not few:
         return checked
@@ -106,6 +107,21 @@ def tame_targets(checked: Checked, name: str) -> Checked:
     return checked._replace(y=y)
 
 
+def disregard_wild(checked: Checked, name: str) -> Checked:
+    """Held-out rows of which the few with wild targets weigh nothing; a warning names them."""
+    few, many = _found(checked)
+    done = "They weigh nothing in the choice of epoch and ridge"
+    for text in _remarks(checked, name, few, many, done):
+        warnings.warn(text, UserWarning, stacklevel=5)
+    if not few:
+        return checked
+    weights = np.ones(len(checked.y)) if checked.sample_weight is None else checked.sample_weight
+    weights = weights.copy()
+    for _, wild in few:
+        weights[wild.rows] = 0.0
+    return checked._replace(sample_weight=weights)
+
+
 def warn_of_wild_targets(checked: Checked, name: str) -> None:
     """Name the rows of wild targets that are left as they are."""
     done = "They are left as they are, and squared error sees little else"
@@ -113,7 +129,9 @@ def warn_of_wild_targets(checked: Checked, name: str) -> None:
         warnings.warn(text, UserWarning, stacklevel=6)
 
 
-def tame_added(checked: Checked, plan: Any, known: float, reach: float) -> Checked:
+def tame_added(
+    checked: Checked, plan: Any, known: float, reach: float, *, clip: bool = True
+) -> Checked:
     """Few wild targets of new rows clipped to those of the fit; a warning of all far ones.
 
     Parameters
@@ -125,8 +143,10 @@ def tame_added(checked: Checked, plan: Any, known: float, reach: float) -> Check
     known : float
         Weight of the rows behind the model.
     reach : float
-        Largest distance of a target from the mean at fit, in deviations; 0 where that is not
-        known. Wild targets are 100 times as far.
+        Largest distance of a known target from the mean at fit, in deviations; 0 where that is
+        not known. Wild targets are 100 times as far.
+    clip : bool, default=True
+        False for a stream, whose first rows may be on another scale than all that follow.
     """
     scaled = plan.scale.transform(plan.layout.to_rows(checked.y))
     distance = np.abs(scaled).reshape(len(scaled), -1).max(axis=1)
@@ -135,9 +155,9 @@ def tame_added(checked: Checked, plan: Any, known: float, reach: float) -> Check
     # Some standardised target is as large as one, unless all were equal.
     wild = (distance > GAP * reach) & (reach > 0.5)
     weight, total = weights[wild].sum(), known + weights.sum()
-    if not wild.any() or weight > min(max(1.0, SHARE * total), AT_MOST * total):
+    if not clip or weight > min(max(1.0, SHARE * total), AT_MOST * total):
         wild[:] = False
-    far = (distance > FAR_TARGET) & ~wild
+    far = (distance > max(FAR_TARGET, STEP * reach)) & ~wild
     if far.any():
         warnings.warn(
             f"{_farthest(checked, distance, far)} lies more than {FAR_TARGET:g} standard "

@@ -34,14 +34,15 @@ class Scores(NamedTuple):
         ``|y - prediction| / std`` of rows that the last layer was not fitted to.
     shares : ndarray of shape (rows, k)
         Share of the total weight up to and with that row.
-    n_samples : int
+    n_samples : float
+        As many of equal weight would say as much (Kish's effective sample size).
     inflation : ndarray of shape (k,)
         What the layer's predictive deviations were multiplied by, for ``std``.
     """
 
     values: np.ndarray
     shares: np.ndarray
-    n_samples: int
+    n_samples: float
     inflation: np.ndarray
 
     @classmethod
@@ -49,9 +50,13 @@ class Scores(NamedTuple):
         """Sort what the final solve handed over."""
         scores = calibration.scores.double().cpu().numpy()
         weights = calibration.weights.double().cpu().numpy()
-        squares, n_samples = np.average(scores**2, axis=0, weights=weights), calibration.n_samples
+        squares = np.average(scores**2, axis=0, weights=weights)
+        n_samples = calibration.n_samples * weights.sum() ** 2 / (len(weights) * (weights**2).sum())
         pulled = (n_samples * squares + OTHERS * THEIR_SQUARE) / (n_samples + OTHERS)
-        inflation = np.sqrt(pulled)
+        # Residuals of training rows are too small: what exceeds the held-out rows' is a lower
+        # bound of the noise (of targets that are nearly always zero the few others count).
+        least = calibration.training_squares.double().cpu().numpy()
+        inflation = np.sqrt(np.maximum(pulled, least))
         scores = scores / inflation
         order = scores.argsort(axis=0)
         values = np.take_along_axis(scores, order, axis=0)
@@ -76,8 +81,8 @@ class Scores(NamedTuple):
         if level > 1 + 1e-12:
             needed = np.ceil(coverage / (1 - coverage) - 1e-9)
             raise ValueError(
-                f"`coverage`={coverage:g} needs at least {needed:.0f} "
-                f"held-out rows, there are {self.n_samples}: raise `validation_fraction`, give "
+                f"`coverage`={coverage:g} needs at least {needed:.0f} held-out rows of equal "
+                f"weight, there are {self.n_samples:.3g}: raise `validation_fraction`, give "
                 "`X_val` and `y_val` at fit, or ask for less."
             )
         first = (self.shares < level * (1 - 1e-12)).sum(axis=0)

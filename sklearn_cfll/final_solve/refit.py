@@ -39,12 +39,15 @@ class Calibration(NamedTuple):
         Samples behind the rows; fewer than rows where samples have positions.
     residuals : Tensor of shape (n, ..., k)
         Target minus prediction; a classifier's probabilities are made from them.
+    training_squares : Tensor of shape (k,)
+        Mean squared score of the training rows, zero where it is not known.
     """
 
     scores: Tensor
     weights: Tensor
     n_samples: int
     residuals: Tensor
+    training_squares: Tensor
 
 
 class Refit(NamedTuple):
@@ -115,7 +118,9 @@ def refit_last_layer(
     noise = fit_noise(net, train, valid, ridge, left)
     # Points of a field are many and share their sample: leaving one out says little, and the
     # last layer hardly moves when the held-out samples are added.
-    calibration = calibrate(net, valid, left, noise) if _has_points(net, valid) else None
+    calibration = None
+    if _has_points(net, valid):
+        calibration = calibrate(net, valid, left, noise, train=train)
     if linear is not None:
         linear.fit(train, valid)
         layer.refit(net.labelled_features(train), ridge=ridge)
@@ -123,7 +128,7 @@ def refit_last_layer(
         layer.accumulate(*batch)
     layer.solve(ridge, shrinkage)
     if calibration is None:
-        calibration = calibrate(net, valid, left, noise, _left_out_residuals)
+        calibration = calibrate(net, valid, left, noise, _left_out_residuals, train)
     return Refit(ridge, left, True, errors, noise, calibration)
 
 
@@ -211,8 +216,12 @@ def calibrate(
     noise_variance: Tensor,
     noise: NoiseModel | None,
     residuals: Callable[..., Iterator[tuple[Tensor, Tensor, Any]]] = _residuals,
+    train: Any = None,
 ) -> Calibration:
-    """Residuals of rows that the network was not trained on, beside their predicted deviations."""
+    """Residuals of rows that the network was not trained on, beside their predicted deviations.
+
+    Those of ``train`` are looked at, too, if given: see :class:`Calibration`.
+    """
     layer = net.module_.last_layer
     floor = torch.finfo(noise_variance.dtype).tiny
 
@@ -229,7 +238,12 @@ def calibrate(
         left.append(residual)
         weights.append(rows.new_ones(len(rows)) if row_weight is None else row_weight)
         n_samples += len(score)
-    return Calibration(torch.cat(scores), torch.cat(weights), n_samples, torch.cat(left))
+    least = torch.zeros_like(noise_variance)
+    if train is not None:
+        own = calibrate(net, train, noise_variance, noise)
+        weight = own.weights.to(own.scores)
+        least = weight @ own.scores.square() / weight.sum()
+    return Calibration(torch.cat(scores), torch.cat(weights), n_samples, torch.cat(left), least)
 
 
 def path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:

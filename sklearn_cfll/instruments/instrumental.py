@@ -39,6 +39,7 @@ from .options import (
     shrinkage_log_prior,
     training_settings,
     treatment_sizes,
+    warn_without_effect,
 )
 from .report import diagnose, summarise, warn_of
 from .stages import Rows
@@ -303,6 +304,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         data = check_instrument_data(self, X, y, Z, C, sample_weight)
         first_sample = check_stage1_sample(self, stage1, data)
         warn_redundant(data)
+        warn_without_effect(self, data)
         n_parts = 2 if self.cross_fit and first_sample is None else 1
         if data.Z is None:
             n_parts = 0

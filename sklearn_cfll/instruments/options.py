@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from ..estimator.defaults import DEFAULTS
+from ..estimator.effects import changed_parameters, warn_of
+from .data import InstrumentData
 from .networks import RAW_COLUMNS, NetworkPlan
 from .stages import Settings, Shrinkage
 
@@ -100,6 +102,18 @@ def resolved(
         "device": str(plan.device),
         "n_threads": estimator.n_threads or 1,
     }
+
+
+def warn_without_effect(estimator: Any, data: InstrumentData) -> None:
+    """Warn of parameters that were changed and do nothing."""
+    changed = dict(changed_parameters(estimator))
+    given = {"treatment": data.X, "instrument": data.Z, "covariate": data.C}
+    for role, rows in given.items():
+        own = [name for name in (f"{role}_backbone", f"{role}_hidden_sizes") if name in changed]
+        if rows is None:
+            warn_of(own, changed, f"without `{'Z' if role == 'instrument' else 'C'}`.")
+        elif len(own) == 2:
+            warn_of(own[1:], changed, f"beside `{own[0]}`.")
 
 
 def treatment_sizes(given: Any, n_columns: int) -> Any:

@@ -188,7 +188,8 @@ def leverage(
     """
     block, power = without_noise(block, eps)
     penalty = ridge * power * block.total
-    centered = features - block.feature_mean
+    # A feature that is left out of the fit moves no prediction.
+    centered = (features - block.feature_mean) * (block.gram.diagonal() > 0)
     solved = solve_symmetric(block.gram, penalty if ridge else 0.0, centered)
     quadratic = (solved * centered).sum(1)
     return quadratic + 1.0 / block.total if fit_intercept else quadratic

@@ -77,7 +77,8 @@ def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | No
     Returns
     -------
     Tensor of shape (p,), or None
-        None where inputs are not rows of numbers, or predictions have no derivative by them.
+        None where inputs are not rows of numbers, or predictions have no derivative by them, or
+        vary although it is zero everywhere, as behind a sign or a threshold.
     """
     sample = dataset.batch(slice(0, 2)).inputs  # of one row some networks drop the dimension
     if not isinstance(sample, Tensor) or sample.ndim != 2 or not sample.is_floating_point():
@@ -87,7 +88,11 @@ def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | No
         prediction = module(sample.clone().requires_grad_())
         if prediction.ndim != 2 or not prediction.requires_grad:
             return None
-        return slopes(module, dataset).double().square().sum(1).mean(0)
+        found = slopes(module, dataset).double().square().sum(1).mean(0)
+        if bool(found.any()):
+            return found
+        predictions = module(dataset.batch(spread_rows(len(dataset), WIDTH)).inputs).detach()
+        return None if bool(predictions.var(0, correction=0).any()) else found
 
 
 def column_scales(first: Tensor, second: Tensor) -> Tensor:

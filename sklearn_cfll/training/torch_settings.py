@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +37,19 @@ def default_modes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def use_threads(n_threads: int) -> Iterator[None]:
-    """Compute with so many threads in the calling thread; other threads keep their number."""
+    """Compute with so many threads in the calling thread; other threads keep their number.
+
+    Raises
+    ------
+    ValueError
+        For more than 16 threads a core: from some thousands on torch does not end, or crashes.
+    """
+    most = 16 * (os.cpu_count() or 1)
+    if n_threads > most:
+        raise ValueError(
+            f"`n_threads`={n_threads} is more than 16 for each core of this machine. Give at most "
+            f"{most}; more than one a core gain nothing."
+        )
     with _NUMBER_OF_THREADS:
         before = torch.get_num_threads()
     within = getattr(_callers, "number", None)
