@@ -1,4 +1,4 @@
-"""CFLLClassifier."""
+"""CFLLClassifier: what classification adds to the shared estimator."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.exceptions import DataConversionWarning
 from sklearn.preprocessing import LabelBinarizer
@@ -23,15 +21,10 @@ from .estimator.base import BaseCFLL
 from .estimator.checks import Parts
 from .estimator.defaults import DEFAULTS
 from .estimator.parameters import shared_docs
+from .final_solve.probabilities import Probabilities
 from .final_solve.refit import Refit
 
 __all__ = ["CFLLClassifier"]
-
-# Of scores to probabilities, where no held-out rows say; with them a prior that holds each within
-# a factor of e has its centre at this floor and a power of 2, the middle of the development sets.
-POWER, FLOOR = 1.0, 0.01
-# Of the softplus that keeps scores positive: it bends within a few hundredths of zero.
-SHARPNESS = 32.0
 
 
 @shared_docs(
@@ -242,13 +235,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         ndarray of shape (n_samples, n_classes)
             Rows sum to one. For multilabel the probability of each label.
         """
-        logits = self._logits(self._outputs(X), self._power, self._floor)
-        if self.multilabel_:
-            return _probability(logits)
-        if self._is_binary:
-            positive = _probability(logits[:, 0])
-            return np.stack([1.0 - positive, positive], axis=1)
-        return softmax(logits, axis=1)
+        scores = self._outputs(X)  # first: it says so where nothing is fitted
+        found = Probabilities(*self._probabilities)(scores, exclusive=self._is_exclusive)
+        return np.hstack([1.0 - found, found]) if self._is_binary else found
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithm of :meth:`predict_proba`.
@@ -381,16 +370,14 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             return None
         return y.astype(np.int64) if y.ndim == 1 else y.argmax(1)
 
-    def _logits(self, scores: np.ndarray, power: float, floor: float) -> np.ndarray:
-        """Logits of each class, or of the second class (a label) against its absence."""
-        logits = power * _log_positive(scores, floor)
-        if self._is_binary or self.multilabel_:
-            logits -= power * _log_positive(1.0 - scores, floor)
-        return logits
+    @property
+    def _is_exclusive(self) -> bool:
+        """Whether each row has one of three classes and more, with a score for each."""
+        return not (self._is_binary or self.multilabel_)
 
     def _finish(self, parts: Parts, solved: Refit) -> None:
-        """Power and floor of the scores that give the probabilities."""
-        self._power, self._floor = POWER, FLOOR
+        """The map from scores to probabilities."""
+        self._probabilities = Probabilities()
         valid = parts.valid
         if valid is None:
             return
@@ -398,22 +385,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         targets = valid.targets.double().cpu().numpy()
         scores = targets - solved.calibration.residuals.double().cpu().numpy()
         weights = None if valid.sample_weight is None else valid.sample_weight.cpu().numpy()
-        center = np.log([2.0, FLOOR])
-
-        def loss(logs: np.ndarray) -> float:
-            logits = self._logits(scores, *np.exp(logs))
-            if self._is_binary or self.multilabel_:
-                losses = -(targets * log_expit(logits) + (1 - targets) * log_expit(-logits))
-            else:
-                losses = -targets * log_softmax(logits, axis=1)
-            # A normal prior: without it, or with one three times as wide, few rows, all of them
-            # right, ask for certainty (benchmarks/classification.py).
-            prior = np.square(logs - center).sum() / 2
-            return float(np.average(losses.sum(1), weights=weights)) + prior / len(targets)
-
-        bounds = [(middle - 5, middle + 5) for middle in center]
-        found = minimize(loss, center, method="L-BFGS-B", bounds=bounds)
-        self._power, self._floor = (float(value) for value in np.exp(found.x))
+        self._probabilities = Probabilities.fit(
+            scores, targets, weights, exclusive=self._is_exclusive
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -429,15 +403,3 @@ def check_classes(classes: Any) -> np.ndarray:
             f"`classes` must be a list of all labels that y will ever hold, got {classes!r}."
         )
     return unique_labels(check_labels(given, "classes"))
-
-
-def _log_positive(scores: np.ndarray, floor: float) -> np.ndarray:
-    """Logarithm of scores, a softplus and a floor keeping its argument positive."""
-    return np.log(np.logaddexp(0.0, SHARPNESS * scores) / SHARPNESS + floor)
-
-
-def _probability(scores: np.ndarray) -> np.ndarray:
-    """Sigmoid, strictly between 0 and 1 also where it rounds to one of them."""
-    probability = expit(scores)
-    eps = np.finfo(probability.dtype).eps
-    return np.clip(probability, eps, 1.0 - eps)

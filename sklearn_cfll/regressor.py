@@ -1,4 +1,4 @@
-"""CFLLRegressor."""
+"""CFLLRegressor: what regression adds to the shared estimator."""
 
 from __future__ import annotations
 

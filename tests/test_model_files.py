@@ -308,7 +308,7 @@ MISFITS = {
         (("_packed", "module", "last_layer.members.1.feature_power"), ONE_MORE_AXIS),
     ],
     "classifier": [
-        (("_power",), "x"),
+        (("_probabilities",), {"tuple": ["x", 0.01]}),
         (("multilabel_",), None),
     ],
     "instruments": [

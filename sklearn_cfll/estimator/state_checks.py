@@ -322,8 +322,9 @@ def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> Non
         fields |= {
             "multilabel_": lambda v: isinstance(v, bool),
             "classes_": lambda v: isinstance(v, np.ndarray),
-            "_power": is_amount,
-            "_floor": is_amount,
+            "_probabilities": lambda v: (
+                isinstance(v, tuple) and len(v) == 2 and all(map(is_amount, v))
+            ),
         }
     else:
         fields |= {

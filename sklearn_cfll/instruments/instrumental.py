@@ -1,4 +1,4 @@
-"""CFLLIVRegressor."""
+"""CFLLIVRegressor: both stages, from arrays to the structural function."""
 
 from __future__ import annotations
 
