@@ -1,6 +1,7 @@
 """The house: rooms import only from below, never in a circle, and say what they are."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -77,3 +78,13 @@ def test_no_file_imports_in_a_circle():
 def test_the_first_line_says_what_lives_there(path):
     first, *_ = ast.get_docstring(ast.parse(path.read_text())).splitlines()
     assert 20 < len(first) < 100 and first.endswith(".")
+
+
+def test_the_page_for_developers_names_files_that_are_there():
+    page = PACKAGE.parent / "docs" / "development.md"
+    if not page.exists():  # an installed package
+        pytest.skip("no docs")
+    named = re.findall(r"`([a-z_/]+\.py)`", page.read_text())
+    assert len(named) > 20
+    missing = [n for n in named if not any((r / n).exists() for r in (PACKAGE, PACKAGE.parent))]
+    assert not missing

@@ -691,7 +691,7 @@ def test_validation_rows_that_a_pipeline_left_as_they_are(unit, Estimator):
 
 
 def test_the_pipeline_of_the_guide_transforms_validation_rows():
-    guide = Path(__file__).parent.parent / "docs" / "guide.md"
+    guide = Path(__file__).parents[2] / "docs" / "guide.md"
     block = next(part for part in guide.read_text().split("```") if "transform_input=" in part)
     raw = 1000 + 50 * BIG_X
     names = {"X_train": raw[:300], "y_train": BIG_Y[:300], "X_val": raw[300:], "y_val": BIG_Y[300:]}

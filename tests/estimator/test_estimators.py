@@ -848,7 +848,7 @@ def test_automatic_ridge_is_the_same_for_any_number_of_few_rows():
 
 def test_each_threshold_says_what_it_rests_on():
     scripts = {field.metadata["script"] for field in dataclasses.fields(DEFAULTS)} - {None}
-    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
     if benchmarks.is_dir():  # not in an installed package
         assert all((benchmarks / script).exists() for script in scripts)
     assert all(field.metadata["why"] for field in dataclasses.fields(DEFAULTS))

@@ -99,7 +99,7 @@ REASONS = {
 )
 def test_skorchs_own_tests_pass_but_for_what_the_method_forbids(tmp_path):
     here = Path(__file__).resolve().parent
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-W", "ignore"]
     command += ["-p", "skorch_suite_plugin", "-p", "no:cacheprovider", "-c", os.devnull]
     command += ["--pyargs", "skorch.tests.test_net", "skorch.tests.test_regressor"]

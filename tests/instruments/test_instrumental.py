@@ -184,7 +184,7 @@ def test_nonlinear_treatment_is_found_where_regression_is_confounded():
 def test_example_draws_the_curve_nearest_the_truth(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)  # it draws demand.png
-    example = Path(__file__).parent.parent / "examples" / "demand.py"
+    example = Path(__file__).parents[2] / "examples" / "demand.py"
     errors = runpy.run_path(str(example))["main"]()
     assert errors[0] < min(errors[1:]) / 2
     assert "Effective F" in capsys.readouterr().out
