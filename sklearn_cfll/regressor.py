@@ -228,7 +228,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         held-out rows, each as the last layer without it predicts it; several targets are each
         covered so often. The same rows chose the epoch, the final ridge and the noise model, so
         that on average rows like the training rows are covered a little less often than asked
-        for: about .88 at .9 (``benchmarks/intervals.py``). Covering at least as often takes rows
+        for: .89 at .9 (``benchmarks/intervals.py``). Covering at least as often takes rows
         that chose nothing.
 
         Parameters
