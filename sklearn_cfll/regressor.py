@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from ._compat import StrOptions, fit_context
 from .estimator.arrays import as_targets, as_values, as_weights
 from .estimator.base import BaseCFLL
 from .estimator.checks import Checked, Parts
@@ -150,7 +150,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CFLLRegressor:
         """One epoch over these rows; the first call settles widths and bins.
 

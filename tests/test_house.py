@@ -88,3 +88,13 @@ def test_the_page_for_developers_names_files_that_are_there():
     assert len(named) > 20
     missing = [n for n in named if not any((r / n).exists() for r in (PACKAGE, PACKAGE.parent))]
     assert not missing
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_private_names_of_scikit_learn_stand_in_one_file(path):
+    if path.name == "_compat.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sklearn."):
+            words = [*node.module.split("."), *(alias.name for alias in node.names)]
+            assert not [word for word in words if word.startswith("_")]

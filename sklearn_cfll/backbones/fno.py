@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from .._compat import Interval, StrOptions
 from ..columns.scaling import Standardize
 from .parameters import check_parameters, positive_integers
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from .._compat import Interval, StrOptions
 from ..columns.bins import PiecewiseLinear
 from ..columns.normal_scores import SpreadStandardize
 from ..columns.scaling import ColumnScale, RobustStandardize

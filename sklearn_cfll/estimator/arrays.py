@@ -13,8 +13,8 @@ import numpy as np
 import scipy.sparse
 import torch
 from sklearn.utils import check_array
-from sklearn.utils.validation import _check_sample_weight
 
+from .._compat import check_sample_weight
 from ..training.batches import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
@@ -129,7 +129,7 @@ def as_weights(sample_weight: Any, X: Any) -> np.ndarray:
     """Sample weights as native float64: finite, not negative, one for each row of X."""
     given = to_numpy(sample_weight, "sample_weight")
     with named_values(np.asarray(given), "sample_weight"):
-        return native(_check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True))
+        return native(check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True))
 
 
 @contextlib.contextmanager

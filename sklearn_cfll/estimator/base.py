@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, _fit_context, is_regressor
+from sklearn.base import BaseEstimator, is_regressor
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .._compat import CallbackSupportMixin
+from .._compat import CallbackSupportMixin, fit_context
 from ..backbones.mlp import MLPBackbone, SideBySide
 from ..backbones.parameters import positive_integers
 from ..backbones.recipe import input_shape_of
@@ -130,7 +130,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         refuse_mistaken_kinds(self)
         super()._validate_params()
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
     ) -> Any:

@@ -6,8 +6,8 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
 
+from .._compat import Interval, InvalidParameterError, Options, StrOptions
 from ..backbones.mlp import ACTIVATIONS
 from ..backbones.parameters import RealInterval
 from ..heads.closed_form import MEMORIES

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from .._compat import Interval, StrOptions, fit_context
 from ..backbones.mlp import ACTIVATIONS
 from ..backbones.parameters import RealInterval
 from ..backbones.recipe import kept_recipe
@@ -254,7 +254,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
 
     # -- fitting --------------------------------------------------------------------
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
         X: Any,
