@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import linalg
 
-__all__ = ["NoiseModel", "as_rows", "fit_noise", "leave_one_out", "noise_inputs"]
+__all__ = ["NoiseModel", "fit_noise", "leave_one_out", "noise_inputs", "points_as_rows"]
 
 RIDGES = torch.logspace(-3, 2, 11, dtype=torch.float64)
 # Held-out rows that judge: enough, and a bound on memory.
@@ -57,12 +57,12 @@ def leave_one_out(net: Any, data: Any, ridge: float) -> Iterator[tuple[Tensor, T
     """
     layer = net.module_.last_layer
     for features, targets, sample_weight in net.labelled_features(data):
-        rows, weights = as_rows(features, sample_weight)
+        rows, weights = points_as_rows(features, sample_weight)
         wanted = targets.reshape(len(rows), -1)
         yield features, layer.leave_one_out_residuals(rows, wanted, weights, ridge), weights
 
 
-def as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def points_as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Features (n, positions..., d) as rows, a sample's weight at each of its positions."""
     rows = features.reshape(-1, features.shape[-1])
     if sample_weight is None or len(rows) == len(features):
@@ -121,7 +121,7 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
 
     scaled, squares, counts = [], [], []
     for features, targets, sample_weight in net.labelled_features(valid):
-        rows, row_weight = as_rows(noise_inputs(layer, features), sample_weight)
+        rows, row_weight = points_as_rows(noise_inputs(layer, features), sample_weight)
         logs = (rows.double() @ weights.mT + biases[:, None]).clamp(
             (center - 3 * spread)[:, None], (center + 3 * spread)[:, None]
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..linalg import RIDGES
-from .noise import NoiseModel, as_rows, fit_noise, noise_inputs
+from .noise import NoiseModel, fit_noise, noise_inputs, points_as_rows
 
 __all__ = [
     "Calibration",
@@ -233,7 +233,7 @@ def calibrate(
     scores, weights, left, n_samples = [], [], [], 0
     for residual, spread, sample_weight in residuals(net, data, variance):
         score = residual.abs() / spread.to(noise_variance).clamp_min(floor).sqrt()
-        rows, row_weight = as_rows(score, sample_weight)
+        rows, row_weight = points_as_rows(score, sample_weight)
         scores.append(rows)
         left.append(residual)
         weights.append(rows.new_ones(len(rows)) if row_weight is None else row_weight)
@@ -252,7 +252,7 @@ def path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:
     total: Tensor | float = 0.0
     errors = torch.zeros_like(biases)
     for features, targets, sample_weight in net.labelled_features(data):
-        rows, row_weight = as_rows(features, sample_weight)
+        rows, row_weight = points_as_rows(features, sample_weight)
         wanted = targets.reshape(-1, targets.shape[-1]).to(weights)
         predictions = rows.to(weights) @ weights.mT + biases[:, None]
         squares = (predictions - wanted).square()

@@ -14,9 +14,9 @@ from ..backbones.dropout import seed_dropout
 from ..training.seeding import LentStream, own_generator
 from .fold_training import FoldTraining, Record
 from .stages import (
+    InstrumentRows,
     Model,
     Networks,
-    Rows,
     Settings,
     Shrinkage,
     design_scale,
@@ -126,7 +126,7 @@ class CrossFit:
         return self.level * self._shape(treatment, confounder)
 
     @torch.no_grad()
-    def projected(self, rows: Rows) -> Tensor:
+    def projected(self, rows: InstrumentRows) -> Tensor:
         """``E[f(X, C) | Z, C]`` of new rows, (n, k)."""
         models = [each[-1] for each in self.folds] if self.whole is None else [self.whole]
         parts = []
@@ -137,7 +137,7 @@ class CrossFit:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def held_out_treatment(self, rows: Rows, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def held_out_treatment(self, rows: InstrumentRows, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The treatment, and its prediction by first stages that never saw the row; (n, p).
 
         Of the first split into folds.
@@ -161,7 +161,7 @@ class CrossFit:
         return torch.cat(actual).cpu()[back], torch.cat(predicted).cpu()[back]
 
     @torch.no_grad()
-    def held_out_outcome(self, rows: Rows, labels: Tensor) -> Tensor:
+    def held_out_outcome(self, rows: InstrumentRows, labels: Tensor) -> Tensor:
         """The structural function at each row by the fold that never saw it; (n, k)."""
         fitted = self.by_fold(rows.treatment, rows.confounder).cpu()
         per_split = fitted.unflatten(0, (self.n_repeats, -1))
@@ -170,7 +170,7 @@ class CrossFit:
         return torch.stack(held_out).mean(0)
 
     @torch.no_grad()
-    def set_level(self, rows: Rows) -> None:
+    def set_level(self, rows: InstrumentRows) -> None:
         """Scale the last layers' shape to the jackknife's variance on average over these rows."""
         fitted = self.by_fold(rows.treatment, rows.confounder)
         jackknife = jackknife_variance(fitted.unflatten(0, (self.n_repeats, -1))).mean(1)
@@ -218,13 +218,13 @@ def jackknife_variance(by_fold: Tensor) -> Tensor:
 
 def cross_fit(
     make_networks: Callable[[torch.Generator | None], Networks],
-    rows: Rows,
+    rows: InstrumentRows,
     schedule: Schedule,
     settings: Settings,
     shrinkages: list[Shrinkage],
     log_prior: list[float],
     seed: int,
-    stage1_rows: Rows | None = None,
+    stage1_rows: InstrumentRows | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
     *,
     builds_by_own_code: bool = False,
@@ -240,7 +240,7 @@ def cross_fit(
     ----------
     make_networks : callable
         Gives fresh nets, initialised from the generator it is given.
-    rows : Rows
+    rows : InstrumentRows
     schedule : Schedule
     settings : Settings
     shrinkages : list of Shrinkage
@@ -248,7 +248,7 @@ def cross_fit(
     log_prior : list of float
         Of each shrinkage, up to a constant.
     seed : int
-    stage1_rows : Rows, optional
+    stage1_rows : InstrumentRows, optional
     on_record : callable, optional
         Is given each row of the history.
     builds_by_own_code : bool, default=False
@@ -357,7 +357,7 @@ class _Run:
         return row
 
     def finish(
-        self, networks: Networks, n_repeats: int, whole: Record | None, rows: Rows
+        self, networks: Networks, n_repeats: int, whole: Record | None, rows: InstrumentRows
     ) -> CrossFit:
         """Models of the best window, shrinkages averaged by their held-out likelihood."""
         index, chosen = self.best
@@ -415,7 +415,7 @@ def _cut(chosen: Tensor, halves: Tensor | None) -> list[Tensor]:
     return [chosen[halves[chosen] == label] for label in halves.unique()]
 
 
-def _mass(rows: Rows) -> float:
+def _mass(rows: InstrumentRows) -> float:
     return float(rows.n_rows) if rows.weight is None else float(rows.weight.sum())
 
 

@@ -12,9 +12,9 @@ from .. import linalg
 from ..training.seeding import LentStream, draws_globally
 from . import two_stage as maths
 from .stages import (
+    InstrumentRows,
     Model,
     Networks,
-    Rows,
     Settings,
     Shrinkage,
     confounder_corrections,
@@ -77,13 +77,13 @@ class FoldTraining:
     ----------
     networks : Networks
         Trained in place.
-    rows : Rows
+    rows : InstrumentRows
         All rows of the data set.
     parts : list of Tensor of int
         Indices of the training rows, part by part.
     held_out : Tensor of int
     settings : Settings
-    stage1_rows : Rows, optional
+    stage1_rows : InstrumentRows, optional
         A sample of its own for the first stage.
     stream : LentStream, optional
         What nets draw from that cannot be given a generator.
@@ -92,11 +92,11 @@ class FoldTraining:
     def __init__(
         self,
         networks: Networks,
-        rows: Rows,
+        rows: InstrumentRows,
         parts: list[Tensor],
         held_out: Tensor,
         settings: Settings,
-        stage1_rows: Rows | None = None,
+        stage1_rows: InstrumentRows | None = None,
         stream: LentStream | None = None,
     ) -> None:
         self.networks, self.settings, self.stage1_rows = networks, settings, stage1_rows
@@ -121,7 +121,9 @@ class FoldTraining:
         for parts, stage1 in self._batches(generator):
             self.step(parts, stage1)
 
-    def _batches(self, generator: torch.Generator) -> Iterator[tuple[list[Rows], Rows | None]]:
+    def _batches(
+        self, generator: torch.Generator
+    ) -> Iterator[tuple[list[InstrumentRows], InstrumentRows | None]]:
         """Every batch holds rows of every part, so that each first stage is in each step."""
         if self.n_batches == 1:
             yield self.train, self.stage1_rows
@@ -138,7 +140,7 @@ class FoldTraining:
             ]
             yield taken[: len(self.train)], None if self.stage1_rows is None else taken[-1]
 
-    def _step(self, parts: list[Rows], stage1: Rows | None) -> None:
+    def _step(self, parts: list[InstrumentRows], stage1: InstrumentRows | None) -> None:
         """Both closed forms on this batch, then one optimiser step on all nets.
 
         The two losses share no parameter (each holds the other's nets), so one backward pass
@@ -165,7 +167,9 @@ class FoldTraining:
         loss.backward()
         self.optimizer.step()
 
-    def _forward(self, parts: list[Rows], stage1: Rows | None, *, batch: bool) -> Forward:
+    def _forward(
+        self, parts: list[InstrumentRows], stage1: InstrumentRows | None, *, batch: bool
+    ) -> Forward:
         """Features of all parts, every first stage solved, each part's treatment predicted."""
         nets = self.networks
         features = [nets.treatment(part.treatment) for part in parts]

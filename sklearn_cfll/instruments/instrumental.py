@@ -42,7 +42,7 @@ from .options import (
     warn_without_effect,
 )
 from .report import diagnose, summarise, warn_of
-from .stages import Rows
+from .stages import InstrumentRows
 from .state import InstrumentStateMixin
 
 __all__ = ["CFLLIVRegressor"]
@@ -375,7 +375,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             seed,
         )
 
-    def _rows(self, plan: NetworkPlan, data: InstrumentData, scale: TargetScale | None) -> Rows:
+    def _rows(
+        self, plan: NetworkPlan, data: InstrumentData, scale: TargetScale | None
+    ) -> InstrumentRows:
         """Rows on the device, columns and outcome standardised."""
 
         def tensor(values: np.ndarray | None) -> Tensor | None:
@@ -387,10 +389,16 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         )
         assert treatment is not None
         outcome = None if scale is None else tensor(scale.transform(data.y[:, None]))  # type: ignore[index]
-        return Rows(treatment, instrument, confounder, outcome, tensor(data.sample_weight))
+        return InstrumentRows(
+            treatment, instrument, confounder, outcome, tensor(data.sample_weight)
+        )
 
     def _cross_fit(
-        self, plan: NetworkPlan, rows: Rows, schedule: Schedule, stage1_rows: Rows | None
+        self,
+        plan: NetworkPlan,
+        rows: InstrumentRows,
+        schedule: Schedule,
+        stage1_rows: InstrumentRows | None,
     ) -> CrossFit:
         shrinkages = shrinkage_choices(
             self,
@@ -469,7 +477,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             raise ValueError("`Z` was not given at fit; score without it, or fit with it.")
         Z = check_side("Z", Z, X, own=len(shape) > 1, like=(0, *shape))
         instrument = self._plan.tensor("instrument_backbone", Z)
-        rows = Rows(treatment, instrument, confounder, None, None)
+        rows = InstrumentRows(treatment, instrument, confounder, None, None)
         fitted = self._scale.inverse(self._fitted.projected(rows).cpu().numpy())[:, 0]
         return r2_score(y, fitted, sample_weight=sample_weight)
 

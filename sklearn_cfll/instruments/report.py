@@ -23,7 +23,7 @@ from .diagnostics import (
     wu_hausman,
 )
 from .networks import NetworkPlan, is_own
-from .stages import Rows
+from .stages import InstrumentRows
 
 __all__ = ["diagnose", "summarise", "warn_of"]
 
@@ -35,7 +35,7 @@ def diagnose(
     fitted: CrossFit,
     direct: CrossFit | None,
     data: InstrumentData,
-    rows: Rows,
+    rows: InstrumentRows,
     labels: Tensor,
     scale: TargetScale,
 ) -> dict[str, Any]:
@@ -103,7 +103,9 @@ def diagnose(
     return report
 
 
-def _without_instrument(fitted: CrossFit, rows: Rows, labels: Tensor, seed: int) -> np.ndarray:
+def _without_instrument(
+    fitted: CrossFit, rows: InstrumentRows, labels: Tensor, seed: int
+) -> np.ndarray:
     """The treatment's prediction with Z averaged out: a function of the confounders alone."""
     generator = torch.Generator().manual_seed(seed)
     total: Any = 0.0

@@ -13,9 +13,9 @@ from ..linalg._symmetric import solve_symmetric
 from . import two_stage as maths
 
 __all__ = [
+    "InstrumentRows",
     "Model",
     "Networks",
-    "Rows",
     "Settings",
     "Shrinkage",
     "confounder_corrections",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-class Rows(NamedTuple):
+class InstrumentRows(NamedTuple):
     """Rows on the device; the first dimension of each tensor is n.
 
     Attributes
@@ -48,8 +48,8 @@ class Rows(NamedTuple):
     outcome: Tensor | None
     weight: Tensor | None
 
-    def take(self, indices: Tensor) -> Rows:
-        return Rows(*(None if part is None else part[indices] for part in self))  # type: ignore[arg-type]
+    def take(self, indices: Tensor) -> InstrumentRows:
+        return InstrumentRows(*(None if part is None else part[indices] for part in self))  # type: ignore[arg-type]
 
     @property
     def n_rows(self) -> int:
@@ -193,13 +193,13 @@ def treatment_features(nets: Networks, model: Model, treatment: Tensor) -> Tenso
     return model.scalings["treatment"](_apply(nets, model, "treatment", treatment))
 
 
-def projected_design(nets: Networks, model: Model, rows: Rows) -> Tensor:
+def projected_design(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
     """Design of the projected outcome ``E[f(X, C) | Z, C]``, first stages averaged; (n, d)."""
     predicted = predicted_treatment(nets, model, rows)
     return maths.stage2_design(predicted, _confounder(nets, model, rows.confounder), 1.0)
 
 
-def predicted_treatment(nets: Networks, model: Model, rows: Rows) -> Tensor:
+def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
     """Treatment features (n, a) predicted from instruments, the first stages averaged."""
     parts = [
         solved(scaling(_apply(nets, model, f"instruments.{j}", rows.instrument, rows.confounder)))
@@ -270,7 +270,7 @@ def unpack_model(packed: dict[str, Any]) -> Model:
     return Model(**{**packed, **parts})
 
 
-def joined(parts: list[Rows], name: str) -> Any:
+def joined(parts: list[InstrumentRows], name: str) -> Any:
     """One field of several blocks of rows, or None."""
     tensors = [getattr(part, name) for part in parts]
     if tensors[0] is None:
