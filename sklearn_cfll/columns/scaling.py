@@ -36,7 +36,7 @@ class ExactBuffers(nn.Module):
         kept = {name: getattr(self, name) for name in self.exact}
         for name, buffer in kept.items():  # the device that `fn` moves to may lack float64
             self._buffers[name] = buffer.to(self.like.dtype)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.like.device.type != "mps":
             for name, buffer in kept.items():
                 self._buffers[name] = buffer.to(self.like.device, torch.float64)

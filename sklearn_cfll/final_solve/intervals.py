@@ -86,4 +86,5 @@ class Scores(NamedTuple):
                 "`X_val` and `y_val` at fit, or ask for less."
             )
         first = (self.shares < level * (1 - 1e-12)).sum(axis=0)
-        return np.take_along_axis(self.values, first.clip(max=len(self.values) - 1)[None], 0)[0]
+        chosen = first.clip(max=len(self.values) - 1)[None]
+        return np.asarray(np.take_along_axis(self.values, chosen, 0)[0])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import linalg
+from ..heads import Head
 
 __all__ = ["NoiseModel", "fit_noise", "leave_one_out", "noise_inputs", "points_as_rows"]
 
@@ -70,7 +71,7 @@ def points_as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tens
     return rows, sample_weight.repeat_interleave(len(rows) // len(features))
 
 
-def noise_inputs(layer: Any, features: Tensor) -> Tensor:
+def noise_inputs(layer: Head, features: Tensor) -> Tensor:
     """What noise is a function of: features, and of fields the logarithm of their leverage.
 
     The leverage is a sample's mean over its positions, times the rows' total, so that more rows
@@ -80,7 +81,8 @@ def noise_inputs(layer: Any, features: Tensor) -> Tensor:
     """
     if features.ndim == 2:
         return features[:, : layer.in_features // layer.n_members]
-    leverage = layer.moments.total * layer.leverage(features).flatten(1).mean(1)
+    assert layer.moments_total is not None
+    leverage = layer.moments_total * layer.leverage(features).flatten(1).mean(1)
     column = leverage.clamp_min(torch.finfo(leverage.dtype).tiny).log()
     column = column.reshape(-1, *[1] * (features.ndim - 1)).expand(*features.shape[:-1], 1)
     return torch.cat([features.to(column), column], -1)
@@ -128,9 +130,9 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
         residuals = (targets - layer(features)).reshape(len(rows), -1)
         row_weight = rows.new_ones(len(rows)) if row_weight is None else row_weight
         positions = len(rows) // len(features)
-        scaled.append(logs.unflatten(1, (-1, positions)))
-        squares.append(residuals.double().square().unflatten(0, (-1, positions)))
-        counts.append(row_weight.double().unflatten(0, (-1, positions))[..., None])
+        scaled.append(logs.reshape(len(logs), -1, positions, logs.shape[2]))
+        squares.append(residuals.double().square().reshape(-1, positions, residuals.shape[1]))
+        counts.append(row_weight.double().reshape(-1, positions, 1))
         if sum(len(part) * positions for part in squares) >= JUDGES:
             break
     logs, square, weight = torch.cat(scaled, 1), torch.cat(squares), torch.cat(counts)

@@ -64,7 +64,7 @@ class Probabilities(NamedTuple):
                 losses = -(targets * log_expit(logits) + (1 - targets) * log_expit(-logits))
             # A normal prior: without it, or with one three times as wide, few rows, all of them
             # right, ask for certainty (benchmarks/classification.py).
-            prior = np.square(logs - CENTER).sum() / 2
+            prior = float(np.square(logs - CENTER).sum()) / 2
             return float(np.average(losses.sum(1), weights=sample_weight)) + prior / len(targets)
 
         bounds = [(middle - 5, middle + 5) for middle in CENTER]
@@ -83,10 +83,11 @@ class Probabilities(NamedTuple):
         logits = self.logits(scores, exclusive=exclusive)
         if exclusive:
             return np.asarray(softmax(logits, axis=1))
-        found = expit(logits)
+        found = np.asarray(expit(logits))
         # Strictly between 0 and 1 also where it rounds to one of them.
         eps = np.finfo(found.dtype).eps
-        return np.clip(found, eps, 1.0 - eps)
+        inside: np.ndarray = np.clip(found, eps, 1.0 - eps)
+        return inside
 
 
 def _log_positive(scores: np.ndarray, floor: float) -> np.ndarray:

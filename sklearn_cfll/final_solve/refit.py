@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..heads import Head
 from ..linalg import RIDGES
 from .noise import NoiseModel, fit_noise, noise_inputs, points_as_rows
 
@@ -162,7 +163,7 @@ def mean_squared_residuals(net: Any, data: Any) -> Tensor:
 
 
 def predictive_variance(
-    layer: Any,
+    layer: Head,
     features: Tensor,
     noise_variance: Tensor,
     noise: NoiseModel | None,
@@ -182,7 +183,8 @@ def predictive_variance(
 
 def _has_points(net: Any, data: Any) -> bool:
     """Whether samples have positions, each of which is a row of the solve."""
-    return next(iter(net.labelled_features(data)))[0].ndim > 2
+    features: Tensor = next(iter(net.labelled_features(data)))[0]
+    return features.ndim > 2
 
 
 def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
@@ -261,8 +263,9 @@ def path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:
         else:
             errors = errors + row_weight.to(weights) @ squares
             total = total + row_weight.sum()
-    return errors / total
+    mean: Tensor = errors / total
+    return mean
 
 
-def _bias(layer: Any) -> Tensor:
+def _bias(layer: Head) -> Tensor:
     return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias

@@ -188,6 +188,11 @@ class ClosedFormLastLayer(nn.Module):
             return F.linear(features, features.new_zeros(k, features.shape[-1]))
         return F.linear(self._in_own_dtype(features), self.weight, self.bias)
 
+    def member_predictions(self, features: Tensor) -> Tensor:
+        """What the only member predicts; shape (1, ..., k)."""
+        prediction: Tensor = self(features)
+        return prediction.unsqueeze(0)
+
     @_in_full_precision
     def variance(
         self,

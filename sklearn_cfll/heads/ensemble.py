@@ -306,9 +306,16 @@ class EnsembleLastLayer(nn.Module):
             member.recall(own, share)
 
     @property
+    def moments_total(self) -> Tensor | None:
+        """Total weight of the rows in the moments, which are the same for all members."""
+        total: Tensor | None = self.members[0].moments_total
+        return total
+
+    @property
     def holds_moments(self) -> bool:
         """Whether there are moments to solve again from."""
-        return self.members[0].holds_moments
+        holds: bool = self.members[0].holds_moments
+        return holds
 
     def to_linear(self) -> nn.Linear:
         """A plain :class:`torch.nn.Linear` on all features, with the mean's weights."""
@@ -319,7 +326,7 @@ class EnsembleLastLayer(nn.Module):
         first, *_ = self.members
         n_rows = features.numel() // self.in_features
         sizes = n_rows, first.in_features, self.out_features, first.ridge
-        return first.solver == "auto" and linalg.choose_solver(*sizes) == "cg"
+        return bool(first.solver == "auto" and linalg.choose_solver(*sizes) == "cg")
 
     def _stacked(self, name: str) -> Tensor:
         return torch.stack([getattr(member, name) for member in self.members])
@@ -333,4 +340,5 @@ class EnsembleLastLayer(nn.Module):
 
     def _rows(self, features: Tensor) -> Tensor:
         """Each member's features as rows; shape (m, n, d)."""
-        return features.unflatten(-1, (self.n_members, -1)).flatten(0, -3).movedim(1, 0)
+        shape = *features.shape[:-1], self.n_members, -1
+        return features.reshape(shape).flatten(0, -3).movedim(1, 0)

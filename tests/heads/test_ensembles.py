@@ -24,6 +24,7 @@ from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.mlp import MemberLinear
 from sklearn_cfll.columns.bins import bin_edges
 from sklearn_cfll.final_solve.refit import shrink_to_evidence
+from sklearn_cfll.heads import Head
 from sklearn_cfll.training.batches import RowsDataset, as_rows
 from sklearn_cfll.training.linear_part import LinearPart
 from sklearn_cfll.training.steps import squared_error, training_error
@@ -363,3 +364,13 @@ def test_forty_rows_with_heavy_tails_are_no_cliff(kind):
         error = np.square(model.predict(X[40:]) - y[40:]).mean()
         errors.append(error / np.square(y[40:] - y[:40].mean()).mean())
     assert np.mean(errors) < 0.3 and np.max(errors) < 0.6
+
+
+@pytest.mark.parametrize("make", [ClosedFormLastLayer, EnsembleLastLayer])
+def test_both_last_layers_are_heads(make):
+    head = make(4, 2)
+    assert isinstance(head, Head)
+    features = torch.randn(6, 5, 4)
+    found = head.member_predictions(features)
+    assert found.shape == (head.n_members, 6, 5, 2)
+    torch.testing.assert_close(found.mean(0), head(features))
