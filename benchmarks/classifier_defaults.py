@@ -26,7 +26,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from tables import DEVELOPMENT, Sources
 
 from sklearn_cfll import CFLLClassifier
-from sklearn_cfll.backbones import normal_scores
+from sklearn_cfll.columns import normal_scores
 
 RESULTS = Path(__file__).parent / "results" / "classifier_defaults.jsonl"
 MEASURES = ("error", "log_loss", "brier", "ece", "seconds")

@@ -32,7 +32,8 @@ from sklearn.preprocessing import StandardScaler
 from tables import DEVELOPMENT, Sources
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.estimators import _base, _data
+from sklearn_cfll.estimator import base as _base
+from sklearn_cfll.estimator import checks as _data
 from sklearn_cfll.training import column_scales
 
 SEEDS, FEW = range(3), range(2)

@@ -19,7 +19,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_cfll import CFLLNet, linalg
-from sklearn_cfll.training.refit import RIDGES
+from sklearn_cfll.linalg import RIDGES
 from sklearn_cfll.training.schedules import cosine
 
 BUNDLED = ("friedman1", "smooth", "diabetes", "digits")

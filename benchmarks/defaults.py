@@ -32,7 +32,7 @@ from tables import DEVELOPMENT, REPORTED, Sources
 from uci_models import make_mlp, make_real_mlp, quiet
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimators._options import auto_weight_decay, resolve_batch_size
+from sklearn_cfll.estimator.defaults import DEFAULTS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -42,8 +42,8 @@ def shrinking(factor: float) -> Callable[[int], dict[str, Any]]:
 
     def settings(n_rows: int) -> dict[str, Any]:
         n_train = round(0.9 * n_rows)
-        n_batches = math.ceil(n_train / resolve_batch_size("auto", n_train, perceptron=True))
-        return {"weight_decay": factor * auto_weight_decay(0.02, "cosine", 60 * n_batches)}
+        n_batches = math.ceil(n_train / DEFAULTS.batch_size("auto", n_train, perceptron=True))
+        return {"weight_decay": factor * DEFAULTS.weight_decay(0.02, "cosine", 60 * n_batches)}
 
     return settings
 

@@ -34,7 +34,7 @@ from records import add_records, read_records
 
 from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.backbones.fno import FNOBackbone
-from sklearn_cfll.estimators._options import FIELD_EPOCHS
+from sklearn_cfll.estimator.defaults import DEFAULTS
 
 RESULTS = Path(__file__).parent / "results" / "fields.jsonl"
 TEST = 100  # samples
@@ -190,7 +190,7 @@ def report(options: argparse.Namespace) -> None:
         error = relative_error(model.predict(X[1000:]), y[1000:])
         print(f"{title:34s}{error:8.4f}{seconds:8.1f}", flush=True)
     setting = {"modes": modes, "width": width, "layers": 4, "batch_size": 20}
-    setting["epochs"] = FIELD_EPOCHS
+    setting["epochs"] = DEFAULTS.field_epochs
     config = {"method": "all layers", "optimizer": "adam", "lr": 0.01, "loss": "squared"}
     start = time.process_time()
     error = run_network(task, config, setting, seed=0)["curve"][-1]

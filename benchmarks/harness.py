@@ -40,7 +40,7 @@ from common import (
 from sklearn.neural_network import MLPRegressor
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimators._options import resolve_ridge
+from sklearn_cfll.estimator.defaults import DEFAULTS
 
 SHOWN = (1, 2, 5, 10, 20, 50)
 RATES = {"adam": (3e-3, 1e-2, 3e-2), "sgd": (0.03, 0.1, 0.3)}
@@ -70,7 +70,7 @@ def run_raw(optimizer: str) -> Callable[..., None]:
 
 def run_closed(order: str, optimizer: str = "adam") -> Callable[..., None]:
     def run(task, lr, width, batch_size, epochs, seed, look) -> None:
-        ridge = resolve_ridge("auto", (width,), batch_size, len(task.train[0]))
+        ridge = DEFAULTS.ridge("auto", (width,), batch_size, len(task.train[0]))
         options = {"update_order": order, "last_layer__ridge": ridge}
         closed_form(task, optimizer, lr, width, batch_size, epochs, seed, look, **options)
 

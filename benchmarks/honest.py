@@ -41,8 +41,8 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor, EnsembleLastLayer
 from sklearn_cfll.backbones.mlp import MemberLinear
-from sklearn_cfll.estimators._options import auto_weight_decay
-from sklearn_cfll.training.refit import RIDGES
+from sklearn_cfll.estimator.defaults import DEFAULTS
+from sklearn_cfll.linalg import RIDGES
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -86,7 +86,7 @@ def train_adam(
     options: dict[str, Any] = {"loss_of": member_error}
     if decays:
         n_steps = epochs * math.ceil(len(rows[0]) / ours.net_.batch_size)
-        options["weight_decay"] = auto_weight_decay(rate, "cosine", n_steps)
+        options["weight_decay"] = DEFAULTS.weight_decay(rate, "cosine", n_steps)
     kind = "adamw" if decays else "adam"
     loop = train(net, rows, kind, rate, ours.net_.batch_size, epochs, seed, **options)
     held_out = lambda: mean_squared_error(predictor(net), task.valid)  # noqa: E731

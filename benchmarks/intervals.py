@@ -26,7 +26,7 @@ from sklearn.model_selection import ShuffleSplit
 from tables import DEVELOPMENT, Sources
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimators._intervals import Scores
+from sklearn_cfll.final_solve.intervals import Scores
 
 SIZES = (None, 700, 300, 120, 60)
 # Rows added to the held-out ones, and their mean squared score.

@@ -32,7 +32,7 @@ from tables import Sources
 from torch import Tensor
 
 from sklearn_cfll import CFLLNet, ClosedFormLastLayer
-from sklearn_cfll.estimators._options import resolve_ridge
+from sklearn_cfll.estimator.defaults import DEFAULTS
 
 RESULTS = Path(__file__).parent / "results" / "ridge_rules.jsonl"
 DEVELOPMENT = ("boston", "cigar", "computers", "dietox", "radar", "wages")
@@ -43,7 +43,7 @@ EPOCHS, MAX_ROWS = 40, 2000
 FIXED = {
     "(d/B)^2": lambda d, B: (d / B) ** 2,
     "10": lambda d, B: 10.0,
-    "product": lambda d, B: resolve_ridge("auto", (d,), B, MAX_ROWS),
+    "product": lambda d, B: DEFAULTS.ridge("auto", (d,), B, MAX_ROWS),
     "low": lambda d, B: min(1.0, (d / B) ** 2),
     "high": lambda d, B: 0.4 * d * min(1, d / B),
 }

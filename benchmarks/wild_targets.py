@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimators import _wild_targets
+from sklearn_cfll.estimator import wild_targets as _wild_targets
 
 SEEDS = range(3)
 GAPS = (10.0, 100.0)  # times as far from the median as the next target

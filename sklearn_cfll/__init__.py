@@ -1,9 +1,10 @@
 """Neural networks whose last layer is solved in closed form, for scikit-learn."""
 
-from .ensemble_last_layer import EnsembleLastLayer
-from .estimators import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
-from .last_layer import ClosedFormLastLayer
+from .classifier import CFLLClassifier
+from .heads import ClosedFormLastLayer, EnsembleLastLayer
+from .instruments import CFLLIVRegressor
 from .persistence import ModelFileError
+from .regressor import CFLLRegressor
 from .training import CFLLNet, WeightAveraging
 
 __version__ = "0.1.0"

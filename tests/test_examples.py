@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 def load(name):
@@ -60,3 +61,14 @@ def test_intervals_example_covers_alike_in_quiet_and_noisy_places(tmp_path, monk
     measured = load("intervals.py")["main"]()
     assert all(abs(overall - 0.9) < 0.03 for overall, _, _ in measured.values())
     assert all(abs(part - 0.9) < 0.04 for part in measured["predict_interval"])
+
+
+@pytest.mark.slow
+def test_the_readme_is_short_and_its_code_runs_as_it_stands(capsys):
+    text, *rest = (ROOT / "README.md").read_text().split("```python\n")
+    blocks = [part.split("```")[0] for part in rest]
+    words = " ".join([text, *(part.split("```", 1)[1] for part in rest)]).split()
+    assert len(words) <= 450
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert float(capsys.readouterr().out) > 0.2

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from .._compat import Interval, StrOptions
+from ..columns.scaling import Standardize
 from .parameters import check_parameters, positive_integers
-from .scaling import Standardize
 
 __all__ = ["FNOBackbone"]
 

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
-from .bins import PiecewiseLinear
+from .._compat import Interval, StrOptions
+from ..columns.bins import PiecewiseLinear
+from ..columns.normal_scores import SpreadStandardize
+from ..columns.scaling import ColumnScale, RobustStandardize
 from .dropout import SeededDropout
-from .normal_scores import SpreadStandardize
 from .parameters import RealInterval, check_parameters, positive_integers
-from .scaling import ColumnScale, RobustStandardize
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
 
@@ -105,12 +105,12 @@ class MLPBackbone(BaseEstimator):
         Share of hidden units dropped after each hidden layer but the last while training; none
         are with one layer, which a warning says.
     bin_edges : list of ndarray, default=None
-        Edges of bins for each column (:func:`~sklearn_cfll.backbones.bins.bin_edges`). With
+        Edges of bins for each column (:func:`~sklearn_cfll.columns.bins.bin_edges`). With
         them half of each layer's units are a network of their own that sees the columns cut
         into these bins; the last layer sees both.
     score_tables : list of (ndarray or None), default=None
         For each column values and what the network sees in their place, None for a column that it
-        sees as it is (:func:`~sklearn_cfll.backbones.normal_scores.score_tables`). Bins are cut
+        sees as it is (:func:`~sklearn_cfll.columns.normal_scores.score_tables`). Bins are cut
         from the columns as they are.
     n_members : int, default=1
         Networks of this kind, for an :class:`~sklearn_cfll.EnsembleLastLayer`: the features of

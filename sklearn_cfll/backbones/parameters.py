@@ -6,7 +6,8 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils._param_validation import (
+
+from .._compat import (
     Interval,
     InvalidParameterError,
     validate_parameter_constraints,

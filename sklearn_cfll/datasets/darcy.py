@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_array, csr_matrix, dia_array
 from scipy.sparse.linalg import splu
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from .._compat import Interval, StrOptions, validate_params
 from . import _cache
 from ._batches import batches
 from ._random_fields import evaluate_cosine, neumann_field

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from scipy import fft
-from sklearn.utils._param_validation import Interval, validate_params
 
+from .._compat import Interval, validate_params
 from . import _cache
 from ._batches import batches
 from ._etdrk4 import ETDRK4

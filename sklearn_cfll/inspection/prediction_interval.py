@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from ..estimators._intervals import check_coverage
+from ..final_solve.intervals import check_coverage
 from ._support import axes_or_new
 
 __all__ = ["PredictionIntervalDisplay"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..backbones.scaling import Standardize
+from ..columns.scaling import Standardize
 from .batches import RowsDataset, spread_rows
 from .steps import CFLLModule
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import linalg
-from ..backbones.normal_scores import SpreadStandardize, score_tables
-from ..last_layer import ClosedFormLastLayer
+from ..columns.normal_scores import SpreadStandardize, score_tables
+from ..heads.closed_form import ClosedFormLastLayer
+from ..linalg import RIDGES
 from .batches import RowsDataset, robust_statistics
-from .refit import RIDGES
 
 __all__ = ["LinearPart"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..backbones.dropout import seed_dropout
-from ..last_layer import ClosedFormLastLayer, NotFiniteError
+from ..heads.closed_form import ClosedFormLastLayer, NotFiniteError
 from ._skorch import SkorchConventions
 from .batches import (
     Batch,

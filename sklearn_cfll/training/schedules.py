@@ -37,3 +37,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": linear,
     "one_cycle": one_cycle,
 }
+
+
+def mean_factor(schedule: str) -> float:
+    """Mean of a schedule's factor over its run."""
+    progress = [step / 100 for step in range(101)]
+    return math.fsum(map(SCHEDULES[schedule], progress)) / len(progress)

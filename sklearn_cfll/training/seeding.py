@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ..backbones.dropout import SeededDropout
 
-__all__ = ["LentStream", "draws_globally", "global_seed", "mix_seed", "own_generator"]
+__all__ = ["LentStream", "draw_seed", "draws_globally", "global_seed", "mix_seed"]
+__all__ += ["own_generator"]
 
 # Whoever changes the state of torch's global generators holds it. Reentrant: a callback may fit.
 _GLOBAL_GENERATORS = threading.RLock()
@@ -135,3 +136,12 @@ def _set_state(device: torch.device, state: Tensor) -> None:
 
 def _named(device: torch.device) -> tuple[torch.device, ...]:
     return () if device.type == "mps" else (device,)  # of which there is one
+
+
+def draw_seed(random_state: Any) -> int:
+    """A seed from ``random_state``; None takes fresh entropy, not NumPy's global state."""
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31 - 1))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    return int(random_state)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ensemble_last_layer import EnsembleLastLayer
-from ..last_layer import ClosedFormLastLayer
+from ..heads.closed_form import ClosedFormLastLayer
+from ..heads.ensemble import EnsembleLastLayer
 
 if TYPE_CHECKING:
     from .linear_part import LinearPart

@@ -1,4 +1,4 @@
-"""Torch's settings that a call needs for itself, and that return to the caller's afterwards."""
+"""The device, and torch's settings that a call needs and that return to the caller's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-__all__ = ["callers_threads", "default_modes", "use_threads"]
+__all__ = ["callers_threads", "default_modes", "resolve_device", "use_threads"]
 
 _NUMBER_OF_THREADS = threading.Lock()
 _callers = threading.local()
@@ -91,3 +92,31 @@ def _set_num_threads(n_threads: int) -> None:
         finally:
             is_set.set()
             new_thread.join()
+
+
+def resolve_device(device: Any) -> torch.device:
+    """The torch device meant; "auto" is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:  # TypeError: of another kind than a string
+        reason = f": {error}" if isinstance(error, RuntimeError) else ""
+        raise ValueError(
+            f'`device`={device!r} is no torch device such as "cpu" or "cuda:0", nor "auto"{reason}'
+        ) from error
+    try:
+        if resolved.type == "meta":
+            raise RuntimeError("tensors there hold no numbers")
+        torch.empty(0, device=resolved)
+    except Exception as error:  # of many kinds: AssertionError, ImportError, RuntimeError...
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        here += ["mps"] * torch.backends.mps.is_available()
+        kind = resolved.type
+        name = str(resolved) if any(kind in other for other in here) else f"{kind.upper()} device"
+        raise ValueError(
+            f"`device`={device!r} was asked for, but torch sees no {name} that it can compute on "
+            f'here, only {", ".join(here)}. Use device="auto" to take what there is, or '
+            'device="cpu".'
+        ) from error
+    return resolved

@@ -1,0 +1,405 @@
+"""CFLLClassifier: what classification adds to the shared estimator."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import check_array, compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.validation import check_is_fitted
+
+from ._compat import StrOptions, fit_context
+from .estimator.arrays import as_targets, check_labels
+from .estimator.base import BaseCFLL
+from .estimator.checks import Parts
+from .estimator.defaults import DEFAULTS
+from .estimator.parameters import shared_docs
+from .final_solve.probabilities import Probabilities
+from .final_solve.refit import Refit
+
+__all__ = ["CFLLClassifier"]
+
+
+@shared_docs(
+    sizes="(256, 256)",
+    spread_columns=True,
+    n_bins=0,
+    n_members=1,
+    weight_decay="0.0",
+    batch_size=256,
+    max_epochs=100,
+    patience=20,
+    own="""class_weight : dict, list of dict, "balanced" or None, default=None
+        Weights of classes, multiplied into ``sample_weight``. For multilabel targets a list with
+        a dict of the weights of 0 and 1 for each label; those of a row are multiplied.""",
+)
+class CFLLClassifier(ClassifierMixin, BaseCFLL):
+    """Neural-network classification with a closed-form last layer.
+
+    Squared loss on one-hot targets (one column for two classes, one a label for
+    multilabel targets): that is what makes the last layer closed form.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+    classes_ : ndarray of shape (n_classes,)
+
+    References
+    ----------
+    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_cfll import CFLLClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> CFLLClassifier(max_epochs=20, random_state=0).fit(X, y).score(X, y) > 0.9
+    True
+    """
+
+    _decision_threshold = 0.5  # halfway between a class's indicators 0 and 1
+    defaults = replace(DEFAULTS, epochs=100)  # benchmarks/classifier_defaults.py
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseCFLL._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        hidden_layer_sizes: Any = (256, 256),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        n_bins: int = 0,
+        n_members: int = 1,
+        spread_columns: bool = True,
+        scale_columns: bool = True,
+        ridge: Any = "auto",
+        decay: float = 1.0,
+        memory: str = "proximal",
+        update_order: str = "last_layer_first",
+        optimizer: Any = "adamw",
+        learning_rate: Any = "auto",
+        weight_decay: Any = 0.0,
+        learning_rate_schedule: str = "auto",
+        batch_size: Any = 256,
+        max_epochs: Any = "auto",
+        early_stopping: Any = "auto",
+        validation_fraction: Any = "auto",
+        n_iter_no_change: int = 20,
+        tol: float = 0.0,
+        refit_last_layer: bool = True,
+        class_weight: Any = None,
+        device: Any = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        n_threads: int | None = None,
+        callbacks: list[Any] | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.n_bins = n_bins
+        self.n_members = n_members
+        self.spread_columns = spread_columns
+        self.scale_columns = scale_columns
+        self.ridge = ridge
+        self.decay = decay
+        self.memory = memory
+        self.update_order = update_order
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.learning_rate_schedule = learning_rate_schedule
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.refit_last_layer = refit_last_layer
+        self.class_weight = class_weight
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_threads = n_threads
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
+    ) -> CFLLClassifier:
+        """One epoch over these rows; the first call settles classes, widths and bins.
+
+        After ``fit`` few rows change the model little: they are added to the moments that the
+        last layer is solved from, and the backbone moves in proportion to their number beside
+        the rows that the model knows. Without a ``fit`` before, the rate stays constant and the
+        scales of the columns follow the rows seen so far. A call takes tens of milliseconds,
+        however few the rows: give them in chunks where you can.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+        classes : array-like of shape (n_classes,), default=None
+            All classes there will be; needed in the first call where y lacks some. Otherwise the
+            classes of the first rows are taken for all.
+
+        Returns
+        -------
+        self
+        """
+        with self._previous_fit_kept():
+            if classes is not None:
+                given = check_classes(classes)
+                if not self.__sklearn_is_fitted__():
+                    self._given_classes = given
+                elif not np.array_equal(given, self.classes_):
+                    raise ValueError(
+                        f"`classes`={classes!r} is not the same as on last call to partial_fit, "
+                        f"was: {self.classes_!r}. Leave it out, or fit anew."
+                    )
+            try:
+                return self._partial_fit(X, y, sample_weight)
+            finally:
+                self.__dict__.pop("_given_classes", None)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Estimated class indicators, centred: the largest one wins.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
+            Positive for the second class (for a label that applies).
+        """
+        check_is_fitted(self)
+        scores = self._outputs(X) - self._decision_threshold
+        return scores[:, 0] if self._is_binary else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), or (n_samples, n_labels) of 0 and 1 for multilabel
+        """
+        scores = self.decision_function(X)
+        if self.multilabel_:
+            return (scores > 0).astype(np.int64)
+        if self._is_binary:
+            return self.classes_[(scores > 0).astype(np.int64)]
+        return self.classes_[scores.argmax(1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities.
+
+        Squared loss makes a score an estimate of the probability itself. Scores are kept
+        positive by a softplus and a floor, raised to a power, and normalised; floor and power
+        are those of the least log loss on held-out rows that the last layer was not fitted to.
+        ``benchmarks/classification.py --calibration`` compares this with a temperature, vector
+        and matrix scaling, projection on the simplex and Gaussian posteriors.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Rows sum to one. For multilabel the probability of each label.
+        """
+        scores = self._outputs(X)  # first: it says so where nothing is fitted
+        found = Probabilities(*self._probabilities)(scores, exclusive=self._is_exclusive)
+        return np.hstack([1.0 - found, found]) if self._is_binary else found
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithm of :meth:`predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    # -- the kind -------------------------------------------------------------------
+
+    def _on_fields(self) -> bool:
+        return False  # what was found for fields was found for regression alone
+
+    @property
+    def _is_binary(self) -> bool:
+        return not self.multilabel_ and len(self.classes_) == 2
+
+    def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
+        if y.ndim == 2 and y.shape[1] == 1:
+            warnings.warn(
+                "A column-vector y was passed when a 1d array was expected. Please change the "
+                "shape of y to (n_samples,), for example using ravel().",
+                DataConversionWarning,
+                stacklevel=2,
+            )
+            y = y.ravel()
+        if y.dtype.kind in "fc":
+            y = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=self)
+        y = check_labels(y, "y")
+        check_classification_targets(y)
+        kind = type_of_target(y, input_name="y")
+        if kind == "multiclass-multioutput":
+            raise ValueError(
+                "y holds several columns of classes. Fit one classifier a column (for example "
+                "sklearn.multioutput.MultiOutputClassifier); columns of 0 and 1 are multilabel."
+            )
+        multilabel = kind == "multilabel-indicator"
+        if reset:
+            self.multilabel_ = multilabel
+            given = getattr(self, "_given_classes", None)
+            self.classes_ = unique_labels(y) if given is None else given
+            if len(self.classes_) < 2 and not multilabel:
+                source = "y" if given is None else "`classes`"
+                raise ValueError(
+                    f"CFLLClassifier needs at least two classes, {source} holds one class only: "
+                    f"{self.classes_[0]!r}."
+                )
+        elif multilabel != self.multilabel_:
+            raise ValueError(f"y is {kind}, unlike the y of the first fit.")
+        if multilabel:
+            return y.astype(np.float64)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y holds classes {unknown.tolist()} that are not in classes_ "
+                f"{self.classes_.tolist()}. Leave these rows out, or `fit` on rows of all classes; "
+                "a stream is told all of them by `classes` in its first `partial_fit`."
+            )
+        indicators = LabelBinarizer().fit(self.classes_).transform(y)
+        return indicators[:, 0] * 1.0 if len(self.classes_) == 2 else indicators * 1.0
+
+    def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
+        if self.class_weight is None:
+            return sample_weight
+        if self.class_weight != "balanced":
+            weights = self._given_weights(y)
+            return weights if sample_weight is None else weights * sample_weight
+        if self.class_weight == "balanced" and sample_weight is not None and y.ndim == 1:
+            # Weights mean repetitions: balance the weighted class sizes.
+            codes = np.unique(y, return_inverse=True)[1]
+            sizes = np.bincount(codes, sample_weight)
+            present = np.count_nonzero(sizes)
+            share = np.divide(sample_weight.sum(), present * sizes, where=sizes > 0, out=sizes * 0)
+            return sample_weight * share[codes]
+        weights = compute_sample_weight(self.class_weight, y)
+        return weights if sample_weight is None else weights * sample_weight
+
+    def _given_weights(self, y: np.ndarray) -> np.ndarray:
+        """Weight of each row by a dict; of multilabel targets by one for each label."""
+        given = self.class_weight
+        if not self.multilabel_ and isinstance(given, dict):
+            return self._class_weights(given, self.classes_)[np.searchsorted(self.classes_, y)]
+        if not self.multilabel_:
+            raise ValueError(
+                f"`class_weight` is a list for multilabel targets only, got {given!r}, and y has "
+                "one column. Give one dict."
+            )
+        k = y.shape[1]
+        if not isinstance(given, list) or len(given) != k:
+            raise ValueError(
+                f'`class_weight` must be "balanced" or a list of {k} dicts, one for each label of '
+                f"the multilabel y, such as [{{0: 1, 1: 5}}, ...], got {given!r}."
+            )
+        labels = [self._class_weights(each, np.arange(2)) for each in given]
+        columns = zip(labels, y.astype(np.int64).T, strict=True)
+        return np.prod([weights[column] for weights, column in columns], axis=0)
+
+    def _class_weights(self, given: Any, classes: np.ndarray) -> np.ndarray:
+        """Weight of each class; one where none is given, as in scikit-learn."""
+        if not isinstance(given, dict):
+            raise ValueError(f"`class_weight` must hold dicts, got {given!r}.")
+        for label, weight in given.items():
+            if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
+                raise ValueError(
+                    "`class_weight` must hold finite weights, none of them negative, got "
+                    f"{weight!r} for class {label!r}."
+                )
+        known = classes.tolist()
+        unknown = [label for label in given if label not in known]
+        missing = [label for label in known if label not in given]
+        if unknown and missing:
+            raise ValueError(
+                f"`class_weight` holds weights of {unknown}, which are no classes, and none of "
+                f"{missing}, which are. Classes are {known}."
+            )
+        return np.array([float(given.get(label, 1.0)) for label in known])
+
+    def _n_network_outputs(self, y: np.ndarray) -> int | None:
+        return len(self.classes_)  # of two classes often one each, though one is enough
+
+    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
+        if self.multilabel_:
+            return None
+        return y.astype(np.int64) if y.ndim == 1 else y.argmax(1)
+
+    @property
+    def _is_exclusive(self) -> bool:
+        """Whether each row has one of three classes and more, with a score for each."""
+        return not (self._is_binary or self.multilabel_)
+
+    def _finish(self, parts: Parts, solved: Refit) -> None:
+        """The map from scores to probabilities."""
+        self._probabilities = Probabilities()
+        valid = parts.valid
+        if valid is None:
+            return
+        assert valid.targets is not None and solved.calibration is not None
+        targets = valid.targets.double().cpu().numpy()
+        scores = targets - solved.calibration.residuals.double().cpu().numpy()
+        weights = None if valid.sample_weight is None else valid.sample_weight.cpu().numpy()
+        self._probabilities = Probabilities.fit(
+            scores, targets, weights, exclusive=self._is_exclusive
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def check_classes(classes: Any) -> np.ndarray:
+    """The labels of ``partial_fit(classes=)``, sorted, each once."""
+    given = as_targets(classes, "classes")
+    if given.ndim != 1 or not len(given):
+        raise ValueError(
+            f"`classes` must be a list of all labels that y will ever hold, got {classes!r}."
+        )
+    return unique_labels(check_labels(given, "classes"))

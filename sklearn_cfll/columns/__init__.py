@@ -1,0 +1,1 @@
+"""From a table's columns to what a network sees: standardising, bins, normal scores."""

@@ -1,0 +1,1 @@
+"""What regressor and classifier share: checks, training, the final solve, the fitted state."""

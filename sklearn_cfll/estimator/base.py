@@ -1,0 +1,777 @@
+"""What regressor and classifier share: from arrays to a net, to fitted attributes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, is_regressor
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from .._compat import CallbackSupportMixin, fit_context
+from ..backbones.mlp import MLPBackbone, SideBySide
+from ..backbones.parameters import positive_integers
+from ..backbones.recipe import input_shape_of
+from ..backbones.splitting import CannotTakeInputs, join_last_layer
+from ..columns.scaling import ColumnScale, RobustStandardize, Standardize
+from ..final_solve.refit import (
+    Refit,
+    calibrate,
+    mean_squared_residuals,
+    refit_last_layer,
+)
+from ..heads.closed_form import as_linear
+from ..linalg import RIDGES
+from ..training.batches import RowsDataset, input_statistics, robust_statistics
+from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
+from ..training.column_scales import (
+    FEWEST_ROWS,
+    FIRST_RUN_STEPS,
+    column_scales,
+    mean_squared_slopes,
+    slopes,
+)
+from ..training.linear_part import LinearPart
+from ..training.net import CFLLNet
+from ..training.optimizers import optimizer_class
+from ..training.schedules import mean_factor
+from ..training.seeding import draw_seed
+from ..training.torch_settings import default_modes, resolve_device, use_threads
+from .arrays import told_of
+from .checks import (
+    Checked,
+    Parts,
+    check_data,
+    check_inputs,
+    check_sample_shape,
+    check_sizes,
+    column_bins,
+    column_scores,
+    held_out_rows,
+    needs_float64,
+    seen_as_given,
+)
+from .defaults import DEFAULTS, Defaults
+from .effects import warn_of_fixed_features, warn_without_effect
+from .going_on import GoingOnMixin, total_weight
+from .inputs import out_of_range
+from .parameters import CONSTRAINTS, refuse_mistaken_kinds
+from .plan import Plan, fixed_parameters, prediction_batch
+from .state import StateMixin
+from .targets import TargetScale
+from .unusable_features import unusable_features, warn_of_equal_features
+from .validation_scale import warn_of_other_scale, warn_of_useless_validation
+
+
+class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+    """Training, prediction of raw outputs, adaptation and persistence."""
+
+    _decision_threshold = 0.0  # what a raw output is compared with
+    defaults: ClassVar[Defaults] = DEFAULTS
+    _plan: Plan
+    net_: CFLLNet
+    device_: torch.device
+    n_outputs_: int
+    final_ridge_: float
+    noise_variance_: np.ndarray
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
+
+    # -- what the two estimators fill in --------------------------------------------
+
+    @abstractmethod
+    def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
+        """Check y and turn it into float targets of shape (n, ...)."""
+
+    def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
+        """Sample weights, those of classes included."""
+        return sample_weight
+
+    def _tame_targets(self, checked: Checked) -> Checked:
+        """Targets that training survives."""
+        return checked
+
+    def _tame_held_out(self, checked: Checked) -> Checked:
+        """Held-out targets that the choice of epoch and ridge survives."""
+        return checked
+
+    def _tame_added(self, checked: Checked) -> Checked:
+        """The same of rows that are added to a fitted model, beside those that it knows."""
+        return checked
+
+    def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
+        return TargetScale.identity(rows.shape[-1])
+
+    def _n_network_outputs(self, y: np.ndarray) -> int | None:
+        """Outputs that a whole network for these targets has, None for fields."""
+        return None if y.ndim > 2 else (*y.shape, 1)[1]
+
+    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
+        return None
+
+    def _noise_changed(self, before: np.ndarray, after: np.ndarray) -> None:
+        """What follows from another ``noise_variance_`` than the one at fit."""
+
+    def _finish(self, parts: Parts, solved: Refit) -> None:
+        """Attributes of one kind of estimator, set after the final solve."""
+
+    # -- fitting --------------------------------------------------------------------
+
+    def _validate_params(self) -> None:
+        refuse_mistaken_kinds(self)
+        super()._validate_params()
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
+    ) -> Any:
+        """Train the backbone by gradient and the last layer in closed form.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or torch Dataset of shape (n_samples, n_features), or dict
+            With a ``backbone`` samples may have any shape (images, fields). A numpy memory
+            map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by
+            batch. A dict of arrays of n_samples rows each goes to a backbone whose forward
+            takes these names as keyword arguments; a search, which selects rows, needs it as a
+            ``skorch.helper.SliceDict``. Integers stay integers (``torch.int64``) where a
+            backbone refuses floats because it looks them up, as an ``nn.Embedding`` does.
+        y : array-like of shape (n_samples,) or (n_samples, ...)
+            May be left out with a Dataset that holds it. Of a regression at most 2% of the rows
+            that lie 100 times as far from the median as all others are clipped to the range of
+            the others, with a warning that names them; more, up to a tenth, are only named.
+        sample_weight : array-like of shape (n_samples,), default=None
+            A weight means a number of repetitions: it weighs the solve and the gradient.
+        X_val, y_val : optional
+            Held-out rows of your own in place of ``validation_fraction``. Steps before the
+            estimator in a pipeline do not transform them unless told to (``transform_input``); a
+            warning says where they are on another scale.
+
+        Returns
+        -------
+        self
+            Fitted. A fit that fails leaves the previous one as it was; Ctrl-C ends training
+            with a warning and keeps the model trained so far. Before training, in the short runs
+            that give columns their scales, Ctrl-C is a failure.
+
+        Raises
+        ------
+        ValueError
+            For input that cannot be fitted, before any work starts.
+        FloatingPointError
+            Where training diverges, at that batch.
+        """
+        with self._previous_fit_kept() as settings:
+            warm = self.warm_start and self.__sklearn_is_fitted__()
+            if warm:
+                self._follow_parameters()
+            checked = check_data(self, X, y, sample_weight, reset=not warm, min_samples=2)
+            checked = self._tame_targets(checked)
+            if warm:
+                self._plan.check_targets(checked)
+                checked = self._tame_added(checked)
+            given = X_val is not None
+            holds_out = not given and self._holds_out(len(checked.y))
+            warn_without_effect(self, holds_out=holds_out, given=given)
+            plan = self._plan if warm else self._make_plan(checked)
+            epochs = self._epochs()
+            task = self._init_callback_context(max_subtasks=epochs)
+            parts = self._split(plan, checked, X_val, y_val)
+            settings.enter_context(use_threads(self._n_threads_to_train(len(parts.train))))
+            few = warm and total_weight(parts.rows) < self._n_known
+            if few:
+                self._add_rows(checked, parts, epochs, task, X, y)
+            elif warm:
+                self._forget_held_out(parts)
+            else:
+                self._start(plan, parts.train, self._takes_linear_part(parts))
+                if self.net_.optimizer_ is None:
+                    warn_of_fixed_features(self, holds_out=parts.valid is not None)
+                if self._scales_columns(parts):
+                    self._scale_columns(parts.train)
+            if not few:
+                self._configure(len(parts.train), epochs)
+                self._train(parts, task, X, y, warm)
+            if given and self.best_iteration_ == 1 and parts.valid is not None:
+                with torch.no_grad():
+                    found = torch.cat(list(self.net_.forward_iter(parts.valid)))
+                warn_of_useless_validation(found, self.n_iter_, parts.train, parts.valid)
+            if not self.warm_start:
+                self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
+            if not few:
+                self._solve(parts)
+                self._n_known = total_weight(parts.rows)
+                assert parts.rows.targets is not None
+                self._target_reach = float(parts.rows.targets.abs().max())
+                self._remember_rows(parts.rows, anew=True)
+                self._slope_squares = self._measure_slopes(parts.rows)
+            self._is_stream = False  # scales are settled, and so is the ridge
+            self._columns_seen = self._ridge_errors = None
+            if task is not None:
+                task.call_on_fit_task_end(
+                    estimator=self, X=X, y=y, reconstruction_attributes=self._fitted_now
+                )
+        return self
+
+    def _make_plan(self, checked: Checked) -> Plan:
+        recipe = self.backbone
+        device = resolve_device(self.device)
+        perceptron = recipe is None or isinstance(recipe, MLPBackbone)
+        as_given = seen_as_given(
+            checked,
+            inputs=not perceptron or device.type == "mps",
+            targets=not getattr(self, "normalize_y", True),
+        )
+        coarse = self.precision == "auto" and needs_float64(checked, perceptron, as_given)
+        dtype = self.defaults.dtype(self.precision, checked.y.shape, device, coarse)
+        check_sizes(as_given, dtype)
+        if recipe is None:
+            sizes = (
+                positive_integers(self.hidden_layer_sizes) or ()
+            )  # the recipe says what is wrong
+            edges = column_bins(checked, self.n_bins) if 1 not in sizes else None
+            tables = column_scores(checked) if self.spread_columns else None
+            recipe = MLPBackbone(
+                sizes or self.hidden_layer_sizes,
+                self.activation,
+                self.dropout,
+                edges,
+                tables,
+                self.n_members,
+            )
+        seed = draw_seed(self.random_state)
+
+        def make(dtype: torch.dtype) -> Plan:
+            weight = checked.mean_weight
+            return Plan.make(
+                recipe,
+                checked,
+                n_outputs=self._n_network_outputs(checked.y),
+                seed=seed,
+                device=device,
+                dtype=dtype,
+                mean_weight=weight,
+            )
+
+        dtypes, failures = [dtype], []
+        if self.precision == "auto" and device.type != "mps":  # its forward may cast to the other
+            dtypes.append(torch.float32 if dtype == torch.float64 else torch.float64)
+        for dtype in dtypes:
+            try:
+                plan = make(dtype)
+                break
+            except CannotTakeInputs as error:
+                failures.append(error)
+        else:
+            raise failures[0]
+        plan.parameters = fixed_parameters(self, plan.recipe)
+        plan.scale = self._fit_scale(plan.layout.to_rows(checked.y), checked.sample_weight)
+        self._plan = plan
+        return plan
+
+    def _takes_linear_part(self, parts: Parts) -> bool:
+        """Whether the network is trained on what a ridge regression leaves over."""
+        return False
+
+    def _start(self, plan: Plan, train: RowsDataset, linear: bool = False) -> None:
+        """An untrained net, its inputs standardised by the training rows."""
+        for part in plan.backbone.module.modules():
+            if isinstance(part, RobustStandardize):
+                part.adapt_to(*robust_statistics(train))
+            elif isinstance(part, Standardize):
+                part.adapt_to(*input_statistics(train))
+        self.net_ = self._make_net(plan, linear)
+        if self.net_.module_.linear is not None:
+            self.net_.module_.linear.fit(train)
+        self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
+        self.history_: list[dict[str, Any]] = []
+        if not self._is_perceptron():
+            with contextlib.suppress(IndexError):  # codes beyond a table: training names them
+                warn_of_equal_features(self.net_, train)
+
+    def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
+        return plan.make_net(
+            optimizer_class(self.optimizer),
+            n_members=plan.n_members,
+            memory=self.memory,
+            compile=self.compile,
+            linear=linear,
+        )
+
+    def _follow_parameters(self) -> None:
+        """Before training goes on: take the optimiser that is set now, refuse what cannot change.
+
+        All other settings are read when they are needed.
+        """
+        self._validate_params()  # scikit-learn does not at partial_fit
+        self._plan.check_unchanged(self)
+        self.net_.change_optimizer(optimizer_class(self.optimizer))
+
+    def _scales_columns(self, parts: Parts) -> bool:
+        """Not without held-out rows: a random split is what such a fit does without."""
+        if not self.scale_columns or self.backbone is not None or parts.valid is None:
+            return False
+        return len(parts.train) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
+
+    def _scale_columns(self, train: RowsDataset) -> None:
+        """Scale the perceptron's columns by what two short runs, both undone, agree on."""
+        net, n_rows = self.net_, len(train)
+        untrained, found = net.snapshot(), []
+        for half in held_out_rows(n_rows, n_rows // 2, None, self._plan.seed):
+            epochs = math.ceil(FIRST_RUN_STEPS / self._n_batches(len(half)))
+            self._configure(len(half), min(epochs, self._epochs()))
+            net.verbose = 0
+            net.run(train.subset(half), None, [], provisional=True)
+            if net.interrupted_:
+                raise KeyboardInterrupt
+            found.append(slopes(net.module_, train))
+            net.restore(untrained)
+        scales = column_scales(*found)
+        for part in net.module_.backbone.modules():
+            if isinstance(part, ColumnScale):
+                part.adapt_to(scales)
+
+    def _n_batches(self, n_rows: int) -> int:
+        return math.ceil(n_rows / self._batch_rows(n_rows))
+
+    def _batch_rows(self, n_rows: int) -> int:
+        """Rows a batch; "auto" looks at how many there are where the network is ours."""
+        perceptron, fields = self._is_perceptron(), self._on_fields()
+        return self.defaults.batch_size(self.batch_size, n_rows, perceptron, fields)
+
+    def _rate(self) -> float:
+        return self.defaults.rate(self.learning_rate, self._on_fields())
+
+    def _schedule(self) -> str:
+        return self.defaults.rate_schedule(self.learning_rate_schedule, self._on_fields())
+
+    def _epochs(self) -> int:
+        return self.defaults.max_epochs(self.max_epochs, self._on_fields())
+
+    def _on_fields(self) -> bool:
+        """Whether features have positions, and the settings found for such samples apply."""
+        return len(self._plan.backbone.feature_shape) > 1
+
+    def _n_threads(self, n_rows: int) -> int:
+        """Threads for passes of so many rows at once."""
+        return self.defaults.n_threads(self.n_threads, n_rows, self._plan.product_size)
+
+    def _n_threads_to_train(self, n_rows: int) -> int:
+        return self._n_threads(min(n_rows, self._batch_rows(n_rows)))
+
+    def _n_threads_to_predict(self, n_rows: int) -> int:
+        at_once = prediction_batch(self._plan.backbone.feature_shape)
+        return self._n_threads(min(n_rows, at_once))
+
+    def _is_perceptron(self) -> bool:
+        """Whether what was measured on perceptrons speaks of this network."""
+        return self._plan.is_perceptron
+
+    def _configure(
+        self,
+        n_rows: int,
+        epochs: int,
+        *,
+        stream: bool = False,
+        rate: float = 1.0,
+        going_on: bool = False,
+    ) -> None:
+        """This estimator's settings for so many epochs, whatever came before.
+
+        Of a stream nobody knows how many rows will come: the rate stays constant, unless it is
+        a share (``rate`` below one) of what a finished fit began with. A finished fit that is
+        ``going_on`` with a few rows keeps the statistics of batch normalisation.
+        """
+        net, full = self.net_, self.batch_size == "full"
+        net.module_.holds_statistics = going_on
+        if net.optimizer_ is None:
+            epochs = 1  # nothing to train
+        batch_rows, ridge = self._batch_rows(n_rows), self._training_ridge(n_rows)
+        if stream and self.memory == "statistics":
+            ridge = self.__dict__.get("final_ridge_", ridge)
+        elif stream:
+            # The ridge is that of a full batch: fewer rows move the last layer less.
+            ridge *= max(1.0, batch_rows / n_rows)
+            rate *= min(1.0, n_rows / batch_rows) ** 0.5  # as adaptive steps' noise grows
+        net.configure(
+            update_order=self.update_order,
+            lr_schedule="constant" if stream and self._is_stream else self._schedule(),
+            lr=rate * self._rate(),
+            weight_decay=self._weight_decay(None if stream else epochs * self._n_batches(n_rows)),
+            max_epochs=epochs,
+            batch_size=batch_rows,
+            ridge=ridge,
+            # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
+            decay=0.0 if full and not stream else float(self.decay),
+            memory=self.memory,
+            solver="cholesky" if full else "auto",
+            verbose=max(0, int(self.verbose) - 1),
+        )
+
+    def _total_rate(self) -> float:
+        """Sum of the learning rates of the last run's steps."""
+        net = self.net_
+        if net.optimizer_ is None:
+            return 0.0
+        steps = net.n_batches_ * (len(net.history) - net.first_epoch_)
+        return net.lr * mean_factor(net.lr_schedule) * steps
+
+    def _train(self, parts: Parts, task: Any, X: Any, y: Any, warm: bool = False) -> None:
+        """Run the net's loop."""
+        net = self.net_
+        callbacks: list[Any] = list(self.callbacks or ())
+        stopper = None
+        if parts.valid is not None and self.early_stopping is not False:
+            stopper = BestEpoch(self.n_iter_no_change, self.tol, parts.valid if warm else None)
+            callbacks.append(("early_stopping", stopper))
+        if self.verbose == 1:
+            callbacks.append(("epoch_bar", EpochBar()))
+        if task is not None:
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            callbacks.append(("task_bridge", TaskBridge(self, task, X, y, self._fitted_now)))
+        backbone = net.module_.backbone
+        untrained = copy.deepcopy(backbone.state_dict())
+        try:
+            net.run(parts.train, parts.valid, callbacks)
+        except IndexError as error:
+            raise out_of_range(backbone, X) from error
+        except FloatingPointError as error:
+            backbone.load_state_dict(untrained)
+            said = unusable_features(net, parts)
+            if said is None:
+                raise
+            raise FloatingPointError(said) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "The backbone's batch normalisation needs batches of two rows at least, and met "
+                "one of a single row. Give `partial_fit` more rows at first, set `batch_size` to 2 "
+                "or more, or normalise by nn.LayerNorm."
+            ) from error
+        first = net.first_epoch_
+        rows = net.history[first:]
+        self.history_ = [*self.history_[:first], *map(_history_row, rows)]
+        self.n_iter_ = len(self.history_)
+        self.best_iteration_ = self.n_iter_
+        if stopper is not None and hasattr(stopper, "best_epoch_"):
+            self.best_iteration_ = int(stopper.best_epoch_)
+
+    def _weight_decay(self, n_steps: int | None) -> float:
+        """In force for a run of so many steps; "auto" is 0 where nobody knows how many."""
+        if self.weight_decay != "auto":
+            return float(self.weight_decay)
+        decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
+        if n_steps is None or not self._is_perceptron() or not decoupled:
+            return 0.0
+        return self.defaults.weight_decay(self._rate(), self._schedule(), n_steps)
+
+    def _solve(self, parts: Parts) -> None:
+        """The final exact solve and the noise that is left."""
+        net, train, valid = self.net_, parts.train, parts.valid
+        if self.refit_last_layer:
+            # With fixed features or full batches a ridge of the user's is the penalty itself.
+            exact = net.optimizer_ is None or self.batch_size == "full"
+            given = exact and self.ridge != "auto"
+            ridge = float(self.ridge) if given else None
+            points = math.prod(self._plan.backbone.feature_shape[:-1])  # each is a row of the solve
+            lowest = self.defaults.lowest_ridge(points * len(parts.rows))
+            solved = refit_last_layer(net, train, valid, ridge, lowest)
+        else:
+            noise = mean_squared_residuals(net, train if valid is None else valid)
+            calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
+            solved = Refit(self._training_ridge(len(train)), noise, calibration=calibration)
+        net.check_finite()
+        self._set_solved(parts, solved)
+
+    def _training_ridge(self, n_rows: int) -> float:
+        *grid, width = self._plan.backbone.feature_shape
+        shape = (*grid, width // self._plan.n_members)  # each member's own features
+        batch = "full" if self.batch_size == "full" else self._batch_rows(n_rows)
+        return self.defaults.ridge(self.ridge, shape, batch, n_rows)
+
+    def _set_solved(self, parts: Parts, solved: Refit) -> None:
+        known = solved.calibration
+        # Of rows that the network was not trained on: what the noise level rests on.
+        self._n_judges = 0 if known is None else known.n_samples
+        self.final_ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay
+        self.noise_variance_ = self._plan.unscale_variance(solved.noise_variance)
+        self.resolved_ = self._resolved(parts)
+        self.__dict__.pop("ridge_path_", None)  # of an earlier fit
+        if solved.path_errors is not None:
+            errors = self._plan.unscale_variance(solved.path_errors).mean(1)
+            self.ridge_path_ = {"ridge": np.array(RIDGES), "error": errors}
+        self._finish(parts, solved)
+
+    def _resolved(self, parts: Parts) -> dict[str, Any]:
+        """What every "auto" stood for in the last run, beside what was given as a number."""
+        net, layer = self.net_, self.net_.module_.last_layer
+        options = {} if net.optimizer_ is None else net.optimizer_.param_groups[0]
+        return {
+            "ridge": layer.ridge,
+            "decay": layer.decay,
+            "learning_rate": net.lr,
+            "weight_decay": options.get("weight_decay", 0.0),
+            "batch_size": net.batch_size,
+            "max_epochs": net.max_epochs,
+            "n_held_out": 0 if parts.valid is None else len(parts.valid),
+            "linear_part": net.module_.linear is not None,
+            "precision": str(self._plan.dtype).removeprefix("torch."),
+            "device": str(self.device_),
+            "n_threads": self._n_threads_to_train(len(parts.train)),
+        }
+
+    def _split(self, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
+        """All rows in their order, those to train on, and those held out."""
+        if (X_val is None) != (y_val is None) and not isinstance(X_val, Dataset):
+            raise ValueError("Give both `X_val` and `y_val`, or neither.")
+        data = plan.dataset(checked)
+        if X_val is not None:
+            with told_of("In `X_val` and `y_val`, called X and y here"):
+                held_out = check_data(self, X_val, y_val, None, reset=False, min_samples=1)
+                held_out = self._tame_held_out(held_out)
+                parts = Parts(data, data, plan.dataset(held_out))
+            assert parts.valid is not None
+            warn_of_other_scale(data, parts.valid, plan.scale if is_regressor(self) else None)
+            return parts
+        n_rows = len(data)
+        if not self._holds_out(n_rows):
+            return Parts(data, data, None)
+        if n_rows < 10:
+            raise ValueError(
+                f"`early_stopping`=True holds out rows and needs at least 10, got n_samples="
+                f'{n_rows}. Use early_stopping="auto" or False, or give `X_val` and `y_val`.'
+            )
+        classes = self._stratify(checked.y)
+        train, held = held_out_rows(
+            n_rows, self.defaults.n_held_out(self.validation_fraction, n_rows), classes, plan.seed
+        )
+        return Parts(data, data.subset(train), data.subset(held))
+
+    def _holds_out(self, n_rows: int) -> bool:
+        """Whether some of so many rows are held out."""
+        if self.validation_fraction == 0:
+            return False
+        return self.defaults.holds_out(self.early_stopping, n_rows)
+
+    # -- using ----------------------------------------------------------------------
+
+    def _outputs(self, X: Any) -> np.ndarray:
+        """Raw predictions (n, positions..., k) in y's units."""
+        with self._rows_to_predict(X) as dataset, torch.no_grad():
+            parts = list(self.net_.forward_iter(dataset, device="cpu"))
+        outputs = self._plan.unscale(torch.cat(parts).numpy())
+        finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
+        if not finite.all():
+            warnings.warn(
+                f"{(~finite).sum()} of {len(finite)} predictions are not finite, the first that of "
+                f"row {finite.argmin()}: the network overflows on what X holds there.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return outputs
+
+    @contextlib.contextmanager
+    def _rows_to_predict(self, X: Any) -> Iterator[RowsDataset]:
+        """Checked rows; where the backbone cannot take them, an error that says so."""
+        check_is_fitted(self)
+        lazy, fitted_shape = isinstance(X, np.memmap), self._plan.sample_shape
+        check_sample_shape(X, fitted_shape)
+        with self._torch_settings() as settings:
+            rows = self._plan.rows(check_inputs(self, X, reset=False), lazy)
+            settings.enter_context(use_threads(self._n_threads_to_predict(len(rows))))
+            try:
+                yield RowsDataset(rows)
+            except IndexError as error:
+                raise out_of_range(self.net_.module_.backbone, X) from error
+            except RuntimeError as error:
+                shape = input_shape_of(rows.take(slice(0, 1)))
+                if shape == fitted_shape:
+                    raise
+                raise ValueError(
+                    f"X has samples of shape {shape}, which the backbone cannot take; it "
+                    f"was fitted on samples of shape {fitted_shape}."
+                ) from error
+
+    def features(self, X: Any) -> np.ndarray:
+        """The backbone's output: what the last layer sees.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, ..., d)
+            With a linear part the standardised columns of X follow.
+        """
+        linear = self._linear_part() if self.__sklearn_is_fitted__() else None
+        with self._rows_to_predict(X) as dataset:
+            features = self.net_.features(dataset)
+            if linear is not None:
+                features = torch.cat([features, linear.columns(dataset.X).cpu()], 1)
+        return features.to(self._plan.dtype).numpy()
+
+    def _no_moments(self) -> str:
+        return (
+            "needs the moments of the training rows, and none are kept: fit with "
+            'refit_last_layer=True, or use memory="statistics".'
+        )
+
+    @default_modes()
+    def to_torch(self) -> nn.Module:
+        """A plain module that maps raw X to predictions, its last layer an ``nn.Linear``.
+
+        Scaling of inputs and targets is inside; for a network whose last layer was split
+        off, that layer is put back with the fitted weights (a 1 × 1 convolution stays
+        one). On the CPU, in evaluation mode, independent of the estimator.
+
+        Returns
+        -------
+        torch.nn.Module
+            Output (n, ..., k), of a classifier the decision values. Named inputs are keyword
+            arguments, integers that the backbone looks up are ``torch.int64``.
+        """
+        check_is_fitted(self)
+        linear = as_linear(*self._whole_last_layer())
+        with torch.no_grad():
+            linear.weight.copy_(torch.as_tensor(self.last_layer_coef_))
+            if not torch.isfinite(linear.weight).all():
+                raise ValueError(
+                    "The targets are so large that the last layer's weights on their scale "
+                    f"overflow {linear.weight.dtype}. Rescale y, or fit in float64."
+                )
+            linear.bias.copy_(
+                torch.as_tensor(self.last_layer_intercept_ - self._decision_threshold)
+            )
+        backbone, part = self._plan.backbone, self._linear_part()
+        if part is not None:
+            backbone = backbone._replace(module=SideBySide(backbone.module, part.columns))
+        return join_last_layer(backbone, linear).cpu().eval()
+
+    @property
+    def last_layer_coef_(self) -> np.ndarray:
+        """Last layer's weights in y's units; shape (k, d).
+
+        Predictions are ``features(X) @ last_layer_coef_.T + last_layer_intercept_``.
+        """
+        self._fitted_layer("last_layer_coef_")
+        weight, _ = self._whole_last_layer()
+        return weight.double().cpu().numpy() * self._plan.scale.scale[:, None]
+
+    @property
+    def last_layer_intercept_(self) -> np.ndarray:
+        """Last layer's intercept (k,) in y's units."""
+        self._fitted_layer("last_layer_intercept_")
+        _, bias = self._whole_last_layer()
+        return self._plan.unscale(bias.double().cpu().numpy())
+
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        """Mean squared slope of the predictions along each input column; shape (p,), sum one.
+
+        Over the training rows, in units of the columns' deviations.
+        """
+        self._fitted_layer("feature_importances_")
+        if self._slope_squares is None:
+            raise AttributeError(
+                f"This {type(self).__name__} has no `feature_importances_`: they are slopes along "
+                "the columns of a table, and need an X of shape (n_samples, n_features) and a "
+                "backbone that can be differentiated by it."
+            )
+        total = self._slope_squares.sum()
+        if not total > 0:  # a constant prediction
+            return np.full(len(self._slope_squares), 1.0 / len(self._slope_squares))
+        return self._slope_squares / total
+
+    def _measure_slopes(self, rows: RowsDataset) -> np.ndarray | None:
+        squares = mean_squared_slopes(self.net_.module_, rows)
+        return None if squares is None else squares.cpu().numpy()
+
+    def _linear_part(self) -> LinearPart | None:
+        return self.net_.module_.linear
+
+    def _whole_last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weights and intercept on what :meth:`features` gives."""
+        layer: Any = self.net_.module_.last_layer
+        linear: Any = self._linear_part()
+        if linear is None:
+            return layer.weight, layer.bias
+        return torch.cat([layer.weight, linear.layer.weight], 1), layer.bias + linear.layer.bias
+
+    @property
+    def backbone_(self) -> nn.Module:
+        """The trained backbone."""
+        self._fitted_layer("backbone_")
+        return self.net_.module_.backbone
+
+    def _fitted_layer(self, name: str) -> Any:
+        if not self.__sklearn_is_fitted__():  # AttributeError: hasattr must say False before fit
+            raise AttributeError(f"{type(self).__name__} has no `{name}` before it is fitted.")
+        return self.net_.module_.last_layer
+
+    # -- keeping --------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _torch_settings(self) -> Iterator[contextlib.ExitStack]:
+        """Torch's default modes and one thread, or ``n_threads``.
+
+        The block enters into the stack what it finds its products to be worth; all settings
+        return to the caller's when it ends.
+        """
+        with contextlib.ExitStack() as settings:
+            settings.enter_context(default_modes())
+            settings.enter_context(use_threads(int(self.n_threads or 1)))
+            yield settings
+
+    @contextlib.contextmanager
+    def _previous_fit_kept(self) -> Iterator[contextlib.ExitStack]:
+        """Put everything back as it was where the block raises; see `_torch_settings`."""
+        before = dict(self.__dict__)
+        net = before.get("net_")
+        snapshot = None if net is None else net.snapshot()
+        try:
+            with self._torch_settings() as settings:
+                yield settings
+        except BaseException:
+            # scikit-learn tears its callbacks down after us and needs what it set up.
+            begun = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
+            before |= {name: self.__dict__[name] for name in begun if name in self.__dict__}
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            if net is not None:
+                net.restore(snapshot)
+            raise
+
+    def _fitted_now(self) -> dict[str, Any]:
+        """Attributes of the estimator as if training had stopped here."""
+        return {k: v for k, v in self.__dict__.items() if k.endswith("_") or k == "_plan"}
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "net_" in self.__dict__
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _history_row(row: dict[str, Any]) -> dict[str, Any]:
+    """What `history_` keeps of skorch's record of an epoch."""
+    kept = {
+        "epoch": row["epoch"],
+        "train_loss": row["train_loss"],
+        "valid_loss": row.get("valid_loss"),
+        "learning_rate": row["learning_rate"],
+        "seconds": row.get("dur"),
+    }
+    return kept

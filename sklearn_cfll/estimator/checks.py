@@ -1,0 +1,303 @@
+"""Checks on X, y and sample weights, before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+import torch
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_consistent_length, validate_data
+from torch.utils.data import Dataset
+
+from ..columns.bins import bin_edges, quantiles
+from ..columns.normal_scores import score_tables
+from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
+from .arrays import (
+    HELD_32,
+    HELD_64,
+    SQUARED_32,
+    as_columns,
+    as_table,
+    as_targets,
+    as_weights,
+    check_range,
+    named_columns,
+    outside,
+    to_numpy,
+)
+from .inputs import check_named_inputs, check_names, n_samples
+
+__all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sizes", "seen_as_given"]
+__all__ += ["check_sample_shape", "column_bins", "column_scores", "held_out_rows", "needs_float64"]
+
+# A first layer over more bins than this would be most of the network.
+MAX_BINS = 2048
+# Times the number of bins: as many values as a column may have with an edge at each. Rounded
+# measurements have more, and need none of that.
+VALUES_PER_BIN = 4
+# Float32 must tell apart values that differ by this share of a column's deviation.
+RESOLUTION = 1e-3
+
+
+class Checked(NamedTuple):
+    """Checked inputs, encoded targets and weights.
+
+    Attributes
+    ----------
+    X : ndarray, sparse matrix, Dataset, or dict of arrays, of all samples
+    rows : ndarray of int, or None
+        Rows of X that count (of positive weight); None for all.
+    y : ndarray of shape (n, ...)
+        Encoded targets of those rows.
+    sample_weight : ndarray of shape (n,) with mean one, or None where all are equal
+    mean_weight : float
+        What the weights were divided by.
+    lazy : bool
+        X stays where it is (a memory map) and is read batch by batch.
+    """
+
+    X: Any
+    rows: np.ndarray | None
+    y: np.ndarray
+    sample_weight: np.ndarray | None
+    mean_weight: float
+    lazy: bool
+
+
+class Parts(NamedTuple):
+    """All rows of a fit in their order, those that train, and those held out."""
+
+    rows: RowsDataset
+    train: RowsDataset
+    valid: RowsDataset | None
+
+
+def check_data(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool, min_samples: int
+) -> Checked:
+    """Check and encode what a fit is given; the estimator encodes its targets and weights."""
+    lazy = isinstance(X, np.memmap)
+    if isinstance(X, Dataset) and y is None:
+        y = _targets_of_dataset(X)
+    if y is None:
+        raise ValueError(
+            f"{type(estimator).__name__} requires y to be passed, but the target y is None."
+        )
+    if not reset:
+        check_sample_shape(X, estimator._plan.sample_shape)
+    given, X = X, check_inputs(estimator, X, reset=reset, min_samples=min_samples)
+    check_range(X, given, "X")
+    y = as_targets(y)
+    _check_lengths(X, y)
+    # Of all rows: also a class all of whose rows weigh nothing is one, as in scikit-learn.
+    targets = estimator._encode_targets(y, reset=reset)
+    check_range(targets, targets, "y")
+    weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
+    rows, mean_weight = None, 1.0
+    if weights is not None:
+        # A weight means a number of repetitions: rows of weight zero are not there.
+        kept = np.flatnonzero(weights)
+        if len(kept) == 0:
+            raise ValueError(
+                "`sample_weight` (times `class_weight`, if given) is zero in every row: there is "
+                "nothing to fit. Give at least one row a positive weight."
+            )
+        if len(kept) < len(y):
+            rows, targets, weights = kept, targets[kept], weights[kept]
+        # Through shares of the largest: sums of weights near 1e308 overflow.
+        largest = weights.max()
+        mean_weight = float(largest * (weights / largest).mean())
+        weights = None if np.all(weights == weights[0]) else weights / mean_weight
+    return Checked(X, rows, targets, weights, mean_weight, lazy)
+
+
+def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
+    """X as an array that the backbone can take, with scikit-learn's checks and messages."""
+    if isinstance(X, Dataset):
+        if len(X) < min_samples:  # type: ignore[arg-type]
+            raise ValueError(
+                f"Found a Dataset with {len(X)} sample(s) while a minimum of "  # type: ignore
+                f"{min_samples} is required by {type(estimator).__name__}."
+            )
+        if reset:
+            item = X[0]
+            inputs = item[0] if isinstance(item, tuple | list) else item
+            if isinstance(inputs, Mapping):
+                check_named_inputs(
+                    estimator, {k: [v] for k, v in inputs.items()}, reset=True, min_samples=1
+                )
+            else:
+                estimator.n_features_in_ = (*np.shape(inputs), 1)[0]
+        return X
+    if isinstance(X, Mapping) and not scipy.sparse.issparse(X):
+        return check_named_inputs(estimator, X, reset=reset, min_samples=min_samples)
+    lazy, X = isinstance(X, np.memmap), as_table(X, "X")
+    # Where the backbone gives features at positions X is a field, and its first axis may be the
+    # grid: predictions on another grid are the point, and the backbone judges their shape.
+    fields = not reset and len(estimator._plan.backbone.feature_shape) > 1
+    own = estimator.backbone is not None if reset else estimator._plan.takes_any_shape
+    with named_columns(X, "X"):
+        checked = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            ensure_2d=not fields,
+            accept_sparse="csr",
+            dtype="numeric",
+            allow_nd=own,
+            ensure_min_samples=min_samples,
+        )
+    return checked if lazy else as_columns(checked, X, integers=own)
+
+
+def check_sample_shape(X: Any, sample_shape: Any) -> None:
+    """Samples must have as many dimensions as at fit; their sizes are the backbone's business."""
+    check_names(X, sample_shape)
+    if isinstance(sample_shape, dict):
+        for name, shape in sample_shape.items() if isinstance(X, Mapping) else ():
+            if np.ndim(X[name]) - 1 != len(shape):
+                raise ValueError(
+                    f"X[{name!r}] has samples of shape {np.shape(X[name])[1:]}, but the estimator "
+                    f"was fitted on samples of shape {shape}."
+                )
+        return
+    if isinstance(X, Dataset) or len(sample_shape) == 1:
+        return  # rows of columns are scikit-learn's own check
+    shape = np.shape(X)
+    if len(shape) - 1 == len(sample_shape):
+        return
+    raise ValueError(
+        f"X has samples of shape {shape[1:]}, but the estimator was fitted on samples of "
+        f"shape {sample_shape}."
+    )
+
+
+def column_bins(checked: Checked, n_bins: int) -> list[np.ndarray] | None:
+    """Edges of bins for each column; None where no column has two bins."""
+    shape = as_rows(checked.X, "cpu", torch.float64, lazy=True).shape
+    if len(shape) != 2:
+        return None  # the recipe says what is wrong
+    most = MAX_BINS // shape[1]
+    n_bins, n_values = min(n_bins, most), min(VALUES_PER_BIN * n_bins, most)
+    if n_bins < 2:
+        return None
+    edges = bin_edges(*_some_rows(checked), n_bins, n_values)
+    return edges if max(map(len, edges)) > 2 else None
+
+
+def column_scores(checked: Checked) -> list[np.ndarray | None] | None:
+    """Values and normal scores of each column, None where it is not uneven."""
+    if len(as_rows(checked.X, "cpu", torch.float64, lazy=True).shape) != 2:
+        return None  # the recipe says what is wrong
+    return score_tables(*_some_rows(checked))
+
+
+def seen_as_given(checked: Checked, *, inputs: bool, targets: bool) -> dict[str, Any]:
+    """What a network is given in the user's units: X or its named parts, and y."""
+    named = checked.X.items() if isinstance(checked.X, Mapping) else ()
+    X = {f"X[{name!r}]": part for name, part in named} or {"X": checked.X}
+    return (X if inputs else {}) | ({"y": checked.y} if targets else {})
+
+
+def needs_float64(checked: Checked, perceptron: bool, as_given: Mapping[str, Any]) -> bool:
+    """Whether float32 is too coarse: targets or columns far from zero for their deviation.
+
+    Milliseconds since 1970 over a day, say. Arrays that come in float32 have nothing finer. And
+    what is seen ``as_given`` and of a size whose square float32 does not hold. A perceptron's
+    columns are standardised before they are cast: only its targets count.
+    """
+    if any(outside(part, SQUARED_32) is not None for part in as_given.values()):
+        return True
+    parts = []
+    if checked.y.ndim <= 2:
+        weights = checked.sample_weight
+        targets = from_numpy(checked.y.reshape(len(checked.y), -1))
+        parts.append((targets, None if weights is None else from_numpy(weights)))
+    for X in checked.X.values() if isinstance(checked.X, Mapping) else [checked.X]:
+        wide = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.dtype.itemsize > 4
+        if wide and X.ndim == 2 and not perceptron:
+            parts.append(_some_rows(checked._replace(X=X)))
+    for rows, weight in parts:
+        low, middle, high = quantiles(rows, weight, 20)[:, [1, 10, 19]].T
+        deviation = (high - low) / 3.3  # of a normal distribution
+        coarse = torch.finfo(torch.float32).eps * middle.abs() > RESOLUTION * deviation
+        if bool((coarse & (deviation > 0)).any()):
+            return True
+    return False
+
+
+def check_sizes(as_given: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Raise where a network cannot compute with what it sees as it is given.
+
+    Inputs of 1e20 may be standardised inside the network; targets are squared in any case.
+    """
+    narrow = dtype == torch.float32
+    for name, part in as_given.items():
+        limits = HELD_32 if narrow else HELD_64
+        if name == "y":
+            limits = SQUARED_32 if narrow else (0.0, np.inf)
+        found = outside(part, limits)
+        if found is None:
+            continue
+        where = f"Column {found[0]} of `{name}`" if part.ndim == 2 else f"`{name}`"
+        wide = ', or use `precision`="float64"' if narrow else ""
+        remedy = "`normalize_y`=True" if name == "y" else "sklearn.preprocessing.StandardScaler"
+        raise ValueError(
+            f"{where} holds {found[1]:g} as its largest absolute value, which the network would "
+            f"see as it is, in {'float32' if narrow else 'float64'}. Rescale it, by {remedy} for "
+            f"example{wide}."
+        )
+
+
+def _some_rows(checked: Checked) -> tuple[Any, torch.Tensor | None]:
+    """Rows of X and their weights: all, or every second, third... of many."""
+    # Lazily: no copy of rows that are not looked at.
+    inputs = as_rows(checked.X, "cpu", torch.float64, lazy=True)
+    chosen = spread_rows(len(checked.y), inputs.shape[1]).numpy()
+    rows = inputs.take(torch.as_tensor(chosen if checked.rows is None else checked.rows[chosen]))
+    weights = checked.sample_weight
+    return rows, None if weights is None else from_numpy(weights[chosen])
+
+
+def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
+    if sample_weight is None:
+        return None
+    if isinstance(X, Dataset | Mapping):
+        X = np.empty((n_samples(X), 1))
+    return as_weights(sample_weight, X)
+
+
+def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
+    """Targets of a Dataset of (inputs, target) pairs, gathered in one pass."""
+    targets = [np.asarray(to_numpy(dataset[i][1], "y")) for i in range(len(dataset))]  # type: ignore[arg-type]
+    return np.stack(targets)
+
+
+def _check_lengths(X: Any, y: np.ndarray) -> None:
+    if isinstance(X, Dataset | Mapping):
+        if n_samples(X) != len(y):
+            raise ValueError(f"X has {n_samples(X)} samples, y has {len(y)}.")
+        return
+    check_consistent_length(X, y)
+
+
+def held_out_rows(
+    n_rows: int, n_held: int, classes: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of training rows and of random rows held out, stratified by class."""
+    if n_rows - n_held < 2:
+        raise ValueError(
+            f"`validation_fraction` holds out {n_held} of {n_rows} rows, which leaves "
+            f"{max(0, n_rows - n_held)} to train on. Give a smaller one, or `X_val` and `y_val`."
+        )
+    if classes is not None:
+        counts = np.unique(classes, return_counts=True)[1]
+        if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):
+            classes = None  # too few rows a class to have each on both sides
+    train, held = train_test_split(
+        np.arange(n_rows), test_size=n_held, stratify=classes, random_state=seed
+    )
+    return np.sort(train), np.sort(held)

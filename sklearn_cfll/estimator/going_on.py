@@ -1,0 +1,398 @@
+"""Going on after a fit: new rows change a model as far as they outweigh what it knows."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from ..columns.bins import PiecewiseLinear
+from ..columns.scaling import LIMIT, Standardize
+from ..final_solve.refit import Refit, mean_squared_residuals, path_errors
+from ..linalg import RIDGES
+from ..training.batches import BatchIterator, RowsDataset, input_statistics
+from ..training.torch_settings import use_threads
+from .checks import Checked, Parts, check_data
+from .effects import warn_without_effect
+
+__all__ = ["ColumnMoments", "GoingOnMixin", "share_kept", "total_weight"]
+
+# The moments of earlier rows were taken on the features of then. A run whose learning rates sum
+# to this much leaves exp(-1) of their weight. Three times as much and a third of the forgetting
+# were no better on two simulated streams; benchmarks/going_on.py shows what it does.
+FORGOTTEN_BY = 1 / 3
+MOST_ROWS_REMEMBERED, SHARE_SEEN = 1024, 0.2
+# The ridge of a stream's solve before any row has judged one.
+STREAM_RIDGE = 0.01
+
+
+def share_kept(total_rate: float) -> float:
+    """Weight that earlier rows keep after steps whose learning rates sum to ``total_rate``."""
+    return math.exp(-total_rate / FORGOTTEN_BY)
+
+
+class ColumnMoments(NamedTuple):
+    """Weight, means and variances of the input columns that a stream has shown so far."""
+
+    total: float
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, rows: RowsDataset) -> ColumnMoments:
+        mean, std = (part.cpu().numpy() for part in input_statistics(rows))
+        return cls(total_weight(rows), mean, std**2)
+
+    def merge(self, other: ColumnMoments) -> ColumnMoments:
+        """Moments of both together (Chan, Golub, LeVeque 1979)."""
+        total = self.total + other.total
+        share = other.total / total
+        gap = other.mean - self.mean
+        variance = self.variance + share * (other.variance - self.variance)
+        return ColumnMoments(
+            total, self.mean + share * gap, variance + share * (1 - share) * gap**2
+        )
+
+    def share_kept(self, after: ColumnMoments) -> float:
+        """Weight that earlier rows keep when the columns are scaled by ``after`` instead."""
+        old, new = np.sqrt(self.variance), np.sqrt(after.variance)
+        known = (old > 0) & (new > 0)  # a column that was constant gave nothing to forget
+        if not known.any():
+            return 1.0
+        shift = np.abs(after.mean - self.mean)[known] / new[known]
+        stretch = np.abs(np.log(new[known] / old[known]))
+        return float(np.exp(-np.max(shift + stretch)))
+
+
+class GoingOnMixin:
+    """``partial_fit`` and ``adapt`` of the estimators, and what a warm ``fit`` starts from.
+
+    ``_n_known`` is the weight of the rows behind the fitted model. After a ``fit`` its backbone
+    has come to rest: new rows move it at a rate that is small against the fit's, in proportion
+    to how many they are beside the rows it knows. The last layer is solved from the moments of
+    all rows, the new ones included.
+    """
+
+    _left_out: Any  # of a regressor
+
+    def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+        """One epoch over these rows, none held out; see :class:`GoingOnMixin`."""
+        with self._previous_fit_kept() as settings:
+            first = not self.__sklearn_is_fitted__()
+            if not first:
+                self._follow_parameters()
+            checked = check_data(self, X, y, sample_weight, reset=first, min_samples=1)
+            checked = self._tame_targets(checked)
+            if not first:
+                self._plan.check_targets(checked)
+                checked = self._tame_added(checked)
+            plan = self._make_plan(checked) if first else self._plan
+            if first:
+                warn_without_effect(self, holds_out=True, given=False)
+                plan.mean_weight = 1.0  # a stream's weights count as they come
+            added = plan.dataset(checked, as_added=True)
+            settings.enter_context(use_threads(self._n_threads_to_train(len(added))))
+            noise, kept = None, 1.0
+            if first:
+                self._start(plan, added)
+                self._is_stream, self._columns_seen = True, self._see_columns(added)
+                self._ridge_errors = None
+            else:
+                # Before they are learnt these rows are as good as held-out ones.
+                noise = mean_squared_residuals(self.net_, added)
+                self._judge_ridges(added)
+                kept = self._follow_scales(added)
+            adds = self.memory == "statistics"  # the pass itself adds the rows
+            data = added if adds else plan.dataset(checked)
+            rate = 1.0 if self._is_stream else self._restart_rate(added)
+            before: Any = (None, None)
+            if first and not adds:
+                before = self.net_.module_.last_layer.take_memory(), None  # none as yet
+            elif not adds:
+                before = self._take_last_layer()
+            going_on = not self._is_stream
+            self._configure(len(data), 1, stream=True, rate=rate, going_on=going_on)
+            self._train(Parts(data, data, None), None, X, y)
+            kept *= share_kept(self._total_rate())
+            self._absorb(before, kept, added)
+            self._learnt(added, kept, first, noise)
+        return self
+
+    def _add_rows(
+        self: Any, checked: Checked, parts: Parts, epochs: int, task: Any, X: Any, y: Any
+    ) -> None:
+        """A warm fit to fewer rows than the model knows: they add to them.
+
+        As in ``partial_fit``, but for so many epochs, of which the best on held-out rows is kept;
+        the start is one of them.
+        """
+        added = self._plan.dataset(checked, as_added=True)
+        noise = mean_squared_residuals(self.net_, added)
+        kept = self._follow_scales(added)
+        before = self._take_last_layer()
+        rate = self._restart_rate(added)
+        self._configure(len(parts.train), epochs, rate=rate, going_on=True)
+        self._train(parts, task, X, y, warm=True)
+        kept *= share_kept(self._total_rate())
+        self._absorb(before, kept, added)
+        self._learnt(added, kept, False, noise)
+
+    def _absorb(self: Any, before: Any, kept: float, rows: RowsDataset) -> None:
+        """The last layer after a pass over these rows: ``before``, and what the rows add to it.
+
+        Solved from the moments of earlier rows and of these. Where none were held the pass's
+        weights count as these rows do beside all.
+        """
+        layer = self.net_.module_.last_layer
+        memory, weights = before
+        if memory is not None:
+            layer.reset_memory()
+            layer.recall(memory, kept)
+            for batch in self.net_.labelled_features(rows):
+                layer.accumulate(*batch)
+            layer.solve(self._stream_ridge())
+        elif weights is not None:
+            known = kept * self._n_known
+            share = total_weight(rows) / (known + total_weight(rows))
+            found = layer.state_dict()
+            layer.load_state_dict(found | {k: v.lerp(found[k], share) for k, v in weights.items()})
+        self.net_.check_finite()
+
+    def _take_last_layer(self: Any) -> Any:
+        """Memory of the last layer, taken from it, or its weights where it holds none."""
+        layer = self.net_.module_.last_layer
+        if layer.holds_moments:
+            return layer.take_memory(), None
+        state = layer.state_dict().items()
+        return None, {k: v.clone() for k, v in state if k.rpartition(".")[2] in ("weight", "bias")}
+
+    def adapt(self: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Add rows to the last layer's exact ridge fit; the backbone stays as it is.
+
+        The same as a fit of the last layer to all rows, old and new, in any order, and
+        needs no old row: their moments are enough.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`. Weights count on the scale of those at fit.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            Where no moments are kept: fit with ``refit_last_layer=True`` or
+            ``memory="statistics"``.
+        """
+        check_is_fitted(self)
+        with self._previous_fit_kept() as settings:
+            checked = check_data(self, X, y, sample_weight, reset=False, min_samples=1)
+            checked = self._tame_targets(checked)
+            self._plan.check_targets(checked)
+            data = self._plan.dataset(self._tame_added(checked), as_added=True)
+            settings.enter_context(use_threads(self._n_threads_to_predict(len(data))))
+            layer = self.net_.module_.last_layer
+            if not layer.holds_moments:
+                raise ValueError(f"`adapt` {self._no_moments()}")
+            if self._columns_seen is None:
+                self._follow_scales(data)  # which only warns here
+            for batch in self.net_.labelled_features(data):
+                layer.accumulate(*batch)
+            layer.solve(self.final_ridge_)
+            if not torch.isfinite(layer.weight).all():
+                raise ValueError(
+                    "`adapt` met values that are not finite in X, y or the features. The "
+                    "estimator is left as it was."
+                )
+        return self
+
+    def _forget_held_out(self: Any, parts: Parts) -> None:
+        """Solve for the last layer anew, without the rows that a warm fit holds out.
+
+        As many rows as the model knows are taken for the same rows or for their replacement: the
+        run is a fit like any other that starts from the weights there are. Its held-out rows may
+        be among those that the layer was solved from, and what it says of them would be too good
+        for any epoch to beat.
+        """
+        layer = self.net_.module_.last_layer
+        if self.refit_last_layer and layer.holds_moments and parts.valid is not None:
+            layer.refit(self.net_.labelled_features(parts.train), ridge=self.final_ridge_)
+
+    def _restart_rate(self: Any, rows: RowsDataset) -> float:
+        """Share of the learning rate at which a fitted model goes on.
+
+        As many rows as it knows, and steps enough for the optimiser to see what gradients are
+        like, make it one.
+        """
+        steps = self._n_batches(len(rows))
+        return min(1.0, total_weight(rows) / self._n_known) * min(
+            1.0, steps / self.defaults.short_run
+        )
+
+    def _stream_ridge(self: Any) -> float:
+        """Of the last layer's solve: a stream's is the one whose predictions have been best."""
+        if self._is_stream and self._ridge_errors is not None:
+            return RIDGES[int(self._ridge_errors.argmin())]
+        if "final_ridge_" in self.__dict__:
+            return self.final_ridge_
+        own = self._own_ridge()
+        return STREAM_RIDGE if own is None else own
+
+    def _own_ridge(self: Any) -> float | None:
+        """The parameter ``ridge`` where a stream's solve is what it speaks of."""
+        exact = self.net_.optimizer_ is None or self.batch_size == "full"
+        return float(self.ridge) if exact and self.ridge != "auto" else None
+
+    def _judge_ridges(self: Any, rows: RowsDataset) -> None:
+        """Add up what each ridge's weights miss of a stream's rows before they are learnt."""
+        layer = self.net_.module_.last_layer
+        if not self._is_stream or not layer.holds_moments or self.memory == "statistics":
+            return
+        if self._own_ridge() is not None or self._seen_before(rows):
+            return
+        errors = path_errors(self.net_, rows, layer.ridge_path(torch.tensor(RIDGES))).sum(1)
+        new = total_weight(rows) * errors.double().cpu().numpy()
+        before = 0.0 if self._ridge_errors is None else self._ridge_errors
+        self._ridge_errors = before + new
+
+    def _see_columns(self: Any, rows: RowsDataset) -> ColumnMoments | None:
+        """Statistics of the columns where the backbone standardises them."""
+        scaled = any(isinstance(p, Standardize) for p in self.net_.module_.backbone.modules())
+        return ColumnMoments.of(rows) if scaled else None
+
+    def _follow_scales(self: Any, rows: RowsDataset) -> float:
+        """Let a stream's later rows correct the scales that its first ones set.
+
+        Returns the weight that earlier rows keep in the last layer's moments.
+        """
+        parts = list(self.net_.module_.backbone.modules())
+        scales = [part for part in parts if isinstance(part, Standardize)]
+        if not scales:
+            return 1.0
+        new = ColumnMoments.of(rows)
+        if self._columns_seen is None:  # after `fit`: scales are those of its rows
+            _warn_of_other_columns(scales[0], new)
+            return 1.0
+        before = ColumnMoments(*self._columns_seen)  # a file keeps plain tuples
+        after = self._columns_seen = before.merge(new)
+        mean, std = after.mean, np.sqrt(after.variance)
+        for part in scales:
+            part.adapt_to(*(torch.as_tensor(a, device=self.device_) for a in (mean, std)))
+        for part in parts:
+            if isinstance(part, PiecewiseLinear):
+                _warn_of_narrow_bins(part, before, after)
+        return before.share_kept(after)
+
+    def _learnt(self: Any, rows: RowsDataset, kept: float, first: bool, noise: Any) -> None:
+        """Attributes after a pass over new rows."""
+        weight = total_weight(rows)
+        layer = self.net_.module_.last_layer
+        self.decay_ = layer.decay
+        if first:
+            ridge = layer.ridge if self.memory == "statistics" else self._stream_ridge()
+            self._n_known = self._target_reach = 0.0
+            # Nothing is known of the noise yet: the targets' own spread, as if one row said so.
+            self._set_solved(Parts(rows, rows, None), Refit(ridge, torch.ones(self.n_outputs_)))
+            self._n_judges = 1.0
+        else:
+            self.__dict__.pop("ridge_path_", None)  # of earlier rows and weights
+            if "_left_out" in self.__dict__:
+                self._left_out = None
+            self.final_ridge_ = layer.final_ridge or self.final_ridge_
+            if self._ridge_errors is not None:
+                self._ridge_errors = kept * self._ridge_errors
+            if self._n_judges and not self._seen_before(rows):
+                self._n_judges *= kept
+                share = weight / (self._n_judges + weight)
+                before, new = self.noise_variance_, self._plan.unscale_variance(noise)
+                self.noise_variance_ = (1 - share) * before + share * new
+                self._n_judges += weight
+                self._noise_changed(before, self.noise_variance_)
+            self.resolved_ = self._resolved(Parts(rows, rows, None))
+        if self._is_stream:
+            assert rows.targets is not None
+            self._target_reach = max(self._target_reach, float(rows.targets.abs().max()))
+        self._remember_rows(rows)
+        self._n_known = kept * self._n_known + weight
+        self._merge_slopes(rows, weight / self._n_known)
+
+    def _remember_rows(self: Any, rows: RowsDataset, *, anew: bool = False) -> None:
+        """Keep checksums of rows that were learnt: seen again, they say nothing of the noise."""
+        known = np.empty(0, np.uint32) if anew else self.__dict__.get("_rows_seen", ())
+        found = np.concatenate([np.asarray(known, np.uint32), _checksums(rows)])
+        self._rows_seen = found[-MOST_ROWS_REMEMBERED:]
+
+    def _seen_before(self: Any, rows: RowsDataset) -> bool:
+        """Whether these rows were learnt already, as by a loop of epochs over the same rows."""
+        return bool(np.isin(_checksums(rows), self._rows_seen).mean() > SHARE_SEEN)
+
+    def _merge_slopes(self: Any, rows: RowsDataset, share: float) -> None:
+        before = self.__dict__.get("_slope_squares")
+        if before is None or len(rows) > 1:  # columns of a single row have no deviation
+            new = self._measure_slopes(rows)
+            known = before is not None and new is not None
+            self._slope_squares = (1 - share) * before + share * new if known else new
+
+
+def _checksums(rows: RowsDataset) -> np.ndarray:
+    """One for each row and its targets, of many for every second, third..."""
+    chosen = torch.arange(0, len(rows), -(-len(rows) // MOST_ROWS_REMEMBERED))
+    found = []
+    for batch in BatchIterator(rows.subset(chosen), 256):
+        inputs = batch.inputs.values() if isinstance(batch.inputs, dict) else [batch.inputs]
+        parts = [p.reshape(len(p), -1).cpu().numpy() for p in (*inputs, batch.targets)]
+        found += [zlib.crc32(b"".join(map(bytes, row))) for row in zip(*parts, strict=True)]
+    return np.array(found, dtype=np.uint32)
+
+
+def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
+    """Warn where new rows lie far outside the scale that a fit took from its own."""
+    if scale.mean.shape != rows.mean.shape:
+        return  # channels of images and fields
+    mean, unit = (part.double().cpu().numpy() for part in (scale.mean, scale.scale))
+    far = (np.abs(rows.mean - mean) > LIMIT * unit) | (np.sqrt(rows.variance) > LIMIT * unit)
+    for column in np.flatnonzero(far)[:1]:
+        warnings.warn(
+            f"Column {column} of the new rows has mean {rows.mean[column]:.4g}; the model was "
+            f"fitted with mean {mean[column]:.4g} and standard deviation {unit[column]:.4g}, which "
+            "`partial_fit` keeps. Are the rows in the same units? If they are, `fit` anew on rows "
+            "of both kinds.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_narrow_bins(
+    bins: PiecewiseLinear, before: ColumnMoments, after: ColumnMoments
+) -> None:
+    """Warn where a stream leaves the range of the rows that its bins were cut from.
+
+    The text is the same each time, so that Python's filters show it once.
+    """
+    center, width = (part.double().cpu().numpy() for part in (bins.center, bins.unit))
+
+    def outside(seen: ColumnMoments) -> np.ndarray:
+        spread = np.sqrt(seen.variance)
+        return (np.abs(seen.mean - center) > width) | (spread > width)
+
+    for column in np.flatnonzero(outside(after) & ~outside(before))[:1]:
+        warnings.warn(
+            f"The first rows given to `partial_fit` cover only a part of column {column}: its bins "
+            f"span {width[column]:.4g} around {center[column]:.4g}, and many rows since lie "
+            "outside, where half of each network sees nothing. Begin with shuffled rows, or set "
+            "n_bins=0.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def total_weight(rows: RowsDataset) -> float:
+    return float(len(rows) if rows.sample_weight is None else rows.sample_weight.double().sum())

@@ -1,0 +1,346 @@
+"""Plan: what a first fit settles, and every later call goes by."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..backbones.fno import FNOBackbone
+from ..backbones.mlp import MLPBackbone
+from ..backbones.products import product_size
+from ..backbones.recipe import (
+    build_backbone,
+    input_shape_of,
+    kept_recipe,
+    rebuild_backbone,
+    takes_generator,
+)
+from ..backbones.splitting import Backbone
+from ..heads.ensemble import EnsembleLastLayer
+from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
+from ..training.linear_part import LinearPart
+from ..training.net import CFLLNet
+from ..training.optimizers import optimizer_options
+from ..training.seeding import LentStream, draws_globally, own_generator
+from .checks import Checked
+from .inputs import integers_fit
+from .targets import TargetLayout, TargetScale
+
+__all__ = ["Plan", "fixed_parameters"]
+
+# Parameters that a continued fit cannot change: a new value of one of them raises an error.
+FIXED = (
+    "backbone",
+    "hidden_layer_sizes",
+    "activation",
+    "dropout",
+    "n_bins",
+    "n_members",
+    "spread_columns",
+    "scale_columns",
+    "linear_part",
+    "normalize_y",
+    "precision",
+)
+
+# Targets and weights whose squares and sums of products are held.
+LARGEST_SQUARED = {torch.float32: 1e15, torch.float64: 1e140}
+
+NARROW = (np.float32, np.float16)  # nothing finer to keep
+
+# Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
+# model must predict the same before and after pickling.
+PREDICTION_ROWS = 1024
+PREDICTION_POINTS = 2**15  # of fields: a batch's features at 64 × 64 points are then 8 samples'
+
+
+def prediction_batch(feature_shape: tuple[int, ...]) -> int:
+    """Samples predicted at once, fewer where each has many positions."""
+    return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(feature_shape[:-1])))
+
+
+def fixed_parameters(estimator: Any, recipe: Any) -> dict[str, Any]:
+    """An estimator's :data:`FIXED` parameters, those that it has, for a later comparison.
+
+    A backbone with parameters of its own is compared by them, as they are in ``recipe``, the
+    copy of it; any other by identity.
+    """
+    found = {name: getattr(estimator, name) for name in FIXED if hasattr(estimator, name)}
+    if hasattr(found["backbone"], "get_params"):
+        found["backbone"] = recipe
+    sizes = found["hidden_layer_sizes"]
+    found["hidden_layer_sizes"] = list(sizes) if _is_sequence(sizes) else sizes
+    return found
+
+
+@dataclass
+class Plan:
+    """Backbone, target layout and scale, device and precision of one fitted model.
+
+    Attributes
+    ----------
+    recipe : recipe, torch.nn.Module or callable
+        What the backbone was built from, and is rebuilt from. A copy, so that later changes of
+        the estimator's parameter do not matter.
+    sample_shape : tuple of int, or dict of them
+        Shape of one input; of each for named ones.
+    seed : int
+    device : torch.device
+    dtype : torch.dtype
+    mean_weight : float
+        Mean sample weight at fit: rows added later are weighed on its scale.
+    parameters : dict
+        The estimator's :data:`FIXED` parameters at fit.
+    backbone : Backbone
+    layout : TargetLayout
+    scale : TargetScale
+    """
+
+    recipe: Any
+    sample_shape: Any
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+    mean_weight: float = 1.0
+    parameters: dict[str, Any] = field(default_factory=dict)
+    backbone: Backbone = field(init=False)
+    layout: TargetLayout = field(init=False)
+    scale: TargetScale = field(init=False)
+
+    @classmethod
+    def make(
+        cls,
+        recipe: Any,
+        checked: Checked,
+        *,
+        n_outputs: int | None,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        mean_weight: float,
+    ) -> Plan:
+        """Build the backbone and see what it makes of the data; ``scale`` is set by the caller."""
+        recipe = kept_recipe(recipe)
+        sample = as_rows(checked.X, device, None, lazy=True).take(slice(0, 2))
+        if len(checked.y) == 1:  # batch normalisation and the like want two rows
+            sample = _twice(sample)
+        plan = cls(recipe, input_shape_of(sample), seed, device, dtype, mean_weight)
+        y_shape = checked.y.shape
+        with plan._random_numbers() as generator:
+            exact = integers_fit(checked.X, dtype)
+            plan.backbone = build_backbone(
+                recipe, sample, dtype, n_outputs, exact=exact, generator=generator
+            )
+        backbone = plan.backbone
+        try:
+            plan.layout = TargetLayout.infer(
+                y_shape, backbone.feature_shape, backbone.channels_first
+            )
+        except ValueError as error:
+            if isinstance(recipe, FNOBackbone):
+                raise ValueError(
+                    f"{error} Samples of X have shape {plan.sample_shape}, and `channels`="
+                    f"{recipe.channels!r} of FNOBackbone says which of their axes holds channels."
+                ) from error
+            raise
+        return plan
+
+    @property
+    def n_members(self) -> int:
+        """Networks that the backbone trains side by side, each with a last layer of its own."""
+        own = hasattr(self.recipe, "build") and not isinstance(self.recipe, nn.Module)
+        return int(getattr(self.recipe, "n_members", 1)) if own else 1
+
+    def rebuild(self) -> None:
+        """Fresh modules in place of those that were not kept with the plan."""
+        with self._random_numbers() as generator:
+            self.backbone = rebuild_backbone(
+                self.recipe, self._blank, self.dtype, self.backbone, generator
+            )
+
+    def make_net(
+        self,
+        optimizer: type[torch.optim.Optimizer],
+        *,
+        n_members: int,
+        memory: str,
+        compile: bool,
+        linear: bool,
+    ) -> CFLLNet:
+        """An untrained net around the backbone."""
+        options = optimizer_options(optimizer, self.backbone.module)
+        kind: dict[str, Any] = {}
+        if n_members > 1:
+            kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": n_members}
+        net = CFLLNet(
+            self.backbone.module,
+            optimizer=optimizer,
+            **{f"optimizer__{name}": value for name, value in options.items()},
+            **kind,
+            last_layer__in_features=self.backbone.feature_shape[-1],
+            last_layer__out_features=self.layout.n_targets,
+            last_layer__memory=memory,
+            last_layer__dtype=self.dtype,
+            device=str(self.device),
+            compile=compile,
+            random_state=self.seed,
+            iterator_valid__batch_size=prediction_batch(self.backbone.feature_shape),
+            verbose=0,
+        )
+        net.initialize()
+        if linear:
+            part = LinearPart(self.sample_shape[0], self.layout.n_targets, self.dtype)
+            net.module_.linear = part.to(self.device)
+        return net
+
+    @property
+    def is_perceptron(self) -> bool:
+        """Whether what was measured on perceptrons speaks of this network."""
+        return isinstance(self.recipe, MLPBackbone)
+
+    @property
+    def takes_any_shape(self) -> bool:
+        """Whether the backbone is the user's own, so that samples may be no rows of columns."""
+        return self.parameters["backbone"] is not None
+
+    def check_unchanged(self, estimator: Any) -> None:
+        """Raise where a parameter has changed that a fitted model cannot follow."""
+        for name, fitted in self.parameters.items():
+            value = getattr(estimator, name)
+            if not _same(value, fitted):
+                raise ValueError(
+                    f"`{name}` has changed since the model was fitted, from {fitted!r:.200} to "
+                    f"{value!r:.200}, and training cannot go on with the new value. Set it back, "
+                    "or start anew: `fit` with warm_start=False."
+                )
+
+    @property
+    def _blank(self) -> Any:
+        """Two rows of zeros, of each of several named inputs."""
+        dtypes, shape = self.backbone.input_dtype, self.sample_shape
+
+        def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
+            return torch.zeros((), device=self.device, dtype=dtype).expand(2, *shape)
+
+        if isinstance(dtypes, dict):
+            return {name: zeros(shape[name], dtype) for name, dtype in dtypes.items()}
+        return zeros(shape, dtypes)
+
+    @functools.cached_property
+    def product_size(self) -> float:
+        """Multiply-adds for one row of the network's products: what threads are worth it by."""
+        with self._random_numbers():
+            return product_size(self.backbone.module, self._blank)
+
+    def _random_numbers(self) -> contextlib.AbstractContextManager[torch.Generator | None]:
+        """What initial weights are drawn from: torch's global generators only where we must."""
+        recipe = self.recipe
+        fixed = isinstance(recipe, nn.Module) and not draws_globally(recipe)
+        if fixed or takes_generator(recipe):
+            return contextlib.nullcontext(own_generator("cpu", self.seed))
+        return LentStream(self.device, self.seed).lent()
+
+    def rows(self, X: Any, lazy: bool) -> Rows:
+        """Inputs; for a perceptron, which casts them once standardised, as exact as they are."""
+        dtype, narrow = self.backbone.input_dtype, getattr(X, "dtype", None) in NARROW
+        if self.is_perceptron and not narrow and self.device.type != "mps":
+            dtype = torch.float64
+        return as_rows(X, self.device, dtype, lazy)
+
+    def check_targets(self, checked: Checked) -> None:
+        """Raise where targets are not laid out as at fit."""
+        self.layout.check(checked.y.shape, len(self.backbone.feature_shape) - 1)
+
+    def dataset(self, checked: Checked, *, as_added: bool = False) -> RowsDataset:
+        """Checked rows on the device, targets in the scale of training.
+
+        Weights average one; those of rows ``as_added`` to the ones of the fit count on the
+        same scale as theirs.
+        """
+        self.check_targets(checked)
+        rows = self.layout.to_rows(checked.y)
+        inputs = self.rows(checked.X, checked.lazy)
+        data = RowsDataset(inputs)
+        if checked.rows is not None:
+            data = data.subset(checked.rows)
+        scaled = self.scale.transform(rows)
+        self._check_scaled(checked, scaled)
+        data.targets = self.tensor(scaled)
+        weights, relative = checked.sample_weight, checked.mean_weight / self.mean_weight
+        if as_added and relative != 1.0:
+            weights = relative * (np.ones(len(rows)) if weights is None else weights)
+        if weights is not None and weights.max() > LARGEST_SQUARED[self.dtype]:
+            raise ValueError(
+                f"`sample_weight` goes up to {weights.max() / relative * checked.mean_weight:g}, "
+                f"{weights.max():g} times what a row counted at fit, too much for "
+                f"{str(self.dtype).removeprefix('torch.')}. Weights are numbers of repetitions, on "
+                "the scale of those at fit: divide them."
+            )
+        data.sample_weight = None if weights is None else self.tensor(weights)
+        return data
+
+    def _check_scaled(self, checked: Checked, scaled: np.ndarray) -> None:
+        """Raise where a target is too far from those of the fit to be squared."""
+        size = np.abs(scaled).reshape(len(scaled), -1).max(axis=1)
+        row = int(size.argmax())
+        if not size[row] <= LARGEST_SQUARED[self.dtype]:
+            value = checked.y[row].ravel()[np.abs(checked.y[row].ravel()).argmax()]
+            position = row if checked.rows is None else checked.rows[row]
+            raise ValueError(
+                f"y[{position}] = {value:g} lies {size[row]:.2g} standard deviations of the "
+                "targets that the model was fitted to from them, too far for "
+                f"{str(self.dtype).removeprefix('torch.')}. Is it in the same units? If it is, "
+                "`fit` anew on rows of both kinds, or on a transformed y."
+            )
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        return from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)
+
+    def unscale(self, rows: np.ndarray) -> np.ndarray:
+        """Outputs (n, positions..., k) of the net in y's units."""
+        return self.scale.inverse(rows)
+
+    def unscale_variance(self, variance: Tensor) -> np.ndarray:
+        """Variances (k,) of the net's outputs in y's units."""
+        return np.asarray(variance.double().cpu().numpy() * self.scale.scale**2)
+
+
+def _twice(sample: Any) -> Any:
+    """Two of a single row."""
+    if isinstance(sample, dict):
+        return {name: _twice(part) for name, part in sample.items()}
+    return sample.repeat(2, *[1] * (sample.ndim - 1))
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values of a parameter mean the same."""
+    if value is other:
+        return True
+    if hasattr(value, "get_params"):
+        same_type = type(value) is type(other)
+        return same_type and _same(value.get_params(deep=False), other.get_params(deep=False))
+    if isinstance(value, dict):
+        same_keys = isinstance(other, dict) and value.keys() == other.keys()
+        return same_keys and all(_same(value[key], other[key]) for key in value)
+    if _is_sequence(value) and _is_sequence(other):  # a list and an array may say the same
+        pairs = zip(value, other, strict=False)
+        return len(value) == len(other) and all(_same(*pair) for pair in pairs)
+    if _is_sequence(value) or _is_sequence(other):
+        return False
+    try:
+        return bool(value == other)
+    except Exception:  # some objects cannot be compared
+        return False
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple | range) or (
+        hasattr(value, "__array__") and np.ndim(value) > 0
+    )

@@ -1,0 +1,1 @@
+"""After training: the final ridge, the refit, the noise, and intervals calibrated on it."""

@@ -1,0 +1,174 @@
+"""A noise level that differs from row to row: one more closed-form layer on the same features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import linalg
+from ..heads import Head
+
+__all__ = ["NoiseModel", "fit_noise", "leave_one_out", "noise_inputs", "points_as_rows"]
+
+RIDGES = torch.logspace(-3, 2, 11, dtype=torch.float64)
+# Held-out rows that judge: enough, and a bound on memory.
+JUDGES = 20_000
+# Squared residuals below this share of their mean count as this: the logarithm of a residual
+# that is zero by chance would weigh more than a hundred others.
+SMALLEST = 1e-4
+
+
+class NoiseModel(NamedTuple):
+    """Noise variance ``exp(inputs @ weight.T + bias)``, within the range of the training rows.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (k, d), of fields (k, d + 1)
+        On :func:`noise_inputs`. Zero where a constant explains the held-out residuals as well.
+    bias, low, high : Tensor of shape (k,)
+        Intercept and bounds of the logarithm.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def constant(cls, variance: Tensor, n_features: int) -> NoiseModel:
+        """The same noise everywhere."""
+        level = variance.double().clamp_min(torch.finfo(torch.float64).tiny).log()
+        return cls(level.new_zeros(len(level), n_features), level, level.clone(), level.clone())
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Noise variance of each row; shape (..., k)."""
+        logs = inputs.to(self.weight) @ self.weight.T + self.bias
+        return logs.clamp(self.low, self.high).exp()
+
+
+def leave_one_out(net: Any, data: Any, ridge: float) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """Features, residuals under the last layer fitted to all *other* rows, and weights.
+
+    Batch by batch, from the moments that the layer holds
+    (:func:`~sklearn_cfll.linalg.leave_one_out_residuals`). Features are (n, ..., d); residuals
+    are (rows, k), samples with positions flattened. The backbone has seen the row all the same.
+    """
+    layer = net.module_.last_layer
+    for features, targets, sample_weight in net.labelled_features(data):
+        rows, weights = points_as_rows(features, sample_weight)
+        wanted = targets.reshape(len(rows), -1)
+        yield features, layer.leave_one_out_residuals(rows, wanted, weights, ridge), weights
+
+
+def points_as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Features (n, positions..., d) as rows, a sample's weight at each of its positions."""
+    rows = features.reshape(-1, features.shape[-1])
+    if sample_weight is None or len(rows) == len(features):
+        return rows, sample_weight
+    return rows, sample_weight.repeat_interleave(len(rows) // len(features))
+
+
+def noise_inputs(layer: Head, features: Tensor) -> Tensor:
+    """What noise is a function of: features, and of fields the logarithm of their leverage.
+
+    The leverage is a sample's mean over its positions, times the rows' total, so that more rows
+    of the same kind do not move it. Where features are unusual the backbone errs too, and at all
+    points of a field together. On tables the column gained nothing. Of an ensemble the first
+    network's features serve: those of all would cost more than its solve.
+    """
+    if features.ndim == 2:
+        return features[:, : layer.in_features // layer.n_members]
+    assert layer.moments_total is not None
+    leverage = layer.moments_total * layer.leverage(features).flatten(1).mean(1)
+    column = leverage.clamp_min(torch.finfo(leverage.dtype).tiny).log()
+    column = column.reshape(-1, *[1] * (features.ndim - 1)).expand(*features.shape[:-1], 1)
+    return torch.cat([features.to(column), column], -1)
+
+
+def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) -> NoiseModel:
+    """Ridge regression of the logarithm of squared residuals on the features.
+
+    Leave-one-out residuals of the training rows make the shape, the held-out rows its level and
+    the ridge, by the likelihood of a normal distribution. A constant is kept unless the best
+    is better by more than a standard error over the held-out samples.
+
+    Parameters
+    ----------
+    net : CFLLNet
+        Its last layer fitted to ``train`` with ``ridge``, moments held.
+    train, valid : RowsDataset
+    ridge : float
+    constant : Tensor of shape (k,)
+        Mean squared residual of the held-out rows.
+    """
+    held, layer = None, net.module_.last_layer
+    smallest = SMALLEST * constant.double()
+    for features, residuals, weights in leave_one_out(net, train, ridge):
+        rows = noise_inputs(layer, features).flatten(0, -2)
+        logs = residuals.double().square().clamp_min(smallest).log()
+        weights = None if weights is None else weights.double()
+        block = linalg.moments(rows.double(), logs, weights)
+        held = block if held is None else linalg.merge_moments(held, block)
+    assert held is not None
+    weights, biases = _path(
+        held, equal_scales=held.gram.shape[0] > layer.in_features // layer.n_members
+    )
+    # Three standard deviations of the fitted logarithms: features of rows unlike the training
+    # rows are unbounded, and an exponential of them more so.
+    spread = ((weights @ held.gram) * weights).sum(2).div(held.total).clamp_min(0.0).sqrt()
+    center = held.target_mean
+
+    scaled, squares, counts = [], [], []
+    for features, targets, sample_weight in net.labelled_features(valid):
+        rows, row_weight = points_as_rows(noise_inputs(layer, features), sample_weight)
+        logs = (rows.double() @ weights.mT + biases[:, None]).clamp(
+            (center - 3 * spread)[:, None], (center + 3 * spread)[:, None]
+        )
+        residuals = (targets - layer(features)).reshape(len(rows), -1)
+        row_weight = rows.new_ones(len(rows)) if row_weight is None else row_weight
+        positions = len(rows) // len(features)
+        scaled.append(logs.reshape(len(logs), -1, positions, logs.shape[2]))
+        squares.append(residuals.double().square().reshape(-1, positions, residuals.shape[1]))
+        counts.append(row_weight.double().reshape(-1, positions, 1))
+        if sum(len(part) * positions for part in squares) >= JUDGES:
+            break
+    logs, square, weight = torch.cat(scaled, 1), torch.cat(squares), torch.cat(counts)
+    model = NoiseModel.constant(constant, rows.shape[1])
+    if len(square) < 2:
+        return model  # one sample has no standard error
+
+    def mean(values: Tensor) -> Tensor:  # over rows, by weight
+        return (weight * values).sum((-3, -2)) / weight.sum()
+
+    level = mean(square / logs.exp()).log()  # (r, k): makes squared residuals 1 on average
+    flat = mean(square).clamp_min(torch.finfo(square.dtype).tiny)
+    loss = logs + level[:, None, None] + square / (logs + level[:, None, None]).exp()
+    gain = ((flat.log() + square / flat - loss) * weight / weight.mean()).mean(2)  # by sample
+    gains, errors = gain.mean(1), gain.std(1) / len(square) ** 0.5
+    best = gains.argmax(0)
+    for target, chosen in enumerate(best.tolist()):
+        if gains[chosen, target] > errors[chosen, target]:
+            offset = level[chosen, target]
+            model.weight[target] = weights[chosen, target]
+            model.bias[target] = biases[chosen, target] + offset
+            model.low[target] = center[target] + offset - 3 * spread[chosen, target]
+            model.high[target] = center[target] + offset + 3 * spread[chosen, target]
+    return model
+
+
+def _path(block: linalg.Moments, equal_scales: bool) -> tuple[Tensor, Tensor]:
+    """Ridge fits (r, k, d) and (r, k); with columns of unlike kinds on one scale."""
+    scale = torch.ones_like(block.feature_mean)
+    if equal_scales:
+        spread = (block.gram.diagonal() / block.total).sqrt()
+        scale = torch.where(spread > 0, spread, scale)
+    scaled = block._replace(
+        gram=block.gram / torch.outer(scale, scale),
+        cross=block.cross / scale,
+        feature_mean=block.feature_mean / scale,
+    )
+    weights, biases = linalg.ridge_path(scaled, RIDGES)
+    return weights / scale, biases

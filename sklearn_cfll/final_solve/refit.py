@@ -1,0 +1,271 @@
+"""The final exact solve of the last layer, and what held-out rows say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..heads import Head
+from ..linalg import RIDGES
+from .noise import NoiseModel, fit_noise, noise_inputs, points_as_rows
+
+__all__ = [
+    "Calibration",
+    "Refit",
+    "calibrate",
+    "mean_squared_residuals",
+    "path_errors",
+    "predictive_variance",
+]
+__all__ += ["refit_last_layer"]
+
+# How far an uncertain share is shrunk; benchmarks/small_data.py shows what it keeps safe. Of
+# fewer rows than these a standard error says little of its own error: more doubt.
+DOUBT, ENOUGH_ROWS = 2.0, 40
+
+
+class Calibration(NamedTuple):
+    """Rows that the network was not trained on, as a last layer not fitted to them sees them.
+
+    Attributes
+    ----------
+    scores : Tensor of shape (rows, k)
+        Absolute residual over the predictive standard deviation.
+    weights : Tensor of shape (rows,)
+        Sample weights.
+    n_samples : int
+        Samples behind the rows; fewer than rows where samples have positions.
+    residuals : Tensor of shape (n, ..., k)
+        Target minus prediction; a classifier's probabilities are made from them.
+    training_squares : Tensor of shape (k,)
+        Mean squared score of the training rows, zero where it is not known.
+    """
+
+    scores: Tensor
+    weights: Tensor
+    n_samples: int
+    residuals: Tensor
+    training_squares: Tensor
+
+
+class Refit(NamedTuple):
+    """What the final solve found.
+
+    Attributes
+    ----------
+    ridge : float
+    noise_variance : Tensor of shape (k,)
+        Mean squared residual per target: of the held-out rows under the fit to the others,
+        of the training rows where none were held out.
+    exact : bool
+        The last layer is the ridge fit to all rows, and not what training left.
+    path_errors : Tensor of shape (len(RIDGES), k) or None
+        Mean squared residual of the held-out rows for each of ``RIDGES``.
+    noise : NoiseModel or None
+        Noise of single rows, its level and shape judged on the held-out rows.
+    calibration : Calibration or None
+        Of the held-out rows.
+    """
+
+    ridge: float
+    noise_variance: Tensor
+    exact: bool = False
+    path_errors: Tensor | None = None
+    noise: NoiseModel | None = None
+    calibration: Calibration | None = None
+
+
+def refit_last_layer(
+    net: Any, train: Any, valid: Any, ridge: float | None = None, lowest: float = 0.0
+) -> Refit:
+    """Solve exactly for the last layer on evaluation-mode features of all rows.
+
+    Parameters
+    ----------
+    net : CFLLNet
+        Trained; its last layer is changed.
+    train, valid : RowsDataset
+        ``valid`` may be None.
+    ridge : float, optional
+        Taken where there are no held-out rows. Default: chosen from the moments of the training
+        rows (:func:`~sklearn_cfll.linalg.final_ridge`), with a correction for features that were
+        shaped by the same targets.
+    lowest : float, default=0.0
+        Smaller ridges are not taken.
+    """
+    layer = net.module_.last_layer
+    with net.naming_divergence():
+        layer.refit(net.labelled_features(train), ridge=ridge)
+    if valid is None:
+        left = mean_squared_residuals(net, train)
+        # With fixed features a row left out of the last layer was not seen at all.
+        fixed = net.optimizer_ is None and not _has_points(net, train)
+        calibration = calibrate(net, train, left, None, _left_out_residuals) if fixed else None
+        return Refit(layer.final_ridge, left, exact=True, calibration=calibration)
+    path = layer.ridge_path(torch.tensor(RIDGES))
+    errors = path_errors(net, valid, path)
+    first = sum(ridge < lowest for ridge in RIDGES)
+    best = first + int(errors[first:].mean(1).argmin())
+    ridge, left = RIDGES[best], errors[best]
+    layer.solve(ridge)
+    linear, shrinkage = net.module_.linear, None
+    if linear is not None:
+        shrinkage = shrink_to_evidence(net, valid)
+        layer.solve(ridge, shrinkage)
+        left = mean_squared_residuals(net, valid)
+    noise = fit_noise(net, train, valid, ridge, left)
+    # Points of a field are many and share their sample: leaving one out says little, and the
+    # last layer hardly moves when the held-out samples are added.
+    calibration = None
+    if _has_points(net, valid):
+        calibration = calibrate(net, valid, left, noise, train=train)
+    if linear is not None:
+        linear.fit(train, valid)
+        layer.refit(net.labelled_features(train), ridge=ridge)
+    for batch in net.labelled_features(valid):
+        layer.accumulate(*batch)
+    layer.solve(ridge, shrinkage)
+    if calibration is None:
+        calibration = calibrate(net, valid, left, noise, _left_out_residuals, train)
+    return Refit(ridge, left, True, errors, noise, calibration)
+
+
+def shrink_to_evidence(net: Any, held_out: Any) -> Tensor:
+    """How much of the last layer's prediction to believe, target by target; shape (k,).
+
+    The least-squares share b of the prediction in what it should predict on held-out rows,
+    clipped to [0, 1], times ``b² / (b² + c se²)``, c = 2 and of m < 40 rows ``2 (40/m)²``: near
+    one where the rows leave no doubt that the network helps, near zero where b is no larger than
+    its standard error.
+    """
+    layer = net.module_.last_layer
+    parts = [(layer(f), t, w) for f, t, w in net.labelled_features(held_out)]
+    predicted, targets = (torch.cat([part[i] for part in parts]).double() for i in (0, 1))
+    weights = torch.ones_like(predicted)
+    if held_out.sample_weight is not None:
+        weights = torch.cat([w for *_, w in parts]).double()[:, None]
+    power = (weights * predicted.square()).sum(0).clamp_min(torch.finfo(torch.float64).tiny)
+    share = ((weights * predicted * targets).sum(0) / power).clamp(0.0, 1.0)
+    residual = targets - share * predicted
+    variance = (weights * predicted * residual).square().sum(0) / power.square()
+    square = share.square()
+    doubt = square + DOUBT * max(1.0, ENOUGH_ROWS / len(predicted)) ** 2 * variance
+    return torch.where(doubt > 0, share * square / doubt, share)
+
+
+def mean_squared_residuals(net: Any, data: Any) -> Tensor:
+    """Weighted mean squared residual of each target; shape (k,)."""
+    layer = net.module_.last_layer
+    return path_errors(net, data, (layer.weight[None], _bias(layer)[None]))[0]
+
+
+def predictive_variance(
+    layer: Head,
+    features: Tensor,
+    noise_variance: Tensor,
+    noise: NoiseModel | None,
+    left_out: Tensor | None = None,
+) -> Tensor:
+    """``σ²(x) + σ² · leverage``: the row's own noise, and what the weights are unsure of.
+
+    ``left_out`` holds the weights of rows that are in the moments: theirs is the variance under
+    the fit to all other rows.
+    """
+    variance = layer.variance(features, noise_variance, left_out)
+    if noise is None:
+        return variance
+    weights_only = variance - noise_variance.to(variance)
+    return weights_only.clamp_min(0.0) + noise(noise_inputs(layer, features)).to(variance)
+
+
+def _has_points(net: Any, data: Any) -> bool:
+    """Whether samples have positions, each of which is a row of the solve."""
+    features: Tensor = next(iter(net.labelled_features(data)))[0]
+    return features.ndim > 2
+
+
+def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """Residuals and variances of rows that the last layer was not fitted to; and weights."""
+    layer = net.module_.last_layer
+    for features, targets, sample_weight in net.labelled_features(data):
+        yield targets - layer(features), variance(features, None), sample_weight
+
+
+def _left_out_residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """What :func:`_residuals` gives of rows that the last layer *was* fitted to.
+
+    Each row as the layer fitted to all others sees it, exactly; the linear part likewise.
+    """
+    layer, linear = net.module_.last_layer, net.module_.linear
+    more = None if linear is None else linear.left_out_shift(data)
+    start = 0
+    for features, targets, sample_weight in net.labelled_features(data):
+        ones = features.new_ones(len(features))
+        weight = ones if sample_weight is None else sample_weight
+        residuals = layer.leave_one_out_residuals(features, targets, weight)
+        if more is not None:
+            residuals = residuals + more[start : start + len(features)] * targets
+        start += len(features)
+        yield residuals, variance(features, weight), sample_weight
+
+
+def calibrate(
+    net: Any,
+    data: Any,
+    noise_variance: Tensor,
+    noise: NoiseModel | None,
+    residuals: Callable[..., Iterator[tuple[Tensor, Tensor, Any]]] = _residuals,
+    train: Any = None,
+) -> Calibration:
+    """Residuals of rows that the network was not trained on, beside their predicted deviations.
+
+    Those of ``train`` are looked at, too, if given: see :class:`Calibration`.
+    """
+    layer = net.module_.last_layer
+    floor = torch.finfo(noise_variance.dtype).tiny
+
+    def variance(features: Tensor, left_out: Tensor | None) -> Tensor:
+        if not layer.holds_moments:  # what the weights are unsure of is not known
+            return noise_variance.expand(*features.shape[:-1], -1)
+        return predictive_variance(layer, features, noise_variance, noise, left_out)
+
+    scores, weights, left, n_samples = [], [], [], 0
+    for residual, spread, sample_weight in residuals(net, data, variance):
+        score = residual.abs() / spread.to(noise_variance).clamp_min(floor).sqrt()
+        rows, row_weight = points_as_rows(score, sample_weight)
+        scores.append(rows)
+        left.append(residual)
+        weights.append(rows.new_ones(len(rows)) if row_weight is None else row_weight)
+        n_samples += len(score)
+    least = torch.zeros_like(noise_variance)
+    if train is not None:
+        own = calibrate(net, train, noise_variance, noise)
+        weight = own.weights.to(own.scores)
+        least = weight @ own.scores.square() / weight.sum()
+    return Calibration(torch.cat(scores), torch.cat(weights), n_samples, torch.cat(left), least)
+
+
+def path_errors(net: Any, data: Any, path: tuple[Tensor, Tensor]) -> Tensor:
+    """Weighted mean squared error of each target for r last layers; shape (r, k)."""
+    weights, biases = path
+    total: Tensor | float = 0.0
+    errors = torch.zeros_like(biases)
+    for features, targets, sample_weight in net.labelled_features(data):
+        rows, row_weight = points_as_rows(features, sample_weight)
+        wanted = targets.reshape(-1, targets.shape[-1]).to(weights)
+        predictions = rows.to(weights) @ weights.mT + biases[:, None]
+        squares = (predictions - wanted).square()
+        if row_weight is None:
+            errors, total = errors + squares.sum(1), total + len(rows)
+        else:
+            errors = errors + row_weight.to(weights) @ squares
+            total = total + row_weight.sum()
+    mean: Tensor = errors / total
+    return mean
+
+
+def _bias(layer: Head) -> Tensor:
+    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias

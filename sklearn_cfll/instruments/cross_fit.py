@@ -1,0 +1,426 @@
+"""Cross-fitted training: folds in step, early stopping, shrinkage, averages of iterates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..backbones.dropout import seed_dropout
+from ..training.seeding import LentStream, own_generator
+from .fold_training import FoldTraining, Record
+from .stages import (
+    InstrumentRows,
+    Model,
+    Networks,
+    Settings,
+    Shrinkage,
+    design_scale,
+    predicted_treatment,
+    projected_design,
+    shrunken_fit,
+    structural_design,
+    treatment_features,
+)
+
+__all__ = ["CrossFit", "Schedule", "cross_fit"]
+
+RUNNING_MEAN = 5  # records; argmin of the raw held-out loss cost 3% to 11% more, see below
+STEPS_PER_RECORD = 5
+PREDICTION_ROWS = 2048
+
+
+class Schedule(NamedTuple):
+    """How long to train, and how the rows are cut.
+
+    Attributes
+    ----------
+    max_epochs : int
+    n_iter_no_change : int
+        Epochs without a better held-out loss before training stops.
+    n_rows : float
+        Number of rows that the sample weights stand for: what the likelihood of a shrinkage
+        counts.
+    labels : Tensor of int, shape (repeats, n)
+        Fold of each row, for every repeated split.
+    halves : Tensor of int, shape (repeats, n), or None
+        Part of each row within the training rows; None predicts rows that were fitted on.
+    """
+
+    max_epochs: int
+    n_iter_no_change: int
+    n_rows: float
+    labels: Tensor
+    halves: Tensor | None
+
+
+@dataclass
+class CrossFit:
+    """What training leaves: models by fold and record, and how they were chosen.
+
+    Attributes
+    ----------
+    networks : Networks
+        The modules, whatever their weights: those of each model are put in when used.
+    folds : list of list of Model
+        By fold, those of the first split first, the records that are averaged; the last of
+        each has a covariance.
+    whole : Model or None
+        Fitted to all rows, where nothing is trained by gradient.
+    shrinkage : Shrinkage
+        The most likely. Second stages are averages over shrinkages, weighted by held-out
+        likelihood times prior: measured up to 10% better than the best one alone.
+    held_out_loss : float
+    history : list of dict
+    best_epoch : int
+    n_rows : float
+        Sum of the weights of all rows.
+    n_repeats : int
+        Splits into folds.
+    level : float
+        Jackknife variance of the structural function over the Bayesian shape, on average over
+        the training rows.
+    """
+
+    networks: Networks
+    folds: list[list[Model]]
+    whole: Model | None
+    shrinkage: Shrinkage
+    held_out_loss: float
+    history: list[dict[str, Any]]
+    best_epoch: int
+    n_rows: float
+    n_repeats: int
+    level: float = 1.0
+
+    @torch.no_grad()
+    def by_fold(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
+        """Structural function of each fold, its records averaged; (folds, n, k)."""
+        return torch.cat(
+            [
+                torch.stack([self._mean(models, x, c) for models in self.folds])
+                for x, c in _blocks(treatment, confounder)
+            ],
+            dim=1,
+        )
+
+    @torch.no_grad()
+    def predict(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
+        """The structural function; (n, k)."""
+        if self.whole is None:
+            return self.by_fold(treatment, confounder).mean(0)
+        blocks = _blocks(treatment, confounder)
+        return torch.cat([self._mean([self.whole], x, c) for x, c in blocks])
+
+    @torch.no_grad()
+    def variance(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
+        """Variance of the structural function, (n,): the last layers' shape at jackknife level.
+
+        ``(1 + (d - d̄)ᵀ(DᵀD/n + λI)⁻¹(d - d̄)) / n`` tells where the last layer is unsure; it knows
+        nothing of the nets' own variance, which the folds' spread tells.
+        """
+        return self.level * self._shape(treatment, confounder)
+
+    @torch.no_grad()
+    def projected(self, rows: InstrumentRows) -> Tensor:
+        """``E[f(X, C) | Z, C]`` of new rows, (n, k)."""
+        models = [each[-1] for each in self.folds] if self.whole is None else [self.whole]
+        parts = []
+        for indices in torch.arange(rows.n_rows).split(PREDICTION_ROWS):
+            block = rows.take(indices)
+            fitted = [self._output(m, projected_design(self.networks, m, block)) for m in models]
+            parts.append(torch.stack(fitted).mean(0))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def held_out_treatment(self, rows: InstrumentRows, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The treatment, and its prediction by first stages that never saw the row; (n, p).
+
+        Of the first split into folds.
+
+        The raw treatment where the nets keep it beside its features; else an index that means
+        the same in every fold: the part of the structural function that is linear in the
+        features.
+        """
+        actual, predicted, where = [], [], []
+        labels = labels[0]
+        for k, models in enumerate(self.folds[: int(labels.max()) + 1]):
+            model = models[-1]
+            for indices in (labels == k).nonzero()[:, 0].split(PREDICTION_ROWS):
+                block = rows.take(indices.to(rows.treatment.device))
+                features = treatment_features(self.networks, model, block.treatment)
+                actual.append(self._columns(model, features))
+                features = predicted_treatment(self.networks, model, block)
+                predicted.append(self._columns(model, features))
+                where.append(indices)
+        back = torch.argsort(torch.cat(where))
+        return torch.cat(actual).cpu()[back], torch.cat(predicted).cpu()[back]
+
+    @torch.no_grad()
+    def held_out_outcome(self, rows: InstrumentRows, labels: Tensor) -> Tensor:
+        """The structural function at each row by the fold that never saw it; (n, k)."""
+        fitted = self.by_fold(rows.treatment, rows.confounder).cpu()
+        per_split = fitted.unflatten(0, (self.n_repeats, -1))
+        rows_of = torch.arange(rows.n_rows)
+        held_out = [split[own, rows_of] for split, own in zip(per_split, labels.cpu(), strict=True)]
+        return torch.stack(held_out).mean(0)
+
+    @torch.no_grad()
+    def set_level(self, rows: InstrumentRows) -> None:
+        """Scale the last layers' shape to the jackknife's variance on average over these rows."""
+        fitted = self.by_fold(rows.treatment, rows.confounder)
+        jackknife = jackknife_variance(fitted.unflatten(0, (self.n_repeats, -1))).mean(1)
+        shape = self._shape(rows.treatment, rows.confounder)
+        weight = torch.ones_like(shape) if rows.weight is None else rows.weight.to(shape)
+        self.level = float((weight @ jackknife) / (weight @ shape))
+
+    def _shape(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
+        parts = []
+        for x, c in _blocks(treatment, confounder):
+            quadratic: Any = 0.0
+            for models in self.folds:
+                model = models[-1]
+                assert model.covariance is not None
+                design = structural_design(self.networks, model, x, c).to(model.covariance)
+                centered = design - model.mean
+                quadratic = quadratic + ((centered @ model.covariance) * centered).sum(1)
+            parts.append((1.0 + quadratic / len(self.folds)) / self.n_rows)
+        return torch.cat(parts)
+
+    def _mean(self, models: list[Model], x: Tensor, c: Tensor | None) -> Tensor:
+        designs = (structural_design(self.networks, model, x, c) for model in models)
+        outputs = [
+            self._output(model, design) for model, design in zip(models, designs, strict=True)
+        ]
+        return torch.stack(outputs).mean(0)
+
+    def _columns(self, model: Model, features: Tensor) -> Tensor:
+        scaling, n_raw = model.scalings["treatment"], self.networks.n_raw
+        if n_raw:
+            return (features * scaling.scale + scaling.mean)[:, :n_raw]
+        return features.to(model.weight) @ model.weight[:, : features.shape[1]].T
+
+    @staticmethod
+    def _output(model: Model, design: Tensor) -> Tensor:
+        return design.to(model.weight) @ model.weight.T + model.bias
+
+
+def jackknife_variance(by_fold: Tensor) -> Tensor:
+    """Delete-a-fold jackknife ``(K - 1)/K Σ (f_k - f̄)²`` of (repeats, K, ...), repeats averaged."""
+    n_folds = by_fold.shape[1]
+    squares = (by_fold - by_fold.mean(1, keepdim=True)).square().sum(1)
+    return squares.mean(0) * ((n_folds - 1) / n_folds)
+
+
+def cross_fit(
+    make_networks: Callable[[torch.Generator | None], Networks],
+    rows: InstrumentRows,
+    schedule: Schedule,
+    settings: Settings,
+    shrinkages: list[Shrinkage],
+    log_prior: list[float],
+    seed: int,
+    stage1_rows: InstrumentRows | None = None,
+    on_record: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    builds_by_own_code: bool = False,
+) -> CrossFit:
+    """Train every fold in step, stop all at one time, average records and folds.
+
+    Every fold's held-out loss is recorded each few steps; the time of the least running mean
+    of five records, averaged over folds, is kept, and with it those five records. Measured
+    (104 runs on the demand design): 1.08 times the error of the best time, against 1.11 for
+    the least raw loss, 1.5 for one held-out fold alone and 1.9 without stopping.
+
+    Parameters
+    ----------
+    make_networks : callable
+        Gives fresh nets, initialised from the generator it is given.
+    rows : InstrumentRows
+    schedule : Schedule
+    settings : Settings
+    shrinkages : list of Shrinkage
+        Averaged by held-out likelihood times prior.
+    log_prior : list of float
+        Of each shrinkage, up to a constant.
+    seed : int
+    stage1_rows : InstrumentRows, optional
+    on_record : callable, optional
+        Is given each row of the history.
+    builds_by_own_code : bool, default=False
+        ``make_networks`` draws from torch's global generators, which are lent to it.
+
+    Returns
+    -------
+    CrossFit
+
+    Raises
+    ------
+    FloatingPointError
+        Where training diverges.
+    """
+    n_folds = int(schedule.labels.max()) + 1
+    device = rows.treatment.device
+    stream, shuffling = LentStream(device, seed), own_generator("cpu", seed)
+    initial = own_generator("cpu", seed)
+    dropout = initial if device.type == "cpu" else own_generator(device, seed)
+
+    def networks() -> Networks:
+        if not builds_by_own_code:
+            return make_networks(initial)
+        with stream.lent():
+            return make_networks(None)
+
+    def training(chosen: Tensor, held_out: Tensor, repeat: int) -> FoldTraining:
+        parts = _cut(chosen, None if schedule.halves is None else schedule.halves[repeat])
+        fold = FoldTraining(networks(), rows, parts, held_out, settings, stage1_rows, stream)
+        seed_dropout(fold.networks, dropout)
+        return fold
+
+    folds = [
+        training((labels != k).nonzero()[:, 0], (labels == k).nonzero()[:, 0], repeat)
+        for repeat, labels in enumerate(schedule.labels)
+        for k in range(n_folds)
+    ]
+    mass = torch.tensor([_mass(fold.held_out) for fold in folds], dtype=torch.float64)
+    whole = None
+    if folds[0].optimizer is None:
+        whole = training(torch.arange(rows.n_rows), torch.arange(0), 0).record(shrinkages)
+    run = _Run(shrinkages, log_prior, schedule.n_rows, mass / mass.sum())
+    for epoch in _epochs(folds, schedule, shuffling):
+        records = [fold.record(shrinkages) for fold in folds]
+        row = run.add(epoch, records)
+        if not math.isfinite(row["valid_loss"]):
+            raise FloatingPointError(
+                f"Training diverged in epoch {epoch}: the held-out loss is not finite. Lower "
+                f"`learning_rate` (now {settings.learning_rate:g}) or raise `stage1_ridge` "
+                f"(now {settings.stage1_ridge:g})."
+            )
+        if on_record is not None:
+            on_record(row)
+        if epoch - run.best_epoch >= schedule.n_iter_no_change and run.full:
+            break
+    return run.finish(folds[0].networks.eval(), len(schedule.labels), whole, rows)
+
+
+def _epochs(
+    folds: list[FoldTraining], schedule: Schedule, generator: torch.Generator
+) -> Iterator[int]:
+    """Train all folds; yield the number of epochs whenever a record is due."""
+    if folds[0].optimizer is None:
+        yield 0
+        return
+    every = max(1, round(STEPS_PER_RECORD / folds[0].n_batches))
+    for epoch in range(1, schedule.max_epochs + 1):
+        for fold in folds:
+            fold.epoch(generator)
+        if epoch % every == 0 or epoch == schedule.max_epochs:
+            yield epoch
+
+
+class _Run:
+    """Records so far; of those that can no longer be averaged only the losses are kept."""
+
+    def __init__(
+        self, shrinkages: list[Shrinkage], log_prior: list[float], n_rows: float, share: Tensor
+    ) -> None:
+        self.shrinkages, self.share, self.n_rows = shrinkages, share, n_rows
+        # Gaussian likelihood of all rows, each held out once: L^(-n/2). A prior multiplies L.
+        self.handicap = torch.exp(torch.tensor(log_prior, dtype=torch.float64) * (-2.0 / n_rows))
+        self.records: list[list[Record] | None] = []
+        self.losses: list[Tensor] = []  # (c,), averaged over folds
+        self.history: list[dict[str, Any]] = []
+        self.best, self.best_loss, self.best_epoch = (0, 0), math.inf, 0
+
+    @property
+    def full(self) -> bool:
+        return len(self.losses) >= RUNNING_MEAN
+
+    def add(self, epoch: int, records: list[Record]) -> dict[str, Any]:
+        """Take the records of all folds at one time; a row of the history."""
+        losses = self.share @ torch.stack([record.losses.cpu().double() for record in records])
+        self.records.append(records)
+        self.losses.append(losses)
+        running = torch.stack(self.losses[-RUNNING_MEAN:]).mean(0) * self.handicap
+        # A window that is not full yet does not compete with full ones.
+        if len(self.losses) <= RUNNING_MEAN or float(running.min()) < self.best_loss:
+            self.best = (len(self.losses) - 1, int(running.argmin()))
+            self.best_loss, self.best_epoch = float(running.min()), epoch
+        kept = {*self._window(self.best[0]), *self._window(len(self.records) - 1)}
+        self.records = [each if i in kept else None for i, each in enumerate(self.records)]
+        row = {"epoch": epoch, "valid_loss": float(losses.min()), "running_mean": self.best_loss}
+        self.history.append(row)
+        return row
+
+    def finish(
+        self, networks: Networks, n_repeats: int, whole: Record | None, rows: InstrumentRows
+    ) -> CrossFit:
+        """Models of the best window, shrinkages averaged by their held-out likelihood."""
+        index, chosen = self.best
+        window = self._window(index)
+        loss = torch.stack([self.losses[i] for i in window]).mean(0)
+        posterior = (loss * self.handicap).clamp_min(torch.finfo(loss.dtype).tiny)
+        weights = (posterior[chosen] / posterior) ** (self.n_rows / 2)
+        weights = weights / weights.sum()
+        shrinkage = self.shrinkages[chosen]
+        folds: list[list[Model]] = []
+        for k in range(len(self.share)):
+            records = [self.records[i][k] for i in window]  # type: ignore[index]
+            models = [_average(record, weights) for record in records]
+            models[-1] = _with_covariance(models[-1], records[-1], shrinkage, networks.n_raw)
+            folds.append(models)
+        result = CrossFit(
+            networks,
+            folds,
+            None if whole is None else _average(whole, weights),
+            shrinkage,
+            float(loss[chosen]),
+            self.history,
+            self.best_epoch,
+            self.n_rows,
+            n_repeats,
+        )
+        result.set_level(rows)
+        return result
+
+    def _window(self, index: int) -> list[int]:
+        return list(range(max(0, index - RUNNING_MEAN + 1), index + 1))
+
+
+def _average(record: Record, weights: Tensor) -> Model:
+    model = record.model
+    weights = weights.to(model.weight)
+    return model._replace(
+        weight=torch.tensordot(weights, model.weight, dims=1),
+        bias=weights @ model.bias,
+    )
+
+
+def _with_covariance(model: Model, record: Record, shrinkage: Shrinkage, n_raw: int) -> Model:
+    n_features = len(model.scalings["treatment"].mean)
+    scale = design_scale(len(record.block.gram), n_features, n_raw, shrinkage)
+    covariance = shrunken_fit(record.block, scale, shrinkage.ridge, invert=True)
+    # Of a mean over rows, so that weights on any scale give the same.
+    return model._replace(covariance=covariance * record.block.total)
+
+
+def _cut(chosen: Tensor, halves: Tensor | None) -> list[Tensor]:
+    """The parts of some rows: every fold holds rows of each."""
+    if halves is None:
+        return [chosen]
+    return [chosen[halves[chosen] == label] for label in halves.unique()]
+
+
+def _mass(rows: InstrumentRows) -> float:
+    return float(rows.n_rows) if rows.weight is None else float(rows.weight.sum())
+
+
+def _blocks(treatment: Tensor, confounder: Tensor | None) -> Iterator[tuple[Tensor, Any]]:
+    """Few rows at a time: a design can have many columns."""
+    for start in range(0, len(treatment), PREDICTION_ROWS):
+        stop = start + PREDICTION_ROWS
+        yield treatment[start:stop], None if confounder is None else confounder[start:stop]

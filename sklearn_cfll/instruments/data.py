@@ -1,0 +1,239 @@
+"""Checks on treatments, instruments, confounders and outcomes; folds that rows determine."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.validation import validate_data
+
+from ..estimator.arrays import (
+    as_columns,
+    as_table,
+    as_targets,
+    as_values,
+    as_weights,
+    check_range,
+    named_columns,
+    told_of,
+)
+from ..estimator.checks import Checked
+from ..estimator.wild_targets import warn_of_wild_targets
+from ..training.batches import native
+from .networks import is_own
+
+__all__ = [
+    "InstrumentData",
+    "RedundantInstrumentWarning",
+    "check_instrument_data",
+    "check_side",
+    "check_stage1_sample",
+    "check_treatments",
+    "fold_labels",
+    "warn_redundant",
+]
+
+
+# Sums of weights, which are numbers of repetitions: beyond them nothing finite came out.
+LEAST_TOTAL, LARGEST_TOTAL = 1e-3, 1e15
+
+
+class RedundantInstrumentWarning(UserWarning):
+    """A column of Z repeats one of X or C, and so adds no instrument."""
+
+
+class InstrumentData(NamedTuple):
+    """Checked rows of positive weight; Z and C may be None."""
+
+    X: np.ndarray
+    y: np.ndarray | None
+    Z: np.ndarray | None
+    C: np.ndarray | None
+    sample_weight: np.ndarray | None  # with mean one, or None where all are equal
+    total: float  # sum of the weights as given: the number of rows that they stand for
+
+    @property
+    def counts(self) -> np.ndarray | None:
+        """Repetitions of each row, or None where each is there once."""
+        share = self.total / len(self.X)
+        if self.sample_weight is None:
+            return None if share == 1.0 else np.full(len(self.X), share)
+        return share * self.sample_weight
+
+
+def check_instrument_data(
+    estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any
+) -> InstrumentData:
+    """Check what a fit is given, with scikit-learn's messages; rows of weight zero go."""
+    y = None if y is None else as_values(as_targets(y), estimator)
+    own = is_own(estimator.treatment_backbone)
+    given = as_table(X, "X")
+    with named_columns(given, "X"):
+        X, y = validate_data(
+            estimator,
+            given,
+            y,
+            dtype="numeric",
+            y_numeric=True,
+            allow_nd=own,
+            ensure_min_samples=4,
+        )
+    X, y = as_columns(X, given, integers=own), native(y, np.float64)
+    check_range(X, given, "X")
+    check_range(y, y, "y")
+    Z = check_side("Z", Z, X, own=is_own(estimator.instrument_backbone))
+    C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
+    data = InstrumentData(X, y, Z, C, None, float(len(X)))
+    if sample_weight is None:
+        # Left as they are: what moves the outcome by instruments is not to be bent.
+        warn_of_wild_targets(Checked(X, None, y, None, 1.0, False), "y")
+        return data
+    weights = as_weights(sample_weight, X)
+    kept = weights > 0
+    if kept.sum() < 4:
+        raise ValueError(
+            f"`sample_weight` must be positive for at least 4 rows, got {kept.sum()}: rows of "
+            "weight zero are not there."
+        )
+    X, y, Z, C = (None if part is None else part[kept] for part in (X, y, Z, C))
+    weights = weights[kept]
+    shares = weights / weights.max()  # sums of weights near 1e308 overflow
+    with np.errstate(over="ignore"):
+        total = float(weights.max() * shares.sum())
+    if not LEAST_TOTAL <= total <= LARGEST_TOTAL:
+        raise ValueError(
+            f"`sample_weight` sums to {total:g}, with {weights.max():g} as its largest entry. A "
+            f"weight is a number of repetitions: their sum must lie between {LEAST_TOTAL:g} and "
+            f"{LARGEST_TOTAL:g}. Divide them by their mean."
+        )
+    relative = None if np.all(shares == shares[0]) else shares / shares.mean()
+    mean = total / len(weights)
+    warn_of_wild_targets(Checked(X, np.flatnonzero(kept), y, relative, mean, False), "y")
+    return InstrumentData(X, y, Z, C, relative, total)
+
+
+def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: InstrumentData) -> Any:
+    """A sample of its own for the first stage, columns as in the main one; None without."""
+    X, Z, C = sample
+    if X is None and Z is None and C is None:
+        return None
+    if main.Z is None:
+        raise ValueError("`X_stage1` is for instruments, and `Z` is None. Give `Z`.")
+    for name, given in (("X_stage1", X), ("Z_stage1", Z)):
+        if given is None:
+            raise ValueError(f"`{name}` is None: a first-stage sample needs X_stage1 and Z_stage1.")
+    if (C is None) != (main.C is None):
+        raise ValueError("Give both `C` and `C_stage1`, or neither.")
+    with told_of("In `X_stage1`, called X here"):
+        X = check_treatments(estimator, X, "X_stage1", min_samples=2)
+    Z = check_side("Z_stage1", Z, X, own=main.Z.ndim > 2, like=main.Z.shape)
+    C = None if main.C is None else check_side("C_stage1", C, X, own=True, like=main.C.shape)
+    return InstrumentData(X, None, Z, C, None, float(len(X)))
+
+
+def check_treatments(
+    estimator: Any, X: Any, name: str = "X", *, own: bool | None = None, min_samples: int = 1
+) -> np.ndarray:
+    """Treatments with the columns of the fit, as native numbers."""
+    own = is_own(estimator.treatment_backbone) if own is None else own
+    given = as_table(X, name)
+    with named_columns(given, name):
+        X = validate_data(
+            estimator,
+            given,
+            reset=False,
+            dtype="numeric",
+            allow_nd=own,
+            ensure_min_samples=min_samples,
+        )
+    return as_columns(X, given, name, integers=own)
+
+
+def check_side(
+    name: str, value: Any, X: np.ndarray, *, own: bool, like: tuple[int, ...] | None = None
+) -> np.ndarray | None:
+    """Instruments or confounders as an array with X's rows; one column may come 1-d."""
+    if value is None:
+        return None
+    given = as_table(value, name)
+    shape = given.shape if hasattr(given, "shape") else np.shape(given)
+    if len(shape) == 1:
+        given = np.asarray(given).reshape(-1, 1)
+    with named_columns(given, name):
+        value = check_array(given, dtype="numeric", input_name=name, allow_nd=own)
+    value = as_columns(value, given, name, integers=own)
+    check_range(value, given, name)
+    check_consistent_length(X, value)
+    if like is not None and value.shape[1:] != like[1:]:
+        raise ValueError(
+            f"`{name}` has samples of shape {value.shape[1:]}, but the estimator was given "
+            f"samples of shape {like[1:]} at fit."
+        )
+    return value
+
+
+def fold_labels(
+    data: InstrumentData, n_folds: int, n_repeats: int, n_parts: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fold and, within all other folds, part of each row; each of shape (n_repeats, n).
+
+    Drawn over distinct rows in the order of y: copies of a row stay together (apart, one would
+    tell the held-out loss what the other was fitted to), a weight means a number of
+    repetitions, and neither the rows' order nor the columns' units matter.
+    """
+    columns = [part for part in (data.X, data.Z, data.C) if part is not None]
+    digests = [
+        hashlib.blake2b(b"".join(np.ascontiguousarray(part[i]).tobytes() for part in columns))
+        for i in range(len(data.X))
+    ]
+    hashes = np.array([digest.hexdigest()[:24] for digest in digests])
+    keys = np.stack([hashes, np.array([float(v).hex() for v in data.y])])  # type: ignore[union-attr]
+    _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    # np.unique sorts by hash; rank groups by y, ties by hash.
+    order = np.lexsort((hashes[first], data.y[first]))  # type: ignore[index]
+    n_groups = len(order)
+    if n_groups < 4:
+        raise ValueError(f"X and y hold {n_groups} distinct rows; at least 4 are needed.")
+    rng = np.random.RandomState(seed)
+    labels, parts = [], []
+    for _ in range(n_repeats):
+        label, part = np.empty((2, n_groups), dtype=int)
+        shuffled = order[rng.permutation(n_groups)]
+        # Folds of less than two rows say nothing, and parts need a row each.
+        label[shuffled] = np.arange(n_groups) % max(2, min(n_folds, n_groups // 2))
+        # Parts alternate within each fold, so that they are even in any union of folds.
+        for fold in range(label.max() + 1):
+            members = shuffled[label[shuffled] == fold]
+            part[members] = (np.arange(len(members)) + fold) % n_parts
+        labels.append(label[group.reshape(-1)])
+        parts.append(part[group.reshape(-1)])
+    return np.array(labels), np.array(parts)
+
+
+def warn_redundant(data: InstrumentData) -> None:
+    """Warn where a column of Z is one of X or C, up to its units."""
+    if data.Z is None or data.Z.ndim != 2:
+        return
+    for name, other in (("X", data.X), ("C", data.C)):
+        if other is None or other.ndim != 2:
+            continue
+        pairs = np.abs(_normalised(data.Z).T @ _normalised(other))
+        for i, j in np.argwhere(pairs > 1 - 1e-10):
+            warnings.warn(
+                f"Column {i} of `Z` repeats column {j} of `{name}`. An instrument moves the "
+                "treatment and is none of the regressors; an exogenous column belongs into `C` "
+                "alone.",
+                RedundantInstrumentWarning,
+                stacklevel=5,
+            )
+
+
+def _normalised(rows: np.ndarray) -> np.ndarray:
+    """Columns of mean zero and length one; zeros where constant."""
+    centered = rows - rows.mean(axis=0)
+    length = np.linalg.norm(centered, axis=0)
+    noise = 1e-12 * np.abs(rows).max(axis=0) * np.sqrt(len(rows))
+    return np.where(length > noise, centered / np.where(length > 0, length, 1.0), 0.0)

@@ -1,0 +1,221 @@
+"""From an instrumental estimator's backbone parameters to the nets of one fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone
+from torch import Tensor, nn
+
+from ..backbones.mlp import MLPBackbone
+from ..backbones.recipe import build_backbone, takes_generator
+from ..columns.scaling import Standardize
+from ..training.seeding import LentStream, draws_globally, own_generator
+from .stages import Networks
+
+__all__ = ["ROLES", "InputScale", "NetworkPlan", "is_own"]
+
+# More columns than that (flattened images) are no treatments that act by themselves.
+RAW_COLUMNS = 100
+
+ROLES = ("treatment_backbone", "instrument_backbone", "covariate_backbone")
+
+
+def is_own(recipe: Any) -> bool:
+    """The user brings a backbone: neither the default perceptron nor the raw columns."""
+    return recipe is not None and not (isinstance(recipe, str) and recipe == "identity")
+
+
+@dataclass
+class InputScale:
+    """Mean and standard deviation of each column.
+
+    Attributes
+    ----------
+    mean, scale : ndarray of shape (columns,), or None for inputs that are not 2-d
+    inside : bool
+        A user's backbone sees the inputs as they are; one that begins in ``Standardize`` is
+        told the statistics.
+    """
+
+    mean: np.ndarray | None
+    scale: np.ndarray | None
+    inside: bool
+
+    @classmethod
+    def fit(cls, rows: np.ndarray, sample_weight: np.ndarray | None, *, inside: bool) -> InputScale:
+        """Weighted statistics; a column that is constant is only centred."""
+        if rows.ndim != 2:
+            return cls(None, None, inside)
+        mean = np.average(rows, axis=0, weights=sample_weight)
+        std = np.sqrt(np.average(np.square(rows - mean), axis=0, weights=sample_weight))
+        constant = std <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+        return cls(mean, np.where(constant, 1.0, std), inside)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        if self.inside or self.mean is None:
+            return rows
+        return (rows - self.mean) / self.scale
+
+
+class FlatFirst(nn.Module):
+    """Inputs as rows, beside what a module makes of them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.cat([inputs.flatten(1), self.module(inputs)], dim=1)
+
+
+class InstrumentNet(nn.Module):
+    """Features of instruments and confounders together.
+
+    Each is encoded by a module of its own (the identity for columns), the encodings are joined
+    and go through a third module.
+    """
+
+    def __init__(self, instrument: nn.Module, confounder: nn.Module | None, joint: nn.Module):
+        super().__init__()
+        self.instrument, self.confounder, self.joint = instrument, confounder, joint
+
+    def forward(self, instrument: Tensor, confounder: Tensor | None = None) -> Tensor:
+        encoded = self.instrument(instrument).flatten(1)
+        if self.confounder is not None and confounder is not None:
+            encoded = torch.cat([encoded, self.confounder(confounder).flatten(1)], dim=1)
+        return self.joint(encoded)
+
+
+@dataclass
+class NetworkPlan:
+    """What the nets of a fold are built from; builds them, at fit and after loading.
+
+    Attributes
+    ----------
+    recipes : dict
+        By role: None for a perceptron, "identity", or what the user gave as a backbone.
+    hidden_sizes : dict
+        Widths of the perceptrons, by role.
+    activation : str
+    shapes : dict
+        By role, shape of one sample, or None where there are none.
+    scales : dict of InputScale
+    n_first_stages : int
+    device, dtype
+    seed : int
+    """
+
+    recipes: dict[str, Any]
+    hidden_sizes: dict[str, tuple[int, ...]]
+    activation: str
+    shapes: dict[str, tuple[int, ...] | None]
+    scales: dict[str, InputScale]
+    n_first_stages: int
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+
+    @property
+    def n_raw(self) -> int:
+        """Number of treatment features that are the treatment itself; 0 with a user's backbone."""
+        shape = self.shapes["treatment_backbone"]
+        assert shape is not None
+        recipe, n_columns = self.recipes["treatment_backbone"], int(np.prod(shape))
+        wide = recipe is None and n_columns > RAW_COLUMNS
+        return 0 if wide or is_own(recipe) else n_columns
+
+    def tensor(self, role: str, rows: np.ndarray | None) -> Tensor | None:
+        """Inputs of one role on the device, columns standardised."""
+        if rows is None:
+            return None
+        scaled = self.scales[role](np.asarray(rows, dtype=np.float64))
+        return torch.as_tensor(scaled).to(self.device, self.dtype)
+
+    @property
+    def builds_by_own_code(self) -> bool:
+        """Whether building runs a user's code, which draws from torch's global generators."""
+        own = [recipe for recipe in self.recipes.values() if is_own(recipe)]
+        return not all(
+            takes_generator(recipe)
+            or (isinstance(recipe, nn.Module) and not draws_globally(recipe))
+            for recipe in own
+        )
+
+    def build(self, generator: torch.Generator | None = None) -> Networks:
+        """Fresh nets, initialised from this generator or from torch's global ones."""
+        treatment = self._encoder("treatment_backbone", generator)
+        if self.recipes["treatment_backbone"] is None and self.n_raw:
+            treatment = FlatFirst(treatment)
+        confounder = None
+        if self.shapes["covariate_backbone"] is not None:
+            confounder = self._encoder("covariate_backbone", generator)
+        instruments = [self._instrument_net(generator) for _ in range(self.n_first_stages)]
+        nets = Networks(treatment, confounder, instruments, self.n_raw)
+        return nets.to(self.device)
+
+    def template(self) -> Networks:
+        """Nets whose weights do not matter; the global random state stays as it is."""
+        if not self.builds_by_own_code:
+            return self.build(own_generator("cpu", self.seed)).eval()
+        with LentStream(self.device, self.seed).lent():
+            return self.build().eval()
+
+    def _instrument_net(self, generator: torch.Generator | None) -> nn.Module:
+        recipe = self.recipes["instrument_backbone"]
+        own_encoder = is_own(recipe)
+        instrument: nn.Module = nn.Identity()
+        if own_encoder:
+            instrument = self._encoder("instrument_backbone", generator)
+        confounder: nn.Module | None = None
+        shape = self.shapes["covariate_backbone"]
+        if shape is not None:
+            own = is_own(self.recipes["covariate_backbone"])
+            confounder = nn.Identity()
+            if own:
+                confounder = self._encoder("covariate_backbone", generator)
+        joint: nn.Module = nn.Identity()
+        if recipe is None or (own_encoder and shape is not None):
+            inputs = [torch.zeros(2, *self.shapes["instrument_backbone"], dtype=self.dtype)]  # type: ignore[misc]
+            if shape is not None:
+                inputs.append(torch.zeros(2, *shape, dtype=self.dtype))
+            with torch.no_grad():
+                net = InstrumentNet(instrument, confounder, joint).eval()
+                width = net(*(each.to(self.device) for each in inputs)).shape[1]
+            joint = self._perceptron("instrument_backbone", (width,), generator)
+        return InstrumentNet(instrument, confounder, joint).to(self.device)
+
+    def _encoder(self, role: str, generator: torch.Generator | None) -> nn.Module:
+        recipe, shape = self.recipes[role], self.shapes[role]
+        assert shape is not None
+        if recipe is None:
+            return self._perceptron(role, shape, generator)
+        if not is_own(recipe):
+            return nn.Flatten()
+        if isinstance(recipe, BaseEstimator):
+            recipe = clone(recipe)
+        sample = torch.randn(2, *shape, generator=generator, dtype=torch.float32)
+        sample = sample.to(self.device, self.dtype)
+        backbone = build_backbone(recipe, sample, generator=generator)
+        if len(backbone.feature_shape) != 1:
+            raise ValueError(
+                f"`{role}` gives features of shape {backbone.feature_shape} for a sample; it must "
+                "give one row of features. End it in a pooling over positions."
+            )
+        first = next(backbone.module.children(), None)
+        scale = self.scales[role]
+        if isinstance(first, Standardize) and scale.mean is not None:
+            first.adapt_to(torch.as_tensor(scale.mean), torch.as_tensor(scale.scale))
+        return backbone.module
+
+    def _perceptron(
+        self, role: str, shape: tuple[int, ...], generator: torch.Generator | None
+    ) -> nn.Module:
+        sizes = self.hidden_sizes[role]
+        module = MLPBackbone(sizes, self.activation).build((int(np.prod(shape)),), generator)
+        # Its inputs come standardised: the first two modules would only copy them.
+        module = nn.Sequential(nn.Flatten(), *list(module.children())[2:])
+        return module.to(self.device, self.dtype)

@@ -1,0 +1,186 @@
+"""What a fitted instrumental estimator says about its instruments: figures, table, warnings."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..estimator.targets import TargetScale
+from .cross_fit import CrossFit
+from .data import InstrumentData
+from .diagnostics import (
+    DirectRegressionPreferredWarning,
+    Summary,
+    WeakInstrumentWarning,
+    confounding_size,
+    effective_f,
+    first_stage_f,
+    sargan,
+    wu_hausman,
+)
+from .networks import NetworkPlan, is_own
+from .stages import InstrumentRows
+
+__all__ = ["diagnose", "summarise", "warn_of"]
+
+PERMUTATIONS = 5  # over which the instrument is averaged out
+
+
+def diagnose(
+    plan: NetworkPlan,
+    fitted: CrossFit,
+    direct: CrossFit | None,
+    data: InstrumentData,
+    rows: InstrumentRows,
+    labels: Tensor,
+    scale: TargetScale,
+) -> dict[str, Any]:
+    """Diagnostics of one fit, from predictions of folds that never saw the row.
+
+    With identity backbones the tests are those of two-stage least squares. Otherwise the
+    instrument is the learned one, the treatment predicted from Z and C, and controls are C and
+    that prediction with Z averaged out: what C alone says about the treatment does not count
+    as strength. The outcome is the residual of the structural function, so that tests are not
+    misled by its curvature; over-identification adds Z and its squares as instruments.
+    """
+    actual, predicted = (part.double().numpy() for part in fitted.held_out_treatment(rows, labels))
+    weight = data.counts
+    linear = all(
+        isinstance(plan.recipes[role], str)
+        for role, shape in plan.shapes.items()
+        if shape is not None
+    )
+    assert data.Z is not None and data.y is not None
+    Z = data.Z.reshape(len(data.Z), -1).astype(float)
+    controls = None if data.C is None else data.C.reshape(len(data.C), -1).astype(float)
+    if linear:
+        X, instruments, more, y = data.X, Z, Z, data.y
+    else:
+        X, instruments = actual, predicted
+        if controls is not None:
+            alone = _without_instrument(fitted, rows, labels, plan.seed)
+            small = controls if controls.shape[1] <= len(controls) // 20 else controls[:, :0]
+            controls = np.hstack([small, alone])
+        y = data.y - scale.scale[0] * fitted.held_out_outcome(rows, labels)[:, 0].numpy()
+        few = 2 * Z.shape[1] <= len(Z) // 20
+        more = np.hstack([predicted, Z, np.square(Z - Z.mean(0))]) if few else predicted
+    error = np.average(np.square(actual - predicted), axis=0, weights=weight)
+    spread = np.average(
+        np.square(actual - np.average(actual, axis=0, weights=weight)), axis=0, weights=weight
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = 1.0 - error[spread > 0] / spread[spread > 0]
+    strengths = effective_f(X, instruments, controls, weight)
+    weakest = min(strengths, key=lambda each: each.effective_f)
+    first = min(first_stage_f(X, instruments, controls, weight), key=lambda each: each.statistic)
+    report: dict[str, Any] = {
+        "n_samples": data.total,
+        "stage1_score": float(scores.mean()) if len(scores) else 0.0,
+        "effective_f": weakest.effective_f,
+        "critical_value": weakest.critical_value,
+        "first_stage_f": tuple(first),
+        "overidentification": tuple(sargan(X, y, more, controls, weight)),
+        "wu_hausman": tuple(wu_hausman(X, y, instruments, controls, weight)),
+    }
+    if direct is not None:
+        # Where the treatment is set it no longer follows the confounders: both functions are
+        # compared at treatments drawn apart from them.
+        generator = torch.Generator().manual_seed(plan.seed)
+        order = torch.randperm(rows.n_rows, generator=generator).to(rows.treatment.device)
+        ours, theirs = (
+            each.by_fold(rows.treatment[order], rows.confounder)[..., 0].cpu().numpy()
+            * scale.scale[0]
+            for each in (fitted, direct)
+        )
+        shape = (fitted.n_repeats, -1, rows.n_rows)
+        size = confounding_size(ours.reshape(shape), theirs.reshape(shape), weight)
+        report |= size._asdict()
+        report["loss_ratio"] = direct.held_out_loss / max(fitted.held_out_loss, 1e-300)
+    return report
+
+
+def _without_instrument(
+    fitted: CrossFit, rows: InstrumentRows, labels: Tensor, seed: int
+) -> np.ndarray:
+    """The treatment's prediction with Z averaged out: a function of the confounders alone."""
+    generator = torch.Generator().manual_seed(seed)
+    total: Any = 0.0
+    assert rows.instrument is not None
+    for _ in range(PERMUTATIONS):
+        order = torch.randperm(rows.n_rows, generator=generator).to(rows.treatment.device)
+        other = rows._replace(instrument=rows.instrument[order])
+        total = total + fitted.held_out_treatment(other, labels)[1].double().numpy()
+    return total / PERMUTATIONS
+
+
+def warn_of(report: dict[str, Any]) -> None:
+    """Warnings that a report gives cause for."""
+    strength, needed = report["effective_f"], report["critical_value"]
+    if not strength >= needed:
+        warnings.warn(
+            f"Instruments are weak: effective F {strength:.1f}, and {needed:.1f} is needed for a "
+            "bias of at most a tenth of the worst case. Estimate and band are not to be trusted; "
+            "look for stronger instruments or more rows.",
+            WeakInstrumentWarning,
+            stacklevel=4,
+        )
+    if report.get("preferred") == "direct":
+        warnings.warn(
+            "Direct regression of y on X and C is to be preferred: confounding adds "
+            f"{report['squared_bias']:.3g} to its squared error, instruments cost "
+            f"{report['variance_instrument']:.3g} in variance (its own: "
+            f"{report['variance_direct']:.3g}). Fit without Z.",
+            DirectRegressionPreferredWarning,
+            stacklevel=4,
+        )
+
+
+def summarise(estimator: Any) -> Summary:
+    """The table of a fitted estimator."""
+    plan, report = estimator._plan, estimator.diagnostics_
+    shapes = [plan.shapes[role] for role in plan.shapes]
+    names = ("treatment", "instrument", "confounder")
+    columns = ", ".join(
+        f"{n} {name}{'' if n == 1 else 's'}"
+        for name, shape in zip(names, shapes, strict=True)
+        if shape and (n := int(np.prod(shape)))
+    )
+    own = any(is_own(recipe) for recipe in plan.recipes.values())
+    shrinkage = ", ".join(f"{name} {value:g}" for name, value in estimator.shrinkage_.items())
+    table = [
+        ("Columns" if not own else "Inputs", columns),
+        ("Epochs (kept / trained)", f"{estimator.best_iteration_} / {estimator.n_iter_}"),
+        ("Held-out stage-2 loss", f"{estimator.held_out_loss_:.4f} of the variance of y"),
+        ("Shrinkage", shrinkage),
+    ]
+    if report:
+        table += [
+            ("Stage-1 R² (held out)", f"{report['stage1_score']:.3f}"),
+            (
+                "Effective F (learned instrument)",
+                f"{report['effective_f']:.2f} (weak below {report['critical_value']:.2f})",
+            ),
+            ("First-stage F", _test(report["first_stage_f"])),
+            ("Over-identification (Sargan)", _test(report["overidentification"])),
+            ("Wu-Hausman (is there confounding)", _test(report["wu_hausman"])),
+        ]
+    if "preferred" in report:
+        bias, cost = report["squared_bias"], report["variance_instrument"]
+        table += [
+            ("Confounding: squared bias of direct regression", f"{bias:.4g}"),
+            ("Variance: instrument / direct", f"{cost:.4g} / {report['variance_direct']:.4g}"),
+            ("Held-out loss: direct / instrument", f"{report['loss_ratio']:.3f}"),
+        ]
+    table.append(("Preferred", estimator.preferred_))
+    return Summary("Instrumental-variable regression", table)
+
+
+def _test(result: tuple[Any, ...]) -> str:
+    statistic, df, p_value = result
+    if not np.isfinite(statistic):
+        return "not available (exactly identified)"
+    return f"{statistic:.3f}, df {', '.join(map(str, df))}, p {p_value:.3g}"

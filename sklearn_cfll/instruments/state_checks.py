@@ -1,0 +1,155 @@
+"""Checks on an instrumental estimator's state from a file, before anything is built from it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..backbones.mlp import ACTIVATIONS
+from ..estimator.state_checks import (
+    Fields,
+    check_fields,
+    check_layers,
+    is_arrays,
+    is_count,
+    is_history,
+    is_number,
+    is_shape,
+    without_memory,
+)
+from ..persistence import ModelFileError, recipe_name
+from .networks import ROLES, is_own
+from .stages import Model, Shrinkage
+
+__all__ = ["check_instruments", "check_models", "try_out"]
+
+
+def by_role(value: Any, fits: Any) -> bool:
+    return isinstance(value, dict) and set(value) == set(ROLES) and all(map(fits, value.values()))
+
+
+def is_pairs(value: Any) -> bool:
+    """Lists of tuples, in them arrays: maps and scalings."""
+    if isinstance(value, list | tuple):
+        return all(map(is_pairs, value))
+    return isinstance(value, np.ndarray)
+
+
+def is_scale(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"mean", "scale", "inside"}
+
+
+def is_models(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(map(is_model, value))
+
+
+def is_model(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == set(Model._fields)
+
+
+PLAN: Fields = {
+    "recipes": lambda v: by_role(v, lambda part: True),
+    "hidden_sizes": lambda v: by_role(v, lambda part: is_shape(part) and len(part) > 0),
+    "activation": lambda v: v in ACTIVATIONS,
+    "shapes": lambda v: by_role(v, lambda part: part is None or is_shape(part)),
+    "scales": lambda v: isinstance(v, dict) and all(map(is_scale, v.values())),
+    "n_first_stages": lambda v: v in (0, 1, 2),
+    "dtype": lambda v: v in ("float32", "float64"),
+    "seed": lambda v: is_count(v) and v < 2**63,
+}
+FITTED: Fields = {
+    "folds": lambda v: isinstance(v, list) and len(v) > 0 and all(map(is_models, v)),
+    "whole": lambda v: v is None or is_model(v),
+    "shrinkage": lambda v: (
+        isinstance(v, tuple) and len(v) == len(Shrinkage._fields) and all(map(is_number, v))
+    ),
+    "held_out_loss": is_number,
+    "history": is_history,
+    "best_epoch": is_count,
+    "n_rows": is_number,
+    "n_repeats": lambda v: is_count(v) and v > 0,
+    "level": is_number,
+}
+MODEL: Fields = {
+    "state": is_arrays,
+    "scalings": lambda v: isinstance(v, dict) and all(map(is_pairs, v.values())),
+    "first_stages": is_pairs,
+    "corrections": is_pairs,
+    "weight": is_pairs,
+    "bias": is_pairs,
+    "mean": lambda v: isinstance(v, np.ndarray),
+    "covariance": lambda v: v is None or isinstance(v, np.ndarray),
+}
+
+
+def check_instruments(packed: dict[str, Any]) -> None:
+    """What rebuilds the nets has its structure, and asks for no more than the arrays hold."""
+    for name in ("plan", "fitted"):
+        if not isinstance(packed.get(name), dict):
+            raise ModelFileError(f"state: `{name}` is missing.")
+    scale = packed.get("scale")
+    if not isinstance(scale, tuple) or len(scale) != 2 or not all(map(is_pairs, scale)):
+        raise ModelFileError("state: `scale` is missing.")
+    plan = packed["plan"]
+    check_fields(plan, PLAN, "plan")
+    check_fields(packed["fitted"], FITTED, "fitted")
+    for model in _models(packed):
+        check_fields(model, MODEL, "model")
+    held = next(_models(packed))["state"]
+    most = _n_numbers(next(_models(packed)))
+    for role, recipe in plan["recipes"].items():
+        shape, sizes = plan["shapes"][role], plan["hidden_sizes"][role]
+        if shape is None:
+            continue
+        n_inputs = math.prod(shape)
+        if recipe is None:
+            pairs = itertools.pairwise((n_inputs, *sizes))
+            wanted = max(len(sizes), sum(one * other for one, other in pairs))
+        elif recipe_name(recipe) is not None:
+            module = without_memory(recipe, shape, held, getattr(torch, plan["dtype"]))
+            wanted = sum(tensor.numel() for tensor in module.state_dict().values())
+        else:
+            # The columns as they are; or the user's own, passed to `load`.
+            wanted = 0 if is_own(recipe) else n_inputs
+        if wanted > most:
+            raise ModelFileError(f"plan: `{role}` asks for more numbers than the arrays hold.")
+
+
+def check_models(packed: dict[str, Any], networks: nn.Module) -> None:
+    """Every model has the arrays of these networks."""
+    for model in _models(packed):
+        check_layers(networks, model["state"])
+
+
+def try_out(estimator: Any) -> None:
+    """Predictions for zeros, so that all parts fit together; not by networks of the user's own."""
+    plan = estimator._plan
+    if any(is_own(recipe) for recipe in plan.recipes.values()):
+        return
+    X, Z, C = (None if plan.shapes[r] is None else np.zeros((2, *plan.shapes[r])) for r in ROLES)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator.predict(X, C, return_std=True)
+        estimator.score(X, np.arange(2.0), Z=Z, C=C)
+        estimator.summary()
+
+
+def _n_numbers(value: Any) -> int:
+    """In all arrays inside."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_n_numbers, value)) if isinstance(value, list | tuple) else np.size(value)
+
+
+def _models(packed: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    fitted = packed["fitted"]
+    yield from itertools.chain.from_iterable(fitted["folds"])
+    if fitted["whole"] is not None:
+        yield fitted["whole"]

@@ -1,0 +1,378 @@
+"""CFLLRegressor: what regression adds to the shared estimator."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils.validation import check_is_fitted
+
+from ._compat import StrOptions, fit_context
+from .estimator.arrays import as_targets, as_values, as_weights
+from .estimator.base import BaseCFLL
+from .estimator.checks import Checked, Parts
+from .estimator.parameters import shared_docs
+from .estimator.targets import TargetScale
+from .estimator.wild_targets import disregard_wild, tame_added, tame_targets
+from .final_solve.intervals import Scores, check_coverage
+from .final_solve.noise import NoiseModel, leave_one_out
+from .final_solve.refit import Refit, predictive_variance
+from .training.torch_settings import default_modes
+
+__all__ = ["CFLLRegressor"]
+
+FEW_ROWS = 20.0  # of a stream, before the scale of its targets is known
+
+
+@shared_docs(
+    sizes="(64, 64)",
+    spread_columns=False,
+    n_bins=16,
+    n_members=4,
+    weight_decay='"auto"',
+    batch_size='"auto"',
+    max_epochs=60,
+    patience=15,
+    own="""normalize_y : bool, default=True
+        Standardise targets while training.
+    linear_part : bool or "auto", default="auto"
+        Fit a ridge regression first and train the perceptron on what it leaves over; its
+        prediction is then shrunk according to how clearly the held-out rows show that it helps.
+        "auto": below 600 rows, where rows are held out. Not with a ``backbone`` of your own.""",
+)
+class CFLLRegressor(RegressorMixin, BaseCFLL):
+    """Neural-network regression with a closed-form last layer.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    {attributes}
+    loo_residuals_ : ndarray of y's shape at fit
+        ``y - prediction`` of each row with the last layer fitted to all others. Only where the
+        backbone has no parameters to train: one that has seen the row would make them too small.
+    loo_score_ : float
+        Coefficient of determination that goes with them.
+
+    References
+    ----------
+    Galashov et al., "Closed-Form Last Layer Optimization", arXiv 2510.04606.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn_cfll import CFLLRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = CFLLRegressor(max_epochs=20, random_state=0).fit(X[:300], y[:300])
+    >>> model.score(X[300:], y[300:]) > 0.4
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseCFLL._parameter_constraints,
+        "normalize_y": ["boolean"],
+        "linear_part": ["boolean", StrOptions({"auto"})],
+    }
+
+    def __init__(
+        self,
+        backbone: Any = None,
+        *,
+        hidden_layer_sizes: Any = (64, 64),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        n_bins: int = 16,
+        n_members: int = 4,
+        spread_columns: bool = False,
+        scale_columns: bool = True,
+        ridge: Any = "auto",
+        decay: float = 1.0,
+        memory: str = "proximal",
+        update_order: str = "last_layer_first",
+        optimizer: Any = "adamw",
+        learning_rate: Any = "auto",
+        weight_decay: Any = "auto",
+        learning_rate_schedule: str = "auto",
+        batch_size: Any = "auto",
+        max_epochs: Any = "auto",
+        early_stopping: Any = "auto",
+        validation_fraction: Any = "auto",
+        n_iter_no_change: int = 15,
+        tol: float = 0.0,
+        refit_last_layer: bool = True,
+        normalize_y: bool = True,
+        linear_part: Any = "auto",
+        device: Any = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        n_threads: int | None = None,
+        callbacks: list[Any] | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.n_bins = n_bins
+        self.n_members = n_members
+        self.spread_columns = spread_columns
+        self.scale_columns = scale_columns
+        self.ridge = ridge
+        self.decay = decay
+        self.memory = memory
+        self.update_order = update_order
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.learning_rate_schedule = learning_rate_schedule
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.refit_last_layer = refit_last_layer
+        self.normalize_y = normalize_y
+        self.linear_part = linear_part
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_threads = n_threads
+        self.callbacks = callbacks
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CFLLRegressor:
+        """One epoch over these rows; the first call settles widths and bins.
+
+        After ``fit`` few rows change the model little: they are added to the moments that the
+        last layer is solved from, and the backbone moves in proportion to their number beside
+        the rows that the model knows. Without a ``fit`` before, the rate stays constant and the
+        scales of the columns follow the rows seen so far. A call takes tens of milliseconds,
+        however few the rows: give them in chunks where you can.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        self
+        """
+        return self._partial_fit(X, y, sample_weight)
+
+    @default_modes()
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predict targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        return_std : bool, default=False
+            Also the predictive standard deviation of a new observation: Bayesian linear
+            regression on the features. Where rows were held out their residuals set the noise,
+            which differs from row to row if that explains them better (a ridge regression of
+            the logarithm of squared residuals on the same features), and the scale of the whole:
+            standardised residuals of theirs have a mean square of one, together with 20 of a mean
+            square of 1.5, for such rows have chosen epoch and ridge too.
+
+        Returns
+        -------
+        y : ndarray of y's shape at fit
+        std : ndarray of the same shape
+            With ``return_std=True``.
+        """
+        if not return_std:
+            outputs = self._outputs(X)  # first: it says so where nothing is fitted
+            return self._plan.layout.from_rows(outputs)
+        check_is_fitted(self)
+        plan, layer = self._plan, self.net_.module_.last_layer
+        if not layer.holds_moments:
+            raise ValueError(f"`return_std` {self._no_moments()}")
+        if not self._n_judges:
+            raise ValueError(f"`return_std` {self._no_residuals()}")
+        means, deviations = [], []
+        unit_noise = torch.as_tensor(self.noise_variance_ / plan.scale.scale**2)
+        noise = None
+        if self._noise is not None:
+            noise = NoiseModel(*(torch.as_tensor(a, device=plan.device) for a in self._noise))
+        with self._rows_to_predict(X) as dataset, torch.no_grad():
+            for features in self.net_.iterate_features(dataset):
+                means.append(layer(features).cpu())
+                variance = predictive_variance(layer, features, unit_noise, noise)
+                deviations.append(variance.sqrt().cpu())
+            linear = self._linear_part()
+            if linear is not None:
+                means = [torch.cat(means) + linear(dataset.X).cpu()]
+        mean = plan.unscale(torch.cat(means).numpy())
+        scale = plan.scale.scale
+        if self._scores is not None:
+            scale = scale * Scores(*self._scores).inflation
+        std = (torch.cat(deviations).numpy() * scale).astype(mean.dtype)
+        return plan.layout.from_rows(mean), plan.layout.from_rows(std)
+
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Intervals that hold a new observation with the probability asked for.
+
+        Split-conformal: ``predict(X) ± q · std``, with q the quantile of the same ratio on the
+        held-out rows, each as the last layer without it predicts it; several targets are each
+        covered so often. The same rows chose the epoch, the final ridge and the noise model, so
+        that on average rows like the training rows are covered a little less often than asked
+        for: .89 at .9 (``benchmarks/intervals.py``). Covering at least as often takes rows
+        that chose nothing.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        coverage : float, default=0.9
+            Between 0 and 1.
+
+        Returns
+        -------
+        lower, upper : ndarray of y's shape at fit
+
+        Raises
+        ------
+        ValueError
+            Where no rows were held out at fit, or too few for so large a coverage.
+        """
+        check_coverage(coverage)
+        check_is_fitted(self)
+        if self._scores is None:
+            raise ValueError(f"`predict_interval` {self._no_residuals()}")
+        if not self.net_.module_.last_layer.holds_moments:
+            raise ValueError(f"`predict_interval` {self._no_moments()}")
+        mean, std = self.predict(X, return_std=True)
+        layout, quantiles = self._plan.layout, Scores(*self._scores).quantile(coverage)
+        factor = layout.from_rows(np.broadcast_to(quantiles, layout.to_rows(std).shape))
+        half = (factor * std).astype(mean.dtype)
+        return mean - half, mean + half
+
+    def _no_residuals(self) -> str:
+        """Why there are no residuals of held-out rows, and what to do."""
+        enough = self.defaults.held_out_from
+        if self.early_stopping is False or self.validation_fraction == 0:
+            remedy = "`fit` with early_stopping=True and `validation_fraction` above 0"
+        elif self._is_stream:
+            remedy = (
+                f"`partial_fit` holds none out. `fit` first, on {enough} rows or more, and go on "
+                "by `partial_fit`"
+            )
+        else:
+            remedy = (
+                f"`fit` holds none out of fewer than {enough} rows. `fit` on more rows, or with "
+                "early_stopping=True"
+            )
+        return (
+            "needs rows that the network was not trained on, because residuals of training rows "
+            f"are too small, and none were held out: {remedy}; or give `X_val` and `y_val` to "
+            "`fit`."
+        )
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination; fields are scored point by point.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        float
+        """
+        y, prediction = as_values(as_targets(y), self), self.predict(X)
+        weight = None if sample_weight is None else as_weights(sample_weight, y)
+        if y.ndim > 2:
+            y, prediction = y.reshape(len(y), -1), prediction.reshape(len(y), -1)
+        return r2_score(y, prediction, sample_weight=weight)
+
+    # -- the kind -------------------------------------------------------------------
+
+    def _finish(self, parts: Parts, solved: Refit) -> None:
+        """What intervals and leave-one-out scores need."""
+        self._scores = None if solved.calibration is None else Scores.of(solved.calibration)
+        noise = solved.noise
+        self._noise = None if noise is None else tuple(a.cpu().numpy() for a in noise)
+        self._left_out = None
+        rows, fixed = parts.rows, self.net_.optimizer_ is None
+        if not (fixed and solved.exact) or len(self._plan.backbone.feature_shape) > 1:
+            return
+        residuals = [part for _, part, _ in leave_one_out(self.net_, rows, solved.ridge)]
+        scaled = torch.cat(residuals).cpu().numpy()
+        weights = None if rows.sample_weight is None else rows.sample_weight.cpu().numpy()
+        assert rows.targets is not None
+        wanted = rows.targets.cpu().numpy()
+        score = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
+        self._left_out = self._plan.layout.from_rows(scaled * self._plan.scale.scale), score
+
+    @property
+    def loo_residuals_(self) -> np.ndarray:
+        """Residual of each training row under the fit to all others; of y's shape at fit."""
+        return self._rows_left_out("loo_residuals_")[0]
+
+    @property
+    def loo_score_(self) -> float:
+        """Coefficient of determination of the leave-one-out predictions."""
+        return self._rows_left_out("loo_score_")[1]
+
+    def _rows_left_out(self, name: str) -> Any:
+        self._fitted_layer(name)
+        if self._left_out is None:
+            raise AttributeError(
+                f"This {type(self).__name__} has no `{name}`: leaving a row out of the last layer "
+                "alone is exact only where the backbone was not trained on it. It needs a backbone "
+                "without parameters to train, samples without positions and "
+                "refit_last_layer=True. With a trained backbone use cross_val_predict."
+            )
+        return self._left_out
+
+    def _noise_changed(self, before: np.ndarray, after: np.ndarray) -> None:
+        """Move the level of the rows' own noise as the mean level moved."""
+        if self._noise is not None:
+            weight, *logs = self._noise
+            ratio = np.log(after / before, out=np.zeros_like(after), where=before * after > 0)
+            self._noise = (weight, *(log + ratio for log in logs))
+
+    def _takes_linear_part(self, parts: Parts) -> bool:
+        if self.linear_part != "auto" or self.backbone is not None:
+            return bool(self.linear_part) and self.backbone is None
+        few = len(parts.rows) < self.defaults.linear_part_below
+        return few and parts.valid is not None and self.refit_last_layer
+
+    def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
+        return as_values(y, self)
+
+    def _tame_targets(self, checked: Checked) -> Checked:
+        return tame_targets(checked)
+
+    def _tame_held_out(self, checked: Checked) -> Checked:
+        return disregard_wild(checked, "y_val")
+
+    def _tame_added(self, checked: Checked) -> Checked:
+        # A stream's scale is that of its first rows, and without `normalize_y` there is none.
+        few = self._is_stream and self._n_known < FEW_ROWS
+        if few or not self._plan.parameters["normalize_y"]:
+            return checked
+        known, reach = self._n_known, self._target_reach
+        return tame_added(checked, self._plan, known, reach, clip=not self._is_stream)
+
+    def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
+        if not self.normalize_y:
+            return super()._fit_scale(rows, sample_weight)
+        return TargetScale.fit(rows, sample_weight)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,670 @@
+"""Files of models: damaged, made by hand, killed while written. And what a file does not hold."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import random
+import stat
+import time
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+from torch import nn
+
+import sklearn_cfll
+from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor, ModelFileError
+from sklearn_cfll.backbones import MLPBackbone
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(90, 3))
+Y = X[:, 0] + 0.1 * rng.normal(size=90)
+LABELS = np.array(["no", "yes", "perhaps"])[rng.integers(0, 3, 90)]
+Z = X[:, :1] + rng.normal(size=(90, 1))
+
+
+def small_regressor(**parameters):
+    defaults = {"hidden_layer_sizes": (6,), "n_members": 2, "max_epochs": 2, "random_state": 0}
+    return CFLLRegressor(**{**defaults, **parameters})
+
+
+MODELS = {
+    "regressor": lambda: small_regressor().fit(X, Y),
+    "classifier": lambda: CFLLClassifier(
+        hidden_layer_sizes=(6,), max_epochs=2, random_state=0, optimizer="sgd", warm_start=True
+    ).fit(X, LABELS),
+    "instruments": lambda: CFLLIVRegressor(
+        instrument_hidden_sizes=(4,), n_folds=2, n_repeats=1, max_epochs=2, random_state=0
+    ).fit(X[:, :1], Y, Z=Z),
+}
+
+
+def outputs(model):
+    """Everything that is predicted, as bytes."""
+    if isinstance(model, CFLLIVRegressor):
+        parts = model.predict(X[:, :1], return_std=True)
+    elif isinstance(model, CFLLClassifier):
+        parts = (model.predict(X), model.predict_proba(X))
+    else:
+        parts = (*model.predict(X, return_std=True), *model.predict_interval(X, 0.8))
+    return b"".join(np.asarray(part).tobytes() for part in parts)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Of each model its class, its file's bytes and what it predicts."""
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so few rows, so weak instruments
+        for name, make in MODELS.items():
+            path, model = tmp_path_factory.mktemp(name) / "model.npz", make()
+            model.save(path)
+            found[name] = type(model), path.read_bytes(), outputs(model)
+    return found
+
+
+# -- damage -----------------------------------------------------------------------------------
+
+
+def flip_bytes(data, draw):
+    changed = bytearray(data)
+    for _ in range(draw.choice([1, 1, 1, 2, 8])):
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    return bytes(changed)
+
+
+def cut(data, draw):
+    start, stop = sorted((draw.randrange(len(data)), draw.randrange(len(data))))
+    return draw.choice([data[:stop], data[start:], data[:start] + data[stop:]])
+
+
+def overwrite(data, draw):
+    start, length = draw.randrange(len(data)), draw.choice([1, 2, 4, 8, 100])
+    filling = draw.choice([b"\x00", b"\xff", bytes([draw.randrange(256)])])
+    return data[:start] + filling * length + data[start + length :]
+
+
+def move(data, draw):
+    """Some bytes of the file to another place in it."""
+    start, length = draw.randrange(len(data)), draw.choice([4, 16, 64, 512])
+    to = draw.randrange(len(data))
+    return data[:to] + data[start : start + length] + data[to + length :]
+
+
+def members(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {info.filename: archive.read(info) for info in archive.infolist()}
+
+
+def zipped(parts, compression=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two members of one name
+        with zipfile.ZipFile(file, "w", compression) as archive:
+            for name, raw in parts:
+                archive.writestr(name, raw)
+    return file.getvalue()
+
+
+def change_members(data, draw):
+    """A proper archive again, its members doubled, exchanged, left out, compressed, changed."""
+    parts = list(members(data).items())
+    i, j = draw.randrange(len(parts)), draw.randrange(len(parts))
+    (name, raw), (other, other_raw) = parts[i], parts[j]
+    kind = draw.randrange(7)
+    if kind == 0:
+        parts.append((name, other_raw))
+    elif kind == 1:
+        parts[i], parts[j] = (name, other_raw), (other, raw)
+    elif kind == 2:
+        del parts[i]
+    elif kind == 3:
+        return zipped(parts, zipfile.ZIP_DEFLATED)
+    elif kind == 4:
+        parts[i] = (name, flip_bytes(raw[:128], draw) + raw[128:])  # an array's header
+    elif kind == 5:
+        parts[i] = (name, flip_bytes(raw, draw))
+    else:
+        parts.append((f"other_{i}.npy", raw))
+    return zipped(parts)
+
+
+DAMAGE = (flip_bytes, flip_bytes, cut, overwrite, move, change_members)
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.asarray(array), version=(1, 0))
+    return file.getvalue()
+
+
+def json_of(data):
+    return json.loads(np.load(io.BytesIO(data))["content"].tobytes())
+
+
+def forged(data, content, arrays=()):
+    """A file whose digests agree with another content and other arrays."""
+    parts = {**members(data), **dict(arrays)}
+    digests = {key: hashlib.sha256(parts[f"{key}.npy"]).hexdigest() for key in content["sha256"]}
+    text = content if isinstance(content, bytes) else json.dumps({**content, "sha256": digests})
+    parts["content.npy"] = npy(np.frombuffer(text.encode(), np.uint8))
+    digest = hashlib.sha256(parts["content.npy"]).digest()
+    parts["digest.npy"] = npy(np.frombuffer(digest, np.uint8))
+    return zipped(parts.items())
+
+
+ODD = (None, True, -1, 0, 2, 10**12, 1e308, float("nan"), "", "cuda", "__class__", [], {}, [[]])
+ODD += ({"array": "array_0"}, {"dict": []}, {"tuple": [1, 2]}, {"optimizer": "Optimizer"})
+ODD += ({"range": [0, 10**18, 1]}, {"code": ["x", "backbone", True]}, {"dtype": "float8"})
+ODD += ({"recipe": ["MLPBackbone", {"dict": [["hidden_layer_sizes", {"tuple": [10**9] * 2}]]}]},)
+ODD += ({"recipe": ["Path", {"dict": []}]}, {"device": "meta"}, {"objects": [1]})
+
+
+def change_json(data, draw):
+    """Another value, key or length somewhere in the JSON text, with digests that agree."""
+    content = json_of(data)
+    places = []
+
+    def walk(node):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], dict | list):
+                walk(node[key])
+
+    walk(content)
+    for _ in range(draw.choice([1, 1, 2])):
+        node, key = draw.choice(places)
+        kind = draw.randrange(4)
+        if kind == 0 and isinstance(node, list):
+            node.append(draw.choice(ODD))
+        elif kind == 1 and isinstance(node, dict):
+            node[str(draw.choice(ODD))] = node.get(key)
+        elif kind == 2 and isinstance(node, dict):
+            node.pop(key, None)
+        elif isinstance(node, dict) or key < len(node):
+            node[key] = draw.choice(ODD)
+    if not isinstance(content.get("sha256"), dict) or not set(content["sha256"]) <= {
+        name.removesuffix(".npy") for name in members(data)
+    }:
+        return cut(data, draw)
+    return forged(data, content)
+
+
+def opened(cls, path, data):
+    path.write_bytes(data)
+    start = time.perf_counter()
+    try:
+        return cls.load(path)
+    except ModelFileError:
+        return None
+    finally:
+        assert time.perf_counter() - start < 20
+
+
+def check_damaged(cls, data, before, path, draw):
+    model = opened(cls, path, draw.choice(DAMAGE)(data, draw))
+    assert model is None or outputs(model) == before
+    return model is None
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_damaged_files_are_refused_or_predict_the_same(name, files, tmp_path):
+    draw = random.Random(1)
+    refused = [check_damaged(*files[name], tmp_path / "model", draw) for _ in range(150)]
+    assert sum(refused) > 100
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_json_that_was_changed_with_its_digest_raises_nothing_else(name, files, tmp_path):
+    cls, data, _ = files[name]
+    draw = random.Random(2)
+    refused = [opened(cls, tmp_path / "model", change_json(data, draw)) is None for _ in range(100)]
+    assert sum(refused) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_thousands_of_damaged_files(name, files, tmp_path):
+    draw = random.Random(3)
+    for _ in range(1667):
+        check_damaged(*files[name], tmp_path / "model", draw)
+    for _ in range(500):
+        opened(files[name][0], tmp_path / "model", change_json(files[name][1], draw))
+
+
+# -- files made by hand -----------------------------------------------------------------------
+
+
+def set_in(state, path, value):
+    """Change one value of an encoded state: a path of keys."""
+    *parents, last = path
+    for key in parents:
+        pairs = state["dict"] if "dict" in state else state.items()
+        state = next(v for k, v in pairs if k == key)
+    if "dict" in state:
+        state["dict"] = [[k, value if k == last else v] for k, v in state["dict"]]
+        if last not in [k for k, _ in state["dict"]]:
+            state["dict"].append([last, value])
+    else:
+        state[last] = value
+
+
+def recipe(**parameters):
+    encoded = [[key, value] for key, value in parameters.items()]
+    return {"recipe": ["MLPBackbone", {"dict": encoded}]}
+
+
+PLAN = ("_packed", "plan")
+BY_HAND = {
+    "a huge network": ((*PLAN, "recipe"), recipe(hidden_layer_sizes=[20_000, 20_000])),
+    "a network of many layers": ((*PLAN, "recipe"), recipe(hidden_layer_sizes=[2] * 100_000)),
+    "many members": (("_packed", "last_layer"), {"dict": [["n_members", 10**9]]}),
+    "a huge sample": ((*PLAN, "sample_shape"), {"tuple": [10**12]}),
+    "many targets": (("_packed", "layout"), {"tuple": [{"tuple": [10**9]}, False]}),
+    "another class": ((*PLAN, "recipe"), {"recipe": ["Popen", {"dict": [["args", "true"]]}]}),
+    "any optimiser": (("optimizer",), {"optimizer": "Optimizer"}),
+    "no optimiser": (("_packed", "optimizer_class"), "lr_scheduler"),
+    "another dtype": ((*PLAN, "dtype"), "load"),
+    "a method": (("predict",), 1),
+    "a property": (("backbone_",), 1),
+    "a dunder": (("__class__",), "CFLLClassifier"),
+    "unknown data": (("ridge",), {"pickle": "gASVBAAAAAAAAABLAS4="}),
+    "one array many times": (("ridge",), [{"array": "array_0"}] * 1000),
+    "a long range": (("hidden_layer_sizes",), {"range": [0, 10**12, 1]}),
+    "no parameter": (("ridge",), {"code": ["x", "path", True]}),
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_files_made_by_hand_ask_for_nothing(kind, files, tmp_path):
+    cls, data, _ = files["regressor"]
+    content = json_of(data)
+    path, value = BY_HAND[kind]
+    set_in(content["state"], path, value)
+    (tmp_path / "model").write_bytes(forged(data, content))
+    with pytest.raises(ModelFileError, match="cannot be opened"):
+        cls.load(tmp_path / "model")
+
+
+ONE_MORE_AXIS = object()
+# By kind of model: where a value stands, and one that fits nowhere.
+MISFITS = {
+    "regressor": [
+        (("final_ridge_",), "x"),
+        (("_n_known",), None),
+        (("_columns_seen",), 0),
+        (("_scores",), {"tuple": [1, 2, 3, 4]}),
+        (("_noise",), False),
+        (("_packed", "history"), [{"dict": [["valid_loss", None]]}]),
+        ((*PLAN, "parameters", "tol"), 0.0),
+        (("_rows_seen",), ONE_MORE_AXIS),
+        (("_slope_squares",), ONE_MORE_AXIS),
+        (("_packed", "module", "last_layer.members.1.moments_gram"), ONE_MORE_AXIS),
+        (("_packed", "module", "last_layer.members.1.feature_power"), ONE_MORE_AXIS),
+    ],
+    "classifier": [
+        (("_probabilities",), {"tuple": ["x", 0.01]}),
+        (("multilabel_",), None),
+    ],
+    "instruments": [
+        (("n_threads",), "x"),
+        (("shrinkage_",), []),
+        (("diagnostics_",), {"dict": [["effective_f", 1.0]]}),
+        ((*PLAN, "scales"), {"dict": []}),
+    ],
+}
+
+
+def found_in(state, path):
+    """The value at a path of keys, as in `set_in`."""
+    for key in path:
+        state = next(v for k, v in (state.get("dict") or state.items()) if k == key)
+    return state
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_only_a_later_call_would_stumble_over_is_refused(name, files, tmp_path):
+    cls, data, _ = files[name]
+    for path, value in MISFITS[name]:
+        content, arrays = json_of(data), {}
+        if value is ONE_MORE_AXIS:
+            member = found_in(content["state"], path)["array"] + ".npy"
+            arrays[member] = npy(np.load(io.BytesIO(members(data)[member]))[None])
+        else:
+            set_in(content["state"], path, value)
+        (tmp_path / "model").write_bytes(forged(data, content, arrays))
+        with pytest.raises(ModelFileError, match="cannot be opened"):
+            cls.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adagrad", "nadam", "rmsprop", "sgd"])
+def test_every_optimizer_goes_on_from_a_file(name, tmp_path):
+    path = tmp_path / "model"
+    model = small_regressor(optimizer=name).partial_fit(X, Y)
+    model.save(path)
+    data, loaded = path.read_bytes(), CFLLRegressor.load(path)
+    for each in (model, loaded):
+        each.partial_fit(X, Y)
+    # Not to the last bit: torch casts a state in float32 to float64 when it loads it.
+    np.testing.assert_allclose(loaded.predict(X), model.predict(X), rtol=1e-6)
+    content = json_of(data)
+    optimizer = found_in(content["state"], ("_packed", "optimizer"))
+    if optimizer is not None:
+        (group,) = found_in(optimizer, ("param_groups",))
+        set_in(group, ("differentiable",), None)
+        path.write_bytes(forged(data, content))
+        with pytest.raises(ModelFileError, match="optimizer: `differentiable` cannot be None"):
+            CFLLRegressor.load(path)
+
+
+def test_lists_within_lists_are_bounded(files, tmp_path):
+    cls, data, _ = files["regressor"]
+    for depth in (100, 100_000):
+        text = json.dumps(json_of(data)).encode()
+        nested = text.replace(b'"ridge": "auto"', b'"ridge": ' + b"[" * depth + b"]" * depth)
+        assert nested != text
+        parts = {**members(data), "content.npy": npy(np.frombuffer(nested, np.uint8))}
+        digest = hashlib.sha256(parts["content.npy"]).digest()
+        parts["digest.npy"] = npy(np.frombuffer(digest, np.uint8))
+        (tmp_path / "model").write_bytes(zipped(parts.items()))
+        with pytest.raises(ModelFileError):
+            cls.load(tmp_path / "model")
+
+
+def test_an_array_is_not_larger_than_its_bytes(files, tmp_path):
+    cls, data, _ = files["regressor"]
+    raw = npy(np.zeros(2)).replace(b"(2,),", b"(2000000000000,),")
+    changed = forged(data, json_of(data), {"array_0.npy": raw})
+    (tmp_path / "model").write_bytes(changed)
+    with pytest.raises(ModelFileError, match="array_0"):
+        cls.load(tmp_path / "model")
+
+
+def test_compressed_members_are_not_unpacked(files, tmp_path):
+    cls, data, _ = files["regressor"]
+    parts = {**members(data), "array_0.npy": npy(np.zeros(10**7))}
+    (tmp_path / "model").write_bytes(zipped(parts.items(), zipfile.ZIP_DEFLATED))
+    with pytest.raises(ModelFileError, match="compressed"):
+        cls.load(tmp_path / "model")
+
+
+def test_one_changed_byte_is_named(files, tmp_path):
+    cls, data, _ = files["regressor"]
+    parts = members(data)
+    for name, raw in parts.items():
+        if name == "digest.npy":
+            continue
+        changed = bytearray(raw)
+        changed[-2] ^= 1
+        (tmp_path / "model").write_bytes(zipped({**parts, name: bytes(changed)}.items()))
+        with pytest.raises(ModelFileError, match=rf"{name.removesuffix('.npy')}: .*SHA-256"):
+            cls.load(tmp_path / "model")
+
+
+def test_a_file_starts_no_compiler(files, tmp_path, monkeypatch):
+    cls, data, before = files["regressor"]
+    content = json_of(data)
+    set_in(content["state"], ("compile",), True)
+    set_in(content["state"], ("_packed", "compile"), True)
+    (tmp_path / "model").write_bytes(forged(data, content))
+    monkeypatch.setattr(nn.Module, "compile", lambda *args, **kwargs: pytest.fail("compiled"))
+    model = cls.load(tmp_path / "model")
+    assert outputs(model) == before
+
+
+def test_errors_that_are_not_the_files_stay_os_errors(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        CFLLRegressor.load(tmp_path / "nowhere")
+    with pytest.raises(IsADirectoryError):
+        CFLLRegressor.load(tmp_path)
+    assert issubclass(ModelFileError, ValueError)
+    assert sklearn_cfll.persistence.ModelFileError is ModelFileError
+
+
+def test_a_backbone_that_does_not_fit_the_file_is_refused(tmp_path):
+    model = small_regressor(backbone=nn.Sequential(nn.Linear(3, 5), nn.Tanh()), n_members=4)
+    with pytest.warns(UserWarning, match="`backbone`"):
+        model.fit(X, Y).save(tmp_path / "model")
+    for other in (nn.Linear(3, 6), nn.Sequential(nn.Linear(4, 5), nn.Tanh()), MLPBackbone((5,))):
+        with pytest.raises(ModelFileError, match="model"):
+            CFLLRegressor.load(tmp_path / "model", backbone=other)
+
+
+def test_what_is_wrong_with_a_backbone_given_to_load_is_said(tmp_path):
+    class Network(nn.Sequential):
+        def __init__(self, width):
+            super().__init__(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 1))
+
+    path, network = tmp_path / "model", Network(5)
+    model = small_regressor(backbone=network).fit(X, Y)
+    with pytest.warns(UserWarning, match="`backbone`"):
+        model.save(path)
+    for other, message in (
+        (Network, r"the class Network.*Give an instance, Network\(\.\.\.\)"),
+        (Network(6), r"not like the one at fit.*0\.weight.*\[5, 3\].*\[6, 3\].*the same sizes"),
+        (nn.Linear(3, 5), "a Linear, has no linear layer '2', which was the last"),
+        (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Tanh()), "no linear layer '2'"),
+        (torch.relu, "relu.*function of tensors"),
+        ("network", "`backbone` must be None, a torch.nn.Module"),
+    ):
+        with pytest.raises(ModelFileError, match=f"(?s){message}"):
+            CFLLRegressor.load(path, backbone=other)
+    for device in (None, 3.5, "abacus"):
+        with pytest.raises(ValueError, match=rf"`device`='?{device}'? is no torch device.*auto"):
+            CFLLRegressor.load(path, backbone=network, device=device)
+    loaded = CFLLRegressor.load(path, backbone=network, device="auto")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+
+
+# -- writing ----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_old_file(files, tmp_path, monkeypatch):
+    cls, data, _ = files["regressor"]
+    path = tmp_path / "model"
+    path.write_bytes(data)
+    model = cls.load(path)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for owner, name in ((os, "fsync"), (zipfile.ZipFile, "writestr"), (os, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(OSError, match="No space"):
+                model.save(path)
+            with pytest.raises(OSError, match="No space"):
+                model.save(tmp_path / "new")
+        assert path.read_bytes() == data
+        assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_interrupt_leaves_the_old_file(files, tmp_path, monkeypatch):
+    cls, data, _ = files["regressor"]
+    path = tmp_path / "model"
+    path.write_bytes(data)
+    model = cls.load(path)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.save(path)
+    assert path.read_bytes() == data
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_permissions_and_links_stay(files, tmp_path):
+    cls, data, _ = files["regressor"]
+    path, link = tmp_path / "model", tmp_path / "link"
+    path.write_bytes(data)
+    model = cls.load(path)
+    path.chmod(0o640)
+    link.symlink_to(path)
+    model.save(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    model.save(tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode == plain.stat().st_mode
+    with pytest.raises(OSError, match="regular file"):
+        model.save(os.devnull)
+    with pytest.raises(OSError, match="regular file"):
+        model.save(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such folder: '.*nowhere'$"):
+        model.save(tmp_path / "nowhere" / "model")
+
+
+def forked(work):
+    """A child process that does this work; its id."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+
+
+@needs_fork
+def test_two_writers_leave_a_whole_file(files, tmp_path):
+    cls, data, before = files["regressor"]
+    path = tmp_path / "model"
+    path.write_bytes(data)
+
+    def save_often(model):
+        for _ in range(40):
+            model.save(path)
+
+    models = [cls.load(path).set_params(tol=tol) for tol in (1.0, 2.0)]
+    writers = [forked(lambda model=model: save_often(model)) for model in models]
+    for _ in range(30):
+        assert outputs(cls.load(path)) == before
+    for writer in writers:
+        assert os.waitpid(writer, 0)[1] == 0
+    assert cls.load(path).tol in (1.0, 2.0)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def save_forever(model, path):
+    while True:
+        model.save(path)
+
+
+@needs_fork
+@pytest.mark.parametrize("n_kills", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_kills_while_saving_lose_nothing(n_kills, files, tmp_path):
+    cls, data, before = files["regressor"]
+    path = tmp_path / "model"
+    path.write_bytes(data)
+    model, draw = cls.load(path), random.Random(0)
+    for _ in range(n_kills):
+        child = forked(lambda: save_forever(model, path))
+        time.sleep(draw.uniform(0.0, 0.1))
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        assert outputs(cls.load(path)) == before
+    assert path.read_bytes() != data  # some of them had written
+
+
+# -- what a file does not hold ----------------------------------------------------------------
+
+
+class OwnSGD(torch.optim.SGD):
+    """No optimiser that has a name."""
+
+
+def network(input_shape):
+    return nn.Sequential(nn.Linear(input_shape[0], 5), nn.Tanh())
+
+
+def test_save_says_once_what_load_will_need(tmp_path):
+    model = small_regressor(backbone=network, optimizer=OwnSGD, callbacks=[Callback()])
+    model.fit(X, Y)
+    with pytest.warns(UserWarning, match="plain data only") as caught:
+        model.save(tmp_path / "model")
+    (warning,) = caught
+    assert warning.filename == __file__
+    for part in (
+        "`backbone` (the function network)",
+        "`optimizer` (the class OwnSGD)",
+        "`callbacks`",
+    ):
+        assert part in str(warning.message)
+    loaded = CFLLRegressor.load(tmp_path / "model", backbone=network, optimizer=OwnSGD)
+    assert loaded.predict(X).tobytes() == model.predict(X).tobytes()
+    assert (loaded.backbone, loaded.optimizer, loaded.callbacks) == (network, OwnSGD, None)
+    for needed in ("backbone", "optimizer"):
+        given = {"backbone": network, "optimizer": OwnSGD}
+        given.pop(needed)
+        with pytest.raises(ModelFileError, match=f"`{needed}`"):
+            CFLLRegressor.load(tmp_path / "model", **given)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ordinary_models_are_saved_without_a_word(name, files, tmp_path):
+    cls, data, _ = files[name]
+    (tmp_path / "model").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = cls.load(tmp_path / "model")
+        model.save(tmp_path / "other")
+        assert outputs(cls.load(tmp_path / "other")) == outputs(model)
+
+
+PLAIN_VALUES = {
+    "device": torch.device("cpu"),
+    "hidden_layer_sizes": [range(8, 10), np.array([8, 9]), [np.int64(8)], 8, np.uint8(8)],
+    "random_state": [np.int32(3), np.random.RandomState(0), np.uint32(2**32 - 1)],
+    "ridge": [np.float32(0.5), np.longdouble(0.5), np.float64(2), np.int8(1)],
+    "decay": np.float16(0.5),
+    "early_stopping": np.True_,
+    "optimizer": [torch.optim.NAdam, "sgd"],
+    "batch_size": [np.int64(40), "full"],
+    "activation": np.str_("tanh"),
+    "backbone": MLPBackbone(np.array([5, 4])),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN_VALUES)
+def test_values_of_all_kinds_come_back(name, tmp_path):
+    values = PLAIN_VALUES[name]
+    for value in values if isinstance(values, list) else [values]:
+        model = small_regressor(n_members=1, **({name: value})).fit(X, Y)
+        model.save(tmp_path / "model")
+        loaded = CFLLRegressor.load(tmp_path / "model")
+        assert outputs(loaded) == outputs(model)
+        found = getattr(loaded, name)
+        if name == "backbone":
+            found, value = list(found.hidden_layer_sizes), list(value.hidden_layer_sizes)
+        if isinstance(value, np.random.RandomState):
+            assert isinstance(found, int)  # the seed that was drawn from it
+            assert loaded.fit(X, Y).predict(X).tobytes() == model.predict(X).tobytes()
+        else:
+            assert np.array_equal(found, value) if np.ndim(value) else found == value
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, lambda: None, 1j, b"bytes", np.dtype("f8")])
+def test_what_a_file_cannot_hold_is_refused_by_name(value, tmp_path):
+    path = tmp_path / "model"
+    model = small_regressor().fit(X, Y)
+    model.save(path)
+    before = path.read_bytes()
+    model.verbose = value
+    with pytest.raises(TypeError, match="`verbose` holds"):
+        model.save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
