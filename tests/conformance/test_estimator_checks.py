@@ -1,5 +1,6 @@
 """All of scikit-learn's estimator checks, with no expected failure, in five configurations."""
 
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
@@ -23,6 +24,7 @@ def test_defaults(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [estimator for parameters in OTHERS for estimator in estimators(**SMALL, **parameters)]
 )
