@@ -211,9 +211,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
                 means.append(layer(features).cpu())
                 variance = predictive_variance(layer, features, unit_noise, noise)
                 deviations.append(variance.sqrt().cpu())
-            linear = self._linear_part()
-            if linear is not None:
-                means = [torch.cat(means) + linear(dataset.X).cpu()]
+            if self._offset is not None:
+                means = [torch.cat(means) + self._offset(dataset.X).cpu()]
         mean = plan.unscale(torch.cat(means).numpy())
         scale = plan.scale.scale
         if self._scores is not None:

@@ -23,6 +23,7 @@ from ..backbones.parameters import positive_integers
 from ..backbones.recipe import input_shape_of
 from ..backbones.splitting import CannotTakeInputs, join_last_layer
 from ..columns.scaling import ColumnScale, RobustStandardize, Standardize
+from ..final_solve.offset import WithOffset, less_offset
 from ..final_solve.refit import (
     Refit,
     calibrate,
@@ -40,7 +41,6 @@ from ..training.column_scales import (
     mean_squared_slopes,
     slopes,
 )
-from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class
 from ..training.schedules import mean_factor
@@ -78,6 +78,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     _decision_threshold = 0.0  # what a raw output is compared with
     defaults: ClassVar[Defaults] = DEFAULTS
     _plan: Plan
+    _offset: Any  # LinearOffset, or None
     net_: CFLLNet
     device_: torch.device
     n_outputs_: int
@@ -188,22 +189,26 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             parts = self._split(plan, checked, X_val, y_val)
             settings.enter_context(use_threads(self._n_threads_to_train(len(parts.train))))
             few = warm and total_weight(parts.rows) < self._n_known
+            if not warm:
+                self._start(plan, parts.train)
+                self._offset = None
+                if self._takes_linear_part(parts):
+                    self._offset = plan.make_offset().fit(parts.train)
+            rest = self._less_offset(parts)
             if few:
-                self._add_rows(checked, parts, epochs, task, X, y)
+                self._add_rows(checked, rest, epochs, task, X, y)
             elif warm:
-                self._forget_held_out(parts)
+                self._forget_held_out(rest)
             else:
-                self._start(plan, parts.train, self._takes_linear_part(parts))
                 if self.net_.optimizer_ is None:
                     warn_of_fixed_features(self, holds_out=parts.valid is not None)
                 if self._scales_columns(parts):
-                    self._scale_columns(parts.train)
+                    self._scale_columns(rest.train)
             if not few:
                 self._configure(len(parts.train), epochs)
-                self._train(parts, task, X, y, warm)
+                self._train(rest, task, X, y, warm)
             if given and self.best_iteration_ == 1 and parts.valid is not None:
-                with torch.no_grad():
-                    found = torch.cat(list(self.net_.forward_iter(parts.valid)))
+                found = self._raw_outputs(parts.valid)
                 warn_of_useless_validation(found, self.n_iter_, parts.train, parts.valid)
             if not self.warm_start:
                 self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
@@ -282,29 +287,35 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         """Whether the network is trained on what a ridge regression leaves over."""
         return False
 
-    def _start(self, plan: Plan, train: RowsDataset, linear: bool = False) -> None:
+    def _less_offset(self, parts: Parts) -> Parts:
+        """The same rows, with the targets that the net is trained on."""
+        if self._offset is None:
+            return parts
+        whole, train, valid = parts
+        train = less_offset(train, self._offset)
+        valid = None if valid is None else less_offset(valid, self._offset)
+        return Parts(less_offset(whole, self._offset), train, valid)
+
+    def _start(self, plan: Plan, train: RowsDataset) -> None:
         """An untrained net, its inputs standardised by the training rows."""
         for part in plan.backbone.module.modules():
             if isinstance(part, RobustStandardize):
                 part.adapt_to(*robust_statistics(train))
             elif isinstance(part, Standardize):
                 part.adapt_to(*input_statistics(train))
-        self.net_ = self._make_net(plan, linear)
-        if self.net_.module_.linear is not None:
-            self.net_.module_.linear.fit(train)
+        self.net_ = self._make_net(plan)
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
         if not self._is_perceptron():
             with contextlib.suppress(IndexError):  # codes beyond a table: training names them
                 warn_of_equal_features(self.net_, train)
 
-    def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
+    def _make_net(self, plan: Plan) -> CFLLNet:
         return plan.make_net(
             optimizer_class(self.optimizer),
             n_members=plan.n_members,
             memory=self.memory,
             compile=self.compile,
-            linear=linear,
         )
 
     def _follow_parameters(self) -> None:
@@ -333,7 +344,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             net.run(train.subset(half), None, [], provisional=True)
             if net.interrupted_:
                 raise KeyboardInterrupt
-            found.append(slopes(net.module_, train))
+            found.append(slopes(self._whole_module(), train))
             net.restore(untrained)
         scales = column_scales(*found)
         for part in net.module_.backbone.modules():
@@ -485,11 +496,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             ridge = float(self.ridge) if given else None
             points = math.prod(self._plan.backbone.feature_shape[:-1])  # each is a row of the solve
             lowest = self.defaults.lowest_ridge(points * len(parts.rows))
-            solved = refit_last_layer(net, train, valid, ridge, lowest)
+            solved = refit_last_layer(net, train, valid, ridge, lowest, self._offset)
         else:
+            _, train, valid = self._less_offset(parts)
             noise = mean_squared_residuals(net, train if valid is None else valid)
             calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
-            solved = Refit(self._training_ridge(len(train)), noise, calibration=calibration)
+            ridge = self._training_ridge(len(train))
+            solved = Refit(ridge, noise, calibration=calibration, offset=self._offset)
+        self._offset = solved.offset
         net.check_finite()
         self._set_solved(parts, solved)
 
@@ -524,7 +538,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             "batch_size": net.batch_size,
             "max_epochs": net.max_epochs,
             "n_held_out": 0 if parts.valid is None else len(parts.valid),
-            "linear_part": net.module_.linear is not None,
+            "linear_part": self._offset is not None,
             "precision": str(self._plan.dtype).removeprefix("torch."),
             "device": str(self.device_),
             "n_threads": self._n_threads_to_train(len(parts.train)),
@@ -567,9 +581,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Raw predictions (n, positions..., k) in y's units."""
-        with self._rows_to_predict(X) as dataset, torch.no_grad():
-            parts = list(self.net_.forward_iter(dataset, device="cpu"))
-        outputs = self._plan.unscale(torch.cat(parts).numpy())
+        with self._rows_to_predict(X) as dataset:
+            outputs = self._plan.unscale(self._raw_outputs(dataset).numpy())
         finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
         if not finite.all():
             warnings.warn(
@@ -579,6 +592,12 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 stacklevel=3,
             )
         return outputs
+
+    def _raw_outputs(self, dataset: RowsDataset) -> Tensor:
+        """Predictions in the scale of training, on the CPU."""
+        with torch.no_grad():
+            found = torch.cat(list(self.net_.forward_iter(dataset, device="cpu")))
+            return found if self._offset is None else found + self._offset(dataset.X).cpu()
 
     @contextlib.contextmanager
     def _rows_to_predict(self, X: Any) -> Iterator[RowsDataset]:
@@ -614,11 +633,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         ndarray of shape (n_samples, ..., d)
             With a linear part the standardised columns of X follow.
         """
-        linear = self._linear_part() if self.__sklearn_is_fitted__() else None
         with self._rows_to_predict(X) as dataset:
             features = self.net_.features(dataset)
-            if linear is not None:
-                features = torch.cat([features, linear.columns(dataset.X).cpu()], 1)
+            if self._offset is not None:
+                features = torch.cat([features, self._offset.columns(dataset.X).cpu()], 1)
         return features.to(self._plan.dtype).numpy()
 
     def _no_moments(self) -> str:
@@ -653,9 +671,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             linear.bias.copy_(
                 torch.as_tensor(self.last_layer_intercept_ - self._decision_threshold)
             )
-        backbone, part = self._plan.backbone, self._linear_part()
-        if part is not None:
-            backbone = backbone._replace(module=SideBySide(backbone.module, part.columns))
+        backbone, offset = self._plan.backbone, self._offset
+        if offset is not None:
+            backbone = backbone._replace(module=SideBySide(backbone.module, offset.columns))
         return join_last_layer(backbone, linear).cpu().eval()
 
     @property
@@ -694,19 +712,21 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return self._slope_squares / total
 
     def _measure_slopes(self, rows: RowsDataset) -> np.ndarray | None:
-        squares = mean_squared_slopes(self.net_.module_, rows)
+        squares = mean_squared_slopes(self._whole_module(), rows)
         return None if squares is None else squares.cpu().numpy()
 
-    def _linear_part(self) -> LinearPart | None:
-        return self.net_.module_.linear
+    def _whole_module(self) -> Any:
+        """What predicts in the scale of training."""
+        module = self.net_.module_
+        return module if self._offset is None else WithOffset(module, self._offset)
 
     def _whole_last_layer(self) -> tuple[Tensor, Tensor]:
         """Weights and intercept on what :meth:`features` gives."""
         layer: Any = self.net_.module_.last_layer
-        linear: Any = self._linear_part()
-        if linear is None:
+        if self._offset is None:
             return layer.weight, layer.bias
-        return torch.cat([layer.weight, linear.layer.weight], 1), layer.bias + linear.layer.bias
+        linear = self._offset.layer
+        return torch.cat([layer.weight, linear.weight], 1), layer.bias + linear.bias
 
     @property
     def backbone_(self) -> nn.Module:
@@ -754,7 +774,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _fitted_now(self) -> dict[str, Any]:
         """Attributes of the estimator as if training had stopped here."""
-        return {k: v for k, v in self.__dict__.items() if k.endswith("_") or k == "_plan"}
+        return {
+            k: v for k, v in self.__dict__.items() if k.endswith("_") or k in ("_plan", "_offset")
+        }
 
     def __sklearn_is_fitted__(self) -> bool:
         return "net_" in self.__dict__

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..columns.bins import PiecewiseLinear
 from ..columns.scaling import LIMIT, Standardize
+from ..final_solve.offset import less_offset
 from ..final_solve.refit import Refit, mean_squared_residuals, path_errors
 from ..linalg import RIDGES
 from ..training.batches import BatchIterator, RowsDataset, input_statistics
@@ -95,9 +96,12 @@ class GoingOnMixin:
             if first:
                 warn_without_effect(self, holds_out=True, given=False)
                 plan.mean_weight = 1.0  # a stream's weights count as they come
-            added = plan.dataset(checked, as_added=True)
-            settings.enter_context(use_threads(self._n_threads_to_train(len(added))))
+            rows = plan.dataset(checked, as_added=True)
+            settings.enter_context(use_threads(self._n_threads_to_train(len(rows))))
             noise, kept = None, 1.0
+            if first:
+                self._offset = None
+            added = less_offset(rows, self._offset)
             if first:
                 self._start(plan, added)
                 self._is_stream, self._columns_seen = True, self._see_columns(added)
@@ -108,7 +112,7 @@ class GoingOnMixin:
                 self._judge_ridges(added)
                 kept = self._follow_scales(added)
             adds = self.memory == "statistics"  # the pass itself adds the rows
-            data = added if adds else plan.dataset(checked)
+            data = added if adds else less_offset(plan.dataset(checked), self._offset)
             rate = 1.0 if self._is_stream else self._restart_rate(added)
             before: Any = (None, None)
             if first and not adds:
@@ -120,7 +124,7 @@ class GoingOnMixin:
             self._train(Parts(data, data, None), None, X, y)
             kept *= share_kept(self._total_rate())
             self._absorb(before, kept, added)
-            self._learnt(added, kept, first, noise)
+            self._learnt(rows, kept, first, noise)
         return self
 
     def _add_rows(
@@ -131,7 +135,8 @@ class GoingOnMixin:
         As in ``partial_fit``, but for so many epochs, of which the best on held-out rows is kept;
         the start is one of them.
         """
-        added = self._plan.dataset(checked, as_added=True)
+        rows = self._plan.dataset(checked, as_added=True)
+        added = less_offset(rows, self._offset)
         noise = mean_squared_residuals(self.net_, added)
         kept = self._follow_scales(added)
         before = self._take_last_layer()
@@ -140,7 +145,7 @@ class GoingOnMixin:
         self._train(parts, task, X, y, warm=True)
         kept *= share_kept(self._total_rate())
         self._absorb(before, kept, added)
-        self._learnt(added, kept, False, noise)
+        self._learnt(rows, kept, False, noise)
 
     def _absorb(self: Any, before: Any, kept: float, rows: RowsDataset) -> None:
         """The last layer after a pass over these rows: ``before``, and what the rows add to it.
@@ -204,7 +209,7 @@ class GoingOnMixin:
                 raise ValueError(f"`adapt` {self._no_moments()}")
             if self._columns_seen is None:
                 self._follow_scales(data)  # which only warns here
-            for batch in self.net_.labelled_features(data):
+            for batch in self.net_.labelled_features(less_offset(data, self._offset)):
                 layer.accumulate(*batch)
             layer.solve(self.final_ridge_)
             if not torch.isfinite(layer.weight).all():

@@ -23,9 +23,9 @@ from ..backbones.recipe import (
     takes_generator,
 )
 from ..backbones.splitting import Backbone
+from ..final_solve.offset import LinearOffset
 from ..heads.ensemble import EnsembleLastLayer
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
-from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_options
 from ..training.seeding import LentStream, draws_globally, own_generator
@@ -172,7 +172,6 @@ class Plan:
         n_members: int,
         memory: str,
         compile: bool,
-        linear: bool,
     ) -> CFLLNet:
         """An untrained net around the backbone."""
         options = optimizer_options(optimizer, self.backbone.module)
@@ -195,10 +194,12 @@ class Plan:
             verbose=0,
         )
         net.initialize()
-        if linear:
-            part = LinearPart(self.sample_shape[0], self.layout.n_targets, self.dtype)
-            net.module_.linear = part.to(self.device)
         return net
+
+    def make_offset(self) -> LinearOffset:
+        """An offset that is not fitted yet."""
+        offset = LinearOffset(self.sample_shape[0], self.layout.n_targets, self.dtype)
+        return offset.to(self.device)
 
     @property
     def is_perceptron(self) -> bool:

@@ -205,7 +205,7 @@ def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
     net = state.pop("net_", None)
     if net is None:
         return state
-    plan = state.pop("_plan")
+    plan, offset = state.pop("_plan"), state.pop("_offset")
     backbone, layer = plan.backbone, net.module_.last_layer
     optimizer = None if net.optimizer_ is None else net.optimizer_.state_dict()
     if optimizer is not None and not optimizer["state"]:
@@ -215,6 +215,7 @@ def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
         "format": persistence.FORMAT,
         "version": __version__,
         "module": map_tensors(net.module_.state_dict()),
+        "offset": None if offset is None else map_tensors(offset.state_dict()),
         "last_layer": {name: getattr(layer, name) for name in ("n_members", *LAST_LAYER)},
         "optimizer": map_tensors(optimizer),
         "optimizer_class": names.get(net.optimizer, net.optimizer),
@@ -263,15 +264,18 @@ def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
         n_members=settings.pop("n_members"),
         memory=settings["memory"],
         compile=packed["compile"],
-        linear=any(name.startswith("linear.") for name in packed["module"]),
     )
     net.module_.load_state_dict(map_arrays(packed["module"]))
+    offset = None
+    if packed["offset"] is not None:
+        offset = plan.make_offset()
+        offset.load_state_dict(map_arrays(packed["offset"]))
     for name, value in settings.items():
         setattr(net.module_.last_layer, name, value)
     net.history_ = History(packed["history"])
     if packed["optimizer"] is not None and net.optimizer_ is not None:
         net.optimizer_.load_state_dict(map_arrays(packed["optimizer"]))
-    vars(estimator).update(state, _plan=plan, net_=net)
+    vars(estimator).update(state, _plan=plan, _offset=offset, net_=net)
 
 
 def check_version(packed: dict[str, Any]) -> None:

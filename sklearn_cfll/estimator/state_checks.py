@@ -110,6 +110,7 @@ def is_optimizer_state(value: Any) -> bool:
 
 PACKED: Fields = {
     "module": is_arrays,
+    "offset": lambda v: v is None or is_arrays(v),
     "last_layer": lambda v: isinstance(v, dict),
     "optimizer": is_optimizer_state,
     "optimizer_class": lambda v: isinstance(v, type) or (isinstance(v, str) and v in OPTIMIZERS),
@@ -209,13 +210,14 @@ def check_sizes(packed: dict[str, Any], state: dict[str, Any]) -> None:
     members = [f"members.{i}." for i in range(n_members)] if n_members > 1 else [""]
     for member in members:
         check_last_layer(module, f"last_layer.{member}", n_targets, width // n_members)
-    if any(name.startswith("linear.") for name in module):
+    offset = packed["offset"]
+    if offset is not None:
         if isinstance(plan["sample_shape"], dict) or len(plan["sample_shape"]) != 1:
-            raise ModelFileError("module: a linear part takes rows of columns.")
+            raise ModelFileError("offset: a linear part takes rows of columns.")
         (columns,) = plan["sample_shape"]
-        check_last_layer(module, "linear.layer.", n_targets, columns)
-        if not is_floats(module.get("linear.columns.mean"), columns):
-            raise ModelFileError(f"module: `linear.columns.mean` has not the shape {(columns,)}.")
+        check_last_layer(offset, "layer.", n_targets, columns)
+        if not is_floats(offset.get("columns.mean"), columns):
+            raise ModelFileError(f"offset: `columns.mean` has not the shape {(columns,)}.")
     if recipe_name(plan["recipe"]) is None:
         return  # the user's own, passed to `load`
     if removed is not None:

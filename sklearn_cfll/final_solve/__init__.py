@@ -1,1 +1,1 @@
-"""After training: the final ridge, the refit, the noise, and intervals calibrated on it."""
+"""What is solved exactly around training: offset, refit, noise, and calibration on it."""

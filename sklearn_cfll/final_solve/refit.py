@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from ..heads import Head
 from ..linalg import RIDGES
+from ..training.batches import RowsDataset
 from .noise import NoiseModel, fit_noise, noise_inputs, points_as_rows
+from .offset import Offset, less_offset
 
 __all__ = [
     "Calibration",
@@ -68,6 +71,8 @@ class Refit(NamedTuple):
         Noise of single rows, its level and shape judged on the held-out rows.
     calibration : Calibration or None
         Of the held-out rows.
+    offset : Offset or None
+        Fitted to all rows.
     """
 
     ridge: float
@@ -76,10 +81,16 @@ class Refit(NamedTuple):
     path_errors: Tensor | None = None
     noise: NoiseModel | None = None
     calibration: Calibration | None = None
+    offset: Offset | None = None
 
 
 def refit_last_layer(
-    net: Any, train: Any, valid: Any, ridge: float | None = None, lowest: float = 0.0
+    net: Any,
+    train: RowsDataset,
+    valid: RowsDataset | None,
+    ridge: float | None = None,
+    lowest: float = 0.0,
+    offset: Offset | None = None,
 ) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
@@ -95,7 +106,11 @@ def refit_last_layer(
         shaped by the same targets.
     lowest : float, default=0.0
         Smaller ridges are not taken.
+    offset : Offset, optional
+        What the net was trained on top of, fitted to ``train``. Another one is fitted to all rows.
     """
+    rows = train, valid
+    train = less_offset(train, offset)
     layer = net.module_.last_layer
     with net.naming_divergence():
         layer.refit(net.labelled_features(train), ridge=ridge)
@@ -104,15 +119,17 @@ def refit_last_layer(
         # With fixed features a row left out of the last layer was not seen at all.
         fixed = net.optimizer_ is None and not _has_points(net, train)
         calibration = calibrate(net, train, left, None, _left_out_residuals) if fixed else None
-        return Refit(layer.final_ridge, left, exact=True, calibration=calibration)
+        found = layer.final_ridge
+        return Refit(found, left, exact=True, calibration=calibration, offset=offset)
+    valid = less_offset(valid, offset)
     path = layer.ridge_path(torch.tensor(RIDGES))
     errors = path_errors(net, valid, path)
     first = sum(ridge < lowest for ridge in RIDGES)
     best = first + int(errors[first:].mean(1).argmin())
     ridge, left = RIDGES[best], errors[best]
     layer.solve(ridge)
-    linear, shrinkage = net.module_.linear, None
-    if linear is not None:
+    shrinkage = None
+    if offset is not None:
         shrinkage = shrink_to_evidence(net, valid)
         layer.solve(ridge, shrinkage)
         left = mean_squared_residuals(net, valid)
@@ -122,15 +139,17 @@ def refit_last_layer(
     calibration = None
     if _has_points(net, valid):
         calibration = calibrate(net, valid, left, noise, train=train)
-    if linear is not None:
-        linear.fit(train, valid)
+    if offset is not None:
+        offset = offset.refitted(*(part for part in rows if part is not None))
+        train, valid = less_offset(rows[0], offset), less_offset(rows[1], offset)  # type: ignore[arg-type]
         layer.refit(net.labelled_features(train), ridge=ridge)
     for batch in net.labelled_features(valid):
         layer.accumulate(*batch)
     layer.solve(ridge, shrinkage)
     if calibration is None:
-        calibration = calibrate(net, valid, left, noise, _left_out_residuals, train)
-    return Refit(ridge, left, True, errors, noise, calibration)
+        left_out = functools.partial(_left_out_residuals, offset=offset)
+        calibration = calibrate(net, valid, left, noise, left_out, train)
+    return Refit(ridge, left, True, errors, noise, calibration, offset)
 
 
 def shrink_to_evidence(net: Any, held_out: Any) -> Tensor:
@@ -194,13 +213,15 @@ def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Ten
         yield targets - layer(features), variance(features, None), sample_weight
 
 
-def _left_out_residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
+def _left_out_residuals(
+    net: Any, data: Any, variance: Any, offset: Offset | None = None
+) -> Iterator[tuple[Tensor, Tensor, Any]]:
     """What :func:`_residuals` gives of rows that the last layer *was* fitted to.
 
-    Each row as the layer fitted to all others sees it, exactly; the linear part likewise.
+    Each row as the layer fitted to all others sees it, exactly; the offset likewise.
     """
-    layer, linear = net.module_.last_layer, net.module_.linear
-    more = None if linear is None else linear.left_out_shift(data)
+    layer = net.module_.last_layer
+    more = None if offset is None else offset.left_out_shift(data)
     start = 0
     for features, targets, sample_weight in net.labelled_features(data):
         ones = features.new_ones(len(features))

@@ -491,7 +491,7 @@ class CFLLNet(SkorchConventions):
         inputs, kwargs = self._merged(inputs, fit_params)
         features, *more = self.module_.outputs(inputs, **kwargs)
         self.last_batch_ = (inputs, targets, sample_weight, kwargs)
-        targets = self.module_.left_over(inputs, targets, features)
+        targets = self.module_.matched_targets(targets, features)
         layer = self.module_.last_layer
         if self.update_order == "last_layer_first" and self.solves_:
             solve(self.module_, features, targets, sample_weight)
@@ -577,14 +577,11 @@ class CFLLNet(SkorchConventions):
         return (self._features(batch) for batch in self._batches(X))
 
     def labelled_features(self, X: Any, y: Any = None) -> Iterator[tuple[Any, ...]]:
-        """Batches of (features, targets, weights) in evaluation mode: what ``refit`` takes.
-
-        Of a net with a linear part targets are what that leaves over.
-        """
+        """Batches of (features, targets, weights) in evaluation mode: what ``refit`` takes."""
         for batch in self._batches(X, y):
             features = self._features(batch)
-            inputs, targets, sample_weight = self._unpack(batch)
-            yield features, self.module_.left_over(inputs, targets, features), sample_weight
+            _, targets, sample_weight = self._unpack(batch)
+            yield features, self.module_.matched_targets(targets, features), sample_weight
 
     def get_loss(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..heads.closed_form import ClosedFormLastLayer
 from ..heads.ensemble import EnsembleLastLayer
-
-if TYPE_CHECKING:
-    from .linear_part import LinearPart
 
 __all__ = [
     "UPDATE_ORDERS",
@@ -38,12 +35,8 @@ class CFLLModule(nn.Module):
     A backbone of one feature may leave its dimension off, as in (n,); so do then predictions
     of one target. Of several outputs in a tuple the first are the features, the others are
     passed on. Attributes that the module does not have are looked up on the backbone.
-
-    ``linear``, where there is one, is a map of the inputs that is added to what they predict:
-    they are trained on what it leaves over.
     """
 
-    linear: LinearPart | None
     # While a fitted model goes on: a few rows' own statistics are no scale to see them by.
     holds_statistics = False
 
@@ -53,7 +46,6 @@ class CFLLModule(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.last_layer = last_layer
-        self.linear = None
         self.register_state_dict_post_hook(_drop_metadata)
 
     def __getattr__(self, name: str) -> Any:
@@ -80,20 +72,16 @@ class CFLLModule(nn.Module):
         output, *more = as_tuple(self.backbone(*args, **kwargs))
         output = with_samples(output, (*args, *kwargs.values()))
         prediction = self.last_layer(with_feature_dimension(output))
-        if self.linear is not None:
-            prediction = prediction + self.linear(*args, **kwargs)
         prediction = prediction.squeeze(-1) if output.ndim == 1 else prediction
         return (prediction, *more) if more else prediction
 
-    def left_over(
-        self, inputs: Tensor | dict[str, Tensor], targets: Tensor, features: Tensor
-    ) -> Tensor:
-        """What the last layer is to predict, in the shape of its predictions."""
+    def matched_targets(self, targets: Tensor, features: Tensor) -> Tensor:
+        """Targets in the shape of the last layer's predictions, whose sizes are known then."""
         layer = self.last_layer
         targets = match_targets(targets, features, layer.out_features)
         if layer.in_features is None or layer.out_features is None:
             layer.materialize_for(features, targets)
-        return targets if self.linear is None else targets - apply(self.linear, inputs)
+        return targets
 
     def features(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Tensor:
         """The backbone's first output, always with a last dimension of features."""
@@ -206,7 +194,7 @@ def solve_again(
 ) -> None:
     """Update the last layer on a batch whose step has moved the backbone."""
     features = module.features(inputs, **kwargs)
-    solve(module, features, module.left_over(inputs, targets, features), sample_weight)
+    solve(module, features, module.matched_targets(targets, features), sample_weight)
 
 
 def _total(features: Tensor, sample_weight: Tensor | None) -> float | None:

@@ -1,9 +1,9 @@
-"""A linear map of the inputs that a network is trained on top of."""
+"""Offset: a fitted map of the inputs; the network is trained on what it does not explain."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,60 @@ from .. import linalg
 from ..columns.normal_scores import SpreadStandardize, score_tables
 from ..heads.closed_form import ClosedFormLastLayer
 from ..linalg import RIDGES
-from .batches import RowsDataset, robust_statistics
+from ..training.batches import RowsDataset, robust_statistics
 
-__all__ = ["LinearPart"]
+__all__ = ["LinearOffset", "Offset", "WithOffset", "less_offset"]
 
 LEAST_REST = 1e-6  # of a row that the fit goes through
 # Of the error on plain columns: below it their scores are taken (benchmarks/heavy_tails.py).
 BETTER = 0.8
 
 
-class LinearPart(nn.Module):
-    """Ridge regression on standardised columns; the network predicts what it leaves over.
+class Offset(Protocol):
+    """A fitted map of the inputs.
+
+    It is subtracted from the targets before training and added to the predictions: nothing inside
+    training knows of it.
+    """
+
+    def __call__(self, inputs: Any) -> Tensor:
+        """Its share of the predictions; shape (n, k)."""
+        ...
+
+    def refitted(self, *parts: RowsDataset) -> Any:
+        """Another one, fitted to all rows of several data sets."""
+        ...
+
+    def left_out_shift(self, rows: RowsDataset) -> Tensor:
+        """Factor by which residuals of fitted rows grow when each is left out; shape (n, 1)."""
+        ...
+
+
+def less_offset(data: RowsDataset, offset: Offset | None) -> RowsDataset:
+    """The same rows, their targets less what the offset predicts."""
+    if offset is None:
+        return data
+    assert data.targets is not None
+    with torch.no_grad():
+        targets = data.targets - offset(data.X)
+    return RowsDataset(data.inputs, targets, data.sample_weight)
+
+
+class WithOffset(nn.Module):
+    """A net's module and the offset: what both predict together."""
+
+    def __init__(self, module: Any, offset: Any) -> None:
+        super().__init__()
+        self.module, self.offset = module, offset
+        self.last_layer = module.last_layer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        predictions: Tensor = self.module(inputs) + self.offset(inputs)
+        return predictions
+
+
+class LinearOffset(nn.Module):
+    """Ridge regression on standardised columns.
 
     On the columns' normal scores instead where the leave-one-out error is lower by a fifth: a
     straight line along a heavy-tailed column follows the few rows in its tail.
@@ -31,19 +74,26 @@ class LinearPart(nn.Module):
     ----------
     n_features : int
     n_targets : int
+    dtype : torch.dtype
     """
 
     def __init__(self, n_features: int, n_targets: int, dtype: torch.dtype) -> None:
         super().__init__()
+        self.sizes = n_features, n_targets, dtype
         self.columns = SpreadStandardize([None] * n_features).to(dtype)
         self.layer = ClosedFormLastLayer(n_features, n_targets, dtype=dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.layer(self.columns(inputs))
+        predictions: Tensor = self.layer(self.columns(inputs))
+        return predictions
 
-    def fit(self, rows: RowsDataset, more: RowsDataset | None = None) -> None:
+    def refitted(self, *parts: RowsDataset) -> LinearOffset:
+        """See :class:`Offset`; columns are standardised by the first data set."""
+        return LinearOffset(*self.sizes).to(self.layer.weight.device).fit(*parts)
+
+    def fit(self, *data: RowsDataset) -> LinearOffset:
         """Fit all rows at once; the columns' form and the ridge by leave-one-out errors."""
-        parts = [part.batch(slice(None)) for part in (rows, more) if part is not None]
+        parts = [part.batch(slice(None)) for part in data]
         inputs = torch.cat([part.inputs for part in parts])
         targets = torch.cat([part.targets for part in parts if part.targets is not None])
         weights = torch.cat(
@@ -56,7 +106,7 @@ class LinearPart(nn.Module):
         )
         plain: list[Any] = [None] * inputs.shape[1]
         self.columns.set_tables(plain)
-        self.columns.adapt_to(*robust_statistics(rows))
+        self.columns.adapt_to(*robust_statistics(data[0]))
         errors = self._errors(inputs, targets, weights)
         self.columns.set_tables(score_tables(inputs, weights, uneven=math.inf))
         spread = self._errors(inputs, targets, weights)
@@ -66,6 +116,7 @@ class LinearPart(nn.Module):
             self.columns.set_tables(plain)
         batch = self.columns(inputs), targets, weights
         self.layer.refit([batch], ridge=RIDGES[int(errors.argmin())])
+        return self
 
     def _errors(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """Leave-one-out error for each of ``RIDGES``."""
@@ -75,10 +126,7 @@ class LinearPart(nn.Module):
         )
 
     def left_out_shift(self, rows: RowsDataset) -> Tensor:
-        """By how much residuals of rows that were fitted grow when each is left out; (n, 1).
-
-        ``h / (1 - h)`` of the residual, with the row's entry h of the hat matrix.
-        """
+        """``h / (1 - h)`` with each row's entry h of the hat matrix; see :class:`Offset`."""
         inputs, _, weight = rows.batch(slice(None))
         share = self.layer.leverage(self.columns(inputs))
         share = (share if weight is None else share * weight).clamp_max(1 - LEAST_REST)
