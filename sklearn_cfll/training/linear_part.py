@@ -1,4 +1,4 @@
-"""A linear map of the inputs that a network is trained on top of."""
+"""A linear map of the inputs to whose residuals a network is fitted."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from .batches import RowsDataset, robust_statistics
 
 __all__ = ["LinearPart"]
 
-LEAST_REST = 1e-6  # of a row that the fit goes through
-# Of the error on plain columns: below it their scores are taken (benchmarks/heavy_tails.py).
+LEAST_REST = 1e-6  # for a row that is fitted exactly
+# Normal scores are used if their error, relative to that on plain columns, is below this
+# (benchmarks/heavy_tails.py).
 BETTER = 0.8
 
 
 class LinearPart(nn.Module):
-    """Ridge regression on standardised columns; the network predicts what it leaves over.
+    """Ridge regression on standardised columns; the network is fitted to its residuals.
 
-    On the columns' normal scores instead where the leave-one-out error is lower by a fifth: a
-    straight line along a heavy-tailed column follows the few rows in its tail.
+    Normal scores of the columns are used instead if the leave-one-out error is lower by a fifth: a
+    straight line along a heavy-tailed column is determined by the few rows in its tail.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class LinearPart(nn.Module):
         return self.layer(self.columns(inputs))
 
     def fit(self, rows: RowsDataset, more: RowsDataset | None = None) -> None:
-        """Fit all rows at once; the columns' form and the ridge by leave-one-out errors."""
+        """Fit all rows; leave-one-out errors select the form of the columns and the ridge."""
         parts = [part.batch(slice(None)) for part in (rows, more) if part is not None]
         inputs = torch.cat([part.inputs for part in parts])
         targets = torch.cat([part.targets for part in parts if part.targets is not None])
@@ -75,9 +76,9 @@ class LinearPart(nn.Module):
         )
 
     def left_out_shift(self, rows: RowsDataset) -> Tensor:
-        """By how much residuals of rows that were fitted grow when each is left out; (n, 1).
+        """Relative growth of the residual of each fitted row when it is left out; shape (n, 1).
 
-        ``h / (1 - h)`` of the residual, with the row's entry h of the hat matrix.
+        It is ``h / (1 - h)``, where h is the row's diagonal entry of the hat matrix.
         """
         inputs, _, weight = rows.batch(slice(None))
         share = self.layer.leverage(self.columns(inputs))
