@@ -98,7 +98,7 @@ class FieldDisplay:
         import_pyplot(cls.__name__)
         X, y, chosen = np.asarray(X), np.asarray(y), as_list(sample)
         if len(X) != len(y):
-            raise ValueError(f"X and y must have equally many samples, got {len(X)} and {len(y)}.")
+            raise ValueError(f"X and y must have the same length, got {len(X)} and {len(y)}.")
         for i in chosen:
             check_index("sample", i, len(X))
         predicted = estimator.predict(X[chosen], **({"return_std": True} if return_std else {}))

@@ -190,7 +190,7 @@ def test_fields_that_do_not_match_are_told_whose_shape_counts():
         FieldDisplay.from_predictions(truth, prediction[:, :4])
     with pytest.raises(ValueError, match=r"`y_std` must have shape \(2, 8\), as `y_true`"):
         FieldDisplay.from_predictions(truth, prediction, std[:1])
-    with pytest.raises(ValueError, match="as many samples, got 2 and 1"):
+    with pytest.raises(ValueError, match="the same length, got 2 and 1"):
         FieldDisplay.from_estimator(FixedFields(), truth, truth[:1])
     with pytest.raises(ValueError, match="`sample` must lie between 0 and 1, got 5"):
         FieldDisplay.from_estimator(FixedFields(), truth, truth, sample=5)
