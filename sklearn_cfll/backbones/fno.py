@@ -57,7 +57,7 @@ class FieldFeatures(nn.Module):
     n_dim : int
         Axes of the grid.
     channel_axis : int or None
-        Axis of the channels within a sample; None where samples have no such axis.
+        Axis of the channels within a sample; None if samples have no such axis.
     coordinates : bool
         Append each point's coordinates as ``n_dim`` channels.
     """

@@ -326,7 +326,7 @@ def _describe(output: Any) -> str:
 
 
 def _check_output(output: Any, sample: Inputs) -> Tensor:
-    """Features must be floats, with a row per sample and at least one column."""
+    """Features must be floats, with one row per sample and at least one column."""
     _check_float(output)
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
     found = f"{len(first)} samples gave shape {tuple(output.shape)}"

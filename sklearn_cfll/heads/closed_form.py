@@ -557,7 +557,7 @@ class ClosedFormLastLayer(nn.Module):
 
     @property
     def _eps(self) -> float:
-        """Rounding unit of the features, which are computed in the weights' dtype."""
+        """Machine epsilon of the features, which are computed in the weights' dtype."""
         return torch.finfo(torch.promote_types(self.weight.dtype, F32)).eps
 
     def _with_rows(

@@ -398,12 +398,12 @@ class CFLLNet(SkorchConventions):
             self.stream_ = LentStream(self.device, seed)
             self.n_batches_ = len(iterator)
             self.step_ = (len(self.history) - 1 - self.first_epoch_) * self.n_batches_
-        settle = self._settle
+        solve_after = self._solve_after_epoch
         if fetches_by_own_code(iterator):
             iterator = self.stream_.batches(iterator)
         if self.lends_:
             lend = self.stream_.lent()
-            step_fn, settle = lend(step_fn), lend(settle)
+            step_fn, solve_after = lend(step_fn), lend(solve_after)
         self._set_training(training)
         if training:
             self._listen()
@@ -424,7 +424,7 @@ class CFLLNet(SkorchConventions):
             self.history.record_batch(f"{prefix}_batch_size", sizes[-1])
             self.history.record(f"{prefix}_batch_count", len(sizes))
         if training:
-            settle()
+            solve_after()
             self.history.record("learning_rate", self._current_rate())
             self.epoch_losses_ = {}
         loss = float(np.average([float(value) for value in losses], weights=sizes))
@@ -469,7 +469,7 @@ class CFLLNet(SkorchConventions):
                 if not self.solves_:  # skorch checks each attribute that is set
                     self.solves_ = True
             if self.update_order == "backbone_first":
-                self._catch_up()
+                self._solve_last_batch()
         step: dict[str, Any] = accumulator.get_step()
         loss = step["loss"]
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
@@ -487,7 +487,7 @@ class CFLLNet(SkorchConventions):
         if not self.module_.training:
             self._set_training(True)
         if self.update_order == "backbone_first":
-            self._catch_up()  # if a user's own `train_step` has not done it
+            self._solve_last_batch()  # if a user's own `train_step` has not done it
         inputs, kwargs = self._merged(inputs, fit_params)
         features, *more = self.module_.outputs(inputs, **kwargs)
         self.last_batch_ = (inputs, targets, sample_weight, kwargs)
@@ -517,14 +517,14 @@ class CFLLNet(SkorchConventions):
         for group in self.optimizer_.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
-    def _catch_up(self) -> None:
+    def _solve_last_batch(self) -> None:
         """Solve again on the last batch, after its step has changed the backbone."""
         batch, self.last_batch_ = self.last_batch_, None
         if batch is not None:
             *rows, kwargs = batch
             solve_again(self.module_, *rows, **kwargs)
 
-    def _settle(self) -> None:
+    def _solve_after_epoch(self) -> None:
         """Solve again after the last step of an epoch, before the net is evaluated.
 
         With "last_layer_first", the last layer does not reflect that step; at large learning rates,
@@ -536,7 +536,7 @@ class CFLLNet(SkorchConventions):
         if not self._optimizers or (self.update_order == "last_layer_first" and holds):
             self.last_batch_ = None
         with self.naming_divergence():
-            self._catch_up()
+            self._solve_last_batch()
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         inputs, targets, sample_weight = self._unpack(batch)
