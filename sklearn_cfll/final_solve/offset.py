@@ -1,4 +1,4 @@
-"""Offset: a fitted map of the inputs; the network is trained on what it does not explain."""
+"""Offset: a fitted map of the inputs, to whose residuals the network is trained."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ..training.batches import RowsDataset, robust_statistics
 
 __all__ = ["LinearOffset", "Offset", "WithOffset", "less_offset"]
 
-LEAST_REST = 1e-6  # of a row that the fit goes through
-# Of the error on plain columns: below it their scores are taken (benchmarks/heavy_tails.py).
+LEAST_REST = 1e-6  # for a row that is fitted exactly
+# Normal scores are used if their error, relative to that on plain columns, is below this
+# (benchmarks/heavy_tails.py).
 BETTER = 0.8
 
 
@@ -67,8 +68,8 @@ class WithOffset(nn.Module):
 class LinearOffset(nn.Module):
     """Ridge regression on standardised columns.
 
-    On the columns' normal scores instead where the leave-one-out error is lower by a fifth: a
-    straight line along a heavy-tailed column follows the few rows in its tail.
+    Normal scores of the columns are used instead if the leave-one-out error is lower by a fifth: a
+    straight line along a heavy-tailed column is determined by the few rows in its tail.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ class LinearOffset(nn.Module):
         return LinearOffset(*self.sizes).to(self.layer.weight.device).fit(*parts)
 
     def fit(self, *data: RowsDataset) -> LinearOffset:
-        """Fit all rows at once; the columns' form and the ridge by leave-one-out errors."""
+        """Fit all rows; leave-one-out errors select the form of the columns and the ridge."""
         parts = [part.batch(slice(None)) for part in data]
         inputs = torch.cat([part.inputs for part in parts])
         targets = torch.cat([part.targets for part in parts if part.targets is not None])
