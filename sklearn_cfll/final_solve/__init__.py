@@ -1,1 +1,1 @@
-"""After training: the final ridge, the refit, the noise, and intervals calibrated on it."""
+"""After training: the final ridge, the refit, the noise model, and calibrated intervals."""
