@@ -1,1 +1,1 @@
-"""What is solved exactly around training: offset, refit, noise, and calibration on it."""
+"""Exact fits before and after training: offset, final ridge, refit, noise model, calibration."""

@@ -1,4 +1,4 @@
-"""The final exact solve of the last layer, and what held-out rows say of it."""
+"""The final exact solve of the last layer, and its evaluation on held-out rows."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
 ]
 __all__ += ["refit_last_layer"]
 
-# How far an uncertain share is shrunk; benchmarks/small_data.py shows what it keeps safe. Of
-# fewer rows than these a standard error says little of its own error: more doubt.
+# Strength of the shrinkage of an uncertain coefficient; benchmarks/small_data.py measures it. With
+# fewer rows than ENOUGH_ROWS, a standard error is itself imprecise, and shrinkage is stronger.
 DOUBT, ENOUGH_ROWS = 2.0, 40
 
 
 class Calibration(NamedTuple):
-    """Rows that the network was not trained on, as a last layer not fitted to them sees them.
+    """Residuals of rows outside the training set, under a last layer not fitted to them.
 
     Attributes
     ----------
@@ -40,11 +40,11 @@ class Calibration(NamedTuple):
     weights : Tensor of shape (rows,)
         Sample weights.
     n_samples : int
-        Samples behind the rows; fewer than rows where samples have positions.
+        Number of samples; fewer than rows if samples have positions.
     residuals : Tensor of shape (n, ..., k)
-        Target minus prediction; a classifier's probabilities are made from them.
+        Target minus prediction; the probabilities of a classifier are fitted to them.
     training_squares : Tensor of shape (k,)
-        Mean squared score of the training rows, zero where it is not known.
+        Mean squared score of the training rows, zero if unknown.
     """
 
     scores: Tensor
@@ -55,24 +55,24 @@ class Calibration(NamedTuple):
 
 
 class Refit(NamedTuple):
-    """What the final solve found.
+    """Result of the final solve.
 
     Attributes
     ----------
     ridge : float
     noise_variance : Tensor of shape (k,)
-        Mean squared residual per target: of the held-out rows under the fit to the others,
-        of the training rows where none were held out.
+        Mean squared residual per target: on the held-out rows under the fit to the others, or on
+        the training rows if none were held out.
     exact : bool
-        The last layer is the ridge fit to all rows, and not what training left.
+        Whether the last layer is the ridge fit to all rows, not the result of training.
     path_errors : Tensor of shape (len(RIDGES), k) or None
-        Mean squared residual of the held-out rows for each of ``RIDGES``.
+        Mean squared residual on the held-out rows for each of ``RIDGES``.
     noise : NoiseModel or None
-        Noise of single rows, its level and shape judged on the held-out rows.
+        Noise of individual rows, with level and shape chosen on the held-out rows.
     calibration : Calibration or None
-        Of the held-out rows.
+        Calibration on the held-out rows.
     offset : Offset or None
-        Fitted to all rows.
+        Offset fitted to all rows.
     """
 
     ridge: float
@@ -97,17 +97,18 @@ def refit_last_layer(
     Parameters
     ----------
     net : CFLLNet
-        Trained; its last layer is changed.
+        Trained net, whose last layer is changed.
     train, valid : RowsDataset
         ``valid`` may be None.
     ridge : float, optional
-        Taken where there are no held-out rows. Default: chosen from the moments of the training
+        Ridge to use without held-out rows. By default it is chosen from the moments of the training
         rows (:func:`~sklearn_cfll.linalg.final_ridge`), with a correction for features that were
-        shaped by the same targets.
+        trained on the same targets.
     lowest : float, default=0.0
-        Smaller ridges are not taken.
+        Smallest ridge that may be chosen.
     offset : Offset, optional
-        What the net was trained on top of, fitted to ``train``. Another one is fitted to all rows.
+        Offset fitted to ``train``, to whose residuals the net was trained. It is refitted to all
+        rows.
     """
     rows = train, valid
     train = less_offset(train, offset)
@@ -116,7 +117,7 @@ def refit_last_layer(
         layer.refit(net.labelled_features(train), ridge=ridge)
     if valid is None:
         left = mean_squared_residuals(net, train)
-        # With fixed features a row left out of the last layer was not seen at all.
+        # With fixed features, a row left out of the last layer was not used at all.
         fixed = net.optimizer_ is None and not _has_points(net, train)
         calibration = calibrate(net, train, left, None, _left_out_residuals) if fixed else None
         found = layer.final_ridge
@@ -134,8 +135,8 @@ def refit_last_layer(
         layer.solve(ridge, shrinkage)
         left = mean_squared_residuals(net, valid)
     noise = fit_noise(net, train, valid, ridge, left)
-    # Points of a field are many and share their sample: leaving one out says little, and the
-    # last layer hardly moves when the held-out samples are added.
+    # A field has many points per sample, so leaving out a single point is uninformative, and the
+    # last layer hardly changes when the held-out samples are added.
     calibration = None
     if _has_points(net, valid):
         calibration = calibrate(net, valid, left, noise, train=train)
@@ -153,12 +154,12 @@ def refit_last_layer(
 
 
 def shrink_to_evidence(net: Any, held_out: Any) -> Tensor:
-    """How much of the last layer's prediction to believe, target by target; shape (k,).
+    """Shrinkage factor of the last layer's prediction for each target; shape (k,).
 
-    The least-squares share b of the prediction in what it should predict on held-out rows,
-    clipped to [0, 1], times ``b² / (b² + c se²)``, c = 2 and of m < 40 rows ``2 (40/m)²``: near
-    one where the rows leave no doubt that the network helps, near zero where b is no larger than
-    its standard error.
+    It is b times ``b² / (b² + c se²)``. b is the least-squares coefficient of the prediction on the
+    held-out rows, clipped to [0, 1], and se its standard error; c = 2, or ``2 (40/m)²`` for m < 40
+    rows. The factor is near one if the held-out rows leave no doubt that the network helps, and
+    near zero if b is no larger than its standard error.
     """
     layer = net.module_.last_layer
     parts = [(layer(f), t, w) for f, t, w in net.labelled_features(held_out)]
@@ -188,9 +189,9 @@ def predictive_variance(
     noise: NoiseModel | None,
     left_out: Tensor | None = None,
 ) -> Tensor:
-    """``σ²(x) + σ² · leverage``: the row's own noise, and what the weights are unsure of.
+    """``σ²(x) + σ² · leverage``: noise of the row plus uncertainty of the weights.
 
-    ``left_out`` holds the weights of rows that are in the moments: theirs is the variance under
+    ``left_out`` holds the sample weights of rows that are in the moments, for their variance under
     the fit to all other rows.
     """
     variance = layer.variance(features, noise_variance, left_out)
@@ -207,7 +208,7 @@ def _has_points(net: Any, data: Any) -> bool:
 
 
 def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
-    """Residuals and variances of rows that the last layer was not fitted to; and weights."""
+    """Residuals, variances and weights of rows that the last layer was not fitted to."""
     layer = net.module_.last_layer
     for features, targets, sample_weight in net.labelled_features(data):
         yield targets - layer(features), variance(features, None), sample_weight
@@ -216,9 +217,9 @@ def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Ten
 def _left_out_residuals(
     net: Any, data: Any, variance: Any, offset: Offset | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Any]]:
-    """What :func:`_residuals` gives of rows that the last layer *was* fitted to.
+    """Like :func:`_residuals`, for rows that the last layer *was* fitted to.
 
-    Each row as the layer fitted to all others sees it, exactly; the offset likewise.
+    Each row is predicted exactly by the last layer and the offset fitted to all other rows.
     """
     layer = net.module_.last_layer
     more = None if offset is None else offset.left_out_shift(data)
@@ -241,15 +242,15 @@ def calibrate(
     residuals: Callable[..., Iterator[tuple[Tensor, Tensor, Any]]] = _residuals,
     train: Any = None,
 ) -> Calibration:
-    """Residuals of rows that the network was not trained on, beside their predicted deviations.
+    """Residuals of rows outside the training set, relative to their predicted deviations.
 
-    Those of ``train`` are looked at, too, if given: see :class:`Calibration`.
+    Residuals of ``train`` are used too, if given; see :class:`Calibration`.
     """
     layer = net.module_.last_layer
     floor = torch.finfo(noise_variance.dtype).tiny
 
     def variance(features: Tensor, left_out: Tensor | None) -> Tensor:
-        if not layer.holds_moments:  # what the weights are unsure of is not known
+        if not layer.holds_moments:  # the uncertainty of the weights is unknown
             return noise_variance.expand(*features.shape[:-1], -1)
         return predictive_variance(layer, features, noise_variance, noise, left_out)
 

@@ -362,7 +362,7 @@ NUMBERS_NAN = np.where(NUMBERS > 2, np.nan, NUMBERS)
         (lambda m: m.predict(NUMBERS), "one array, but.*inputs named"),
         (lambda m: m.predict({**NAMED, "numbers": NUMBERS[:, 0]}), r"X\['numbers'\] has samples"),
         (lambda m: m.predict({**NAMED, "numbers": NUMBERS[:, :2]}), "backbone cannot take"),
-        (lambda m: regressor(None).fit(NAMED, Y), "'numbers', 'codes'.*give a `backbone`"),
+        (lambda m: regressor(None).fit(NAMED, Y), "'numbers', 'codes'.*Pass a `backbone`"),
         (lambda m: regressor(MLPBackbone()).fit(NAMED, Y), "An MLP needs samples of shape"),
         (lambda m: regressor(FNOBackbone()).fit(NAMED, Y), "FNOBackbone takes one field"),
     ],

@@ -248,7 +248,7 @@ def test_continuous_targets_in_classification():
 
 def test_one_class():
     X, y = data_for(CFLLClassifier)
-    with pytest.raises(ValueError, match="at least two classes, y holds one class only"):
+    with pytest.raises(ValueError, match="at least two classes, but y holds one class"):
         small(CFLLClassifier).fit(X, np.ones_like(y))
 
 
@@ -275,7 +275,7 @@ def test_class_unknown_to_the_first_partial_fit():
         (lambda X, y: (X, y[1:]), "inconsistent numbers of samples"),
         (
             lambda X, y: (X, y + 1),
-            r"\[2\] that are not in classes_.*Leave these rows out",
+            r"\[2\] that are not in classes_.*Drop these rows",
         ),
         (lambda X, y: (X, np.array([None] * len(y))), "missing values"),
     ],

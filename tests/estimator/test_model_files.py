@@ -446,7 +446,7 @@ def test_what_is_wrong_with_a_backbone_given_to_load_is_said(tmp_path):
         model.save(path)
     for other, message in (
         (Network, r"the class Network.*Pass an instance, Network\(\.\.\.\)"),
-        (Network(6), r"not like the one at fit.*0\.weight.*\[5, 3\].*\[6, 3\].*the same sizes"),
+        (Network(6), r"differs from the one at fit.*0\.weight.*\[5, 3\].*\[6, 3\].*the same sizes"),
         (nn.Linear(3, 5), "a Linear, has no linear layer '2', which was the last"),
         (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Tanh()), "no linear layer '2'"),
         (torch.relu, "relu.*function of tensors"),
