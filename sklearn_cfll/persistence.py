@@ -25,6 +25,7 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 import torch
 
+from ._version import __version__
 from .backbones.fno import FNOBackbone
 from .backbones.mlp import MLPBackbone
 from .training.optimizers import OPTIMIZERS
@@ -89,8 +90,6 @@ def save(name: str, state: dict[str, Any], path: Any) -> None:
     TypeError
         For any other value, with the name of the attribute, before anything is written.
     """
-    from . import __version__
-
     arrays: dict[str, np.ndarray] = {}
     encoded = {key: _encode(value, arrays, key) for key, value in state.items()}
     content = {"format": FORMAT, "version": __version__, "class": name, "state": encoded}

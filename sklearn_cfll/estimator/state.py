@@ -20,6 +20,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from .. import persistence
+from .._version import __version__
 from ..backbones.splitting import Backbone
 from ..training.net import LAST_LAYER
 from ..training.optimizers import OPTIMIZERS, optimizer_class
@@ -198,8 +199,6 @@ def _codes(value: Any) -> list[persistence.Code]:
 
 def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
     """An estimator's ``__dict__`` with the net and the backbone as plain data."""
-    from .. import __version__
-
     state = dict(state)
     net = state.pop("net_", None)
     if net is None:
