@@ -85,7 +85,9 @@ def test_images_without_a_backbone(Estimator):
 
 def test_images_with_a_perceptron_recipe():
     X, y = data_for(CFLLRegressor)
-    with pytest.raises(ValueError, match=r"samples of shape \(2, 3\).*`backbone` for images"):
+    with pytest.raises(
+        ValueError, match=r"An MLP needs samples of shape.*\(2, 3\).*`backbone` for images"
+    ):
         CFLLRegressor(MLPBackbone((4,))).fit(X.reshape(-1, 2, 3), y)
 
 
