@@ -1,13 +1,12 @@
 """Neural networks whose last layer is solved in closed form, for scikit-learn."""
 
+from ._version import __version__
 from .classifier import CFLLClassifier
 from .heads import ClosedFormLastLayer, EnsembleLastLayer
 from .instruments import CFLLIVRegressor
 from .persistence import ModelFileError
 from .regressor import CFLLRegressor
 from .training import CFLLNet, WeightAveraging
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CFLLClassifier",
@@ -18,4 +17,5 @@ __all__ = [
     "EnsembleLastLayer",
     "ModelFileError",
     "WeightAveraging",
+    "__version__",
 ]

@@ -1,4 +1,4 @@
-"""CFLLClassifier: what classification adds to the shared estimator."""
+"""CFLLClassifier: the parts of the estimator specific to classification."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ __all__ = ["CFLLClassifier"]
     max_epochs=100,
     patience=20,
     own="""class_weight : dict, list of dict, "balanced" or None, default=None
-        Weights of classes, multiplied into ``sample_weight``. For multilabel targets a list with
-        a dict of the weights of 0 and 1 for each label; those of a row are multiplied.""",
+        Class weights, by which ``sample_weight`` is multiplied. For multilabel targets, a list of
+        dicts, one per label, with the weights of 0 and 1; the weights of the labels of a row are
+        multiplied.""",
 )
 class CFLLClassifier(ClassifierMixin, BaseCFLL):
     """Neural-network classification with a closed-form last layer.
 
-    Squared loss on one-hot targets (one column for two classes, one a label for
-    multilabel targets): that is what makes the last layer closed form.
+    The loss is the squared error on one-hot targets (one column for two classes, one column per
+    label for multilabel targets), which gives the last layer its closed form.
 
     Parameters
     ----------
@@ -148,21 +149,21 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
     ) -> CFLLClassifier:
-        """One epoch over these rows; the first call settles classes, widths and bins.
+        """Train for one epoch on these rows; the first call determines classes, sizes and bins.
 
-        After ``fit`` few rows change the model little: they are added to the moments that the
-        last layer is solved from, and the backbone moves in proportion to their number beside
-        the rows that the model knows. Without a ``fit`` before, the rate stays constant and the
-        scales of the columns follow the rows seen so far. A call takes tens of milliseconds,
-        however few the rows: give them in chunks where you can.
+        After ``fit``, a few rows change the model little: they are added to the moments from which
+        the last layer is solved, and the backbone is updated in proportion to their number relative
+        to the rows that the model was fitted to. Without a previous ``fit``, the learning rate
+        stays constant and the scales of the columns are updated with the rows seen so far. A call
+        takes tens of milliseconds even for a few rows, so pass larger chunks if possible.
 
         Parameters
         ----------
         X, y, sample_weight
             As in :meth:`fit`.
         classes : array-like of shape (n_classes,), default=None
-            All classes there will be; needed in the first call where y lacks some. Otherwise the
-            classes of the first rows are taken for all.
+            All classes that will occur; required in the first call if y lacks some of them. By
+            default, the classes of the first rows are used.
 
         Returns
         -------
@@ -176,7 +177,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
                 elif not np.array_equal(given, self.classes_):
                     raise ValueError(
                         f"`classes`={classes!r} is not the same as on last call to partial_fit, "
-                        f"was: {self.classes_!r}. Leave it out, or fit anew."
+                        f"was: {self.classes_!r}. Omit it, or fit again."
                     )
             try:
                 return self._partial_fit(X, y, sample_weight)
@@ -184,7 +185,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
                 self.__dict__.pop("_given_classes", None)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Estimated class indicators, centred: the largest one wins.
+        """Estimated class indicators minus 0.5; the class with the largest one is predicted.
 
         Parameters
         ----------
@@ -193,7 +194,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         Returns
         -------
         ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes)
-            Positive for the second class (for a label that applies).
+            Positive for the second class, or for a label that applies.
         """
         check_is_fitted(self)
         scores = self._outputs(X) - self._decision_threshold
@@ -220,9 +221,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities.
 
-        Squared loss makes a score an estimate of the probability itself. Scores are kept
-        positive by a softplus and a floor, raised to a power, and normalised; floor and power
-        are those of the least log loss on held-out rows that the last layer was not fitted to.
+        With squared loss, a score estimates the probability itself. Scores are kept positive by a
+        softplus and a floor, raised to a power, and normalised; floor and power minimise the log
+        loss on held-out rows that the last layer was not fitted to.
         ``benchmarks/classification.py --calibration`` compares this with a temperature, vector
         and matrix scaling, projection on the simplex and Gaussian posteriors.
 
@@ -233,9 +234,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Rows sum to one. For multilabel the probability of each label.
+            Rows sum to one. For multilabel targets, the probability of each label.
         """
-        scores = self._outputs(X)  # first: it says so where nothing is fitted
+        scores = self._outputs(X)  # first, because it checks that the model is fitted
         found = Probabilities(*self._probabilities)(scores, exclusive=self._is_exclusive)
         return np.hstack([1.0 - found, found]) if self._is_binary else found
 
@@ -253,10 +254,10 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    # -- the kind -------------------------------------------------------------------
+    # -- specific to classification --------------------------------------------------
 
     def _on_fields(self) -> bool:
-        return False  # what was found for fields was found for regression alone
+        return False  # the defaults for fields were tuned for regression only
 
     @property
     def _is_binary(self) -> bool:
@@ -278,7 +279,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         kind = type_of_target(y, input_name="y")
         if kind == "multiclass-multioutput":
             raise ValueError(
-                "y holds several columns of classes. Fit one classifier a column (for example "
+                "y holds several columns of classes. Fit one classifier per column (for example "
                 "sklearn.multioutput.MultiOutputClassifier); columns of 0 and 1 are multilabel."
             )
         multilabel = kind == "multilabel-indicator"
@@ -289,7 +290,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             if len(self.classes_) < 2 and not multilabel:
                 source = "y" if given is None else "`classes`"
                 raise ValueError(
-                    f"CFLLClassifier needs at least two classes, {source} holds one class only: "
+                    f"CFLLClassifier needs at least two classes, but {source} holds one class: "
                     f"{self.classes_[0]!r}."
                 )
         elif multilabel != self.multilabel_:
@@ -300,8 +301,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         if len(unknown):
             raise ValueError(
                 f"y holds classes {unknown.tolist()} that are not in classes_ "
-                f"{self.classes_.tolist()}. Leave these rows out, or `fit` on rows of all classes; "
-                "a stream is told all of them by `classes` in its first `partial_fit`."
+                f"{self.classes_.tolist()}. Drop these rows, or `fit` on rows of all classes. In a "
+                "stream, pass all of them as `classes` to the first `partial_fit`."
             )
         indicators = LabelBinarizer().fit(self.classes_).transform(y)
         return indicators[:, 0] * 1.0 if len(self.classes_) == 2 else indicators * 1.0
@@ -313,7 +314,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             weights = self._given_weights(y)
             return weights if sample_weight is None else weights * sample_weight
         if self.class_weight == "balanced" and sample_weight is not None and y.ndim == 1:
-            # Weights mean repetitions: balance the weighted class sizes.
+            # Weights are numbers of repetitions, so balance the weighted class sizes.
             codes = np.unique(y, return_inverse=True)[1]
             sizes = np.bincount(codes, sample_weight)
             present = np.count_nonzero(sizes)
@@ -323,14 +324,14 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         return weights if sample_weight is None else weights * sample_weight
 
     def _given_weights(self, y: np.ndarray) -> np.ndarray:
-        """Weight of each row by a dict; of multilabel targets by one for each label."""
+        """Weight of each row from a dict, or from one dict per label for multilabel targets."""
         given = self.class_weight
         if not self.multilabel_ and isinstance(given, dict):
             return self._class_weights(given, self.classes_)[np.searchsorted(self.classes_, y)]
         if not self.multilabel_:
             raise ValueError(
-                f"`class_weight` is a list for multilabel targets only, got {given!r}, and y has "
-                "one column. Give one dict."
+                f"`class_weight` may be a list for multilabel targets only, got {given!r}, but y "
+                "has one column. Pass one dict."
             )
         k = y.shape[1]
         if not isinstance(given, list) or len(given) != k:
@@ -349,7 +350,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         for label, weight in given.items():
             if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
                 raise ValueError(
-                    "`class_weight` must hold finite weights, none of them negative, got "
+                    "`class_weight` must hold finite, non-negative weights, got "
                     f"{weight!r} for class {label!r}."
                 )
         known = classes.tolist()
@@ -357,13 +358,13 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         missing = [label for label in known if label not in given]
         if unknown and missing:
             raise ValueError(
-                f"`class_weight` holds weights of {unknown}, which are no classes, and none of "
-                f"{missing}, which are. Classes are {known}."
+                f"`class_weight` holds weights of {unknown}, which are not classes, but none of "
+                f"the classes {missing}. The classes are {known}."
             )
         return np.array([float(given.get(label, 1.0)) for label in known])
 
     def _n_network_outputs(self, y: np.ndarray) -> int | None:
-        return len(self.classes_)  # of two classes often one each, though one is enough
+        return len(self.classes_)  # networks often have two outputs for two classes
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         if self.multilabel_:
@@ -372,11 +373,11 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
     @property
     def _is_exclusive(self) -> bool:
-        """Whether each row has one of three classes and more, with a score for each."""
+        """Whether each row belongs to one of at least three classes, with a score for each."""
         return not (self._is_binary or self.multilabel_)
 
     def _finish(self, parts: Parts, solved: Refit) -> None:
-        """The map from scores to probabilities."""
+        """Fit the map from scores to probabilities."""
         self._probabilities = Probabilities()
         valid = parts.valid
         if valid is None:
@@ -396,10 +397,10 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
 
 def check_classes(classes: Any) -> np.ndarray:
-    """The labels of ``partial_fit(classes=)``, sorted, each once."""
+    """Sorted unique labels of ``partial_fit(classes=)``."""
     given = as_targets(classes, "classes")
     if given.ndim != 1 or not len(given):
         raise ValueError(
-            f"`classes` must be a list of all labels that y will ever hold, got {classes!r}."
+            f"`classes` must be a list of all labels that will occur in y, got {classes!r}."
         )
     return unique_labels(check_labels(given, "classes"))

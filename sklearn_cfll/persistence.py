@@ -1,6 +1,6 @@
-"""One file for a fitted estimator: arrays and a JSON text, opened without running code.
+"""One file per fitted estimator: arrays and a JSON text, opened without running code.
 
-The file is an ordinary ``.npz``, so :func:`numpy.load` shows what is in it: ``array_0``,
+The file is an ordinary ``.npz``, so :func:`numpy.load` shows its content: ``array_0``,
 ``array_1``, ...; ``content``, the JSON text in UTF-8, which holds everything else and the SHA-256
 of every array; and ``digest``, the SHA-256 of that text.
 """
@@ -25,6 +25,7 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 import torch
 
+from ._version import __version__
 from .backbones.fno import FNOBackbone
 from .backbones.mlp import MLPBackbone
 from .training.optimizers import OPTIMIZERS
@@ -32,7 +33,7 @@ from .training.optimizers import OPTIMIZERS
 __all__ = ["Code", "ModelFileError", "is_plain", "load", "naming", "recipe_name", "save"]
 
 FORMAT = 2
-# What may be named in a file; a name that is not in one of these tables is looked up nowhere.
+# Names that a file may contain; a name that is not in these tables is rejected.
 RECIPES = {"FNOBackbone": FNOBackbone, "MLPBackbone": MLPBackbone}
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -42,16 +43,16 @@ DTYPES = {
         *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     )
 }
-ARRAY_KINDS = "biufcmMSU"  # of NumPy's dtypes: numbers, dates and text, no objects
-DEEPEST = 60  # lists within lists; what `save` writes has less than half of it
+ARRAY_KINDS = "biufcmMSU"  # kinds of NumPy dtypes: numbers, dates and text, no objects
+DEEPEST = 60  # levels of nested lists; files from `save` have less than half of it
 LONGEST_RANGE = 10_000
 
 
 class ModelFileError(ValueError):
-    """A file that ``save`` did not write, that has changed since, or that lacks something.
+    """Raised for a file that ``save`` did not write, that was changed since, or is incomplete.
 
-    The message names the file and what is wrong with it. A file that is missing or may not be
-    read is an :class:`OSError`, as everywhere.
+    The message names the file and the problem. A file that is missing or may not be read raises an
+    :class:`OSError`, as usual.
     """
 
 
@@ -61,11 +62,11 @@ class Code(NamedTuple):
     Attributes
     ----------
     kind : str
-        What it was, for messages.
+        Description of the value, for messages.
     parameter : str
-        Of ``load``: gives the value again.
+        Parameter of ``load`` that supplies the value.
     needed : bool
-        The fitted model cannot be rebuilt without it; otherwise None takes its place.
+        Whether the value is required to rebuild the fitted model; otherwise None replaces it.
     """
 
     kind: str
@@ -74,7 +75,7 @@ class Code(NamedTuple):
 
 
 def save(name: str, state: dict[str, Any], path: Any) -> None:
-    """Write an estimator's state (see ``__getstate__``); an older file stays until that is done.
+    """Write an estimator's state (see ``__getstate__``); an old file is kept until this is done.
 
     Parameters
     ----------
@@ -87,10 +88,8 @@ def save(name: str, state: dict[str, Any], path: Any) -> None:
     Raises
     ------
     TypeError
-        For any other value, by the name of the attribute, before anything is written.
+        For any other value, with the name of the attribute, before anything is written.
     """
-    from . import __version__
-
     arrays: dict[str, np.ndarray] = {}
     encoded = {key: _encode(value, arrays, key) for key, value in state.items()}
     content = {"format": FORMAT, "version": __version__, "class": name, "state": encoded}
@@ -112,12 +111,12 @@ def load(name: str, path: Any, code: dict[str, Any]) -> dict[str, Any]:
         Name of the class that is expected.
     path : str or path-like
     code : dict
-        By parameter of ``load``, what stands in for code that is not in the file.
+        Replacements for code that is not in the file, by parameter of ``load``.
 
     Raises
     ------
     ModelFileError
-        Whatever is wrong with the file.
+        If anything is wrong with the file.
     """
     with Path(path).open("rb") as file, naming(path):
         content, arrays = _read(file)
@@ -136,7 +135,7 @@ def load(name: str, path: Any, code: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def naming(path: Any) -> Iterator[None]:
-    """Make whatever goes wrong with a file's content a ModelFileError that names the file."""
+    """Turn any error in a file's content into a ModelFileError that names the file."""
     try:
         yield
     except Exception as error:
@@ -157,7 +156,7 @@ def is_plain(value: Any) -> bool:
 
 
 def recipe_name(recipe: Any) -> str | None:
-    """The name of a recipe of this package itself, None for anything else."""
+    """The name of a recipe class of this package, None for anything else."""
     name = type(recipe).__name__
     return name if RECIPES.get(name) is type(recipe) else None
 
@@ -167,11 +166,11 @@ def recipe_name(recipe: Any) -> str | None:
 
 @contextlib.contextmanager
 def _replacing(path: Any) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of ``path`` once it is complete and on the disk.
+    """Open a new file that replaces ``path`` once it is completely written to disk.
 
-    Whatever ends the process before, or another writer, leaves a whole file at ``path``.
+    If the process ends before that, or if another process writes too, ``path`` is a complete file.
     """
-    target = Path(os.path.realpath(path))  # a link stays one
+    target = Path(os.path.realpath(path))  # a symbolic link is kept
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(target.parent))
     if target.exists() and not target.is_file():
@@ -188,7 +187,7 @@ def _replacing(path: Any) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    with contextlib.suppress(OSError):  # Windows and some file systems sync no directory
+    with contextlib.suppress(OSError):  # not possible on Windows and some file systems
         descriptor = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -197,7 +196,7 @@ def _replacing(path: Any) -> Iterator[IO[bytes]]:
 
 
 def _add(archive: ZipFile, name: str, array: np.ndarray) -> str:
-    """Write an array as one member of the archive; the SHA-256 of the member."""
+    """Write an array as one member of the archive; return the SHA-256 of the member."""
     buffer = io.BytesIO()
     array = np.asarray(array, order="C")
     np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
@@ -206,18 +205,18 @@ def _add(archive: ZipFile, name: str, array: np.ndarray) -> str:
 
 
 def _read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The JSON object and the arrays of a file, all of them checked against their digests."""
+    """The JSON object and the arrays of a file, all checked against their digests."""
     size = os.fstat(file.fileno()).st_size
     try:
         archive = ZipFile(file)
     except Exception as error:
-        raise ModelFileError(f"it was not written by `save`, or is cut short ({error}).") from error
+        raise ModelFileError(f"it was not written by `save`, or is truncated ({error}).") from error
     with archive:
         members = {info.filename: info for info in archive.infolist()}
         if len(members) < len(archive.infolist()):
-            raise ModelFileError("two of its members have one name.")
+            raise ModelFileError("two of its members have the same name.")
         if not {"content.npy", "digest.npy"} <= set(members):
-            raise ModelFileError("it was not written by `save`, or by another version of it.")
+            raise ModelFileError("it was not written by `save`, or was written by another version.")
         # Nothing is compressed, so that members cannot be larger than the file.
         if sum(info.file_size for info in members.values()) > size or any(
             info.compress_type != ZIP_STORED or info.file_size != info.compress_size
@@ -229,7 +228,7 @@ def _read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             try:
                 raw = archive.read(members.pop(f"{name}.npy"))
                 if digest not in (None, hashlib.sha256(raw).hexdigest()):
-                    raise ModelFileError("it does not match its SHA-256; something changed it")
+                    raise ModelFileError("it does not match its SHA-256, so it was changed")
                 return _as_array(raw)
             except Exception as error:
                 what = str(error) if isinstance(error, ModelFileError) else repr(error)
@@ -238,7 +237,7 @@ def _read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         digest = read("digest", None).tobytes().hex()
         content = json.loads(read("content", digest).tobytes())
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-            raise ModelFileError("content: not what `save` writes.")
+            raise ModelFileError("content: it was not written by `save`.")
         if content["format"] != FORMAT:
             age = "a newer" if content["format"] > FORMAT else "an older"
             raise ModelFileError(
@@ -254,7 +253,7 @@ def _read(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _as_array(raw: bytes) -> np.ndarray:
-    """An array from the bytes of an .npy file, of the length that its header speaks of."""
+    """An array from the bytes of an .npy file, whose length must match its header."""
     stream = io.BytesIO(raw)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ModelFileError("its array format is not version 1.0")
@@ -271,7 +270,9 @@ def _as_array(raw: bytes) -> np.ndarray:
 
 
 def _encode(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
-    """JSON for plain data: a type that JSON lacks becomes an object of one key; arrays go aside."""
+    """Encode plain data as JSON: a type that JSON lacks becomes an object with one key.
+
+    Arrays are collected in ``arrays``."""
 
     def encode(part: Any) -> Any:
         return _encode(part, arrays, where)
@@ -314,12 +315,12 @@ def _encode(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
     kind = type(value).__name__
     raise TypeError(
         f"`{where}` holds {value!r:.80} of type {kind}, which a file of arrays and plain data "
-        "cannot hold. Set it to something else before `save`, or pickle the estimator."
+        "cannot contain. Change it before `save`, or pickle the estimator."
     )
 
 
 class _Reader:
-    """The way back of :func:`_encode`."""
+    """Inverse of :func:`_encode`."""
 
     def __init__(self, arrays: dict[str, np.ndarray], code: dict[str, Any]) -> None:
         self.arrays, self.code = arrays, code
@@ -353,7 +354,7 @@ class _Reader:
             raise ModelFileError(f"content: {kind} cannot be {body!r:.80}.") from error
 
     def _array(self, name: str) -> np.ndarray:
-        return self.arrays.pop(name)  # only once: each use is copied later
+        return self.arrays.pop(name)  # each array is used once and copied later
 
     def _objects(self, values: list[Any]) -> np.ndarray:
         array = np.empty(len(values), dtype=object)
@@ -375,6 +376,6 @@ class _Reader:
         if given is None and needed:
             raise ModelFileError(
                 f"the estimator was fitted with {kind} as `{parameter}`, which is code and not "
-                f"in the file: pass the same one as `{parameter}`."
+                f"in the file: pass the same object as `{parameter}`."
             )
         return given

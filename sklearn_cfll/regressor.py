@@ -1,4 +1,4 @@
-"""CFLLRegressor: what regression adds to the shared estimator."""
+"""CFLLRegressor: the parts of the estimator specific to regression."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .training.torch_settings import default_modes
 
 __all__ = ["CFLLRegressor"]
 
-FEW_ROWS = 20.0  # of a stream, before the scale of its targets is known
+FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
 
 
 @shared_docs(
@@ -37,11 +37,12 @@ FEW_ROWS = 20.0  # of a stream, before the scale of its targets is known
     max_epochs=60,
     patience=15,
     own="""normalize_y : bool, default=True
-        Standardise targets while training.
+        Whether to standardise the targets for training.
     linear_part : bool or "auto", default="auto"
-        Fit a ridge regression first and train the perceptron on what it leaves over; its
-        prediction is then shrunk according to how clearly the held-out rows show that it helps.
-        "auto": below 600 rows, where rows are held out. Not with a ``backbone`` of your own.""",
+        Whether to fit a ridge regression first and the perceptron to its residuals. The prediction
+        of the perceptron is then shrunk in proportion to its uncertainty on the validation set.
+        "auto" is True below 600 rows, if rows are held out. Not available with your own
+        ``backbone``.""",
 )
 class CFLLRegressor(RegressorMixin, BaseCFLL):
     """Neural-network regression with a closed-form last layer.
@@ -54,10 +55,11 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
     ----------
     {attributes}
     loo_residuals_ : ndarray of y's shape at fit
-        ``y - prediction`` of each row with the last layer fitted to all others. Only where the
-        backbone has no parameters to train: one that has seen the row would make them too small.
+        ``y - prediction`` of each row with the last layer fitted to all others. Only available if
+        the backbone has no parameters to train; one that was trained on the row would make them too
+        small.
     loo_score_ : float
-        Coefficient of determination that goes with them.
+        Coefficient of determination of the leave-one-out predictions.
 
     References
     ----------
@@ -152,13 +154,13 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CFLLRegressor:
-        """One epoch over these rows; the first call settles widths and bins.
+        """Train for one epoch on these rows; the first call determines sizes and bins.
 
-        After ``fit`` few rows change the model little: they are added to the moments that the
-        last layer is solved from, and the backbone moves in proportion to their number beside
-        the rows that the model knows. Without a ``fit`` before, the rate stays constant and the
-        scales of the columns follow the rows seen so far. A call takes tens of milliseconds,
-        however few the rows: give them in chunks where you can.
+        After ``fit``, a few rows change the model little: they are added to the moments from which
+        the last layer is solved, and the backbone is updated in proportion to their number relative
+        to the rows that the model was fitted to. Without a previous ``fit``, the learning rate
+        stays constant and the scales of the columns are updated with the rows seen so far. A call
+        takes tens of milliseconds even for a few rows, so pass larger chunks if possible.
 
         Parameters
         ----------
@@ -179,12 +181,13 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         ----------
         X : array-like of shape (n_samples, ...)
         return_std : bool, default=False
-            Also the predictive standard deviation of a new observation: Bayesian linear
-            regression on the features. Where rows were held out their residuals set the noise,
-            which differs from row to row if that explains them better (a ridge regression of
-            the logarithm of squared residuals on the same features), and the scale of the whole:
-            standardised residuals of theirs have a mean square of one, together with 20 of a mean
-            square of 1.5, for such rows have chosen epoch and ridge too.
+            Whether to also return the predictive standard deviation of a new observation, from
+            Bayesian linear regression on the features. The noise is estimated from the residuals of
+            the held-out rows. It depends on the row if that explains the residuals better (a ridge
+            regression of the logarithm of squared residuals on the same features). The standard
+            deviations are scaled so that the standardised residuals of the held-out rows have a
+            mean square of one, regularised by 20 pseudo-observations with variance 1.5, because
+            these rows have chosen epoch and ridge too.
 
         Returns
         -------
@@ -193,7 +196,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
             With ``return_std=True``.
         """
         if not return_std:
-            outputs = self._outputs(X)  # first: it says so where nothing is fitted
+            outputs = self._outputs(X)  # first, because it checks that the model is fitted
             return self._plan.layout.from_rows(outputs)
         check_is_fitted(self)
         plan, layer = self._plan, self.net_.module_.last_layer
@@ -211,9 +214,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
                 means.append(layer(features).cpu())
                 variance = predictive_variance(layer, features, unit_noise, noise)
                 deviations.append(variance.sqrt().cpu())
-            linear = self._linear_part()
-            if linear is not None:
-                means = [torch.cat(means) + linear(dataset.X).cpu()]
+            if self._offset is not None:
+                means = [torch.cat(means) + self._offset(dataset.X).cpu()]
         mean = plan.unscale(torch.cat(means).numpy())
         scale = plan.scale.scale
         if self._scores is not None:
@@ -222,20 +224,20 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         return plan.layout.from_rows(mean), plan.layout.from_rows(std)
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Intervals that hold a new observation with the probability asked for.
+        """Prediction intervals that contain a new observation with a given probability.
 
-        Split-conformal: ``predict(X) ± q · std``, with q the quantile of the same ratio on the
-        held-out rows, each as the last layer without it predicts it; several targets are each
-        covered so often. The same rows chose the epoch, the final ridge and the noise model, so
-        that on average rows like the training rows are covered a little less often than asked
-        for: .89 at .9 (``benchmarks/intervals.py``). Covering at least as often takes rows
-        that chose nothing.
+        The intervals are split-conformal: ``predict(X) ± q · std``, where q is the quantile of the
+        standardised absolute residuals of the held-out rows, each predicted by the last layer
+        fitted without it. Each of several targets has this coverage. The same rows chose the epoch,
+        the final ridge and the noise model, so the average coverage of rows like the training rows
+        is slightly below the nominal one: .89 at .9 (``benchmarks/intervals.py``). Coverage of at
+        least the nominal level requires rows that were not used for model selection.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
         coverage : float, default=0.9
-            Between 0 and 1.
+            Probability between 0 and 1.
 
         Returns
         -------
@@ -244,7 +246,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         Raises
         ------
         ValueError
-            Where no rows were held out at fit, or too few for so large a coverage.
+            If no rows were held out at fit, or too few for this coverage.
         """
         check_coverage(coverage)
         check_is_fitted(self)
@@ -259,23 +261,23 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         return mean - half, mean + half
 
     def _no_residuals(self) -> str:
-        """Why there are no residuals of held-out rows, and what to do."""
+        """Reason for missing residuals of held-out rows, and the remedy."""
         enough = self.defaults.held_out_from
         if self.early_stopping is False or self.validation_fraction == 0:
-            remedy = "`fit` with early_stopping=True and `validation_fraction` above 0"
+            remedy = "call `fit` with early_stopping=True and `validation_fraction` above 0"
         elif self._is_stream:
             remedy = (
-                f"`partial_fit` holds none out. `fit` first, on {enough} rows or more, and go on "
-                "by `partial_fit`"
+                f"`partial_fit` holds none out. Call `fit` first, on at least {enough} rows, and "
+                "then `partial_fit`"
             )
         else:
             remedy = (
-                f"`fit` holds none out of fewer than {enough} rows. `fit` on more rows, or with "
-                "early_stopping=True"
+                f"`fit` holds none out of fewer than {enough} rows. Call `fit` on more rows, or "
+                "with early_stopping=True"
             )
         return (
             "needs rows that the network was not trained on, because residuals of training rows "
-            f"are too small, and none were held out: {remedy}; or give `X_val` and `y_val` to "
+            f"are too small, but none were held out: {remedy}, or pass `X_val` and `y_val` to "
             "`fit`."
         )
 
@@ -297,10 +299,10 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
             y, prediction = y.reshape(len(y), -1), prediction.reshape(len(y), -1)
         return r2_score(y, prediction, sample_weight=weight)
 
-    # -- the kind -------------------------------------------------------------------
+    # -- specific to regression ------------------------------------------------------
 
     def _finish(self, parts: Parts, solved: Refit) -> None:
-        """What intervals and leave-one-out scores need."""
+        """Set the attributes that intervals and leave-one-out scores need."""
         self._scores = None if solved.calibration is None else Scores.of(solved.calibration)
         noise = solved.noise
         self._noise = None if noise is None else tuple(a.cpu().numpy() for a in noise)
@@ -318,7 +320,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     @property
     def loo_residuals_(self) -> np.ndarray:
-        """Residual of each training row under the fit to all others; of y's shape at fit."""
+        """Residual of each training row under the fit to all others, in y's shape at fit."""
         return self._rows_left_out("loo_residuals_")[0]
 
     @property
@@ -331,14 +333,14 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         if self._left_out is None:
             raise AttributeError(
                 f"This {type(self).__name__} has no `{name}`: leaving a row out of the last layer "
-                "alone is exact only where the backbone was not trained on it. It needs a backbone "
+                "alone is exact only if the backbone was not trained on it. It requires a backbone "
                 "without parameters to train, samples without positions and "
-                "refit_last_layer=True. With a trained backbone use cross_val_predict."
+                "refit_last_layer=True. With a trained backbone, use cross_val_predict."
             )
         return self._left_out
 
     def _noise_changed(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Move the level of the rows' own noise as the mean level moved."""
+        """Rescale the noise model by the change of the mean noise level."""
         if self._noise is not None:
             weight, *logs = self._noise
             ratio = np.log(after / before, out=np.zeros_like(after), where=before * after > 0)
@@ -360,7 +362,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         return disregard_wild(checked, "y_val")
 
     def _tame_added(self, checked: Checked) -> Checked:
-        # A stream's scale is that of its first rows, and without `normalize_y` there is none.
+        # The scale of a stream is that of its first rows; without `normalize_y` there is none.
         few = self._is_stream and self._n_known < FEW_ROWS
         if few or not self._plan.parameters["normalize_y"]:
             return checked

@@ -26,6 +26,7 @@ ROOMS = (
     "linalg",
     "datasets",
     "_compat",
+    "_version",
 )
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

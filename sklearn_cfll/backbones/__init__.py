@@ -1,4 +1,4 @@
-"""Backbones: recipes that build one, and the splitting-off of a network's last layer."""
+"""Backbones: recipes that build them, and splitting off a network's last layer."""
 
 from .fno import FNOBackbone
 from .mlp import MLPBackbone

@@ -11,10 +11,10 @@ __all__ = ["SeededDropout", "seed_dropout"]
 
 
 class SeededDropout(nn.Dropout):
-    """:class:`torch.nn.Dropout` with the generator that :func:`seed_dropout` gives.
+    """:class:`torch.nn.Dropout` with the generator set by :func:`seed_dropout`.
 
-    The units dropped are those that ``nn.Dropout`` drops on a CPU where the global generator has
-    the same seed. Without a generator, as in a copy, it is ``nn.Dropout``.
+    It drops the units that ``nn.Dropout`` would drop on a CPU if the global generator had the same
+    seed. Without a generator, as in a copy, it is ``nn.Dropout``.
     """
 
     generator: torch.Generator | None = None
@@ -30,7 +30,7 @@ class SeededDropout(nn.Dropout):
 
 
 def seed_dropout(module: nn.Module, generator: torch.Generator) -> None:
-    """Let all of a network's own dropout draw from this generator, in the order of its layers."""
+    """Make all :class:`SeededDropout` layers of a network draw from this generator, in order."""
     for part in module.modules():
         if isinstance(part, SeededDropout):
             part.generator = generator

@@ -1,4 +1,4 @@
-"""How a network ends: whether its output is meant as features or as a prediction."""
+"""Check whether a network's output is meant as features or as predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGMOIDS = (nn.Sigmoid, nn.LogSigmoid, nn.Hardsigmoid)
 
 
 class Trace(NamedTuple):
-    """What a network did with a sample.
+    """Record of a network's forward pass on a sample.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Trace(NamedTuple):
     last : str or None
         Name of the linear layer whose output the network returns.
     inputs : Tensor or None
-        What that layer saw.
+        Inputs of that layer.
     linear : list of Tensor
         Outputs of all linear layers.
     squash : str or None
@@ -40,7 +40,7 @@ class Trace(NamedTuple):
 
 
 def refuse_probabilities(network: nn.Module, trace: Trace, n_outputs: int | None) -> None:
-    """Raise where a network ends in a softmax, or in sigmoids of which it has one per target."""
+    """Raise if a network ends in a softmax, or in one sigmoid per target."""
     output = trace.output
     module = None if trace.squash is None else network.get_submodule(trace.squash)
     end = None
@@ -48,7 +48,7 @@ def refuse_probabilities(network: nn.Module, trace: Trace, n_outputs: int | None
         isinstance(module, SIGMOIDS) and one_per_target(output, n_outputs)
     ):
         end = type(module).__name__ + (f" ({trace.squash!r})" if trace.squash else "")
-    elif module is None:  # torch.softmax and the like inside forward show in the values alone
+    elif module is None:  # torch.softmax etc. in forward: visible only in the values
         end = _squashing_function(trace, n_outputs)
     if end is None:
         narrow = one_per_target(output, n_outputs)
@@ -56,8 +56,8 @@ def refuse_probabilities(network: nn.Module, trace: Trace, n_outputs: int | None
             width = output.shape[-1] if output.ndim > 1 else 1
             found = "one feature" if width == 1 else f"{width} features, as many as outputs"
             warnings.warn(
-                f"`backbone` gives {found}, a function of its last linear layer's output: "
-                "predictions are linear in these alone. If that is meant as the prediction, return "
+                f"`backbone` returns {found}, a function of its last linear layer's output: "
+                "predictions are linear in these. If that is meant as the prediction, return "
                 "the last linear layer's output itself, so that the layer can be split off and "
                 "solved in closed form; if it is meant as features, make that layer wider.",
                 UserWarning,
@@ -66,15 +66,15 @@ def refuse_probabilities(network: nn.Module, trace: Trace, n_outputs: int | None
         return
     raise ValueError(
         f"`backbone` ends in {end} after its last linear layer, which then cannot be split off "
-        "and solved in closed form. Leave it out, so that the network returns that layer's "
-        "output: predictions are the solved layer's, and a classifier's `predict_proba` gives "
-        "probabilities. If its values are meant as features, give a recipe, an object with "
-        "`build(input_shape)`: what that builds is never split."
+        "and solved in closed form. Remove it, so that the network returns that layer's "
+        "output: the solved layer gives the predictions, and a classifier's `predict_proba` gives "
+        "probabilities. If its values are meant as features, pass a recipe, an object with "
+        "`build(input_shape)`: the network that it builds is never split."
     )
 
 
 def _squashing_function(trace: Trace, n_outputs: int | None) -> str | None:
-    """Name of the function that made probabilities of a linear layer's output."""
+    """Name of the function that turned a linear layer's output into probabilities."""
     output = trace.output.double()
     linear = [
         each.double().reshape(output.shape)
@@ -88,7 +88,7 @@ def _squashing_function(trace: Trace, n_outputs: int | None) -> str | None:
             continue
         for name, values in (("softmax", output), ("log_softmax", output.exp())):
             total = values.sum(axis)
-            # Shares with zeros among them may be features that were normalised.
+            # Shares that include zeros may be normalised features.
             if _close(total, torch.ones_like(total)) and (
                 bool((values > 0).all()) or any(_close(x.softmax(axis), values) for x in linear)
             ):
@@ -106,6 +106,6 @@ def _close(first: Tensor, second: Tensor) -> bool:
 
 
 def one_per_target(output: Tensor, n_outputs: int | None) -> bool:
-    """Whether there are as many outputs as targets, or one alone: no features then."""
+    """Whether there are as many outputs as targets, or only one, so that they are not features."""
     widths = {1} if output.ndim < 2 else {output.shape[1], output.shape[-1]}
     return bool(widths & {1, n_outputs})

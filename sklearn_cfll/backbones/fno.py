@@ -20,7 +20,7 @@ __all__ = ["FNOBackbone"]
 
 
 class ChannelStandardize(Standardize):
-    """Centre and scale each channel of (n, channels, grid...) by all its training points."""
+    """Centre and scale each channel of (n, channels, grid...) over all training points."""
 
     channel_axis: int | None
 
@@ -46,7 +46,7 @@ class ChannelStandardize(Standardize):
 
 
 class FieldFeatures(nn.Module):
-    """Fields (n, ...) in the user's layout to features (n, grid..., d).
+    """Map fields (n, ...) in the user's layout to features (n, grid..., d).
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class FieldFeatures(nn.Module):
     n_dim : int
         Axes of the grid.
     channel_axis : int or None
-        Axis of the channels within a sample; None where samples have no such axis.
+        Axis of the channels within a sample; None if samples have no such axis.
     coordinates : bool
         Append each point's coordinates as ``n_dim`` channels.
     """
@@ -75,7 +75,7 @@ class FieldFeatures(nn.Module):
         self.operator = operator
         self.n_channels, self.n_dim = n_channels, n_dim
         self.channel_axis, self.coordinates = channel_axis, coordinates
-        self.channels_first = channel_axis != -1  # where targets are looked for first
+        self.channels_first = channel_axis != -1  # layout of targets that is tried first
         self.register_state_dict_post_hook(_drop_metadata)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -118,28 +118,28 @@ def _drop_metadata(
 class FNOBackbone(BaseEstimator):
     """Recipe of a Fourier neural operator; its last pointwise map is the closed-form layer.
 
-    The network is ``neuralop.models.FNO`` of the package neuraloperator with the last linear
-    map of its projection left out: features are (n, grid..., d), and the last layer that is
-    solved for is shared by all points of the grid. What was trained on one grid predicts on
-    any other. Channels are standardised inside, by the training samples.
+    The network is ``neuralop.models.FNO`` of the package neuraloperator without the last linear map
+    of its projection. Features have shape (n, grid..., d), and all points of the grid share the
+    last layer that is solved for. A model trained on one grid predicts on any other. Channels are
+    standardised inside, by statistics of the training samples.
 
     Parameters
     ----------
     n_modes : int or tuple of int, default=16
-        Fourier modes kept along each axis, positive and negative frequencies counted (as in
-        neuraloperator: 16 keep the frequencies 0 to 8 of a real field's last axis). An
-        integer stands for all axes. At most the training grid's size.
+        Fourier modes kept along each axis, counting positive and negative frequencies (as in
+        neuraloperator: 16 modes keep the frequencies 0 to 8 of a real field's last axis). An
+        integer applies to all axes. It must not exceed the size of the training grid.
     hidden_channels : int, default=32
         Width of the Fourier layers.
     n_layers : int, default=4
         Number of Fourier layers.
     lifting_channel_ratio : float, default=2.0
-        Hidden width of the pointwise network before the Fourier layers, over
+        Hidden width of the pointwise network before the Fourier layers, divided by
         ``hidden_channels``.
     projection_channel_ratio : float, default=2.0
-        Number of features d over ``hidden_channels``.
+        Number of features d, divided by ``hidden_channels``.
     channels : {"first", "last"} or None, default=None
-        Where X has its channels: None for X of shape (n, grid...), "first" for
+        Position of the channels in X: None for X of shape (n, grid...), "first" for
         (n, channels, grid...), "last" for (n, grid..., channels). A scalar parameter of a
         sample (a viscosity) is a channel that is constant on the grid.
     positional_embedding : {"grid"} or None, default="grid"
@@ -149,12 +149,12 @@ class FNOBackbone(BaseEstimator):
     domain_padding : float or None, default=None
         Pad each axis by this share of its size, for fields that are not periodic.
     options : dict, default=None
-        Further keyword arguments of ``neuralop.models.FNO``, as ``{"factorization":
+        Further keyword arguments of ``neuralop.models.FNO``, e.g. ``{"factorization":
         "tucker", "rank": 0.1}``.
 
     Notes
     -----
-    neuraloperator computes Fourier layers in single precision also where the rest is double.
+    neuraloperator computes Fourier layers in single precision even if the rest is double.
 
     References
     ----------
@@ -209,7 +209,7 @@ class FNOBackbone(BaseEstimator):
         self.options = options
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """A fresh module for samples of this shape, initialised from torch's generator.
+        """Build a new module for samples of this shape, initialised from torch's generator.
 
         Returns
         -------
@@ -229,7 +229,7 @@ class FNOBackbone(BaseEstimator):
             n_layers=self.n_layers,
             lifting_channel_ratio=self.lifting_channel_ratio,
             projection_channel_ratio=self.projection_channel_ratio,
-            positional_embedding=None,  # its own keeps the grid of one device and dtype
+            positional_embedding=None,  # that of FNO keeps the grid of one device and dtype
             norm=self.norm,
             domain_padding=self.domain_padding,
             **dict(self.options or {}),
@@ -240,7 +240,7 @@ class FNOBackbone(BaseEstimator):
         return FieldFeatures(network, n_channels, len(grid), channel_axis, coordinates)
 
     def _check_options(self, fno: Any) -> None:
-        """What depends on two parameters, or on the installed neuraloperator."""
+        """Check what depends on two parameters, or on the installed neuraloperator."""
         for name in ("lifting_channel_ratio", "projection_channel_ratio"):
             if self.hidden_channels * getattr(self, name) < 1:
                 raise ValueError(
@@ -252,21 +252,21 @@ class FNOBackbone(BaseEstimator):
         for name in self.options or {}:
             if name in own:
                 raise ValueError(
-                    f"`options` holds {name!r}, which FNOBackbone sets itself: give it as a "
-                    "parameter of FNOBackbone, where it is one."
+                    f"`options` contains {name!r}, which FNOBackbone sets itself: pass it as a "
+                    "parameter of FNOBackbone, if it is one."
                 )
             if name not in known:
                 raise ValueError(
-                    f"`options` holds {name!r}, which is no argument of neuralop.models.FNO: it "
-                    f"takes {sorted(set(known) - own)}."
+                    f"`options` contains {name!r}, which is not an argument of "
+                    f"neuralop.models.FNO: it takes {sorted(set(known) - own)}."
                 )
 
     def _read_shape(self, input_shape: Any) -> tuple[int | None, int, tuple[int, ...]]:
         """Axis of the channels, their number, and the grid of a sample of this shape."""
         if isinstance(input_shape, dict):
             raise ValueError(
-                f"FNOBackbone takes one field for a sample, X holds several inputs: {input_shape}. "
-                "Stack them as channels, or give a backbone whose forward takes them by name."
+                f"FNOBackbone takes one field per sample, but X has several inputs: {input_shape}. "
+                "Stack them as channels, or use a backbone whose forward takes them by name."
             )
         shape = tuple(input_shape)
         if not 1 <= len(positive_integers(self.n_modes) or ()) <= 3:
@@ -281,13 +281,13 @@ class FNOBackbone(BaseEstimator):
         fits = [each for each in others if self._misfit(each, shape) is None]
         message = f"With channels={self.channels!r} and n_modes={self.n_modes!r}, {wrong}"
         if fits:
-            told = " and ".join(f"channels={each!r} ({_reading(each, shape)})" for each in fits)
-            message += f" `channels` says whether X has an axis of channels and where: {told} "
+            readings = " and ".join(f"channels={each!r} ({_reading(each, shape)})" for each in fits)
+            message += f" `channels` states where X has its channels, if any: {readings} "
             message += "would fit." if len(fits) == 1 else "would both fit."
         raise ValueError(message)
 
     def _misfit(self, channels: str | None, shape: tuple[int, ...]) -> str | None:
-        """Why samples of this shape cannot have their channels there; None where they can."""
+        """Why samples of this shape cannot have their channels there; None if they can."""
         modes: Any = self.n_modes
         n_dim = None if isinstance(modes, Integral) else len(modes)
         axis, _, grid = _cut(channels, shape)
@@ -295,14 +295,14 @@ class FNOBackbone(BaseEstimator):
             dimensions = (1, 2, 3) if n_dim is None else (n_dim,)
             expected = " or ".join(_layout(axis, n) for n in dimensions)
             return (
-                f"X must have shape {expected}, got samples of shape {shape}. `n_modes` has an "
-                "entry for each axis of the grid."
+                f"X must have shape {expected}, got samples of shape {shape}. `n_modes` has one "
+                "entry per axis of the grid."
             )
         if any(mode > size for mode, size in zip(self._modes(len(grid)), grid, strict=True)):
             return (
                 f"samples of shape {shape} are {_reading(channels, shape)}. `n_modes` must be at "
                 f"most the grid's size along each axis, got {modes!r} for a grid of {grid}: modes "
-                "above it would stay untrained, and spoil predictions on a finer grid."
+                "above it would stay untrained, and degrade predictions on a finer grid."
             )
         return None
 
@@ -322,7 +322,7 @@ def _cut(channels: str | None, shape: tuple[int, ...]) -> tuple[int | None, int,
 
 
 def _reading(channels: str | None, shape: tuple[int, ...]) -> str:
-    """What a sample is taken for, in words."""
+    """Interpretation of a sample, in words."""
     axis, n_channels, grid = _cut(channels, shape)
     if axis is None:
         return f"one field on a grid of {grid}"
@@ -339,7 +339,7 @@ def _layout(channel_axis: int | None, n_dim: int, n_channels: int | None = None)
 
 
 def _import_fno() -> Any:
-    """neuraloperator's FNO, imported when one is built: that takes seconds."""
+    """neuraloperator's FNO, imported only when needed: the import takes seconds."""
     try:
         with warnings.catch_warnings():  # importing it changes the global warning filters
             from neuralop.models import FNO

@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class SideBySide(nn.Module):
-    """Networks on the same inputs, their outputs side by side."""
+    """Networks on the same inputs, with concatenated outputs."""
 
     def __init__(self, *networks: nn.Module) -> None:
         super().__init__()
@@ -43,9 +43,9 @@ class SideBySide(nn.Module):
 
 
 class MemberLinear(nn.Module):
-    """A linear layer for each of m networks; (m, n, p) or shared inputs (n, p) to (m, n, q).
+    """A linear layer for each of m networks, from (m, n, p) or shared inputs (n, p) to (m, n, q).
 
-    One batched product: small networks are bound by the number of operations.
+    It uses one batched product, because small networks are limited by the number of operations.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class MemberLinear(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        # float32: other dtypes take other random numbers from the same generator.
+        # In float32: other dtypes give other random numbers from the same generator.
         weight = torch.empty(n_members, in_features, out_features, dtype=torch.float32)
         bias = torch.empty(n_members, 1, out_features, dtype=torch.float32)
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """As :class:`torch.nn.Linear` does."""
+        """Initialise as :class:`torch.nn.Linear` does."""
         bound = self.weight.shape[1] ** -0.5
         for parameter in (self.weight, self.bias):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
@@ -74,7 +74,7 @@ class MemberLinear(nn.Module):
 
 
 def seeded_linear(in_features: int, out_features: int, generator: torch.Generator | None) -> Any:
-    """A :class:`torch.nn.Linear` with the initial weights that it gives itself."""
+    """A :class:`torch.nn.Linear` with its usual initialisation, drawn from this generator."""
     layer: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Linear, in_features, out_features, device="cpu", dtype=torch.float32
     )
@@ -85,7 +85,7 @@ def seeded_linear(in_features: int, out_features: int, generator: torch.Generato
 
 
 class JoinMembers(nn.Module):
-    """Features of m networks (m, n, d) side by side, (n, m · d)."""
+    """Concatenate the features of m networks, (m, n, d), to (n, m · d)."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features.movedim(0, 1).flatten(1)
@@ -94,27 +94,28 @@ class JoinMembers(nn.Module):
 class MLPBackbone(BaseEstimator):
     """Recipe of a multilayer perceptron; its last hidden layer gives the features.
 
-    Inputs are standardised inside, by the training rows, and extreme ones soft-clipped.
+    Inputs are standardised inside, by statistics of the training rows, and outliers are
+    soft-clipped.
 
     Parameters
     ----------
     hidden_layer_sizes : int or tuple of int, default=(256, 256)
-        Widths; the last one is the number of features.
+        Widths of the hidden layers; the last one is the number of features.
     activation : {"relu", "tanh", "silu", "gelu", "elu", "identity"}, default="relu"
     dropout : float, default=0.0
-        Share of hidden units dropped after each hidden layer but the last while training; none
-        are with one layer, which a warning says.
+        Share of hidden units dropped in training, after each hidden layer except the last. With one
+        hidden layer it has no effect, and a warning is issued.
     bin_edges : list of ndarray, default=None
-        Edges of bins for each column (:func:`~sklearn_cfll.columns.bins.bin_edges`). With
-        them half of each layer's units are a network of their own that sees the columns cut
-        into these bins; the last layer sees both.
+        Edges of bins for each column (:func:`~sklearn_cfll.columns.bins.bin_edges`). With them,
+        half of each layer's units form a separate network on the binned columns; the last layer
+        uses the features of both.
     score_tables : list of (ndarray or None), default=None
-        For each column values and what the network sees in their place, None for a column that it
-        sees as it is (:func:`~sklearn_cfll.columns.normal_scores.score_tables`). Bins are cut
-        from the columns as they are.
+        For each column, values and the scores that replace them, None for a column without scores
+        (:func:`~sklearn_cfll.columns.normal_scores.score_tables`). Bins are computed from the
+        original columns.
     n_members : int, default=1
-        Networks of this kind, for an :class:`~sklearn_cfll.EnsembleLastLayer`: the features of
-        the first come first.
+        Number of such networks, for an :class:`~sklearn_cfll.EnsembleLastLayer`. The features of
+        the first network come first.
 
     Examples
     --------
@@ -151,16 +152,16 @@ class MLPBackbone(BaseEstimator):
     def build(
         self, input_shape: tuple[int, ...], generator: torch.Generator | None = None
     ) -> nn.Module:
-        """A fresh module for samples of this shape.
+        """Build a new module for samples of this shape.
 
         Its initial weights are drawn from ``generator``, a CPU generator, or from torch's global
-        one. Dropout draws from a generator of its own once the module is trained.
+        one. In training, dropout draws from a separate generator.
         """
         check_parameters(self)
         if isinstance(input_shape, dict) or len(input_shape) != 1:
             raise ValueError(
-                f"An MLP takes rows of columns, got samples of shape {input_shape}. "
-                "Give a `backbone` for images, fields or named inputs, or reshape X to 2-d."
+                f"An MLP needs samples of shape (n_features,), got {input_shape}. "
+                "Pass a `backbone` for images, fields or named inputs, or reshape X to 2-d."
             )
         sizes = positive_integers(self.hidden_layer_sizes)
         if not sizes:
@@ -171,7 +172,7 @@ class MLPBackbone(BaseEstimator):
         if self.dropout and len(sizes) == 1:
             warnings.warn(
                 f"`dropout`={float(self.dropout):g} has no effect with one hidden layer: units are "
-                "dropped between hidden layers. Give `hidden_layer_sizes` a second one.",
+                "dropped between hidden layers. Add a second one to `hidden_layer_sizes`.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -181,7 +182,7 @@ class MLPBackbone(BaseEstimator):
     def _network(
         self, n_columns: int, sizes: tuple[int, ...], generator: torch.Generator | None
     ) -> nn.Module:
-        """The network, or all members of it."""
+        """The network, or all members of an ensemble."""
         standardized = self._standardize(n_columns), ColumnScale(torch.arange(n_columns))
         if self.bin_edges is None:
             return nn.Sequential(*standardized, *self._layers(n_columns, sizes, generator))
@@ -193,7 +194,7 @@ class MLPBackbone(BaseEstimator):
         bins = PiecewiseLinear(self.bin_edges)
         if bins.n_columns != n_columns:
             raise ValueError(
-                f"`bin_edges` holds edges of {bins.n_columns} columns, X has {n_columns}."
+                f"`bin_edges` has edges of {bins.n_columns} columns, but X has {n_columns}."
             )
         halves = [size // 2 for size in sizes]
         rest = [size - half for size, half in zip(sizes, halves, strict=True)]
@@ -207,7 +208,7 @@ class MLPBackbone(BaseEstimator):
     def _standardize(self, n_columns: int) -> nn.Module:
         tables = self.score_tables or []
         if tables and len(tables) != n_columns:
-            raise ValueError(f"`score_tables` holds {len(tables)} columns, X has {n_columns}.")
+            raise ValueError(f"`score_tables` has {len(tables)} columns, but X has {n_columns}.")
         if all(table is None for table in tables):
             return RobustStandardize(n_columns)
         return SpreadStandardize(tables)

@@ -1,4 +1,4 @@
-"""What is legal for a recipe's parameters, declared and checked as scikit-learn does it."""
+"""Validation of a recipe's parameters, as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ __all__ = ["RealInterval", "check_parameters", "positive_integers"]
 
 
 class RealInterval(Interval):
-    """An interval of whatever Python counts among the real numbers and float can hold.
+    """An interval of Python's real numbers that fit a float.
 
-    scikit-learn's own compares integers beyond float, and raises for a fraction.
+    scikit-learn's own interval compares integers beyond the range of float, and raises for a
+    fraction.
     """
 
     def __init__(self, left: float | None, right: float | None, *, closed: str) -> None:
@@ -33,21 +34,21 @@ class RealInterval(Interval):
 
 
 def check_parameters(recipe: Any) -> None:
-    """Raise where a parameter is none of what ``recipe._parameter_constraints`` declares."""
+    """Raise if a parameter violates ``recipe._parameter_constraints``."""
     name, parameters = type(recipe).__name__, recipe.get_params(deep=False)
     for parameter, value in parameters.items():
-        if isinstance(value, bool | np.bool_):  # Python counts it among the integers
+        if isinstance(value, bool | np.bool_):  # an integer for Python
             raise InvalidParameterError(
-                f"The {parameter!r} parameter of {name} cannot be {value!r}, a truth value."
+                f"The {parameter!r} parameter of {name} cannot be {value!r}, a boolean."
             )
     validate_parameter_constraints(recipe._parameter_constraints, parameters, name)
 
 
 def positive_integers(values: Any) -> tuple[int, ...] | None:
-    """One positive integer, or several in their order; None where it is anything else."""
+    """One or several positive integers as a tuple; None for anything else."""
     if isinstance(values, set | frozenset | dict):
         return None
-    if hasattr(values, "tolist"):  # arrays, tensors and numbers in one
+    if hasattr(values, "tolist"):  # arrays, tensors and their scalars
         values = values.tolist()
     entries = (values,) if isinstance(values, Integral) else tuple(values)
     for entry in entries:

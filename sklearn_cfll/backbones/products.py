@@ -1,4 +1,4 @@
-"""How large a network's matrix products are."""
+"""Size of a network's matrix products."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["product_size"]
 
 
 class ProductSizes(TorchDispatchMode):
-    """Records the multiply-adds of each matrix product and convolution of the calling thread.
+    """Record the multiply-adds of each matrix product and convolution of the calling thread.
 
     ``torch.utils.flop_counter.FlopCounterMode`` would put hooks on modules in all threads.
     """
@@ -35,9 +35,9 @@ class ProductSizes(TorchDispatchMode):
         return result
 
 
-@torch.enable_grad()  # without, fused layers hide their products
+@torch.enable_grad()  # otherwise fused layers hide their products
 def product_size(module: nn.Module, sample: Tensor | dict[str, Tensor]) -> float:
-    """Multiply-adds per sample of the product that the average multiply-add is part of.
+    """Mean multiply-adds per sample of a product, weighted by its multiply-adds.
 
     Parameters
     ----------

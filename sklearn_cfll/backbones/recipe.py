@@ -1,4 +1,4 @@
-"""From what the user calls a backbone to a module that maps samples to features."""
+"""Turn the user's backbone into a module that maps samples to features."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .splitting import (
 __all__ = ["build_backbone", "cast_module", "input_shape_of", "kept_recipe"]
 __all__ += ["rebuild_backbone", "takes_generator"]
 
-# Named inputs of more than one possible dtype, of which all combinations are tried.
+# Up to this number of named inputs with several possible dtypes, all combinations are tried.
 MAX_COMBINED = 10
 
 
@@ -38,11 +38,11 @@ def build_backbone(
     exact: bool = True,
     generator: torch.Generator | None = None,
 ) -> Backbone:
-    """Build, or copy, a backbone and split off the last linear layer of a whole network.
+    """Build or copy a backbone, and split off the last linear layer of a whole network.
 
-    Inputs are passed as floats of ``dtype``. Integers stay integers (``torch.int64``) where the
-    network refuses floats, because it looks them up; so do whole numbers that come as floats.
-    Truth values among named inputs (masks) stay what they are where the network takes them.
+    Inputs are passed as floats of ``dtype``. Integers, and whole numbers in floats, are passed as
+    integers (``torch.int64``) if the network rejects floats because it looks them up. Booleans
+    among named inputs (masks) are unchanged if the network accepts them.
 
     Parameters
     ----------
@@ -51,16 +51,17 @@ def build_backbone(
         never a whole network; a callable takes ``input_shape``, one sample's shape (a dict of
         shapes for named inputs).
     sample : Tensor of shape (m, ...), or dict of them
-        A few rows of input, to see what the module makes of them. A dict for a module whose
+        A few rows of input, on which the module is tried. A dict for a module whose
         forward takes keyword arguments.
     dtype : torch.dtype, optional
-        Floating dtype to compute in; that of ``sample`` where it is left out.
+        Floating dtype of the computation; default that of ``sample``.
     n_outputs : int, optional
-        Number of targets of a sample; see :func:`split_last_layer`.
+        Number of targets per sample; see :func:`split_last_layer`.
     exact : bool, default=True
-        All integers are the same as floats of ``dtype``. If not, they are tried as integers first.
+        Whether floats of ``dtype`` represent all integers exactly. If not, integers are tried
+        first.
     generator : torch.Generator, optional
-        On the CPU, for a recipe that takes one (:func:`takes_generator`).
+        CPU generator for a recipe that takes one (:func:`takes_generator`).
 
     Returns
     -------
@@ -69,7 +70,7 @@ def build_backbone(
     Raises
     ------
     TypeError, ValueError
-        Where it is none of these, or its output cannot serve as features.
+        If ``backbone`` is none of these, or if its output cannot be used as features.
     """
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
     dtype = first.dtype if dtype is None else dtype
@@ -89,7 +90,7 @@ def build_backbone(
 
 
 def kept_recipe(backbone: Any) -> Any:
-    """A copy of what a backbone is built from, independent of later changes of the original.
+    """A copy of the user's backbone that is independent of later changes to the original.
 
     The copy of a module shares its tensors with the original: only the structure is needed to
     rebuild it, and a pickle then stores the tensors once.
@@ -99,7 +100,7 @@ def kept_recipe(backbone: Any) -> Any:
         memo = {id(part): part for part in (*backbone.parameters(), *backbone.buffers())}
     try:
         return copy.deepcopy(backbone, memo)
-    except Exception:  # a callable may hold what has no copy
+    except Exception:  # a callable may refer to objects that cannot be copied
         return backbone
 
 
@@ -110,9 +111,9 @@ def rebuild_backbone(
     like: Backbone,
     generator: torch.Generator | None = None,
 ) -> Backbone:
-    """The same modules as at fit, untrained: for a state that is loaded into them.
+    """Build the same modules as at fit, untrained, into which a state is loaded.
 
-    ``like`` says which layer was split off; its own module is not looked at.
+    ``like`` states which layer was split off; its own module is not used.
     """
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
     with _hint_at_an_instance(backbone):
@@ -137,7 +138,7 @@ def cast_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> 
 
 
 def takes_generator(backbone: Any) -> bool:
-    """Whether it is a recipe whose ``build`` has a parameter ``generator``."""
+    """Whether ``backbone`` is a recipe whose ``build`` has a parameter ``generator``."""
     return _is_recipe(backbone) and "generator" in inspect.signature(backbone.build).parameters
 
 
@@ -146,16 +147,16 @@ def _is_recipe(backbone: Any) -> bool:
 
 
 def input_shape_of(sample: Inputs) -> Any:
-    """Shape of one sample, a dict of shapes for named inputs."""
+    """Shape of one sample; a dict of shapes for named inputs."""
     if isinstance(sample, dict):
         return {name: tuple(each.shape[1:]) for name, each in sample.items()}
     return tuple(sample.shape[1:])
 
 
 def _instantiate(backbone: Any, input_shape: Any, generator: torch.Generator | None) -> nn.Module:
-    """A module of its own: nothing that is done to it is seen by the user's objects."""
+    """A new module: changes to it do not affect the user's objects."""
     if isinstance(backbone, nn.Module):
-        # What `torch.compile` was given is split; `compile=True` compiles what is left.
+        # The module inside `torch.compile` is split; `compile=True` compiles the backbone.
         return copy_module(_check_trainable(getattr(backbone, "_orig_mod", backbone)))
     if takes_generator(backbone):
         module = backbone.build(input_shape, generator=generator)
@@ -171,11 +172,11 @@ def _instantiate(backbone: Any, input_shape: Any, generator: torch.Generator | N
         )
     if not isinstance(module, nn.Module):
         raise TypeError(
-            f"`backbone` must build a torch.nn.Module, {backbone!r} built a "
-            f"{type(module).__name__} of a sample's shape, {input_shape}."
+            f"`backbone` must build a torch.nn.Module, but {backbone!r} built a "
+            f"{type(module).__name__} from a sample's shape, {input_shape}."
         )
     module = _check_trainable(getattr(module, "_orig_mod", module))
-    # It may hand out a network that the user keeps. One that cannot be copied is taken as it is.
+    # It may return a network that the user keeps. One that cannot be copied is used directly.
     with contextlib.suppress(TypeError):
         module = copy_module(module)
     return module
@@ -187,53 +188,53 @@ def _check_trainable(module: nn.Module) -> nn.Module:
         if isinstance(part, torch.jit.ScriptModule):
             where = f"holds a TorchScript module, {name!r}" if name else "is a TorchScript module"
             raise TypeError(
-                f"`backbone` {where}, which cannot be copied and trained. Give the torch.nn.Module "
-                "that it was made of; what `to_torch` returns can be scripted or traced after the "
-                "fit."
+                f"`backbone` {where}, which cannot be copied and trained. Pass the torch.nn.Module "
+                "from which it was made; the result of `to_torch` can be scripted or traced after "
+                "the fit."
             )
     return module
 
 
 def _call(backbone: Any, input_shape: Any) -> Any:
-    """What a callable makes of a sample's shape."""
+    """Call a callable with a sample's shape."""
     try:
         return _call_with_shape(backbone, input_shape)
     except (TypeError, AttributeError) as error:
-        # A class, and a signature that does not fit, have messages of their own.
+        # A class and a wrong signature have their own messages.
         if isinstance(backbone, type) or type(input_shape).__name__ not in str(error):
             raise
         raise TypeError(
             f"`backbone` {backbone!r} is called with the shape of a sample, {input_shape}, and "
-            f"must return a torch.nn.Module. It raised: {error}. A function of tensors belongs "
-            "into a module: nn.Sequential(nn.Linear(4, 32), nn.ReLU()), for example."
+            f"must return a torch.nn.Module. It raised: {error}. Put a function of tensors "
+            "into a module, for example nn.Sequential(nn.Linear(4, 32), nn.ReLU())."
         ) from error
 
 
 def _call_with_shape(backbone: Any, input_shape: Any) -> Any:
     try:
         signature = inspect.signature(backbone)
-    except (TypeError, ValueError):  # it has none that Python can tell
+    except (TypeError, ValueError):  # Python cannot determine it
         return backbone(input_shape)
     try:
         signature.bind(input_shape)
     except TypeError as error:
         raise TypeError(
             ("" if isinstance(backbone, type) else f"`backbone` {backbone!r} does not fit: ")
-            + f"it is called with one argument, the shape of a sample, here {input_shape}, and "
-            f"takes ({', '.join(signature.parameters)}). Bind further arguments by "
+            + f"it is called with one argument, the shape of a sample, here {input_shape}, but "
+            f"takes ({', '.join(signature.parameters)}). Bind further arguments with "
             "functools.partial(make, width=32)."
         ) from error
     first = next(iter(signature.parameters.values()))
     of_torch = isinstance(backbone, type) and backbone.__module__.startswith("torch.nn.")
     if of_torch and first.default is not inspect.Parameter.empty:
         # nn.ReLU would take the shape for `inplace`.
-        raise TypeError(f"its argument {first.name!r} is no shape.")
+        raise TypeError(f"its argument {first.name!r} is not a shape.")
     return backbone(input_shape)
 
 
 @contextlib.contextmanager
 def _hint_at_an_instance(backbone: Any) -> Iterator[None]:
-    """Say what to give in place of a class that is not built from a sample's shape."""
+    """Suggest an alternative to a class that cannot be built from a sample's shape."""
     try:
         yield
     except Exception as error:
@@ -241,14 +242,14 @@ def _hint_at_an_instance(backbone: Any) -> Iterator[None]:
             raise
         name, kind = backbone.__name__, TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
-            f"`backbone` is the class {name}, and cannot be called with a sample's shape: "
-            f"{str(error).rstrip('.')}. Give an instance, {name}(...), or, where the network "
-            "depends on the shape of X, a function of it that returns an instance."
+            f"`backbone` is the class {name}, which cannot be called with a sample's shape: "
+            f"{str(error).rstrip('.')}. Pass an instance, {name}(...), or, if the network "
+            "depends on the shape of X, a function of that shape that returns an instance."
         ) from error
 
 
 def _forms(sample: Inputs, dtype: torch.dtype, exact: bool) -> list[Inputs]:
-    """The sample in each combination of dtypes that a network may want, likely ones first."""
+    """The sample in each combination of dtypes that a network may need, likely ones first."""
     if not isinstance(sample, dict):
         return list(_options(sample, dtype, exact, truth=False))
     options = {name: _options(each, dtype, exact, truth=True) for name, each in sample.items()}
@@ -267,7 +268,7 @@ def _forms(sample: Inputs, dtype: torch.dtype, exact: bool) -> list[Inputs]:
 
 
 def _options(each: Tensor, dtype: torch.dtype, exact: bool, *, truth: bool) -> tuple[Tensor, ...]:
-    """One input in the dtypes to try, in their order."""
+    """One input in each dtype to try, in order."""
     if each.dtype == torch.bool:
         return (each, each.to(dtype)) if truth else (each.to(dtype),)
     if not each.is_floating_point():
@@ -279,11 +280,11 @@ def _options(each: Tensor, dtype: torch.dtype, exact: bool, *, truth: bool) -> t
 def _explain(
     failures: list[CannotTakeInputs], module: nn.Module, sample: Inputs
 ) -> CannotTakeInputs:
-    """One error for all ways in which the inputs were tried."""
+    """One error for all failed attempts to pass the inputs."""
     if "same dtype" in str(failures[0]):
         return CannotTakeInputs(
             f"{failures[0]} Its weights were cast to the dtype of training (see `precision`): "
-            "leave casts to a dtype of its own out of its forward."
+            "remove casts to a fixed dtype from its forward."
         )
     looks_up = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
     if isinstance(sample, dict):
@@ -293,7 +294,7 @@ def _explain(
     if not looks_up:
         return failures[0]
     return CannotTakeInputs(
-        f"{failures[0]} The network has an embedding, which looks up integers, and X holds other "
-        "numbers: encode them (`OrdinalEncoder`), or give a dict of named inputs where only some "
-        "of them are looked up."
+        f"{failures[0]} The network has an embedding, which looks up integers, but X contains "
+        "other numbers: encode them (`OrdinalEncoder`), or pass a dict of named inputs if only "
+        "some of them are looked up."
     )

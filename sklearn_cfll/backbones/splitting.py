@@ -1,4 +1,4 @@
-"""Splitting the last linear layer off a whole network, and putting one back."""
+"""Split the last linear layer off a whole network, and put one back."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Backbone(NamedTuple):
     feature_shape : tuple of int
         Shape of one sample's features; the last entry is d.
     channels_first : bool
-        The network it came from predicts (n, k, ...): channels before positions.
+        Whether the original network predicts (n, k, ...), with channels before positions.
     removed : str or None
         Name, inside the network, of the last layer that was split off.
     input_dtype : torch.dtype or dict of torch.dtype
-        What the module takes: a floating dtype, or ``torch.int64`` where it looks rows up by
-        integers. A dict for a module that takes several inputs by name.
+        Dtype of the inputs: a floating dtype, or ``torch.int64`` if the module looks up integers. A
+        dict for a module that takes several inputs by name.
     """
 
     module: nn.Module
@@ -58,7 +58,7 @@ class Backbone(NamedTuple):
 
 
 class ChannelsLast(nn.Module):
-    """Move channels (n, d, ...) behind positions (n, ..., d), where a last layer wants them."""
+    """Move channels (n, d, ...) behind positions (n, ..., d), where a last layer expects them."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class ChannelsLast(nn.Module):
 
 
 class WithLastLayer(nn.Module):
-    """A backbone and a last layer on it, in whose dtype it takes the features."""
+    """A backbone followed by a last layer, to whose dtype the features are cast."""
 
     def __init__(self, backbone: nn.Module, last: nn.Linear) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class WithLastLayer(nn.Module):
 
 
 class SplitOff(nn.Identity):
-    """Stands where a last layer was, and knows what kind of layer."""
+    """Placeholder for a last layer that was split off; it records the kind of layer."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ class SplitOff(nn.Identity):
 
 
 def keep_whole(network: nn.Module, sample: Inputs) -> Backbone:
-    """Take a network's output as features; raises as :func:`split_last_layer` does.
+    """Use a network's output as features; raise as :func:`split_last_layer` does.
 
-    A network with an attribute ``channels_first`` says where targets have their channels.
+    An attribute ``channels_first`` of the network states where targets have their channels.
     """
     output = _check_output(_evaluate(network, sample), sample)
     channels_first = bool(getattr(network, "channels_first", False))
@@ -98,11 +98,11 @@ def keep_whole(network: nn.Module, sample: Inputs) -> Backbone:
 
 
 def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None = None) -> Backbone:
-    """Replace a network's last linear layer by the identity, where there is one.
+    """Replace a network's last linear layer by the identity, if there is one.
 
     The layer counts as last when the network's output *is* that layer's output: a
     `torch.nn.Linear`, or a convolution with kernel 1 (a linear layer at each position).
-    A network that ends otherwise (an activation, a pooling) is a backbone already.
+    A network that ends differently (an activation, a pooling) is a backbone already.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
         Changed in place.
     sample : Tensor of shape (m, ...), or dict of them for a network of named inputs
     n_outputs : int, optional
-        Number of targets of a sample. As many sigmoids at the network's end are taken for
-        predictions, other numbers of them for features.
+        Number of targets per sample. If a network ends in this many sigmoids, they are taken as
+        predictions, otherwise as features.
 
     Returns
     -------
@@ -120,8 +120,8 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
     Raises
     ------
     ValueError
-        Where the output is not a float tensor with a row per sample, the network cannot
-        take the sample, or it ends in a softmax, whose values are no features.
+        If the output is not a float tensor with one row per sample, if the network cannot take the
+        sample, or if it ends in a softmax, whose values are not features.
     """
     trace = _trace(network, sample)
     name, channels_first, features = trace.last, False, trace.output
@@ -134,7 +134,7 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
         stripped = strip_last_layer(network, name, channels_first)
         try:
             found = _evaluate(stripped, sample)
-        except CannotTakeInputs:  # its forward looks at the layer itself
+        except CannotTakeInputs:  # its forward accesses the layer itself
             found = None
         expected = trace.inputs.movedim(1, -1) if channels_first else trace.inputs
         if _holds(found, expected):
@@ -146,9 +146,9 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
             if features.ndim > 1 and one_per_target(features, n_outputs):
                 warnings.warn(
                     f"The network's last linear layer, {trace.last!r}, could not be split off: its "
-                    "forward reshapes that layer's output or looks at the layer itself. The "
-                    "network's output is taken as features of another last layer. Return the "
-                    "layer's output as it is.",
+                    "forward reshapes that layer's output or accesses the layer itself. The "
+                    "network's output is used as features of a new last layer. Return the "
+                    "layer's output unchanged.",
                     UserWarning,
                     stacklevel=2,
                 )
@@ -157,7 +157,7 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
 
 
 def _holds(found: Any, expected: Tensor) -> bool:
-    """Whether features are what the last layer saw, reshaped perhaps, or in another dtype."""
+    """Whether features equal the inputs of the last layer, up to shape and dtype."""
     if not isinstance(found, Tensor) or found.ndim < 2 or found.numel() != expected.numel():
         return False
     same_width = found.shape[-1] == expected.shape[-1]
@@ -165,7 +165,7 @@ def _holds(found: Any, expected: Tensor) -> bool:
 
 
 def strip_last_layer(network: nn.Module, removed: str | None, channels_first: bool) -> nn.Module:
-    """Split off a layer whose name is known, as :func:`split_last_layer` did once."""
+    """Split off a layer by its name, as :func:`split_last_layer` did before."""
     if removed is None:
         return network
     layer = dict(network.named_modules()).get(removed)
@@ -192,9 +192,9 @@ def _widths(layer: nn.Module) -> tuple[int, int]:
 
 
 def _set_width(network: nn.Module, name: str, old: int, new: int) -> None:
-    """Tell the module that holds the layer its new width.
+    """Set the new width in the module that contains the layer.
 
-    neuraloperator's ``ChannelMLP`` reshapes what its last layer gives to ``out_channels``.
+    neuraloperator's ``ChannelMLP`` reshapes the output of its last layer to ``out_channels``.
     """
     parent = network.get_submodule(name.rpartition(".")[0].removesuffix(".fcs")) if name else None
     if getattr(parent, "out_channels", None) == old:
@@ -202,7 +202,7 @@ def _set_width(network: nn.Module, name: str, old: int, new: int) -> None:
 
 
 def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
-    """The whole network again: a copy of the backbone with ``linear`` as its last layer."""
+    """Restore the whole network: a copy of the backbone with ``linear`` as its last layer."""
     module = copy_module(backbone.module)
     if backbone.removed is None:
         return WithLastLayer(module, linear)
@@ -213,7 +213,7 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
     split_off: Any = network.get_submodule(backbone.removed)
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     kind = next(kind for kind in kinds if issubclass(split_off.kind, kind))
-    # Without initial weights, which would be drawn from torch's global generator.
+    # Skip the initialisation, which would draw from torch's global generator.
     last: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         kind,
         linear.in_features,
@@ -232,14 +232,14 @@ def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
 
 
 def copy_module(module: nn.Module) -> nn.Module:
-    """A deep copy, or an error that says why there is none."""
+    """Return a deep copy, or raise an error with the reason."""
     try:
         return copy.deepcopy(module)
     except Exception as error:
         raise TypeError(
             f"The backbone {type(module).__name__} cannot be copied by copy.deepcopy: "
-            f"{str(error).rstrip('.')}. Give a callable of the input shape that builds the "
-            "network, or leave out of the module what cannot be copied (locks, open files, "
+            f"{str(error).rstrip('.')}. Pass a callable of the input shape that builds the "
+            "network, or remove from the module what cannot be copied (locks, open files, "
             "generators, tensors with a history)."
         ) from error
 
@@ -250,11 +250,11 @@ class Call(NamedTuple):
     name: str
     inputs: Tensor
     output: Tensor
-    version: int  # of the output: an activation in place changes it
-    values: Tensor  # of the output then
+    version: int  # of the output: an in-place activation changes it
+    values: Tensor  # of the output at that time
 
     def gave(self, output: Tensor) -> bool:
-        """Whether a network's output is this call's, or that in another dtype (``.float()``)."""
+        """Whether a network's output is that of this call, up to the dtype (``.float()``)."""
         if output.numel() != self.output.numel():
             return False
         if output.dtype != self.output.dtype:
@@ -264,7 +264,7 @@ class Call(NamedTuple):
 
 
 def _trace(network: nn.Module, sample: Inputs) -> Trace:
-    """Watch one evaluation-mode pass."""
+    """Record one forward pass in evaluation mode."""
     linear: list[Call] = []
     squashes: list[Call] = []
 
@@ -303,7 +303,7 @@ def _check_float(output: Any) -> None:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         raise ValueError(
             "The backbone's output must be a floating-point tensor of features, got "
-            f"{_describe(output)}. Return the features alone."
+            f"{_describe(output)}. Return only the features."
         )
 
 
@@ -326,17 +326,17 @@ def _describe(output: Any) -> str:
 
 
 def _check_output(output: Any, sample: Inputs) -> Tensor:
-    """Features must be floats, with a row per sample and at least one column."""
+    """Features must be floats, with one row per sample and at least one column."""
     _check_float(output)
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
     found = f"{len(first)} samples gave shape {tuple(output.shape)}"
     if output.ndim == 0 or len(output) != len(first):
-        raise ValueError(f"The backbone's output must have a row per sample: {found}.")
+        raise ValueError(f"The backbone's output must have one row per sample: {found}.")
     if output.ndim == 1:
         raise ValueError(
             f"The backbone's output must have at least one column of features: {found}. Return "
             "a single feature as a column, (n, 1): `features.unsqueeze(-1)`. A network that ends "
-            "in a linear layer returns that layer's output as it is, without `[:, 0]`, `flatten()` "
+            "in a linear layer must return its output unchanged, without `[:, 0]`, `flatten()` "
             "or `view(-1)`, so that the layer can be split off."
         )
     if output.shape[-1] == 0:
@@ -359,7 +359,7 @@ def _is_pointwise_linear(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _evaluate(network: nn.Module, sample: Inputs) -> Tensor:
-    """One evaluation-mode pass."""
+    """One forward pass in evaluation mode."""
     try:
         with evaluation_mode(network):
             return network(**sample) if isinstance(sample, dict) else network(sample)
@@ -372,7 +372,7 @@ def _evaluate(network: nn.Module, sample: Inputs) -> Tensor:
 
 @contextlib.contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put the training flags back afterwards."""
+    """Use evaluation mode, and restore the training flags afterwards."""
     training = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -397,7 +397,7 @@ def _dtypes(sample: Inputs) -> torch.dtype | dict[str, torch.dtype]:
 
 
 def _replace(network: nn.Module, name: str, new: nn.Module) -> nn.Module:
-    """Put a module at a dotted name; an empty name is the network itself."""
+    """Replace the module at a dotted name; an empty name is the network itself."""
     if not name:
         return new
     parent, _, child = name.rpartition(".")

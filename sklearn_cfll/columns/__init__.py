@@ -1,1 +1,1 @@
-"""From a table's columns to what a network sees: standardising, bins, normal scores."""
+"""Transformations of a table's columns inside a network: standardising, bins, normal scores."""

@@ -1,4 +1,4 @@
-"""Columns cut into bins: what lets a network turn sharply along one column."""
+"""Binned columns, which let a network change sharply along one column."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from .scaling import ExactBuffers
 
 __all__ = ["PiecewiseLinear", "bin_edges", "quantiles"]
 
-# Cumulative weights that should be equal differ by rounding: a weight of 2 and a row that is
-# there twice must give the same edges.
+# Cumulative weights that should be equal differ by rounding: a row of weight 2 and a duplicated row
+# must give the same edges.
 ROUNDING = 1e-9
-# Of a column with an edge at every value. Codes of categories in any order jump from value to
-# value; with fewer rows each a jump is mostly noise.
+# For a column with an edge at every value. The target may jump between the codes of unordered
+# categories; with fewer rows per value, such a jump is mostly noise.
 ROWS_PER_VALUE = 16
 
 
 def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tensor:
-    """Values that cut each column into parts of equal weight, the smallest and largest too.
+    """Values that cut each column into parts of equal weight, with the smallest and largest.
 
     Parameters
     ----------
     rows : Tensor of shape (n, p)
     sample_weight : Tensor of shape (n,), or None
-        A weight means a number of repetitions.
+        A weight is a number of repetitions.
     n_parts : int
 
     Returns
     -------
     Tensor of shape (p, n_parts + 1), float64
-        On the CPU, each of them a value of the column.
+        On the CPU; each entry is a value of the column.
     """
     values, order = rows.cpu().sort(0)
     weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
     passed = weights.double()[order].cumsum(0).T.contiguous()
     wanted = torch.arange(1, n_parts + 1).double().div(n_parts) * (1.0 - ROUNDING)
     positions = torch.searchsorted(passed, passed[:, -1:] * wanted)
-    first = (passed == 0).sum(1, keepdim=True)  # rows of weight zero are not there
+    first = (passed == 0).sum(1, keepdim=True)  # rows of weight zero are ignored
     positions = torch.cat([first, positions], dim=1).clamp_max(len(rows) - 1)
     return values.T.gather(1, positions).double()
 
@@ -49,16 +49,16 @@ def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tenso
 def bin_edges(
     rows: Tensor, sample_weight: Tensor | None, n_bins: int, n_values: int = 0
 ) -> list[np.ndarray]:
-    """Edges of bins of equal weight for each column, or at all its values where they are few.
+    """Edges of bins of equal weight for each column, or all its values if there are few.
 
     Parameters
     ----------
     rows, sample_weight
         As in :func:`quantiles`.
     n_bins : int
-        Where many rows share a value, several edges fall on it and the column has fewer bins.
+        If many rows share a value, several edges fall on it and the column has fewer bins.
     n_values : int, default=0
-        A column of at most so many values, and 16 rows a value, has an edge at each.
+        A column with at most this many values, and 16 rows per value, has an edge at each.
 
     Returns
     -------
@@ -76,15 +76,15 @@ def bin_edges(
 
 
 class PiecewiseLinear(ExactBuffers):
-    """How far a value has come through each bin of its column, from -1 to 1.
+    """Piecewise linear encoding: the position of a value in each bin, from -1 to 1.
 
-    A linear layer on top is a piecewise linear function of each column that can turn at any
-    edge, flat beyond the outer ones.
+    A linear layer on top is a piecewise linear function of each column, whose slope can change at
+    any edge and is zero beyond the outer ones.
 
     Parameters
     ----------
     bin_edges : list of array-like
-        Of each column, increasing; a column with one edge (a constant) gives nothing.
+        Increasing edges of each column; a column with one edge (a constant) gives no output.
 
     References
     ----------
@@ -103,11 +103,11 @@ class PiecewiseLinear(ExactBuffers):
         super().__init__()
         edges = [np.asarray(column, dtype=np.float64) for column in bin_edges]
         self.n_columns = len(edges)
-        # In float64 to numbers of size one, before they are cast: each column's own units may not
-        # fit float32, and what it holds most finely is what lies near zero.
+        # Edges are scaled to size one in float64 before they are cast: a column's units may not fit
+        # float32, which is most precise near zero.
         center = np.array([column[len(column) // 2] for column in edges])
         unit = np.array([np.ptp(column) or 1.0 for column in edges])
-        with np.errstate(invalid="ignore"):  # of infinite ones standardising will tell
+        with np.errstate(invalid="ignore"):  # standardising raises for infinite values
             edges = [(c - m) / u for c, m, u in zip(edges, center, unit, strict=True)]
         self.register_buffer("center", torch.from_numpy(center))
         self.register_buffer("unit", torch.from_numpy(unit))

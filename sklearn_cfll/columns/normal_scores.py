@@ -1,4 +1,4 @@
-"""Uneven columns spread out: their quantiles mapped to those of a normal distribution."""
+"""Normal scores: quantiles of uneven columns, mapped to those of a normal distribution."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["SpreadStandardize", "score_tables"]
 
 PARTS = 128
 PLACES = [round(PARTS * share) for share in (0.05, 0.25, 0.75, 0.95)]
-# The middle half of a column over its middle nine tenths: 0.40 where it is normal, 0.37
-# exponential, 0.29 lognormal of deviation one. Columns below this are uneven: most of their values
-# are next to each other once standardised (benchmarks/classifier_defaults.py).
+# Interquartile range of a column over its 5-95% range: 0.40 for a normal distribution, 0.37 for an
+# exponential, 0.29 for a lognormal of deviation one. Columns below this are uneven: most of their
+# values are close to each other after standardising (benchmarks/classifier_defaults.py).
 UNEVEN = 0.3
-SHARES = np.pad(np.ones(PARTS - 1), 1, constant_values=0.5)  # of the rows, by the trapezoidal rule
-FARTHEST = 3.0  # scores, in standard deviations, of the smallest and the largest value
+SHARES = np.pad(np.ones(PARTS - 1), 1, constant_values=0.5)  # of the rows (trapezoidal rule)
+FARTHEST = 3.0  # absolute score of the smallest and the largest value, in deviations
 
 
 def score_tables(
@@ -34,22 +34,22 @@ def score_tables(
     ----------
     rows : Tensor of shape (n, p)
     sample_weight : Tensor of shape (n,), or None
-        A weight means a number of repetitions.
+        A weight is a number of repetitions.
     uneven : float, default=0.3
-        Columns whose interquartile range over that of the middle nine tenths is below this.
+        A column is uneven if its interquartile range over its 5-95% range is below this.
 
     Returns
     -------
     list of p ndarray of shape (2, at most 129), or None
-        Quantiles of the column, increasing, and their scores, standardised: what many rows share
-        is one value, its score that of the middle of their ranks.
+        Increasing quantiles of the column and their standardised scores. A value that many rows
+        share appears once, with the score of the middle of their ranks.
     """
     tables: list[np.ndarray | None] = []
     for levels in quantiles(rows, sample_weight, PARTS).numpy():
         low, first, third, high = levels[PLACES]
         values, place, count = np.unique(levels, return_inverse=True, return_counts=True)
         even = third - first >= uneven * (high - low) if high > low else len(values) == 1
-        if even or len(values) < 3:  # of two values every map is linear
+        if even or len(values) < 3:  # with two values every map is linear
             tables.append(None)
             continue
         ranks = (count.cumsum() - (count + 1) / 2) / PARTS
@@ -62,14 +62,14 @@ def score_tables(
 
 
 class SpreadStandardize(RobustStandardize):
-    """Standardise columns; of uneven ones give the normal scores, interpolated, in their place.
+    """Standardise columns; replace the values of uneven ones by interpolated normal scores.
 
-    Beyond the smallest and largest value of the training rows scores stay what they are there.
+    Beyond the smallest and largest value of the training rows, scores are constant.
 
     Parameters
     ----------
     tables : list of p (ndarray of shape (2, q), or None)
-        See :func:`score_tables`. With none at all columns are standardised as they are.
+        See :func:`score_tables`. Without any table, all columns are standardised.
     """
 
     exact: ClassVar[tuple[str, ...]] = ("mean", "scale", "values", "scores")
@@ -83,11 +83,11 @@ class SpreadStandardize(RobustStandardize):
         self.set_tables(tables)
 
     def set_tables(self, tables: Sequence[Any]) -> None:
-        """Take these tables in place of those there are."""
+        """Replace the tables."""
         uneven = [i for i, table in enumerate(tables) if table is not None]
         chosen = [np.asarray(tables[i], dtype=np.float64) for i in uneven]
         width = max((table.shape[1] for table in chosen), default=0)
-        # Of different lengths: each filled up with its own last value and score.
+        # Tables have different lengths: each is padded with its last value and score.
         filled = [np.pad(t, ((0, 0), (0, width - t.shape[1])), mode="edge") for t in chosen]
         both = np.stack(filled, axis=1) if filled else np.empty((2, 0, 0))
         values, scores = torch.from_numpy(both).to(self.mean.device)
@@ -98,7 +98,7 @@ class SpreadStandardize(RobustStandardize):
         self.register_buffer("last", torch.from_numpy(last)[:, None].to(values.device))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        for name in ("columns", "values", "scores", "last"):  # as many as what is loaded holds
+        for name in ("columns", "values", "scores", "last"):  # sizes of the loaded state
             if prefix + name in state_dict:
                 value = state_dict[prefix + name]
                 setattr(self, name, torch.empty_like(value, device=self.mean.device))
@@ -120,13 +120,13 @@ class SpreadStandardize(RobustStandardize):
         return unit.index_copy(1, self.columns, (width / rise).T.to(unit))
 
     def _segments(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """How far into which piece of its table each value lies; all of shape (columns, n)."""
+        """Offset, width, score and rise of the segment of each value; shape (columns, n)."""
         values, scores = self.values, self.scores
         wanted = inputs.index_select(1, self.columns).T.to(values).contiguous()
         wanted = wanted.clamp(values[:, :1], values[:, -1:])
         upper = torch.searchsorted(values, wanted, right=True).clamp_min(1).minimum(self.last)
         lower = upper - 1
         left, score = values.gather(1, lower), scores.gather(1, lower)
-        # Where float64 is not to be had (MPS) values that differ in it only are one.
+        # Without float64 (MPS), values that differ only in float64 are equal.
         width = (values.gather(1, upper) - left).clamp_min(torch.finfo(values.dtype).tiny)
         return wanted - left, width, score, scores.gather(1, upper) - score

@@ -1,4 +1,4 @@
-"""Input columns to one scale, by what the training rows showed."""
+"""Scaling of input columns by statistics of the training rows."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 
 __all__ = ["ColumnScale", "RobustStandardize", "Standardize"]
 
-# In standard deviations. Rows within them are left as they are: where a heavy tail matters, as
-# in a linear function of incomes, drawing it in costs more than it saves.
+# In standard deviations. Values within this limit are unchanged: if a heavy tail matters, as in a
+# linear function of incomes, clipping it does more harm than good.
 LIMIT = 15.0
-# Few rows of a heavy-tailed column do not show its tail: beyond the largest of them, and beyond
-# this many deviations, nothing was learnt (benchmarks/heavy_tails.py).
+# A few rows of a heavy-tailed column do not contain its tail: beyond the largest of them, nothing
+# was learnt. This is the smallest limit, in standard deviations (benchmarks/heavy_tails.py).
 LEAST_LIMIT = 4.0
 
 
 class ExactBuffers(nn.Module):
-    """Buffers named in ``exact`` stay in float64, whatever the network around them is cast to.
+    """Keep the buffers named in ``exact`` in float64 when the network is cast.
 
-    They hold numbers in the units of the user's columns, which float32 may blur (milliseconds
-    since 1970) or not hold at all (1e-50). What they give is in the dtype of the network. Apple's
-    MPS has no float64: there they are cast.
+    They hold numbers in the units of the user's columns, which float32 may round too much
+    (milliseconds since 1970) or not represent at all (1e-50). Outputs have the dtype of the
+    network. Apple's MPS has no float64, so the buffers are cast there.
     """
 
     exact: ClassVar[tuple[str, ...]] = ()
@@ -44,10 +44,10 @@ class ExactBuffers(nn.Module):
 
 
 class Standardize(nn.Module):
-    """Centre and scale input columns by what the training rows showed.
+    """Centre and scale input columns by statistics of the training rows.
 
-    Columns that are constant, or nearly so against their own size, are only centred: a
-    tiny standard deviation would turn a small change at prediction time into 1e9s.
+    Columns that are constant, or nearly so relative to their mean, are only centred: a tiny
+    standard deviation would turn a small change at prediction time into values like 1e9.
     """
 
     mean: Tensor
@@ -60,7 +60,7 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def adapt_to(self, mean: Tensor, std: Tensor) -> None:
-        """Take weighted means and standard deviations of the training rows."""
+        """Set the weighted means and standard deviations of the training rows."""
         info = torch.finfo(self.scale.dtype)
         if not torch.isfinite(std).all():
             column = int((~torch.isfinite(std)).nonzero()[0, 0])
@@ -76,19 +76,20 @@ class Standardize(nn.Module):
         return (inputs - self.mean) / self.scale
 
     def unit(self, inputs: Tensor) -> Tensor:
-        """How far each input moves while its standardised value moves by one, if not far out."""
+        """Change of each input per unit of its standardised value, unless it is clipped."""
         return self.scale.expand_as(inputs)
 
 
 class RobustStandardize(Standardize, ExactBuffers):
-    """Standardise, and soft-clip what lies farther than 15 deviations: none beyond 30.
+    """Standardise, and soft-clip values beyond 15 standard deviations to at most 30.
 
-    Or, where that is nearer, farther than any training row and than 4 deviations.
+    The limit is lower than 15 if no training row is that far from the mean: it is then the largest
+    distance of a training row, but at least 4 standard deviations.
 
-    A single wrong entry (a thousand times the others) would otherwise make a step of training
-    diverge, or a prediction absurd. :func:`~sklearn_cfll.training.batches.robust_statistics`
-    gives mean and deviation that such entries do not move. Columns are standardised in float64
-    and then cast, so that their units do not matter beyond its rounding.
+    Without the limit, a single wrong entry (a thousand times the others) could make training
+    diverge, or a prediction absurd. :func:`~sklearn_cfll.training.batches.robust_statistics` gives
+    a mean and a deviation that such entries do not influence. Columns are standardised in float64
+    and then cast, so that their units matter only up to its rounding.
     """
 
     exact: ClassVar[tuple[str, ...]] = ("mean", "scale")
@@ -101,7 +102,7 @@ class RobustStandardize(Standardize, ExactBuffers):
 
     @torch.no_grad()
     def adapt_to(self, mean: Tensor, std: Tensor, reach: Tensor | None = None) -> None:
-        """Take statistics of the training rows; ``reach`` is their largest distance to the mean."""
+        """Set statistics of the training rows; ``reach`` is their largest distance to the mean."""
         super().adapt_to(mean, std)
         if reach is not None:
             farthest = (reach.to(self.scale) / self.scale).clamp(LEAST_LIMIT, LIMIT)
@@ -117,9 +118,9 @@ class RobustStandardize(Standardize, ExactBuffers):
 class ColumnScale(nn.Module):
     """Multiply each input by the scale of the column that it comes from.
 
-    Ones until they are set from what
-    :func:`~sklearn_cfll.training.column_scales.column_scales` finds: a large column moves a
-    network early, a small one late.
+    Scales are one until they are set by the result of
+    :func:`~sklearn_cfll.training.column_scales.column_scales`. Columns with large scales influence
+    a network early in training, columns with small scales late.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ class ColumnScale(nn.Module):
         self.register_buffer("factor", torch.ones(len(column)))
 
     def adapt_to(self, scales: Tensor) -> None:
-        """Take the scale of every column."""
+        """Set the scale of every column."""
         self.factor = scales[self.column].to(self.factor)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""What regressor and classifier share: checks, training, the final solve, the fitted state."""
+"""Code shared by regressor and classifier: checks, training, final solve and fitted state."""

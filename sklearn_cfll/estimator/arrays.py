@@ -1,4 +1,4 @@
-"""From whatever holds numbers to NumPy arrays that torch can take."""
+"""Conversion of arrays, frames and tensors to NumPy arrays that torch accepts."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "c
 __all__ += ["check_range", "named_columns", "outside", "to_numpy", "told_of"]
 
 MOST_EXACT = 2**53  # integers that float64 holds
-# Beyond these squares, and sums of them, overflow or vanish in float64.
+# Outside this range, squares and sums of squares overflow or underflow in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
-# Networks of one's own multiply inputs as they are: well within float32's 1e38 and 1e-38, and in
-# float64 within what the ridge's choice takes to the fourth power.
+# User-defined networks multiply unscaled inputs. The limits are well within float32's range of
+# 1e-38 to 1e38; in float64, fourth powers, which the choice of the ridge needs, must not overflow.
 SMALLEST_32, LARGEST_32 = 1e-30, 1e30
 HELD_32, HELD_64 = (SMALLEST_32, LARGEST_32), (1e-60, 1e60)
-SQUARED_32 = 1e-15, 1e15  # what features and targets may be for their squares to be held
+SQUARED_32 = 1e-15, 1e15  # range in which float32 can hold the squares
 
-DATES = "mM"  # kinds of NumPy dtypes: durations and dates
-TEXT = "SUT"  # bytes, and strings of fixed and of variable width
-# What dtypes of pandas, polars and pyarrow for them begin with.
+DATES = "mM"  # NumPy dtype kinds of durations and dates
+TEXT = "SUT"  # dtype kinds of bytes, and of strings of fixed and of variable width
+# Prefixes of the names of date dtypes in pandas, polars and pyarrow.
 DATE_NAMES = ("date", "duration", "period", "time")
 
 
 def to_numpy(value: Any, name: str) -> Any:
-    """A dense NumPy array of a tensor, nothing of it masked; other containers stay as they are.
+    """Convert a tensor to a dense NumPy array, and raise for masked values.
 
-    Frames and lists are left to scikit-learn's checks.
+    Other containers, such as frames, are returned unchanged for scikit-learn's checks.
     """
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
@@ -49,7 +49,7 @@ def to_numpy(value: Any, name: str) -> Any:
 
 
 def as_table(value: Any, name: str) -> Any:
-    """As :func:`to_numpy`; text becomes objects, of which scikit-learn reads the numbers."""
+    """Like :func:`to_numpy`, with text as objects, in which scikit-learn parses numbers."""
     value = to_numpy(value, name)
     array = value
     if isinstance(value, list | tuple):
@@ -60,7 +60,7 @@ def as_table(value: Any, name: str) -> Any:
 
 
 def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False) -> Any:
-    """What scikit-learn's checks returned, as native numbers in C order.
+    """Convert the output of scikit-learn's checks to native numbers in C order.
 
     Parameters
     ----------
@@ -68,16 +68,17 @@ def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False)
         Checked for shape and finite values, but possibly of any dtype: scikit-learn lets dates,
         categories and unusual floats through.
     X : array-like or frame
-        What was given, for names of columns.
+        The user's input, which provides the names of columns.
     name : str
-        Of the argument.
+        Name of the argument.
     integers : bool, default=False
-        Leave integers and booleans as they are (a network of one's own may look them up).
+        Whether to leave integers and booleans unchanged (a user-defined network may use them as
+        indices).
 
     Returns
     -------
     ndarray of float32 or float64 (or of integers), or CSR matrix of these
-        float32 only for numbers that it holds exactly.
+        float32 is used only for numbers that it holds exactly.
     """
     if scipy.sparse.issparse(checked):
         kept = checked.dtype in (np.float32, np.float64)
@@ -97,14 +98,14 @@ def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False)
 
 
 def _check_integers(checked: np.ndarray, X: Any, name: str) -> None:
-    """Warn of integers that float64 rounds to each other."""
+    """Warn about integers that float64 cannot hold exactly."""
     inexact = (checked > MOST_EXACT) | (
         checked < -MOST_EXACT if checked.dtype.kind == "i" else False
     )
     for column in np.flatnonzero(inexact.reshape(len(checked), -1).any(axis=0))[:1]:
         warnings.warn(
             f"{_label(X, int(column), name)} holds integers beyond 2**53, which float64 cannot "
-            "tell from their neighbours. Subtract an offset, or encode them as categories.",
+            "hold exactly. Subtract an offset, or encode them as categories.",
             UserWarning,
             stacklevel=5,
         )
@@ -119,14 +120,14 @@ def as_targets(y: Any, name: str = "y") -> np.ndarray:
 
 
 def as_values(y: np.ndarray, estimator: Any, name: str = "y") -> np.ndarray:
-    """Targets of a regression as native float64, finite."""
+    """Regression targets as finite, native float64."""
     options: Any = {"ensure_2d": False, "allow_nd": True, "input_name": name}
     with named_values(y, name):
         return native(check_array(y, dtype=np.float64, estimator=estimator, **options))
 
 
 def as_weights(sample_weight: Any, X: Any) -> np.ndarray:
-    """Sample weights as native float64: finite, not negative, one for each row of X."""
+    """Sample weights as native float64: finite, non-negative, one per row of X."""
     given = to_numpy(sample_weight, "sample_weight")
     with named_values(np.asarray(given), "sample_weight"):
         return native(check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True))
@@ -134,7 +135,7 @@ def as_weights(sample_weight: Any, X: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def named_values(values: np.ndarray, name: str) -> Iterator[None]:
-    """Refuse dates, and add the row to errors about other values that are no numbers."""
+    """Raise for dates, and add the row to errors about other non-numeric values."""
     if values.dtype.kind in DATES:
         raise ValueError(_dates(f"`{name}`", values.dtype))
     found = None
@@ -150,12 +151,12 @@ def named_values(values: np.ndarray, name: str) -> Iterator[None]:
         row = found[0] // (values.size // len(values))
         raise ValueError(
             f"{str(error).rstrip('.')}. `{name}` (dtype {values.dtype}) holds {found[1]!r} in row "
-            f"{row}, which is no number: leave such rows out, or turn all values into numbers."
+            f"{row}, which is not a number. Drop such rows, or convert all values to numbers."
         ) from error
 
 
 def check_range(numbers: Any, given: Any, name: str) -> None:
-    """Raise where squares of a column would overflow, or vanish, in float64."""
+    """Raise if the squares of a column would overflow or underflow in float64."""
     if scipy.sparse.issparse(numbers):
         largest = abs(numbers).max(axis=0).toarray()
     elif isinstance(numbers, np.ndarray) and numbers.dtype.kind == "f":
@@ -167,7 +168,7 @@ def check_range(numbers: Any, given: Any, name: str) -> None:
         raise ValueError(
             f"{_label(given, found[0], name) if np.ndim(given) > 1 else f'`{name}`'} holds "
             f"{found[1]:g} as its largest absolute value, whose square float64 cannot hold. "
-            f"Rescale it: divide by {found[1]:.0e}, for example."
+            f"Rescale it, for example by dividing by {found[1]:.0e}."
         )
 
 
@@ -176,7 +177,7 @@ def outside(numbers: Any, limits: tuple[float, float]) -> tuple[int, float] | No
     if not isinstance(numbers, np.ndarray) or numbers.dtype.kind != "f":
         return None
     largest = _largest(numbers)
-    # Of images and fields all pixels are in one unit: a dark one is no reason.
+    # All pixels of an image or a field share one unit, so a single dark pixel is not an error.
     return _outside(largest if numbers.ndim == 2 else largest.max(), *limits)
 
 
@@ -192,7 +193,7 @@ def _outside(largest: Any, lowest: float, highest: float) -> tuple[int, float] |
 
 
 def check_labels(y: np.ndarray, name: str) -> np.ndarray:
-    """Raise where a label is missing (None, NaN, NaT, NA), or is no string and no number."""
+    """Raise if a label is missing (None, NaN, NaT, NA), or is neither a string nor a number."""
     entries = y.ravel()
     if y.dtype.kind == "O":
         missing = np.array([_is_missing(value) for value in entries], dtype=bool)
@@ -202,7 +203,7 @@ def check_labels(y: np.ndarray, name: str) -> np.ndarray:
         position = int(missing.argmax())
         raise ValueError(
             f"Input {name} contains missing values: {entries[position]!r} in row "
-            f"{position // (y.size // len(y))}. Drop such rows, or make a class of them."
+            f"{position // (y.size // len(y))}. Drop such rows, or encode them as a class."
         )
     if y.dtype.kind != "O":
         return y
@@ -210,16 +211,16 @@ def check_labels(y: np.ndarray, name: str) -> np.ndarray:
     if words.any() and not words.all():
         one, other = entries[words.argmax()], entries[words.argmin()]
         raise ValueError(
-            f"{name} mixes strings and other labels: {one!r} and {other!r}. Turn all of them into "
-            "strings, or all into numbers."
+            f"{name} mixes strings and other labels: {one!r} and {other!r}. Convert all of them "
+            "to strings, or all to numbers."
         )
     if len(entries) and not words.all():
         value = entries[0]
         kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
         raise ValueError(
-            f"Unknown label type: {name} is an array of objects, the first of them {value!r} "
-            f"({kind}). Turn the labels into strings, as by `{name}.astype(str)`, or, if they are "
-            f"whole numbers or truth values, into integers: `{name}.astype(int)`."
+            f"Unknown label type: {name} is an array of objects, the first of which is {value!r} "
+            f"({kind}). Convert the labels to strings, `{name}.astype(str)`, or, if they are "
+            f"integers or booleans, to integers, `{name}.astype(int)`."
         )
     return y
 
@@ -228,17 +229,17 @@ def _is_missing(value: Any) -> bool:
     """Whether a label is None, NaN or NaT of any type, or pandas' NA."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
-    if isinstance(value, Decimal):  # a signalling NaN compares with nothing
+    if isinstance(value, Decimal):  # a signalling NaN cannot be compared
         return value.is_nan()
     return isinstance(value, Real | complex | np.generic) and bool(value != value)
 
 
 @contextlib.contextmanager
 def named_columns(X: Any, name: str) -> Iterator[None]:
-    """Add the column to errors about values that are no numbers."""
+    """Add the column to errors about non-numeric values."""
     for position, column in enumerate(_columns(X) if hasattr(X, "shape") else ()):
         dtype = _dtype(column)
-        dated = str(dtype).lower().startswith(DATE_NAMES)  # polars would turn them into numbers
+        dated = str(dtype).lower().startswith(DATE_NAMES)  # polars would convert them to numbers
         if dated or (str(dtype) == "object" and any(map(_is_numpy_date, np.ravel(column)))):
             raise ValueError(_dates(_label(X, position, name), dtype))
     try:
@@ -253,15 +254,15 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
             raise ValueError(_dates(label, dtype)) from error
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
-            f"{str(error).rstrip('.')}. {label} (dtype {dtype}) holds {value!r}, which is no "
-            "number. Encode such columns first, for example by sklearn.preprocessing."
+            f"{str(error).rstrip('.')}. {label} (dtype {dtype}) holds {value!r}, which is not "
+            "a number. Encode such columns first, for example with sklearn.preprocessing."
             "OrdinalEncoder or OneHotEncoder in a sklearn.compose.ColumnTransformer, or drop them."
         ) from error
 
 
 @contextlib.contextmanager
 def told_of(arguments: str) -> Iterator[None]:
-    """Begin errors with the arguments they are about: scikit-learn's checks know X and y only."""
+    """Prefix errors with the names of the arguments; scikit-learn's checks only know X and y."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -271,13 +272,13 @@ def told_of(arguments: str) -> Iterator[None]:
 
 def _dates(label: str, dtype: Any) -> str:
     return (
-        f"{label} (dtype {dtype}) holds dates or durations, which are no numbers. Turn them into "
-        "some first: seconds since a date of your choice, the year, the day of the week."
+        f"{label} (dtype {dtype}) holds dates or durations, which are not numbers. Convert them "
+        "first, for example to seconds since a reference date, the year or the day of the week."
     )
 
 
 def _label(X: Any, position: int, name: str) -> str:
-    """How a message calls a column."""
+    """Name of a column in error messages."""
     if len(getattr(X, "shape", "2d")) == 1:
         return f"`{name}`"
     names = getattr(X, "columns", None)
@@ -289,17 +290,17 @@ def _label(X: Any, position: int, name: str) -> str:
 
 
 def _is_date(value: Any) -> bool:
-    """Whether a value is a date, a time, a duration or a period, of whatever library."""
+    """Whether a value is a date, a time, a duration or a period, of any library."""
     parts = ("isoformat", "total_seconds", "start_time")
     return _is_numpy_date(value) or any(hasattr(value, part) for part in parts)
 
 
 def _is_numpy_date(value: Any) -> bool:
-    return isinstance(value, np.datetime64 | np.timedelta64)  # `float` takes them for numbers
+    return isinstance(value, np.datetime64 | np.timedelta64)  # `float` would accept them
 
 
 def _first_bad_column(X: Any) -> tuple[int, Any, Any] | None:
-    """Position, dtype and a value of the first column that does not turn into numbers."""
+    """Position, dtype and a value of the first column that cannot be converted to numbers."""
     for position, column in enumerate(_columns(X)):
         values = np.asarray(column)
         found = None if values.dtype.kind in "fiub" else _first_bad_value(values)
@@ -309,13 +310,13 @@ def _first_bad_column(X: Any) -> tuple[int, Any, Any] | None:
 
 
 def _first_bad_value(values: np.ndarray) -> tuple[int, Any] | None:
-    """Position and value of the first entry that does not turn into a number."""
+    """Position and value of the first entry that cannot be converted to a number."""
     entries = values.ravel()
     for position, value in enumerate(entries if values.dtype == object else entries.tolist()):
         if _is_numpy_date(value):
             return position, value
         try:
-            if value is not None:  # taken for NaN
+            if value is not None:  # None is read as NaN
                 float(value)
         except (TypeError, ValueError):
             return position, value
@@ -323,12 +324,12 @@ def _first_bad_value(values: np.ndarray) -> tuple[int, Any] | None:
 
 
 def _dtype(column: Any) -> Any:
-    """What its own library calls it."""
+    """Dtype of a column in its own library."""
     return getattr(column, "dtype", getattr(column, "type", None))
 
 
 def _columns(X: Any) -> Iterator[Any]:
-    """Columns of a frame, a table or a 2-d array; a series is one."""
+    """Columns of a frame, a table or a 2-d array; a series is a single column."""
     if hasattr(X, "iloc") and X.ndim == 2:
         yield from (X.iloc[:, i] for i in range(X.shape[1]))
     elif len(getattr(X, "shape", "2d")) == 1:

@@ -1,4 +1,4 @@
-"""What regressor and classifier share: from arrays to a net, to fitted attributes."""
+"""Base class of the regressor and the classifier: checks, training and fitted attributes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ..backbones.parameters import positive_integers
 from ..backbones.recipe import input_shape_of
 from ..backbones.splitting import CannotTakeInputs, join_last_layer
 from ..columns.scaling import ColumnScale, RobustStandardize, Standardize
+from ..final_solve.offset import WithOffset, less_offset
 from ..final_solve.refit import (
     Refit,
     calibrate,
@@ -40,7 +41,6 @@ from ..training.column_scales import (
     mean_squared_slopes,
     slopes,
 )
-from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_class
 from ..training.schedules import mean_factor
@@ -75,9 +75,10 @@ from .validation_scale import warn_of_other_scale, warn_of_useless_validation
 class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     """Training, prediction of raw outputs, adaptation and persistence."""
 
-    _decision_threshold = 0.0  # what a raw output is compared with
+    _decision_threshold = 0.0  # threshold on raw outputs
     defaults: ClassVar[Defaults] = DEFAULTS
     _plan: Plan
+    _offset: Any  # LinearOffset, or None
     net_: CFLLNet
     device_: torch.device
     n_outputs_: int
@@ -86,43 +87,43 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
 
-    # -- what the two estimators fill in --------------------------------------------
+    # -- hooks for the two estimators -----------------------------------------------
 
     @abstractmethod
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
-        """Check y and turn it into float targets of shape (n, ...)."""
+        """Check y and convert it to float targets of shape (n, ...)."""
 
     def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
-        """Sample weights, those of classes included."""
+        """Sample weights, including class weights."""
         return sample_weight
 
     def _tame_targets(self, checked: Checked) -> Checked:
-        """Targets that training survives."""
+        """Limit the influence of extreme training targets."""
         return checked
 
     def _tame_held_out(self, checked: Checked) -> Checked:
-        """Held-out targets that the choice of epoch and ridge survives."""
+        """Limit the influence of extreme held-out targets on the choice of epoch and ridge."""
         return checked
 
     def _tame_added(self, checked: Checked) -> Checked:
-        """The same of rows that are added to a fitted model, beside those that it knows."""
+        """Limit the influence of extreme targets in rows that are added to a fitted model."""
         return checked
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         return TargetScale.identity(rows.shape[-1])
 
     def _n_network_outputs(self, y: np.ndarray) -> int | None:
-        """Outputs that a whole network for these targets has, None for fields."""
+        """Number of outputs of a complete network for these targets, None for fields."""
         return None if y.ndim > 2 else (*y.shape, 1)[1]
 
     def _stratify(self, y: np.ndarray) -> np.ndarray | None:
         return None
 
     def _noise_changed(self, before: np.ndarray, after: np.ndarray) -> None:
-        """What follows from another ``noise_variance_`` than the one at fit."""
+        """Update attributes after a change of ``noise_variance_``."""
 
     def _finish(self, parts: Parts, solved: Refit) -> None:
-        """Attributes of one kind of estimator, set after the final solve."""
+        """Set the attributes specific to an estimator after the final solve."""
 
     # -- fitting --------------------------------------------------------------------
 
@@ -134,41 +135,42 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
     def fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
     ) -> Any:
-        """Train the backbone by gradient and the last layer in closed form.
+        """Train the backbone by gradient descent and the last layer in closed form.
 
         Parameters
         ----------
         X : array-like, sparse matrix or torch Dataset of shape (n_samples, n_features), or dict
-            With a ``backbone`` samples may have any shape (images, fields). A numpy memory
-            map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by
-            batch. A dict of arrays of n_samples rows each goes to a backbone whose forward
-            takes these names as keyword arguments; a search, which selects rows, needs it as a
-            ``skorch.helper.SliceDict``. Integers stay integers (``torch.int64``) where a
-            backbone refuses floats because it looks them up, as an ``nn.Embedding`` does.
+            With a ``backbone``, samples may have any shape (images, fields). A numpy memory map or
+            a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch. A dict
+            of arrays of n_samples rows each is passed as keyword arguments to the forward of the
+            backbone; a hyperparameter search, which selects rows, needs a
+            ``skorch.helper.SliceDict`` instead. Integers stay integers (``torch.int64``) if the
+            backbone does not accept floats, for example because it is an ``nn.Embedding``.
         y : array-like of shape (n_samples,) or (n_samples, ...)
-            May be left out with a Dataset that holds it. Of a regression at most 2% of the rows
-            that lie 100 times as far from the median as all others are clipped to the range of
-            the others, with a warning that names them; more, up to a tenth, are only named.
+            May be omitted if X is a Dataset that holds it. In regression, targets that lie 100
+            times as far from the median as all others are clipped to the range of the others if
+            they are at most 2% of the rows, with a warning that names them. If they are more, up to
+            a tenth of the rows, they are only named.
         sample_weight : array-like of shape (n_samples,), default=None
-            A weight means a number of repetitions: it weighs the solve and the gradient.
+            A weight is a number of repetitions; it applies to the solve and to the gradient.
         X_val, y_val : optional
-            Held-out rows of your own in place of ``validation_fraction``. Steps before the
-            estimator in a pipeline do not transform them unless told to (``transform_input``); a
-            warning says where they are on another scale.
+            Validation set to use instead of ``validation_fraction``. Earlier steps of a pipeline do
+            not transform it unless ``transform_input`` is set; a warning is issued if it is on
+            another scale.
 
         Returns
         -------
         self
-            Fitted. A fit that fails leaves the previous one as it was; Ctrl-C ends training
-            with a warning and keeps the model trained so far. Before training, in the short runs
-            that give columns their scales, Ctrl-C is a failure.
+            The fitted estimator. If a fit fails, the previous fitted state is kept. An interrupt
+            (Ctrl-C) ends training with a warning and keeps the model trained so far; an interrupt
+            during the preliminary runs that determine the column scales aborts the fit.
 
         Raises
         ------
         ValueError
-            For input that cannot be fitted, before any work starts.
+            If the input cannot be fitted; raised before any work starts.
         FloatingPointError
-            Where training diverges, at that batch.
+            If training diverges; raised at that batch.
         """
         with self._previous_fit_kept() as settings:
             warm = self.warm_start and self.__sklearn_is_fitted__()
@@ -188,25 +190,29 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             parts = self._split(plan, checked, X_val, y_val)
             settings.enter_context(use_threads(self._n_threads_to_train(len(parts.train))))
             few = warm and total_weight(parts.rows) < self._n_known
+            if not warm:
+                self._start(plan, parts.train)
+                self._offset = None
+                if self._takes_linear_part(parts):
+                    self._offset = plan.make_offset().fit(parts.train)
+            rest = self._less_offset(parts)
             if few:
-                self._add_rows(checked, parts, epochs, task, X, y)
+                self._add_rows(checked, rest, epochs, task, X, y)
             elif warm:
-                self._forget_held_out(parts)
+                self._forget_held_out(rest)
             else:
-                self._start(plan, parts.train, self._takes_linear_part(parts))
                 if self.net_.optimizer_ is None:
                     warn_of_fixed_features(self, holds_out=parts.valid is not None)
                 if self._scales_columns(parts):
-                    self._scale_columns(parts.train)
+                    self._scale_columns(rest.train)
             if not few:
                 self._configure(len(parts.train), epochs)
-                self._train(parts, task, X, y, warm)
+                self._train(rest, task, X, y, warm)
             if given and self.best_iteration_ == 1 and parts.valid is not None:
-                with torch.no_grad():
-                    found = torch.cat(list(self.net_.forward_iter(parts.valid)))
+                found = self._raw_outputs(parts.valid)
                 warn_of_useless_validation(found, self.n_iter_, parts.train, parts.valid)
             if not self.warm_start:
-                self.net_.reset_optimizer()  # a partial_fit that follows starts afresh
+                self.net_.reset_optimizer()  # a later partial_fit starts without its state
             if not few:
                 self._solve(parts)
                 self._n_known = total_weight(parts.rows)
@@ -214,7 +220,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 self._target_reach = float(parts.rows.targets.abs().max())
                 self._remember_rows(parts.rows, anew=True)
                 self._slope_squares = self._measure_slopes(parts.rows)
-            self._is_stream = False  # scales are settled, and so is the ridge
+            self._is_stream = False  # scales and ridge are fixed from now on
             self._columns_seen = self._ridge_errors = None
             if task is not None:
                 task.call_on_fit_task_end(
@@ -235,9 +241,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         dtype = self.defaults.dtype(self.precision, checked.y.shape, device, coarse)
         check_sizes(as_given, dtype)
         if recipe is None:
-            sizes = (
-                positive_integers(self.hidden_layer_sizes) or ()
-            )  # the recipe says what is wrong
+            sizes = positive_integers(self.hidden_layer_sizes) or ()  # the recipe raises the error
             edges = column_bins(checked, self.n_bins) if 1 not in sizes else None
             tables = column_scores(checked) if self.spread_columns else None
             recipe = MLPBackbone(
@@ -279,51 +283,57 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return plan
 
     def _takes_linear_part(self, parts: Parts) -> bool:
-        """Whether the network is trained on what a ridge regression leaves over."""
+        """Whether the network is fitted to the residuals of a ridge regression."""
         return False
 
-    def _start(self, plan: Plan, train: RowsDataset, linear: bool = False) -> None:
-        """An untrained net, its inputs standardised by the training rows."""
+    def _less_offset(self, parts: Parts) -> Parts:
+        """The same rows, with the residuals of the offset as targets."""
+        if self._offset is None:
+            return parts
+        whole, train, valid = parts
+        train = less_offset(train, self._offset)
+        valid = None if valid is None else less_offset(valid, self._offset)
+        return Parts(less_offset(whole, self._offset), train, valid)
+
+    def _start(self, plan: Plan, train: RowsDataset) -> None:
+        """Create an untrained net whose inputs are standardised by the training rows."""
         for part in plan.backbone.module.modules():
             if isinstance(part, RobustStandardize):
                 part.adapt_to(*robust_statistics(train))
             elif isinstance(part, Standardize):
                 part.adapt_to(*input_statistics(train))
-        self.net_ = self._make_net(plan, linear)
-        if self.net_.module_.linear is not None:
-            self.net_.module_.linear.fit(train)
+        self.net_ = self._make_net(plan)
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
         if not self._is_perceptron():
-            with contextlib.suppress(IndexError):  # codes beyond a table: training names them
+            with contextlib.suppress(IndexError):  # index out of range: training raises it
                 warn_of_equal_features(self.net_, train)
 
-    def _make_net(self, plan: Plan, linear: bool = False) -> CFLLNet:
+    def _make_net(self, plan: Plan) -> CFLLNet:
         return plan.make_net(
             optimizer_class(self.optimizer),
             n_members=plan.n_members,
             memory=self.memory,
             compile=self.compile,
-            linear=linear,
         )
 
     def _follow_parameters(self) -> None:
-        """Before training goes on: take the optimiser that is set now, refuse what cannot change.
+        """Apply a changed optimiser, and raise for changed parameters that are fixed after a fit.
 
         All other settings are read when they are needed.
         """
-        self._validate_params()  # scikit-learn does not at partial_fit
+        self._validate_params()  # scikit-learn does not validate them in partial_fit
         self._plan.check_unchanged(self)
         self.net_.change_optimizer(optimizer_class(self.optimizer))
 
     def _scales_columns(self, parts: Parts) -> bool:
-        """Not without held-out rows: a random split is what such a fit does without."""
+        """Whether to scale columns; not without held-out rows, as such fits use no random split."""
         if not self.scale_columns or self.backbone is not None or parts.valid is None:
             return False
         return len(parts.train) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
 
     def _scale_columns(self, train: RowsDataset) -> None:
-        """Scale the perceptron's columns by what two short runs, both undone, agree on."""
+        """Scale the perceptron's columns by the slopes that two short, discarded runs agree on."""
         net, n_rows = self.net_, len(train)
         untrained, found = net.snapshot(), []
         for half in held_out_rows(n_rows, n_rows // 2, None, self._plan.seed):
@@ -333,7 +343,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             net.run(train.subset(half), None, [], provisional=True)
             if net.interrupted_:
                 raise KeyboardInterrupt
-            found.append(slopes(net.module_, train))
+            found.append(slopes(self._whole_module(), train))
             net.restore(untrained)
         scales = column_scales(*found)
         for part in net.module_.backbone.modules():
@@ -344,7 +354,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return math.ceil(n_rows / self._batch_rows(n_rows))
 
     def _batch_rows(self, n_rows: int) -> int:
-        """Rows a batch; "auto" looks at how many there are where the network is ours."""
+        """Samples per batch; for a perceptron, "auto" depends on the number of rows."""
         perceptron, fields = self._is_perceptron(), self._on_fields()
         return self.defaults.batch_size(self.batch_size, n_rows, perceptron, fields)
 
@@ -358,11 +368,11 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return self.defaults.max_epochs(self.max_epochs, self._on_fields())
 
     def _on_fields(self) -> bool:
-        """Whether features have positions, and the settings found for such samples apply."""
+        """Whether features have positions, so that the defaults for fields apply."""
         return len(self._plan.backbone.feature_shape) > 1
 
     def _n_threads(self, n_rows: int) -> int:
-        """Threads for passes of so many rows at once."""
+        """Number of threads for passes over ``n_rows`` rows at once."""
         return self.defaults.n_threads(self.n_threads, n_rows, self._plan.product_size)
 
     def _n_threads_to_train(self, n_rows: int) -> int:
@@ -373,7 +383,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return self._n_threads(min(n_rows, at_once))
 
     def _is_perceptron(self) -> bool:
-        """Whether what was measured on perceptrons speaks of this network."""
+        """Whether the defaults tuned for perceptrons apply."""
         return self._plan.is_perceptron
 
     def _configure(
@@ -385,11 +395,11 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         rate: float = 1.0,
         going_on: bool = False,
     ) -> None:
-        """This estimator's settings for so many epochs, whatever came before.
+        """Configure the net for a run of ``epochs`` epochs, independently of earlier runs.
 
-        Of a stream nobody knows how many rows will come: the rate stays constant, unless it is
-        a share (``rate`` below one) of what a finished fit began with. A finished fit that is
-        ``going_on`` with a few rows keeps the statistics of batch normalisation.
+        The number of rows of a stream is unknown, so its learning rate stays constant, unless it is
+        a fraction (``rate`` below one) of the initial rate of a finished fit. A finished fit that
+        is continued on a few rows (``going_on``) keeps the statistics of batch normalisation.
         """
         net, full = self.net_, self.batch_size == "full"
         net.module_.holds_statistics = going_on
@@ -399,9 +409,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         if stream and self.memory == "statistics":
             ridge = self.__dict__.get("final_ridge_", ridge)
         elif stream:
-            # The ridge is that of a full batch: fewer rows move the last layer less.
+            # The ridge is meant for a full batch: fewer rows must change the last layer less.
             ridge *= max(1.0, batch_rows / n_rows)
-            rate *= min(1.0, n_rows / batch_rows) ** 0.5  # as adaptive steps' noise grows
+            rate *= min(1.0, n_rows / batch_rows) ** 0.5  # adaptive steps are noisier
         net.configure(
             update_order=self.update_order,
             lr_schedule="constant" if stream and self._is_stream else self._schedule(),
@@ -410,7 +420,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             max_epochs=epochs,
             batch_size=batch_rows,
             ridge=ridge,
-            # A batch of all rows needs no memory: γ = 0 is the exact minimiser.
+            # A batch of all rows needs no memory: γ = 0 gives the exact minimiser.
             decay=0.0 if full and not stream else float(self.decay),
             memory=self.memory,
             solver="cholesky" if full else "auto",
@@ -426,7 +436,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return net.lr * mean_factor(net.lr_schedule) * steps
 
     def _train(self, parts: Parts, task: Any, X: Any, y: Any, warm: bool = False) -> None:
-        """Run the net's loop."""
+        """Run the training loop of the net."""
         net = self.net_
         callbacks: list[Any] = list(self.callbacks or ())
         stopper = None
@@ -454,9 +464,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ValueError(
-                "The backbone's batch normalisation needs batches of two rows at least, and met "
-                "one of a single row. Give `partial_fit` more rows at first, set `batch_size` to 2 "
-                "or more, or normalise by nn.LayerNorm."
+                "The backbone's batch normalisation needs at least two rows per batch, got a batch "
+                "of a single row. Pass more rows to the first `partial_fit`, set `batch_size` to 2 "
+                "or more, or use nn.LayerNorm."
             ) from error
         first = net.first_epoch_
         rows = net.history[first:]
@@ -467,7 +477,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             self.best_iteration_ = int(stopper.best_epoch_)
 
     def _weight_decay(self, n_steps: int | None) -> float:
-        """In force for a run of so many steps; "auto" is 0 where nobody knows how many."""
+        """Weight decay for a run of ``n_steps`` steps; "auto" is 0 if their number is unknown."""
         if self.weight_decay != "auto":
             return float(self.weight_decay)
         decoupled = optimizer_class(self.optimizer) is torch.optim.AdamW
@@ -476,44 +486,47 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return self.defaults.weight_decay(self._rate(), self._schedule(), n_steps)
 
     def _solve(self, parts: Parts) -> None:
-        """The final exact solve and the noise that is left."""
+        """Solve exactly for the last layer and estimate the noise."""
         net, train, valid = self.net_, parts.train, parts.valid
         if self.refit_last_layer:
-            # With fixed features or full batches a ridge of the user's is the penalty itself.
+            # With fixed features or full batches, the parameter `ridge` is the penalty itself.
             exact = net.optimizer_ is None or self.batch_size == "full"
             given = exact and self.ridge != "auto"
             ridge = float(self.ridge) if given else None
             points = math.prod(self._plan.backbone.feature_shape[:-1])  # each is a row of the solve
             lowest = self.defaults.lowest_ridge(points * len(parts.rows))
-            solved = refit_last_layer(net, train, valid, ridge, lowest)
+            solved = refit_last_layer(net, train, valid, ridge, lowest, self._offset)
         else:
+            _, train, valid = self._less_offset(parts)
             noise = mean_squared_residuals(net, train if valid is None else valid)
             calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
-            solved = Refit(self._training_ridge(len(train)), noise, calibration=calibration)
+            ridge = self._training_ridge(len(train))
+            solved = Refit(ridge, noise, calibration=calibration, offset=self._offset)
+        self._offset = solved.offset
         net.check_finite()
         self._set_solved(parts, solved)
 
     def _training_ridge(self, n_rows: int) -> float:
         *grid, width = self._plan.backbone.feature_shape
-        shape = (*grid, width // self._plan.n_members)  # each member's own features
+        shape = (*grid, width // self._plan.n_members)  # features of one member
         batch = "full" if self.batch_size == "full" else self._batch_rows(n_rows)
         return self.defaults.ridge(self.ridge, shape, batch, n_rows)
 
     def _set_solved(self, parts: Parts, solved: Refit) -> None:
         known = solved.calibration
-        # Of rows that the network was not trained on: what the noise level rests on.
+        # Number of rows outside the training set from which the noise level is estimated.
         self._n_judges = 0 if known is None else known.n_samples
         self.final_ridge_, self.decay_ = solved.ridge, self.net_.module_.last_layer.decay
         self.noise_variance_ = self._plan.unscale_variance(solved.noise_variance)
         self.resolved_ = self._resolved(parts)
-        self.__dict__.pop("ridge_path_", None)  # of an earlier fit
+        self.__dict__.pop("ridge_path_", None)  # from an earlier fit
         if solved.path_errors is not None:
             errors = self._plan.unscale_variance(solved.path_errors).mean(1)
             self.ridge_path_ = {"ridge": np.array(RIDGES), "error": errors}
         self._finish(parts, solved)
 
     def _resolved(self, parts: Parts) -> dict[str, Any]:
-        """What every "auto" stood for in the last run, beside what was given as a number."""
+        """Settings of the last run, with every "auto" replaced by its value."""
         net, layer = self.net_, self.net_.module_.last_layer
         options = {} if net.optimizer_ is None else net.optimizer_.param_groups[0]
         return {
@@ -524,14 +537,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             "batch_size": net.batch_size,
             "max_epochs": net.max_epochs,
             "n_held_out": 0 if parts.valid is None else len(parts.valid),
-            "linear_part": net.module_.linear is not None,
+            "linear_part": self._offset is not None,
             "precision": str(self._plan.dtype).removeprefix("torch."),
             "device": str(self.device_),
             "n_threads": self._n_threads_to_train(len(parts.train)),
         }
 
     def _split(self, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
-        """All rows in their order, those to train on, and those held out."""
+        """All rows in their order, the training rows and the held-out rows."""
         if (X_val is None) != (y_val is None) and not isinstance(X_val, Dataset):
             raise ValueError("Give both `X_val` and `y_val`, or neither.")
         data = plan.dataset(checked)
@@ -558,31 +571,36 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return Parts(data, data.subset(train), data.subset(held))
 
     def _holds_out(self, n_rows: int) -> bool:
-        """Whether some of so many rows are held out."""
+        """Whether some of ``n_rows`` rows are held out."""
         if self.validation_fraction == 0:
             return False
         return self.defaults.holds_out(self.early_stopping, n_rows)
 
-    # -- using ----------------------------------------------------------------------
+    # -- prediction -----------------------------------------------------------------
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Raw predictions (n, positions..., k) in y's units."""
-        with self._rows_to_predict(X) as dataset, torch.no_grad():
-            parts = list(self.net_.forward_iter(dataset, device="cpu"))
-        outputs = self._plan.unscale(torch.cat(parts).numpy())
+        with self._rows_to_predict(X) as dataset:
+            outputs = self._plan.unscale(self._raw_outputs(dataset).numpy())
         finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
         if not finite.all():
             warnings.warn(
-                f"{(~finite).sum()} of {len(finite)} predictions are not finite, the first that of "
-                f"row {finite.argmin()}: the network overflows on what X holds there.",
+                f"{(~finite).sum()} of {len(finite)} predictions are not finite, the first in row "
+                f"{finite.argmin()}: the network overflows for these values of X.",
                 RuntimeWarning,
                 stacklevel=3,
             )
         return outputs
 
+    def _raw_outputs(self, dataset: RowsDataset) -> Tensor:
+        """Predictions in the scale of training, on the CPU."""
+        with torch.no_grad():
+            found = torch.cat(list(self.net_.forward_iter(dataset, device="cpu")))
+            return found if self._offset is None else found + self._offset(dataset.X).cpu()
+
     @contextlib.contextmanager
     def _rows_to_predict(self, X: Any) -> Iterator[RowsDataset]:
-        """Checked rows; where the backbone cannot take them, an error that says so."""
+        """Check the rows, and raise an informative error if the backbone cannot take them."""
         check_is_fitted(self)
         lazy, fitted_shape = isinstance(X, np.memmap), self._plan.sample_shape
         check_sample_shape(X, fitted_shape)
@@ -603,7 +621,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 ) from error
 
     def features(self, X: Any) -> np.ndarray:
-        """The backbone's output: what the last layer sees.
+        """Compute the features: the output of the backbone and input of the last layer.
 
         Parameters
         ----------
@@ -612,34 +630,33 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         Returns
         -------
         ndarray of shape (n_samples, ..., d)
-            With a linear part the standardised columns of X follow.
+            With a linear part, the standardised columns of X are appended.
         """
-        linear = self._linear_part() if self.__sklearn_is_fitted__() else None
         with self._rows_to_predict(X) as dataset:
             features = self.net_.features(dataset)
-            if linear is not None:
-                features = torch.cat([features, linear.columns(dataset.X).cpu()], 1)
+            if self._offset is not None:
+                features = torch.cat([features, self._offset.columns(dataset.X).cpu()], 1)
         return features.to(self._plan.dtype).numpy()
 
     def _no_moments(self) -> str:
         return (
-            "needs the moments of the training rows, and none are kept: fit with "
+            "needs the moments of the training rows, which were not kept. Fit with "
             'refit_last_layer=True, or use memory="statistics".'
         )
 
     @default_modes()
     def to_torch(self) -> nn.Module:
-        """A plain module that maps raw X to predictions, its last layer an ``nn.Linear``.
+        """Export a plain module that maps raw X to predictions and ends in an ``nn.Linear``.
 
-        Scaling of inputs and targets is inside; for a network whose last layer was split
-        off, that layer is put back with the fitted weights (a 1 × 1 convolution stays
-        one). On the CPU, in evaluation mode, independent of the estimator.
+        The module includes the scaling of inputs and targets. If the last layer was split off a
+        network, it is put back with the fitted weights (a 1 × 1 convolution stays one). The module
+        is on the CPU, in evaluation mode and independent of the estimator.
 
         Returns
         -------
         torch.nn.Module
-            Output (n, ..., k), of a classifier the decision values. Named inputs are keyword
-            arguments, integers that the backbone looks up are ``torch.int64``.
+            Its output has shape (n, ..., k) and holds the decision values for a classifier. Named
+            inputs are keyword arguments, and integer inputs of embeddings are ``torch.int64``.
         """
         check_is_fitted(self)
         linear = as_linear(*self._whole_last_layer())
@@ -653,14 +670,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             linear.bias.copy_(
                 torch.as_tensor(self.last_layer_intercept_ - self._decision_threshold)
             )
-        backbone, part = self._plan.backbone, self._linear_part()
-        if part is not None:
-            backbone = backbone._replace(module=SideBySide(backbone.module, part.columns))
+        backbone, offset = self._plan.backbone, self._offset
+        if offset is not None:
+            backbone = backbone._replace(module=SideBySide(backbone.module, offset.columns))
         return join_last_layer(backbone, linear).cpu().eval()
 
     @property
     def last_layer_coef_(self) -> np.ndarray:
-        """Last layer's weights in y's units; shape (k, d).
+        """Weights of the last layer in y's units; shape (k, d).
 
         Predictions are ``features(X) @ last_layer_coef_.T + last_layer_intercept_``.
         """
@@ -670,23 +687,23 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     @property
     def last_layer_intercept_(self) -> np.ndarray:
-        """Last layer's intercept (k,) in y's units."""
+        """Intercept of the last layer in y's units; shape (k,)."""
         self._fitted_layer("last_layer_intercept_")
         _, bias = self._whole_last_layer()
         return self._plan.unscale(bias.double().cpu().numpy())
 
     @property
     def feature_importances_(self) -> np.ndarray:
-        """Mean squared slope of the predictions along each input column; shape (p,), sum one.
+        """Mean squared slope of the predictions along each column; shape (p,), summing to one.
 
-        Over the training rows, in units of the columns' deviations.
+        The mean is over the training rows, in units of the columns' standard deviations.
         """
         self._fitted_layer("feature_importances_")
         if self._slope_squares is None:
             raise AttributeError(
                 f"This {type(self).__name__} has no `feature_importances_`: they are slopes along "
-                "the columns of a table, and need an X of shape (n_samples, n_features) and a "
-                "backbone that can be differentiated by it."
+                "the columns of a table, and require X of shape (n_samples, n_features) and a "
+                "backbone that is differentiable with respect to X."
             )
         total = self._slope_squares.sum()
         if not total > 0:  # a constant prediction
@@ -694,19 +711,21 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return self._slope_squares / total
 
     def _measure_slopes(self, rows: RowsDataset) -> np.ndarray | None:
-        squares = mean_squared_slopes(self.net_.module_, rows)
+        squares = mean_squared_slopes(self._whole_module(), rows)
         return None if squares is None else squares.cpu().numpy()
 
-    def _linear_part(self) -> LinearPart | None:
-        return self.net_.module_.linear
+    def _whole_module(self) -> Any:
+        """Module that predicts in the scale of training."""
+        module = self.net_.module_
+        return module if self._offset is None else WithOffset(module, self._offset)
 
     def _whole_last_layer(self) -> tuple[Tensor, Tensor]:
-        """Weights and intercept on what :meth:`features` gives."""
+        """Weights and intercept on the output of :meth:`features`."""
         layer: Any = self.net_.module_.last_layer
-        linear: Any = self._linear_part()
-        if linear is None:
+        if self._offset is None:
             return layer.weight, layer.bias
-        return torch.cat([layer.weight, linear.layer.weight], 1), layer.bias + linear.layer.bias
+        linear = self._offset.layer
+        return torch.cat([layer.weight, linear.weight], 1), layer.bias + linear.bias
 
     @property
     def backbone_(self) -> nn.Module:
@@ -715,18 +734,18 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return self.net_.module_.backbone
 
     def _fitted_layer(self, name: str) -> Any:
-        if not self.__sklearn_is_fitted__():  # AttributeError: hasattr must say False before fit
+        if not self.__sklearn_is_fitted__():  # AttributeError, so that hasattr is False before fit
             raise AttributeError(f"{type(self).__name__} has no `{name}` before it is fitted.")
         return self.net_.module_.last_layer
 
-    # -- keeping --------------------------------------------------------------------
+    # -- state ----------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _torch_settings(self) -> Iterator[contextlib.ExitStack]:
-        """Torch's default modes and one thread, or ``n_threads``.
+        """Set torch's default modes and one thread, or ``n_threads``.
 
-        The block enters into the stack what it finds its products to be worth; all settings
-        return to the caller's when it ends.
+        The block may enter another number of threads into the stack. The caller's settings are
+        restored when it ends.
         """
         with contextlib.ExitStack() as settings:
             settings.enter_context(default_modes())
@@ -735,7 +754,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     @contextlib.contextmanager
     def _previous_fit_kept(self) -> Iterator[contextlib.ExitStack]:
-        """Put everything back as it was where the block raises; see `_torch_settings`."""
+        """Restore the previous fitted state if the block raises; see `_torch_settings`."""
         before = dict(self.__dict__)
         net = before.get("net_")
         snapshot = None if net is None else net.snapshot()
@@ -743,7 +762,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             with self._torch_settings() as settings:
                 yield settings
         except BaseException:
-            # scikit-learn tears its callbacks down after us and needs what it set up.
+            # scikit-learn tears down its callbacks afterwards and needs these attributes.
             begun = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
             before |= {name: self.__dict__[name] for name in begun if name in self.__dict__}
             self.__dict__.clear()
@@ -754,7 +773,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _fitted_now(self) -> dict[str, Any]:
         """Attributes of the estimator as if training had stopped here."""
-        return {k: v for k, v in self.__dict__.items() if k.endswith("_") or k == "_plan"}
+        return {
+            k: v for k, v in self.__dict__.items() if k.endswith("_") or k in ("_plan", "_offset")
+        }
 
     def __sklearn_is_fitted__(self) -> bool:
         return "net_" in self.__dict__
@@ -766,7 +787,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
 
 def _history_row(row: dict[str, Any]) -> dict[str, Any]:
-    """What `history_` keeps of skorch's record of an epoch."""
+    """Entries of skorch's record of an epoch that `history_` keeps."""
     kept = {
         "epoch": row["epoch"],
         "train_loss": row["train_loss"],

@@ -33,12 +33,12 @@ from .inputs import check_named_inputs, check_names, n_samples
 __all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sizes", "seen_as_given"]
 __all__ += ["check_sample_shape", "column_bins", "column_scores", "held_out_rows", "needs_float64"]
 
-# A first layer over more bins than this would be most of the network.
+# With more bins than this, the first layer would be most of the network.
 MAX_BINS = 2048
-# Times the number of bins: as many values as a column may have with an edge at each. Rounded
-# measurements have more, and need none of that.
+# A column of at most this many values per bin has an edge at every value. Rounded measurements have
+# more values and do not need that.
 VALUES_PER_BIN = 4
-# Float32 must tell apart values that differ by this share of a column's deviation.
+# Float32 must resolve differences of this fraction of a column's standard deviation.
 RESOLUTION = 1e-3
 
 
@@ -49,14 +49,14 @@ class Checked(NamedTuple):
     ----------
     X : ndarray, sparse matrix, Dataset, or dict of arrays, of all samples
     rows : ndarray of int, or None
-        Rows of X that count (of positive weight); None for all.
+        Rows of X with positive weight; None for all rows.
     y : ndarray of shape (n, ...)
         Encoded targets of those rows.
     sample_weight : ndarray of shape (n,) with mean one, or None where all are equal
     mean_weight : float
-        What the weights were divided by.
+        Number by which the weights were divided.
     lazy : bool
-        X stays where it is (a memory map) and is read batch by batch.
+        Whether X is a memory map that is read batch by batch.
     """
 
     X: Any
@@ -68,7 +68,7 @@ class Checked(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """All rows of a fit in their order, those that train, and those held out."""
+    """All rows of a fit in their order, the training rows and the held-out rows."""
 
     rows: RowsDataset
     train: RowsDataset
@@ -78,7 +78,7 @@ class Parts(NamedTuple):
 def check_data(
     estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool, min_samples: int
 ) -> Checked:
-    """Check and encode what a fit is given; the estimator encodes its targets and weights."""
+    """Check and encode the arguments of a fit; the estimator encodes its targets and weights."""
     lazy = isinstance(X, np.memmap)
     if isinstance(X, Dataset) and y is None:
         y = _targets_of_dataset(X)
@@ -92,13 +92,13 @@ def check_data(
     check_range(X, given, "X")
     y = as_targets(y)
     _check_lengths(X, y)
-    # Of all rows: also a class all of whose rows weigh nothing is one, as in scikit-learn.
+    # All rows are encoded: as in scikit-learn, a class may have only rows of weight zero.
     targets = estimator._encode_targets(y, reset=reset)
     check_range(targets, targets, "y")
     weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
     rows, mean_weight = None, 1.0
     if weights is not None:
-        # A weight means a number of repetitions: rows of weight zero are not there.
+        # A weight is a number of repetitions, so rows of weight zero are dropped.
         kept = np.flatnonzero(weights)
         if len(kept) == 0:
             raise ValueError(
@@ -107,7 +107,7 @@ def check_data(
             )
         if len(kept) < len(y):
             rows, targets, weights = kept, targets[kept], weights[kept]
-        # Through shares of the largest: sums of weights near 1e308 overflow.
+        # Divide by the largest weight first, because sums of weights near 1e308 overflow.
         largest = weights.max()
         mean_weight = float(largest * (weights / largest).mean())
         weights = None if np.all(weights == weights[0]) else weights / mean_weight
@@ -115,7 +115,7 @@ def check_data(
 
 
 def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
-    """X as an array that the backbone can take, with scikit-learn's checks and messages."""
+    """Validate X with scikit-learn's checks and convert it for the backbone."""
     if isinstance(X, Dataset):
         if len(X) < min_samples:  # type: ignore[arg-type]
             raise ValueError(
@@ -135,8 +135,8 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
     if isinstance(X, Mapping) and not scipy.sparse.issparse(X):
         return check_named_inputs(estimator, X, reset=reset, min_samples=min_samples)
     lazy, X = isinstance(X, np.memmap), as_table(X, "X")
-    # Where the backbone gives features at positions X is a field, and its first axis may be the
-    # grid: predictions on another grid are the point, and the backbone judges their shape.
+    # If the features of the backbone have positions, X is a field, and its first axis may be the
+    # grid. Predictions on another grid are allowed, so the backbone itself checks the shape.
     fields = not reset and len(estimator._plan.backbone.feature_shape) > 1
     own = estimator.backbone is not None if reset else estimator._plan.takes_any_shape
     with named_columns(X, "X"):
@@ -154,7 +154,7 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
 
 
 def check_sample_shape(X: Any, sample_shape: Any) -> None:
-    """Samples must have as many dimensions as at fit; their sizes are the backbone's business."""
+    """Raise if samples have another number of dimensions than at fit; the backbone checks sizes."""
     check_names(X, sample_shape)
     if isinstance(sample_shape, dict):
         for name, shape in sample_shape.items() if isinstance(X, Mapping) else ():
@@ -165,7 +165,7 @@ def check_sample_shape(X: Any, sample_shape: Any) -> None:
                 )
         return
     if isinstance(X, Dataset) or len(sample_shape) == 1:
-        return  # rows of columns are scikit-learn's own check
+        return  # scikit-learn checks tables itself
     shape = np.shape(X)
     if len(shape) - 1 == len(sample_shape):
         return
@@ -176,10 +176,10 @@ def check_sample_shape(X: Any, sample_shape: Any) -> None:
 
 
 def column_bins(checked: Checked, n_bins: int) -> list[np.ndarray] | None:
-    """Edges of bins for each column; None where no column has two bins."""
+    """Bin edges of each column; None if no column has two bins."""
     shape = as_rows(checked.X, "cpu", torch.float64, lazy=True).shape
     if len(shape) != 2:
-        return None  # the recipe says what is wrong
+        return None  # the recipe raises the error
     most = MAX_BINS // shape[1]
     n_bins, n_values = min(n_bins, most), min(VALUES_PER_BIN * n_bins, most)
     if n_bins < 2:
@@ -189,25 +189,26 @@ def column_bins(checked: Checked, n_bins: int) -> list[np.ndarray] | None:
 
 
 def column_scores(checked: Checked) -> list[np.ndarray | None] | None:
-    """Values and normal scores of each column, None where it is not uneven."""
+    """Values and normal scores of each column, None for columns that do not need them."""
     if len(as_rows(checked.X, "cpu", torch.float64, lazy=True).shape) != 2:
-        return None  # the recipe says what is wrong
+        return None  # the recipe raises the error
     return score_tables(*_some_rows(checked))
 
 
 def seen_as_given(checked: Checked, *, inputs: bool, targets: bool) -> dict[str, Any]:
-    """What a network is given in the user's units: X or its named parts, and y."""
+    """Data that a network receives unscaled: X or its named parts, and y."""
     named = checked.X.items() if isinstance(checked.X, Mapping) else ()
     X = {f"X[{name!r}]": part for name, part in named} or {"X": checked.X}
     return (X if inputs else {}) | ({"y": checked.y} if targets else {})
 
 
 def needs_float64(checked: Checked, perceptron: bool, as_given: Mapping[str, Any]) -> bool:
-    """Whether float32 is too coarse: targets or columns far from zero for their deviation.
+    """Whether float32 is too coarse for targets or columns.
 
-    Milliseconds since 1970 over a day, say. Arrays that come in float32 have nothing finer. And
-    what is seen ``as_given`` and of a size whose square float32 does not hold. A perceptron's
-    columns are standardised before they are cast: only its targets count.
+    It is too coarse if they are far from zero relative to their deviation (milliseconds since 1970
+    over one day), or if data in ``as_given`` have squares that float32 cannot hold. Arrays in
+    float32 hold nothing finer. The columns of a perceptron are standardised before they are cast,
+    so only its targets count.
     """
     if any(outside(part, SQUARED_32) is not None for part in as_given.values()):
         return True
@@ -230,7 +231,7 @@ def needs_float64(checked: Checked, perceptron: bool, as_given: Mapping[str, Any
 
 
 def check_sizes(as_given: Mapping[str, Any], dtype: torch.dtype) -> None:
-    """Raise where a network cannot compute with what it sees as it is given.
+    """Raise if data that a network receives unscaled are too large or too small for it.
 
     Inputs of 1e20 may be standardised inside the network; targets are squared in any case.
     """
@@ -247,14 +248,14 @@ def check_sizes(as_given: Mapping[str, Any], dtype: torch.dtype) -> None:
         remedy = "`normalize_y`=True" if name == "y" else "sklearn.preprocessing.StandardScaler"
         raise ValueError(
             f"{where} holds {found[1]:g} as its largest absolute value, which the network would "
-            f"see as it is, in {'float32' if narrow else 'float64'}. Rescale it, by {remedy} for "
-            f"example{wide}."
+            f"see unscaled in {'float32' if narrow else 'float64'}. Rescale it, for example with "
+            f"{remedy}{wide}."
         )
 
 
 def _some_rows(checked: Checked) -> tuple[Any, torch.Tensor | None]:
-    """Rows of X and their weights: all, or every second, third... of many."""
-    # Lazily: no copy of rows that are not looked at.
+    """Rows of X and their weights, evenly subsampled if there are many."""
+    # Read lazily, so that unused rows are not copied.
     inputs = as_rows(checked.X, "cpu", torch.float64, lazy=True)
     chosen = spread_rows(len(checked.y), inputs.shape[1]).numpy()
     rows = inputs.take(torch.as_tensor(chosen if checked.rows is None else checked.rows[chosen]))
@@ -287,16 +288,17 @@ def _check_lengths(X: Any, y: np.ndarray) -> None:
 def held_out_rows(
     n_rows: int, n_held: int, classes: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of training rows and of random rows held out, stratified by class."""
+    """Indices of the training rows and of random held-out rows, stratified by class."""
     if n_rows - n_held < 2:
         raise ValueError(
             f"`validation_fraction` holds out {n_held} of {n_rows} rows, which leaves "
-            f"{max(0, n_rows - n_held)} to train on. Give a smaller one, or `X_val` and `y_val`."
+            f"{max(0, n_rows - n_held)} to train on. Use a smaller fraction, or pass `X_val` and "
+            "`y_val`."
         )
     if classes is not None:
         counts = np.unique(classes, return_counts=True)[1]
         if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):
-            classes = None  # too few rows a class to have each on both sides
+            classes = None  # too few rows to have every class in both parts
     train, held = train_test_split(
         np.arange(n_rows), test_size=n_held, stratify=classes, random_state=seed
     )

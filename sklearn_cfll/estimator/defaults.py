@@ -1,4 +1,4 @@
-"""The table of defaults: every threshold, the script that measured it, and what "auto" comes to."""
+"""The table of defaults: every threshold, the script that measured it, and values of "auto"."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["DEFAULTS", "Defaults"]
 
 
 def measured(value: Any, script: str, why: str) -> Any:
-    """A field of the table, the benchmark that it rests on, and what was found."""
+    """A field whose default was measured, with the benchmark and its finding."""
     return field(default=value, metadata={"script": script, "why": why})
 
 
 def reasoned(value: Any, why: str) -> Any:
-    """A field of the table that no benchmark chose."""
+    """A field whose default was not chosen by a benchmark."""
     return field(default=value, metadata={"script": None, "why": why})
 
 
@@ -28,21 +28,21 @@ def reasoned(value: Any, why: str) -> Any:
 class Defaults:
     """Thresholds of an estimator, and a method for each parameter that may be "auto".
 
-    An estimator class holds its table as ``defaults``. A subclass with another one,
-    ``dataclasses.replace(DEFAULTS, ...)``, is how a benchmark tries other values. Each field's
-    ``metadata`` names the script that measured it and says what was found.
+    An estimator class holds its table as ``defaults``. To try other values, a benchmark defines a
+    subclass with another table, ``dataclasses.replace(DEFAULTS, ...)``. The ``metadata`` of each
+    field names the script that measured it and states what was found.
     """
 
     # -- rows held out ----------------------------------------------------------------
 
     held_out_from: int = reasoned(
         40,
-        "Of fewer rows none are held out: ten say too little about when to stop, and a random "
-        "split would make weights differ from repetitions on tiny sets.",
+        "With fewer rows none are held out: ten are too few for early stopping, and with a random "
+        "split weights would not be equivalent to repetitions on tiny data sets.",
     )
     enough_held_out: int = reasoned(
         40,
-        "Of a thousand rows a tenth are enough to stop by; of a hundred ten are not.",
+        "A tenth of a thousand rows is enough for early stopping; a tenth of a hundred is not.",
     )
 
     # -- the linear part and the final ridge --------------------------------------------
@@ -50,15 +50,16 @@ class Defaults:
     linear_part_below: int = measured(
         600,
         "small_data.py",
-        "Networks for fewer rows are trained on the residuals of a ridge regression: alone they "
-        "were worse than it on more of the small sets. From about 800 rows on it gained nothing.",
+        "With fewer rows, networks are fitted to the residuals of a ridge regression: without it "
+        "they were worse than the ridge regression on more of the small data sets. From about 800 "
+        "rows on it gained nothing.",
     )
     lowest_ridge_of_few: float = measured(
         5e-4,
         "small_data.py",
-        "Of the ridges tried this leaves 0.001 and more. A hardly penalised fit to about as many "
-        "rows as features explodes: the one to the training rows may look well, and that to all "
-        "rows be wrong.",
+        "This restricts the ridges tried to 0.001 and above. A barely penalised fit to about as "
+        "many rows as features is unstable: the fit to the training rows may look good while the "
+        "fit to all rows is wrong.",
     )
 
     # -- the training ridge ---------------------------------------------------------------
@@ -67,101 +68,99 @@ class Defaults:
         0.12,
         "tuned.py",
         "The ridge is 30 at d = B = 256, where it beat tuned Adam on five of six tasks. With fewer "
-        "features than rows a batch says more about the last layer, and the best ridge follows "
-        "(d / B)² (ridge_rules.py, defaults.py).",
+        "features than rows, a batch determines the last layer better, and the best ridge scales "
+        "as (d / B)² (ridge_rules.py, defaults.py).",
     )
     full_batch_ridge: float = measured(
         0.01,
         "full_batch.py",
-        "In the middle of 0.001 to 0.1, the best decades of six.",
+        "The middle of 0.001 to 0.1, the best of the six decades tried.",
     )
     field_ridge: float = measured(
         0.1,
         "field_ridge.py",
-        "Each point of a field is a row, far more than features. It beat tuned Adam on all "
-        "operator tasks; of 0.001 to 10 the smaller ridges were better on clean simulations. "
-        "Fields with noise, which asks for more, were not measured.",
+        "Each point of a field is a row, so rows far outnumber features. This value beat tuned "
+        "Adam on all operator tasks; from 0.001 to 10, smaller ridges were better on clean "
+        "simulations. Noisy fields, which need a larger ridge, were not measured.",
     )
 
     # -- training ---------------------------------------------------------------------------
 
     epochs: int = measured(60, "defaults.py", "The error is 0.5% above that of 100 epochs.")
     learning_rate: float = measured(
-        0.02, "tuned.py", "Of 0.003, 0.01 and 0.03 the largest was best on five of six tasks."
+        0.02, "tuned.py", "Among 0.003, 0.01 and 0.03 the largest was best on five of six tasks."
     )
-    schedule: str = reasoned("cosine", "It ends at a rate of zero, as the kept epoch should.")
+    schedule: str = reasoned("cosine", "The rate ends at zero, as suits the epoch that is kept.")
     field_learning_rate: float = measured(
         0.01,
         "fields.py",
-        "Found with Fourier neural operators under AdamW. Mean relative error of one seed after 20 "
-        "epochs in batches of 10, 20, 40 and 256 samples: .0114, .0153, .0220, .0442.",
+        "Tuned with Fourier neural operators and AdamW. Mean relative error of one seed after 20 "
+        "epochs with batches of 10, 20, 40 and 256 samples: .0114, .0153, .0220, .0442.",
     )
     field_epochs: int = measured(
         40,
         "fields.py",
-        "In batches of 10: a cosine .0074, one cycle .0060; 60 epochs of a cosine .0055, in half "
-        "as much time again.",
+        "Errors with batches of 10: cosine .0074, one cycle .0060; cosine over 60 epochs .0055, "
+        "which takes 50% more time.",
     )
-    field_batch: int = measured(10, "fields.py", "The same comparison.")
+    field_batch: int = measured(10, "fields.py", "From the same comparison.")
     field_schedule: str = measured(
         "one_cycle",
         "fields.py",
-        "At a rate of 0.02 it gave .0042, but wide operators were stopped early at it (.0048 on "
-        "the guide's example, .0006 at 0.01).",
+        "With a rate of 0.02 its error was .0042, but training of wide operators stopped early at "
+        "that rate (.0048 on the guide's example, .0006 at 0.01).",
     )
     batches_an_epoch: int = measured(
         8,
         "defaults.py",
-        "A closed-form last layer is good at large batches: of more than 2,000 rows an eighth is "
-        "as good as 256 and takes less time.",
+        "A closed-form last layer works well with large batches: above 2,000 rows, an eighth of "
+        "them is as good as 256 and takes less time.",
     )
-    least_batch: int = measured(256, "defaults.py", "The same comparison.")
+    least_batch: int = measured(256, "defaults.py", "From the same comparison.")
     largest_batch: int = measured(
-        1024, "defaults.py", "Beyond, the time of a step grows as its rows do."
+        1024, "defaults.py", "Above this, the time per step grows with the batch size."
     )
     log_shrinkage: float = measured(
         3.0,
         "defaults.py",
-        "Weights that no gradient moves end a run at exp(-3) of themselves; a third and three "
-        "times as much decay were not better.",
+        "The decay alone would shrink the weights by exp(-3) over training; a third of it and "
+        "three times as much were not better.",
     )
-    short_run: int = reasoned(
-        100, "Runs of fewer steps shrink such weights by less than the above."
-    )
+    short_run: int = reasoned(100, "Runs with fewer steps shrink the weights by less than that.")
 
     # -- precision and threads ------------------------------------------------------------
 
     float64_rows: int = reasoned(
         300,
-        "Up to so many rows weights equal repetitions to 1e-7, as scikit-learn's checks ask; on "
-        "more rows float64 would cost noticeable time.",
+        "Up to this many rows, weights equal repetitions to within 1e-7, as scikit-learn's checks "
+        "require; with more rows float64 would take noticeably longer.",
     )
-    float64_targets: int = reasoned(2**15, "Of fields each point counts: it is a row of the work.")
+    float64_targets: int = reasoned(2**15, "For fields, each point counts as a row.")
     worth_threads: float = measured(
         2e9,
         "threads.py",
-        "Multiply-adds of a product that several threads are worth. They share it and spin while "
-        "they wait for each other. Where other processes held both cores, two threads took 2 to 9 "
-        "times as long as one for products of 1e8 and less, and 7 to 31 times in default fits, "
-        "whose products have 2e7 at most; 1.1 times for 1e9, 0.8 for 9e9 and 1.1 in a "
-        "convolutional network with 5e9. On idle cores they would gain 1.06 in a default fit of "
-        "400 rows, 1.2 to 1.3 at 3,000 and 1.35 to 1.5 at 20,000.",
+        "Multiply-adds of a product from which several threads pay off. Threads share a product "
+        "and spin while they wait for each other. When other processes occupied both cores, two "
+        "threads took 2 to 9 times as long as one for products of at most 1e8, and 7 to 31 times "
+        "in default fits, whose products have at most 2e7; 1.1 times for 1e9, 0.8 times for 9e9 "
+        "and 1.1 times in a convolutional network with 5e9. On idle cores the speed-up would be "
+        "1.06 in a default fit of 400 rows, 1.2 to 1.3 with 3,000 and 1.35 to 1.5 with 20,000.",
     )
 
-    # -- what "auto" comes to -------------------------------------------------------------
+    # -- values of "auto" -----------------------------------------------------------------
 
     def holds_out(self, early_stopping: Any, n_rows: int) -> bool:
-        """Whether rows are held out of so many; "auto" is from 40 rows on."""
+        """Whether rows are held out; "auto" holds some out from 40 rows on."""
         return bool(n_rows >= self.held_out_from if early_stopping == "auto" else early_stopping)
 
     def n_held_out(self, fraction: Any, n_rows: int) -> int:
-        """Rows to hold out; "auto" is a tenth, of few rows 40 or a quarter, whichever is less."""
+        """Rows to hold out; "auto" is a tenth, or min(40, a quarter) if that is more."""
         if fraction == "auto":
             return max(round(0.1 * n_rows), min(self.enough_held_out, n_rows // 4))
         return max(1, round(fraction * n_rows))
 
     def lowest_ridge(self, n_rows: int) -> float:
-        """The least ridge that held-out rows may choose for the final fit."""
+        """The smallest ridge that may be chosen on held-out rows for the final fit."""
         return self.lowest_ridge_of_few if n_rows < self.linear_part_below else 0.0
 
     def ridge(
@@ -169,9 +168,9 @@ class Defaults:
     ) -> float:
         """The training ridge; "auto" is 0.12 · d · min(1, d/B)², 0.01 in full batches.
 
-        Never less than 0.1 for fields. Fewer than 40 training rows count as a batch of 40: where
-        none are held out weights equal repetitions to 1e-7, and with less ridge rounding errors
-        would grow beyond it.
+        It is at least 0.1 for fields. With fewer than 40 training rows, B is at most 40: without
+        held-out rows weights must equal repetitions to 1e-7, and with a smaller ridge rounding
+        errors would exceed that.
         """
         if ridge != "auto":
             return float(ridge)
@@ -186,19 +185,19 @@ class Defaults:
         return found if points == 1 else max(self.field_ridge, found)
 
     def rate(self, learning_rate: Any, fields: bool) -> float:
-        """The backbone's learning rate; "auto" is 0.02, of networks on fields 0.01."""
+        """The backbone's learning rate; "auto" is 0.02, and 0.01 for networks on fields."""
         if learning_rate == "auto":
             return self.field_learning_rate if fields else self.learning_rate
         return float(learning_rate)
 
     def rate_schedule(self, schedule: str, fields: bool) -> str:
-        """The rate's schedule; "auto" is a cosine, for fields one cycle."""
+        """The learning-rate schedule; "auto" is a cosine, and one cycle for fields."""
         if schedule == "auto":
             return self.field_schedule if fields else self.schedule
         return schedule
 
     def max_epochs(self, max_epochs: Any, fields: bool) -> int:
-        """Epochs at most; "auto" is 60 (of the classifier 100), for fields 40."""
+        """Maximum number of epochs; "auto" is 60 (100 for the classifier), and 40 for fields."""
         if max_epochs == "auto":
             return self.field_epochs if fields else self.epochs
         return int(max_epochs)
@@ -206,10 +205,10 @@ class Defaults:
     def batch_size(
         self, batch_size: Any, n_rows: int, perceptron: bool, fields: bool = False
     ) -> int:
-        """Rows a batch; "auto" is an eighth of the training rows, within 256 and 1,024.
+        """Samples per batch; "auto" is an eighth of the training rows, from 256 to 1,024.
 
-        Ten samples of ``fields``, where each position is a row of the solve; 256 for other networks
-        than perceptrons: their rows may be large, and were not measured.
+        It is ten samples for ``fields``, where each position is a row of the solve, and 256 for
+        networks other than perceptrons: their rows may be large and were not measured.
         """
         if batch_size == "full":
             return n_rows
@@ -221,11 +220,11 @@ class Defaults:
         return int(batch_size)
 
     def weight_decay(self, learning_rate: float, schedule: str, n_steps: int) -> float:
-        """Decoupled weight decay that shrinks by a set factor over a run, however long it is.
+        """Decoupled weight decay that shrinks weights by a fixed factor over a run of any length.
 
-        AdamW multiplies weights by ``1 - rate · decay`` a step: the same decay is nothing in the
-        few steps of a small set and too much in the many of a large one (Wang & Aitchison, arXiv
-        2405.13698, who keep the time constant in epochs).
+        AdamW multiplies weights by ``1 - rate · decay`` per step, so the same decay is negligible
+        in the few steps on a small data set and too strong in the many steps on a large one (Wang &
+        Aitchison, arXiv 2405.13698, who keep the time constant in epochs).
         """
         total = learning_rate * mean_factor(schedule) * max(n_steps, self.short_run)
         return float(self.log_shrinkage / total)
@@ -239,7 +238,8 @@ class Defaults:
     ) -> torch.dtype:
         """The dtype to compute in; "auto" is float64 for few rows on a CPU, else float32.
 
-        And float64 where float32 would be too ``coarse`` for the data and the device has it.
+        It is also float64 if float32 is too ``coarse`` for the data and the device supports
+        float64.
         """
         small = y_shape[0] <= self.float64_rows and math.prod(y_shape) <= self.float64_targets
         wanted = (small and device.type == "cpu") or (coarse and device.type != "mps")
@@ -250,19 +250,19 @@ class Defaults:
         return torch.float32
 
     def n_threads(self, n_threads: int | None, n_rows: int, product_size: float) -> int:
-        """Threads that products are worth: one, or where they are large torch's number.
+        """Number of threads: one, or torch's number if the network's products are large.
 
-        A function of the sizes alone, not of how busy the machine is: the number of threads moves
-        the last bits of products.
+        It depends on the sizes alone and not on the load of the machine, because the number of
+        threads changes the last bits of products.
 
         Parameters
         ----------
         n_threads : int or None
-            An integer is taken as it is.
+            An integer is returned unchanged.
         n_rows : int
-            Rows that pass the network at once.
+            Rows per forward pass.
         product_size : float
-            Multiply-adds for one row of the network's products.
+            Multiply-adds of the network's products per row.
         """
         if n_threads is not None:
             return int(n_threads)

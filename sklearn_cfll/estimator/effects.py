@@ -1,4 +1,4 @@
-"""Parameters that do nothing in a combination: one table, and the warning that goes by it."""
+"""Table of parameters without effect in combination with others, and the warning for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..training.optimizers import optimizer_class
 
 __all__ = ["changed_parameters", "warn_of", "warn_of_fixed_features", "warn_without_effect"]
 
-# Values that ask for nothing, and so have what they ask for beside any backbone.
+# Values that switch an option off, so that no warning is needed with any backbone.
 OFF: dict[str, tuple[Any, ...]] = {
     "dropout": (0,),
     "n_bins": (0, 1),
@@ -25,7 +25,7 @@ OFF: dict[str, tuple[Any, ...]] = {
 
 
 class Rule(NamedTuple):
-    """Parameters, when they do nothing, and why: "`name`=value has no effect " and then that."""
+    """Parameters, the condition under which they have no effect, and the end of the warning."""
 
     names: tuple[str, ...]
     applies: Callable[[Any, Any], bool]
@@ -33,9 +33,9 @@ class Rule(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """What is known of a fit besides its parameters."""
+    """Facts about a fit besides its parameters."""
 
-    holds_out: bool  # rows of its own are held out
+    holds_out: bool  # some of the training rows are held out
     given: bool  # X_val and y_val were passed
 
 
@@ -46,8 +46,8 @@ RULES = (
             *("spread_columns", "scale_columns", "linear_part"),
         ),
         lambda est, _: est.backbone is not None,
-        "beside a `backbone`: it describes the default perceptron. Set it on the backbone, or "
-        "leave the backbone out.",
+        "together with a `backbone`: it describes the default perceptron. Set it on the backbone, "
+        "or omit the backbone.",
     ),
     Rule(
         ("n_bins",),
@@ -57,7 +57,7 @@ RULES = (
     Rule(
         ("decay",),
         lambda est, _: est.batch_size == "full",
-        'with `batch_size`="full": each batch holds all rows, and none are remembered.',
+        'with `batch_size`="full": each batch holds all rows, and no memory is kept.',
     ),
     Rule(
         ("early_stopping",),
@@ -67,25 +67,25 @@ RULES = (
     Rule(
         ("n_iter_no_change", "tol"),
         lambda est, fit: est.early_stopping is False or not (fit.holds_out or fit.given),
-        "where training does not stop early: `early_stopping` is False, `validation_fraction` is "
+        "without early stopping: `early_stopping` is False, `validation_fraction` is "
         "0, or there are fewer than 40 rows.",
     ),
     Rule(
         ("validation_fraction",),
         lambda _, fit: fit.given,
-        "beside `X_val` and `y_val`, which are held out in place of it.",
+        "together with `X_val` and `y_val`, which are used instead.",
     ),
     Rule(
         ("validation_fraction",),
         lambda _, fit: not fit.holds_out and not fit.given,
-        'where no rows are held out: `early_stopping` is False, or "auto" with fewer than 40 rows.',
+        'because no rows are held out: `early_stopping` is False, or "auto" below 40 rows.',
     ),
     Rule(
         ("weight_decay",),
         lambda est, _: (
             "weight_decay" not in inspect.signature(optimizer_class(est.optimizer)).parameters
         ),
-        "with an `optimizer` that has none.",
+        "with an `optimizer` that has no weight decay.",
     ),
 )
 
@@ -93,12 +93,12 @@ OF_TRAINING = ("optimizer", "learning_rate", "learning_rate_schedule", "weight_d
 
 
 def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None:
-    """Warn of parameters that were changed and do nothing; raise where two contradict.
+    """Warn about changed parameters without effect; raise if two contradict each other.
 
     Parameters
     ----------
     estimator : estimator
-        Its parameters, all legal.
+        Estimator with valid parameters.
     holds_out : bool
         Whether rows are held out by ``validation_fraction``.
     given : bool
@@ -109,8 +109,8 @@ def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None
     default = inspect.signature(type(estimator).__init__).parameters["n_members"].default
     if own is not None and default != estimator.n_members and (estimator.n_members, own) != (1, 1):
         raise ValueError(
-            f"`n_members`={estimator.n_members} beside `backbone`={estimator.backbone!r}, which "
-            f"has n_members={own} of its own. Set it on the backbone alone."
+            f"`n_members`={estimator.n_members} was given with `backbone`={estimator.backbone!r}, "
+            f"which has its own n_members={own}. Set it on the backbone only."
         )
     situation = Situation(holds_out, given)
     for rule in RULES:
@@ -119,16 +119,16 @@ def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None
 
 
 def warn_of_fixed_features(estimator: Any, *, holds_out: bool) -> None:
-    """Warn of parameters of the training where the backbone has no weights to train.
+    """Warn about training parameters if the backbone has no weights to train.
 
-    The final solve then is the whole fit; where rows are held out they choose its ridge.
+    The fit is then only the final solve, whose ridge is chosen on held-out rows if there are any.
     """
     changed = dict(changed_parameters(estimator))
     solved: tuple[str, ...] = ("decay", "update_order", "batch_size", "n_iter_no_change", "tol")
     solved = (*solved, "ridge") if holds_out else solved
     parameters = (*OF_TRAINING, *(solved if estimator.refit_last_layer else ()))
     names = [name for name in parameters if name in changed]
-    warn_of(names, changed, "where the backbone has no parameters to train.")
+    warn_of(names, changed, "because the backbone has no parameters to train.")
 
 
 def warn_of(names: list[str], values: dict[str, Any], reason: str) -> None:
@@ -140,7 +140,7 @@ def warn_of(names: list[str], values: dict[str, Any], reason: str) -> None:
 
 
 def changed_parameters(estimator: Any) -> Iterator[tuple[str, Any]]:
-    """Parameters that differ from their defaults and ask for something."""
+    """Parameters that differ from their defaults and are not switched off."""
     for name, parameter in inspect.signature(type(estimator).__init__).parameters.items():
         value = getattr(estimator, name, parameter.default)
         if parameter.default is parameter.empty or value is parameter.default:
@@ -151,7 +151,7 @@ def changed_parameters(estimator: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Equality of settings; arrays compare as the tuples that defaults are."""
+    """Equality of settings; arrays and lists are compared as tuples."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | range):

@@ -1,4 +1,4 @@
-"""Going on after a fit: new rows change a model as far as they outweigh what it knows."""
+"""Incremental learning: new rows change a model in proportion to their relative weight."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..columns.bins import PiecewiseLinear
 from ..columns.scaling import LIMIT, Standardize
+from ..final_solve.offset import less_offset
 from ..final_solve.refit import Refit, mean_squared_residuals, path_errors
 from ..linalg import RIDGES
 from ..training.batches import BatchIterator, RowsDataset, input_statistics
@@ -22,12 +23,12 @@ from .effects import warn_without_effect
 
 __all__ = ["ColumnMoments", "GoingOnMixin", "share_kept", "total_weight"]
 
-# The moments of earlier rows were taken on the features of then. A run whose learning rates sum
-# to this much leaves exp(-1) of their weight. Three times as much and a third of the forgetting
-# were no better on two simulated streams; benchmarks/going_on.py shows what it does.
+# The moments of earlier rows were computed on outdated features. A run whose learning rates sum to
+# this value leaves exp(-1) of their weight. Three times as much and a third of the forgetting were
+# no better on two simulated streams (benchmarks/going_on.py).
 FORGOTTEN_BY = 1 / 3
 MOST_ROWS_REMEMBERED, SHARE_SEEN = 1024, 0.2
-# The ridge of a stream's solve before any row has judged one.
+# The ridge of a stream's solve before any ridge was evaluated on new rows.
 STREAM_RIDGE = 0.01
 
 
@@ -37,7 +38,7 @@ def share_kept(total_rate: float) -> float:
 
 
 class ColumnMoments(NamedTuple):
-    """Weight, means and variances of the input columns that a stream has shown so far."""
+    """Weight, means and variances of the input columns of a stream so far."""
 
     total: float
     mean: np.ndarray
@@ -61,7 +62,7 @@ class ColumnMoments(NamedTuple):
     def share_kept(self, after: ColumnMoments) -> float:
         """Weight that earlier rows keep when the columns are scaled by ``after`` instead."""
         old, new = np.sqrt(self.variance), np.sqrt(after.variance)
-        known = (old > 0) & (new > 0)  # a column that was constant gave nothing to forget
+        known = (old > 0) & (new > 0)  # constant columns do not count
         if not known.any():
             return 1.0
         shift = np.abs(after.mean - self.mean)[known] / new[known]
@@ -70,18 +71,18 @@ class ColumnMoments(NamedTuple):
 
 
 class GoingOnMixin:
-    """``partial_fit`` and ``adapt`` of the estimators, and what a warm ``fit`` starts from.
+    """Mixin for ``partial_fit``, ``adapt`` and a warm-started ``fit``.
 
-    ``_n_known`` is the weight of the rows behind the fitted model. After a ``fit`` its backbone
-    has come to rest: new rows move it at a rate that is small against the fit's, in proportion
-    to how many they are beside the rows it knows. The last layer is solved from the moments of
-    all rows, the new ones included.
+    ``_n_known`` is the total weight of the rows that the model was fitted to. After a ``fit`` the
+    backbone has converged, so new rows update it at a small learning rate, in proportion to their
+    weight relative to the earlier rows. The last layer is solved from the moments of all rows,
+    including the new ones.
     """
 
-    _left_out: Any  # of a regressor
+    _left_out: Any  # regressors only
 
     def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
-        """One epoch over these rows, none held out; see :class:`GoingOnMixin`."""
+        """Train for one epoch on these rows, with none held out; see :class:`GoingOnMixin`."""
         with self._previous_fit_kept() as settings:
             first = not self.__sklearn_is_fitted__()
             if not first:
@@ -94,25 +95,28 @@ class GoingOnMixin:
             plan = self._make_plan(checked) if first else self._plan
             if first:
                 warn_without_effect(self, holds_out=True, given=False)
-                plan.mean_weight = 1.0  # a stream's weights count as they come
-            added = plan.dataset(checked, as_added=True)
-            settings.enter_context(use_threads(self._n_threads_to_train(len(added))))
+                plan.mean_weight = 1.0  # a stream's weights are not normalised
+            rows = plan.dataset(checked, as_added=True)
+            settings.enter_context(use_threads(self._n_threads_to_train(len(rows))))
             noise, kept = None, 1.0
+            if first:
+                self._offset = None
+            added = less_offset(rows, self._offset)
             if first:
                 self._start(plan, added)
                 self._is_stream, self._columns_seen = True, self._see_columns(added)
                 self._ridge_errors = None
             else:
-                # Before they are learnt these rows are as good as held-out ones.
+                # Before they are learnt, these rows serve as held-out rows.
                 noise = mean_squared_residuals(self.net_, added)
                 self._judge_ridges(added)
                 kept = self._follow_scales(added)
             adds = self.memory == "statistics"  # the pass itself adds the rows
-            data = added if adds else plan.dataset(checked)
+            data = added if adds else less_offset(plan.dataset(checked), self._offset)
             rate = 1.0 if self._is_stream else self._restart_rate(added)
             before: Any = (None, None)
             if first and not adds:
-                before = self.net_.module_.last_layer.take_memory(), None  # none as yet
+                before = self.net_.module_.last_layer.take_memory(), None  # there are none yet
             elif not adds:
                 before = self._take_last_layer()
             going_on = not self._is_stream
@@ -120,18 +124,19 @@ class GoingOnMixin:
             self._train(Parts(data, data, None), None, X, y)
             kept *= share_kept(self._total_rate())
             self._absorb(before, kept, added)
-            self._learnt(added, kept, first, noise)
+            self._learnt(rows, kept, first, noise)
         return self
 
     def _add_rows(
         self: Any, checked: Checked, parts: Parts, epochs: int, task: Any, X: Any, y: Any
     ) -> None:
-        """A warm fit to fewer rows than the model knows: they add to them.
+        """Warm-started fit to fewer rows than the model was fitted to; they are added to these.
 
-        As in ``partial_fit``, but for so many epochs, of which the best on held-out rows is kept;
-        the start is one of them.
+        This works like ``partial_fit``, but for several epochs. The best state on the held-out rows
+        is kept, which may be the initial one.
         """
-        added = self._plan.dataset(checked, as_added=True)
+        rows = self._plan.dataset(checked, as_added=True)
+        added = less_offset(rows, self._offset)
         noise = mean_squared_residuals(self.net_, added)
         kept = self._follow_scales(added)
         before = self._take_last_layer()
@@ -140,13 +145,14 @@ class GoingOnMixin:
         self._train(parts, task, X, y, warm=True)
         kept *= share_kept(self._total_rate())
         self._absorb(before, kept, added)
-        self._learnt(added, kept, False, noise)
+        self._learnt(rows, kept, False, noise)
 
     def _absorb(self: Any, before: Any, kept: float, rows: RowsDataset) -> None:
-        """The last layer after a pass over these rows: ``before``, and what the rows add to it.
+        """Update the last layer after a pass over these rows.
 
-        Solved from the moments of earlier rows and of these. Where none were held the pass's
-        weights count as these rows do beside all.
+        It is solved from the moments of earlier rows, in ``before``, and of these rows. If no
+        moments were held, the weights before and after the pass are averaged in proportion to the
+        rows.
         """
         layer = self.net_.module_.last_layer
         memory, weights = before
@@ -164,7 +170,7 @@ class GoingOnMixin:
         self.net_.check_finite()
 
     def _take_last_layer(self: Any) -> Any:
-        """Memory of the last layer, taken from it, or its weights where it holds none."""
+        """Remove and return the memory of the last layer, or copy its weights if it has none."""
         layer = self.net_.module_.last_layer
         if layer.holds_moments:
             return layer.take_memory(), None
@@ -172,15 +178,15 @@ class GoingOnMixin:
         return None, {k: v.clone() for k, v in state if k.rpartition(".")[2] in ("weight", "bias")}
 
     def adapt(self: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Add rows to the last layer's exact ridge fit; the backbone stays as it is.
+        """Add rows to the last layer's exact ridge fit; the backbone is not changed.
 
-        The same as a fit of the last layer to all rows, old and new, in any order, and
-        needs no old row: their moments are enough.
+        The result equals a fit of the last layer to all rows, old and new, in any order. The old
+        rows are not needed, because their moments are sufficient.
 
         Parameters
         ----------
         X, y, sample_weight
-            As in :meth:`fit`. Weights count on the scale of those at fit.
+            As in :meth:`fit`. Weights are on the scale of those at fit.
 
         Returns
         -------
@@ -189,7 +195,7 @@ class GoingOnMixin:
         Raises
         ------
         ValueError
-            Where no moments are kept: fit with ``refit_last_layer=True`` or
+            If no moments are kept; fit with ``refit_last_layer=True`` or
             ``memory="statistics"``.
         """
         check_is_fitted(self)
@@ -203,34 +209,34 @@ class GoingOnMixin:
             if not layer.holds_moments:
                 raise ValueError(f"`adapt` {self._no_moments()}")
             if self._columns_seen is None:
-                self._follow_scales(data)  # which only warns here
-            for batch in self.net_.labelled_features(data):
+                self._follow_scales(data)  # this only warns here
+            for batch in self.net_.labelled_features(less_offset(data, self._offset)):
                 layer.accumulate(*batch)
             layer.solve(self.final_ridge_)
             if not torch.isfinite(layer.weight).all():
                 raise ValueError(
-                    "`adapt` met values that are not finite in X, y or the features. The "
-                    "estimator is left as it was."
+                    "`adapt` found non-finite values in X, y or the features. The "
+                    "estimator was not changed."
                 )
         return self
 
     def _forget_held_out(self: Any, parts: Parts) -> None:
-        """Solve for the last layer anew, without the rows that a warm fit holds out.
+        """Solve for the last layer again, without the rows that a warm-started fit holds out.
 
-        As many rows as the model knows are taken for the same rows or for their replacement: the
-        run is a fit like any other that starts from the weights there are. Its held-out rows may
-        be among those that the layer was solved from, and what it says of them would be too good
-        for any epoch to beat.
+        At least as many rows as the model was fitted to are assumed to be the same rows or to
+        replace them, and the run is an ordinary fit that starts from the current weights. The last
+        layer may have been fitted to the rows that are now held out, and their loss would then be
+        too low for any epoch to improve on.
         """
         layer = self.net_.module_.last_layer
         if self.refit_last_layer and layer.holds_moments and parts.valid is not None:
             layer.refit(self.net_.labelled_features(parts.train), ridge=self.final_ridge_)
 
     def _restart_rate(self: Any, rows: RowsDataset) -> float:
-        """Share of the learning rate at which a fitted model goes on.
+        """Fraction of the learning rate at which training of a fitted model continues.
 
-        As many rows as it knows, and steps enough for the optimiser to see what gradients are
-        like, make it one.
+        It is one for as many rows as the model was fitted to and enough steps for the optimiser to
+        estimate the size of gradients.
         """
         steps = self._n_batches(len(rows))
         return min(1.0, total_weight(rows) / self._n_known) * min(
@@ -238,7 +244,7 @@ class GoingOnMixin:
         )
 
     def _stream_ridge(self: Any) -> float:
-        """Of the last layer's solve: a stream's is the one whose predictions have been best."""
+        """Ridge of the last layer's solve; for a stream, the one that predicted best so far."""
         if self._is_stream and self._ridge_errors is not None:
             return RIDGES[int(self._ridge_errors.argmin())]
         if "final_ridge_" in self.__dict__:
@@ -247,12 +253,12 @@ class GoingOnMixin:
         return STREAM_RIDGE if own is None else own
 
     def _own_ridge(self: Any) -> float | None:
-        """The parameter ``ridge`` where a stream's solve is what it speaks of."""
+        """The parameter ``ridge`` if it is the penalty of a stream's solve, else None."""
         exact = self.net_.optimizer_ is None or self.batch_size == "full"
         return float(self.ridge) if exact and self.ridge != "auto" else None
 
     def _judge_ridges(self: Any, rows: RowsDataset) -> None:
-        """Add up what each ridge's weights miss of a stream's rows before they are learnt."""
+        """Add up the squared errors of each ridge on a stream's rows before they are learnt."""
         layer = self.net_.module_.last_layer
         if not self._is_stream or not layer.holds_moments or self.memory == "statistics":
             return
@@ -264,12 +270,12 @@ class GoingOnMixin:
         self._ridge_errors = before + new
 
     def _see_columns(self: Any, rows: RowsDataset) -> ColumnMoments | None:
-        """Statistics of the columns where the backbone standardises them."""
+        """Statistics of the columns if the backbone standardises them."""
         scaled = any(isinstance(p, Standardize) for p in self.net_.module_.backbone.modules())
         return ColumnMoments.of(rows) if scaled else None
 
     def _follow_scales(self: Any, rows: RowsDataset) -> float:
-        """Let a stream's later rows correct the scales that its first ones set.
+        """Update the scales of a stream's columns with later rows.
 
         Returns the weight that earlier rows keep in the last layer's moments.
         """
@@ -278,10 +284,10 @@ class GoingOnMixin:
         if not scales:
             return 1.0
         new = ColumnMoments.of(rows)
-        if self._columns_seen is None:  # after `fit`: scales are those of its rows
+        if self._columns_seen is None:  # after `fit`, scales are fixed
             _warn_of_other_columns(scales[0], new)
             return 1.0
-        before = ColumnMoments(*self._columns_seen)  # a file keeps plain tuples
+        before = ColumnMoments(*self._columns_seen)  # a file holds plain tuples
         after = self._columns_seen = before.merge(new)
         mean, std = after.mean, np.sqrt(after.variance)
         for part in scales:
@@ -292,18 +298,18 @@ class GoingOnMixin:
         return before.share_kept(after)
 
     def _learnt(self: Any, rows: RowsDataset, kept: float, first: bool, noise: Any) -> None:
-        """Attributes after a pass over new rows."""
+        """Update the attributes after a pass over new rows."""
         weight = total_weight(rows)
         layer = self.net_.module_.last_layer
         self.decay_ = layer.decay
         if first:
             ridge = layer.ridge if self.memory == "statistics" else self._stream_ridge()
             self._n_known = self._target_reach = 0.0
-            # Nothing is known of the noise yet: the targets' own spread, as if one row said so.
+            # The noise is unknown yet: use the variance of the targets with the weight of one row.
             self._set_solved(Parts(rows, rows, None), Refit(ridge, torch.ones(self.n_outputs_)))
             self._n_judges = 1.0
         else:
-            self.__dict__.pop("ridge_path_", None)  # of earlier rows and weights
+            self.__dict__.pop("ridge_path_", None)  # from earlier rows and weights
             if "_left_out" in self.__dict__:
                 self._left_out = None
             self.final_ridge_ = layer.final_ridge or self.final_ridge_
@@ -325,13 +331,13 @@ class GoingOnMixin:
         self._merge_slopes(rows, weight / self._n_known)
 
     def _remember_rows(self: Any, rows: RowsDataset, *, anew: bool = False) -> None:
-        """Keep checksums of rows that were learnt: seen again, they say nothing of the noise."""
+        """Keep checksums of learnt rows; repeated rows are uninformative about the noise."""
         known = np.empty(0, np.uint32) if anew else self.__dict__.get("_rows_seen", ())
         found = np.concatenate([np.asarray(known, np.uint32), _checksums(rows)])
         self._rows_seen = found[-MOST_ROWS_REMEMBERED:]
 
     def _seen_before(self: Any, rows: RowsDataset) -> bool:
-        """Whether these rows were learnt already, as by a loop of epochs over the same rows."""
+        """Whether these rows were learnt before, as in a loop of epochs over the same rows."""
         return bool(np.isin(_checksums(rows), self._rows_seen).mean() > SHARE_SEEN)
 
     def _merge_slopes(self: Any, rows: RowsDataset, share: float) -> None:
@@ -343,7 +349,7 @@ class GoingOnMixin:
 
 
 def _checksums(rows: RowsDataset) -> np.ndarray:
-    """One for each row and its targets, of many for every second, third..."""
+    """Checksum of each row and its targets; many rows are evenly subsampled."""
     chosen = torch.arange(0, len(rows), -(-len(rows) // MOST_ROWS_REMEMBERED))
     found = []
     for batch in BatchIterator(rows.subset(chosen), 256):
@@ -354,7 +360,7 @@ def _checksums(rows: RowsDataset) -> np.ndarray:
 
 
 def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
-    """Warn where new rows lie far outside the scale that a fit took from its own."""
+    """Warn if new rows lie far outside the scale of the rows at fit."""
     if scale.mean.shape != rows.mean.shape:
         return  # channels of images and fields
     mean, unit = (part.double().cpu().numpy() for part in (scale.mean, scale.scale))
@@ -363,8 +369,8 @@ def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
         warnings.warn(
             f"Column {column} of the new rows has mean {rows.mean[column]:.4g}; the model was "
             f"fitted with mean {mean[column]:.4g} and standard deviation {unit[column]:.4g}, which "
-            "`partial_fit` keeps. Are the rows in the same units? If they are, `fit` anew on rows "
-            "of both kinds.",
+            "`partial_fit` keeps. Check the units of the rows. If they are the same, `fit` again "
+            "on old and new rows together.",
             UserWarning,
             stacklevel=4,
         )
@@ -373,7 +379,7 @@ def _warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
 def _warn_of_narrow_bins(
     bins: PiecewiseLinear, before: ColumnMoments, after: ColumnMoments
 ) -> None:
-    """Warn where a stream leaves the range of the rows that its bins were cut from.
+    """Warn if a stream leaves the range of the rows that determined its bins.
 
     The text is the same each time, so that Python's filters show it once.
     """
@@ -385,10 +391,10 @@ def _warn_of_narrow_bins(
 
     for column in np.flatnonzero(outside(after) & ~outside(before))[:1]:
         warnings.warn(
-            f"The first rows given to `partial_fit` cover only a part of column {column}: its bins "
-            f"span {width[column]:.4g} around {center[column]:.4g}, and many rows since lie "
-            "outside, where half of each network sees nothing. Begin with shuffled rows, or set "
-            "n_bins=0.",
+            f"The first rows of `partial_fit` cover only part of the range of column {column}; "
+            f"its bins span {width[column]:.4g} around {center[column]:.4g}, and many later rows "
+            "lie outside, where half of each network gets no information. Start with shuffled "
+            "rows, or set n_bins=0.",
             UserWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""One source for the parameters that the estimators share: what is legal, what they mean."""
+"""Constraints and documentation of the parameters that the estimators share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .defaults import DEFAULTS
 __all__ = ["CONSTRAINTS", "refuse_mistaken_kinds", "shared_docs"]
 
 CONSTRAINTS: dict[str, Any] = {
-    "backbone": "no_validation",  # build_backbone says what is wrong with it
+    "backbone": "no_validation",  # build_backbone validates it
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "dropout": [RealInterval(0, 1, closed="left")],
@@ -53,121 +53,123 @@ CONSTRAINTS: dict[str, Any] = {
 }
 
 PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=None
-        What computes the features. None is a multilayer perceptron from the next seven
-        parameters, with inputs standardised inside. A module is copied at fit; a callable
-        takes ``input_shape``, the shape of one sample, and returns a module (options are bound
-        by ``functools.partial(make, width=32)``); a recipe has ``build(input_shape)`` and
-        parameters of its own (``backbone__...`` in a grid), as
-        :class:`~sklearn_cfll.backbones.MLPBackbone`. Where a network ends in an
-        ``nn.Linear`` or a convolution with kernel 1, that layer is split off and replaced; a
-        softmax after it is an error. Inputs are passed as floats; integers stay integers
-        (``torch.int64``) where the network refuses floats (``nn.Embedding``). A dict of arrays
-        as X is passed as keyword arguments of the network's forward.
+        Network that computes the features. None is a multilayer perceptron that is defined by the
+        next seven parameters and standardises its inputs. A module is copied at fit. A callable
+        takes ``input_shape``, the shape of one sample, and returns a module (bind options with
+        ``functools.partial(make, width=32)``). A recipe has a method ``build(input_shape)`` and its
+        own parameters (``backbone__...`` in a grid), like
+        :class:`~sklearn_cfll.backbones.MLPBackbone`. If a network ends in an ``nn.Linear`` or a
+        convolution with kernel size 1, that layer is split off and replaced; a softmax after it is
+        an error. Inputs are passed as floats; integers stay integers (``torch.int64``) if the
+        network does not accept floats (``nn.Embedding``). If X is a dict of arrays, they are passed
+        as keyword arguments to the network's forward.
     hidden_layer_sizes : tuple of int, default={sizes}
-        Widths of the perceptron; the last is the number of features.
+        Widths of the hidden layers of the perceptron; the last is the number of features.
     activation : {{"relu", "tanh", "silu", "gelu", "elu", "identity"}}, default="relu"
-        Of the perceptron.
+        Activation function of the perceptron.
     dropout : float, default=0.0
-        Of the perceptron, between its hidden layers.
+        Dropout rate between the hidden layers of the perceptron.
     n_bins : int, default={n_bins}
-        Of the perceptron: half of each layer's units are a network of their own that sees the
-        columns cut into this many bins of equal weight (piecewise linear encoding), the other
-        half the columns as they are. A column of few values (up to four times as many, of 16
-        rows each on average) is cut at every value: codes of categories may stand in any order.
-        0 or 1: one network on the columns as they are.
+        Number of bins per column of the perceptron. Half of the units of each layer form a separate
+        network on a piecewise linear encoding of the columns with bins of equal weight; the other
+        half form a network on the columns without encoding. A column with few distinct values (up
+        to four times as many as bins, with 16 rows each on average) is cut at every value, so that
+        category codes may be in any order. With 0, a single network gets the columns without
+        encoding.
     n_members : int, default={n_members}
-        Perceptrons that are trained side by side on the same batches, each with a last layer of
-        its own; the mean of their predictions is the model's. All have the sizes above.
+        Number of perceptrons that are trained side by side on the same batches, each with its own
+        last layer; their predictions are averaged. All have the sizes above.
     spread_columns : bool, default={spread_columns}
-        Of the perceptron: columns whose middle half is narrow beside their tails (lognormal ones,
-        counts that are mostly zero) are replaced by their normal scores, a quantile transform.
-        Bins tell apart the values of such columns too.
+        Whether the perceptron replaces features whose interquartile range is small relative to
+        their 5-95% range (lognormal features, counts that are mostly zero) by their normal scores,
+        a quantile transform. Bins also resolve the values of such features.
     scale_columns : bool, default=True
-        Of the perceptron, with 75 training rows or more beside held-out ones: multiply columns,
-        once standardised, by how much predictions move along them, as far as two short runs on
-        halves of the rows agree; both are undone. Columns that say nothing about y then disturb
-        less.
+        Whether the perceptron multiplies each standardised column by how much predictions vary
+        along it, to the extent that two short runs on halves of the rows agree; both runs are
+        discarded. Uninformative features then have less influence. This requires held-out rows and
+        at least 75 training rows.
     ridge : float or "auto", default="auto"
-        Pull of the last layer towards its memory, relative to the mean feature power.
-        Small follows each batch, large averages over many. "auto" is
-        ``0.12 * d * min(1, d / batch_size) ** 2`` for a network of d features: 30 where d is
-        256 in batches of 256, 0.5 where it is 64; fewer than 40 training rows count as a batch of
-        40; 0.1 for fields, where each sample has many rows; and 0.01 in full batches, where it is
-        the ridge penalty itself.
+        Strength of the penalty towards the previous weights (or moments, see ``memory``), relative
+        to the mean feature power. With a small value the last layer fits each batch, with a large
+        one it averages over many. "auto" is ``0.12 * d * min(1, d / batch_size) ** 2`` for a
+        network with d features: 30 for d = 256 and batches of 256, 0.5 for d = 64. Fewer than 40
+        training rows count as a batch of 40. It is at least 0.1 for fields, where each sample has
+        many rows, and 0.01 in full batches, where it is the ridge penalty itself.
     decay : float, default=1.0
-        Share of the earlier information that survives a batch: 1 is the paper's proximal
-        update, 0 forgets.
+        Fraction of the earlier information that is kept at each batch: 1 is the paper's proximal
+        update, 0 ignores earlier batches.
     memory : {{"proximal", "statistics"}}, default="proximal"
-        What the last layer remembers: its last weights, or decayed moments of all rows
-        seen (with ``decay=1`` the exact ridge fit to them while the backbone rests).
+        Memory of the last layer: its previous weights, or decayed moments of all rows seen (with
+        ``decay=1``, the exact ridge fit to them while the backbone is frozen).
     update_order : {{"last_layer_first", "backbone_first"}}, default="last_layer_first"
-        Which moves first on each batch. "last_layer_first" is cheaper and, with the final
+        Which part is updated first on each batch. "last_layer_first" is cheaper and, with the final
         refit, was as good or better on most tasks; "backbone_first" is the paper's
         algorithm and takes a second forward pass.
     optimizer : {{"adamw", "adam", "sgd", ...}} or torch.optim.Optimizer class, default="adamw"
-        Of the backbone.
+        Optimiser of the backbone.
     learning_rate : float or "auto", default="auto"
-        Of the optimiser, at the start of the schedule. "auto" is 0.02, and {field_rate} where each
-        sample has positions (fields, in regression). Two to ten times what Adam on all layers takes
-        is stable, because the last layer is solved again on every batch. On tables 0.03 had a lower
-        validation error than 0.003 and 0.01 on five of six tasks (benchmarks/tuned.py); the rate of
-        fields was found with Fourier neural operators (benchmarks/fields.py).
+        Learning rate at the start of the schedule. "auto" is 0.02, and {field_rate} if each sample
+        has positions (fields, in regression). Two to ten times the learning rate of Adam on all
+        layers is stable, because the last layer is re-solved on every batch. On tables, 0.03 had a
+        lower validation error than 0.003 and 0.01 on five of six tasks (benchmarks/tuned.py); the
+        rate for fields was tuned with Fourier neural operators (benchmarks/fields.py).
     weight_decay : float or "auto", default={weight_decay}
-        Of the backbone, as the optimiser defines it. "auto": for a perceptron under AdamW what
-        shrinks its weights by exp(-3) in ``max_epochs``, were it not for their gradients (of few
-        steps, less); 0 for others.
+        Weight decay of the backbone, as the optimiser defines it. With "auto", for a perceptron
+        with AdamW, the decay alone would shrink the weights by exp(-3) over ``max_epochs`` (by less
+        in a few steps); it is 0 otherwise.
     learning_rate_schedule : {{"auto", "cosine", "constant", "linear", "one_cycle"}}, default="auto"
-        Over ``max_epochs``, step by step. "auto" is "cosine", and "one_cycle" (ten per cent of
-        warm-up, then a cosine) where each sample has positions (fields, in regression).
+        Learning-rate schedule over ``max_epochs``, updated at each step. "auto" is "cosine", and
+        "one_cycle" (10% warm-up, then a cosine) if each sample has positions (fields, in
+        regression).
     batch_size : int, "auto" or "full", default={batch_size}
-        Rows a batch, spread evenly. "auto": for a perceptron an eighth of the training rows, 256
-        at least and 1,024 at most; {field_batch} samples where each has positions (fields, in
-        regression); 256 for others. "full" is the deterministic method: all rows in one batch, the
-        last layer their exact ridge fit at every step.
+        Samples per batch; batch sizes differ by at most one. "auto" is, for a perceptron, an eighth
+        of the training rows, at least 256 and at most 1,024; {field_batch} if each sample has
+        positions (fields, in regression); 256 for other networks. "full" is the deterministic
+        method: all rows form one batch, and the last layer is their exact ridge fit at every step.
     max_epochs : int or "auto", default="auto"
-        Passes over the training rows. "auto" is {max_epochs}, and {field_epochs} where each sample
-        has positions (fields, in regression).
+        Maximum number of passes over the training rows. "auto" is {max_epochs}, and {field_epochs}
+        if each sample has positions (fields, in regression).
     early_stopping : bool or "auto", default="auto"
-        Hold rows out, watch their loss, keep the best epoch. "auto": from 40 rows on.
+        Whether to hold rows out, monitor their loss and keep the best epoch. "auto" is True from 40
+        rows on.
     validation_fraction : float or "auto", default="auto"
-        Share of the rows held out. "auto" is a tenth, of fewer than 400 rows 40 of them or a
-        quarter, whichever is less.
+        Fraction of the rows to hold out. "auto" is a tenth; for fewer than 400 rows it is 40 rows
+        or a quarter, whichever is less.
     n_iter_no_change : int, default={patience}
-        Epochs without improvement of the held-out loss before training stops.
+        Number of epochs without improvement of the validation loss before training stops.
     tol : float, default=0.0
-        Improvement that counts.
+        Smallest decrease of the validation loss that counts as an improvement.
     refit_last_layer : bool, default=True
-        Finish with an exact ridge fit of the last layer on all rows, in evaluation mode,
-        its ridge chosen on held-out rows where there are any, else by generalised
-        cross-validation on the training rows.
+        Whether to finish with an exact ridge fit of the last layer on all rows, in evaluation mode.
+        Its ridge is chosen on held-out rows if there are any, else by generalised cross-validation
+        on the training rows.
     {own}
     device : str or torch.device, default="auto"
-        "auto" is CUDA where there is one, else the CPU.
+        "auto" is CUDA if available, else the CPU.
     precision : {{"auto", "float32", "float64"}}, default="auto"
-        "auto" is float64 up to 300 rows on a CPU, and where targets, or the columns that a
-        ``backbone`` of your own sees as they are, would be blurred by float32; else float32.
-        Predictions come in the precision they were computed in, in float64 where float32 cannot
-        hold y.
+        "auto" is float64 up to 300 rows on a CPU, and if float32 is too coarse for the targets, or
+        for the columns that your own ``backbone`` receives unscaled; else float32. Predictions have
+        the precision of the computation, or float64 if float32 cannot hold y.
     compile : bool, default=False
-        Compile the backbone by ``torch.compile``.
+        Whether to compile the backbone with ``torch.compile``.
     n_threads : int, default=None
-        Threads that fit and predict compute with on the CPU. None is one thread, unless the
-        network's products are so large (2e9 multiply-adds, far above those of the default
-        networks) that sharing them pays also where other processes keep the cores busy; then it
-        is ``torch.get_num_threads()``. On cores of your own more threads may be faster, from some
-        thousand rows on and for networks on images and fields. The caller's number is put back
-        afterwards; another number moves results by rounding.
+        Number of CPU threads of fit and predict. None is one thread, unless the network's products
+        are so large (2e9 multiply-adds, far more than in the default networks) that several threads
+        pay off even if other processes keep the cores busy; then it is ``torch.get_num_threads()``.
+        On idle cores more threads may be faster from some thousand rows on and for networks on
+        images and fields. The caller's setting is restored afterwards. Another number of threads
+        changes results by rounding.
     callbacks : list of skorch callbacks, default=None
     warm_start : bool, default=False
-        Let ``fit`` go on from the previous one. Settings of the training that were changed in
-        between (the optimiser, rates, penalties, ``memory``, batch and epochs) take effect, as
-        they do in ``partial_fit``. A change of the network, ``precision``, ``normalize_y`` or
+        Whether ``fit`` continues from the previous fit. Training parameters that were changed in
+        between (the optimiser, rates, penalties, ``memory``, batch and epochs) take effect, as in
+        ``partial_fit``. A change of the network, ``precision``, ``normalize_y`` or
         ``linear_part`` raises an error; ``device``, ``compile`` and ``random_state`` take effect
-        at the next fit that starts anew.
+        at the next fit from scratch.
     random_state : int, RandomState instance or None, default=None
-        Initial weights, shuffling, dropout and the held-out rows. The global random states
-        are left alone: None takes fresh entropy from the operating system, so that
-        ``numpy.random.seed`` and ``torch.manual_seed`` do not make a fit repeatable; an int does.
+        Controls the initial weights, shuffling, dropout and the held-out rows. The global random
+        states are not used: None takes fresh entropy from the operating system, so
+        ``numpy.random.seed`` and ``torch.manual_seed`` do not make a fit reproducible; an int does.
     verbose : int, default=0
         1 shows a progress bar, 2 skorch's table."""
 
@@ -175,36 +177,36 @@ ATTRIBUTES = """backbone_ : torch.nn.Module
         The trained backbone.
     feature_importances_ : ndarray of shape (n_features_in_,)
         Mean squared slope of the predictions along each input column over the training rows, in
-        units of the columns' standard deviations; sums to one. Where X is a table.
+        units of the columns' standard deviations; they sum to one. Only available if X is a table.
     last_layer_coef_ : ndarray of shape (n_outputs_, d)
         Weights of the last layer on :meth:`features`, in y's units.
     last_layer_intercept_ : ndarray of shape (n_outputs_,)
     final_ridge_ : float
-        Ridge of the final solve: another number than the ``ridge`` of training.
+        Ridge of the final solve; it differs from the ``ridge`` of training.
     resolved_ : dict
-        What the last run went by: the numbers that every "auto" stood for (ridge, learning rate,
+        Settings of the last run, with every "auto" replaced by its value (ridge, learning rate,
         weight decay, batch size, epochs, precision ...).
     ridge_path_ : dict
-        "ridge", "error": mean squared error of the held-out rows for every ridge tried in the
-        final solve. Where rows are held out and ``refit_last_layer=True``.
+        "ridge" and "error": mean squared error on the held-out rows for every ridge tried in the
+        final solve. Only available if rows are held out and ``refit_last_layer=True``.
     decay_ : float
-        Decay in force while training.
+        Decay used in training.
     noise_variance_ : ndarray of shape (n_outputs_,)
-        Mean squared residual, of held-out rows where there are any; of training rows it is too
-        small.
+        Mean squared residual on the held-out rows, if there are any; else on the training rows,
+        where it is too small.
     history_ : list of dict
         Per epoch: epoch, train_loss, valid_loss, learning_rate, seconds.
     n_iter_ : int
-        Epochs trained.
+        Number of epochs trained.
     best_iteration_ : int
         The epoch that was kept.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Where X had column names.
+        Only available if X has column names.
     n_outputs_ : int
     device_ : torch.device
     net_ : CFLLNet
-        The skorch net inside."""
+        The underlying skorch net."""
 
 
 def shared_docs(**own: Any) -> Any:
@@ -227,7 +229,7 @@ def shared_docs(**own: Any) -> Any:
 
 
 def refuse_mistaken_kinds(estimator: Any) -> None:
-    """Say what to give in place of an optimiser that is none, or of callbacks that are none."""
+    """Raise for invalid optimisers and callbacks, and name a valid alternative."""
     optimizer = getattr(estimator, "optimizer", None)
     if isinstance(optimizer, torch.optim.Optimizer):
         kind = type(optimizer)
@@ -235,14 +237,14 @@ def refuse_mistaken_kinds(estimator: Any) -> None:
         given = f'optimizer="{known[kind]}"' if kind in known else f"optimizer={kind.__name__}"
         raise InvalidParameterError(
             f"The 'optimizer' parameter of {type(estimator).__name__} is an instance of "
-            f"{kind.__name__}, which holds other parameters than those of the copy of the backbone "
-            f"that is trained. Give its name or class, {given}; `learning_rate` and "
-            "`weight_decay` are parameters of the estimator."
+            f"{kind.__name__}, whose parameters are not those of the copy of the backbone that is "
+            f"trained. Pass its name or class, {given}; `learning_rate` and `weight_decay` are "
+            "parameters of the estimator."
         )
     if callable(optimizer) and not isinstance(optimizer, type):
         raise InvalidParameterError(
             f"The 'optimizer' parameter of {type(estimator).__name__} must be a name or a class, "
-            f"got {optimizer!r}. Options of an optimiser are bound by a subclass of it."
+            f"got {optimizer!r}. To set options of an optimiser, define a subclass of it."
         )
     callbacks = getattr(estimator, "callbacks", None)
     for callback in callbacks if isinstance(callbacks, list) else ():
@@ -250,6 +252,6 @@ def refuse_mistaken_kinds(estimator: Any) -> None:
         part = callback[1] if named else callback
         if not (isinstance(part, type) or hasattr(part, "on_train_begin")):
             raise InvalidParameterError(
-                f"The 'callbacks' parameter of {type(estimator).__name__} holds skorch callbacks, "
-                f"or pairs of a name and one; got {callback!r}."
+                f"The 'callbacks' parameter of {type(estimator).__name__} must hold skorch "
+                f"callbacks or (name, callback) pairs, got {callback!r}."
             )

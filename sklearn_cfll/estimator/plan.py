@@ -1,4 +1,4 @@
-"""Plan: what a first fit settles, and every later call goes by."""
+"""Plan: everything that the first fit determines and later calls use."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ..backbones.recipe import (
     takes_generator,
 )
 from ..backbones.splitting import Backbone
+from ..final_solve.offset import LinearOffset
 from ..heads.ensemble import EnsembleLastLayer
 from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
-from ..training.linear_part import LinearPart
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_options
 from ..training.seeding import LentStream, draws_globally, own_generator
@@ -50,27 +50,27 @@ FIXED = (
     "precision",
 )
 
-# Targets and weights whose squares and sums of products are held.
+# Largest targets and weights whose squares and sums of products can be held.
 LARGEST_SQUARED = {torch.float32: 1e15, torch.float64: 1e140}
 
-NARROW = (np.float32, np.float16)  # nothing finer to keep
+NARROW = (np.float32, np.float16)  # dtypes that float32 holds exactly
 
-# Rows predicted at once. Fixed: a batch's size moves the last bit of its products, and a
-# model must predict the same before and after pickling.
+# Rows predicted at once. The number is fixed, because the batch size changes the last bit of
+# products, and a model must predict the same before and after pickling.
 PREDICTION_ROWS = 1024
-PREDICTION_POINTS = 2**15  # of fields: a batch's features at 64 × 64 points are then 8 samples'
+PREDICTION_POINTS = 2**15  # for fields: 8 samples of 64 × 64 points
 
 
 def prediction_batch(feature_shape: tuple[int, ...]) -> int:
-    """Samples predicted at once, fewer where each has many positions."""
+    """Number of samples predicted at once, fewer if each has many positions."""
     return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(feature_shape[:-1])))
 
 
 def fixed_parameters(estimator: Any, recipe: Any) -> dict[str, Any]:
-    """An estimator's :data:`FIXED` parameters, those that it has, for a later comparison.
+    """The :data:`FIXED` parameters of an estimator, for a later comparison.
 
-    A backbone with parameters of its own is compared by them, as they are in ``recipe``, the
-    copy of it; any other by identity.
+    A backbone with ``get_params`` is compared by the parameters of ``recipe``, its copy; any other
+    is compared by identity.
     """
     found = {name: getattr(estimator, name) for name in FIXED if hasattr(estimator, name)}
     if hasattr(found["backbone"], "get_params"):
@@ -87,15 +87,15 @@ class Plan:
     Attributes
     ----------
     recipe : recipe, torch.nn.Module or callable
-        What the backbone was built from, and is rebuilt from. A copy, so that later changes of
-        the estimator's parameter do not matter.
+        Source from which the backbone is built and rebuilt. It is a copy, so later changes of the
+        estimator's parameter have no effect.
     sample_shape : tuple of int, or dict of them
-        Shape of one input; of each for named ones.
+        Shape of one input, or of each named input.
     seed : int
     device : torch.device
     dtype : torch.dtype
     mean_weight : float
-        Mean sample weight at fit: rows added later are weighed on its scale.
+        Mean sample weight at fit, by which the weights of rows added later are divided.
     parameters : dict
         The estimator's :data:`FIXED` parameters at fit.
     backbone : Backbone
@@ -126,10 +126,10 @@ class Plan:
         dtype: torch.dtype,
         mean_weight: float,
     ) -> Plan:
-        """Build the backbone and see what it makes of the data; ``scale`` is set by the caller."""
+        """Build the backbone and infer the layout of the targets; the caller sets ``scale``."""
         recipe = kept_recipe(recipe)
         sample = as_rows(checked.X, device, None, lazy=True).take(slice(0, 2))
-        if len(checked.y) == 1:  # batch normalisation and the like want two rows
+        if len(checked.y) == 1:  # batch normalisation and the like need two rows
             sample = _twice(sample)
         plan = cls(recipe, input_shape_of(sample), seed, device, dtype, mean_weight)
         y_shape = checked.y.shape
@@ -154,12 +154,12 @@ class Plan:
 
     @property
     def n_members(self) -> int:
-        """Networks that the backbone trains side by side, each with a last layer of its own."""
+        """Number of networks that are trained side by side, each with its own last layer."""
         own = hasattr(self.recipe, "build") and not isinstance(self.recipe, nn.Module)
         return int(getattr(self.recipe, "n_members", 1)) if own else 1
 
     def rebuild(self) -> None:
-        """Fresh modules in place of those that were not kept with the plan."""
+        """Rebuild the modules that were not kept with the plan."""
         with self._random_numbers() as generator:
             self.backbone = rebuild_backbone(
                 self.recipe, self._blank, self.dtype, self.backbone, generator
@@ -172,7 +172,6 @@ class Plan:
         n_members: int,
         memory: str,
         compile: bool,
-        linear: bool,
     ) -> CFLLNet:
         """An untrained net around the backbone."""
         options = optimizer_options(optimizer, self.backbone.module)
@@ -195,35 +194,37 @@ class Plan:
             verbose=0,
         )
         net.initialize()
-        if linear:
-            part = LinearPart(self.sample_shape[0], self.layout.n_targets, self.dtype)
-            net.module_.linear = part.to(self.device)
         return net
+
+    def make_offset(self) -> LinearOffset:
+        """An offset that is not fitted yet."""
+        offset = LinearOffset(self.sample_shape[0], self.layout.n_targets, self.dtype)
+        return offset.to(self.device)
 
     @property
     def is_perceptron(self) -> bool:
-        """Whether what was measured on perceptrons speaks of this network."""
+        """Whether the defaults tuned for perceptrons apply."""
         return isinstance(self.recipe, MLPBackbone)
 
     @property
     def takes_any_shape(self) -> bool:
-        """Whether the backbone is the user's own, so that samples may be no rows of columns."""
+        """Whether the backbone is user-defined, so that samples may have any shape."""
         return self.parameters["backbone"] is not None
 
     def check_unchanged(self, estimator: Any) -> None:
-        """Raise where a parameter has changed that a fitted model cannot follow."""
+        """Raise if a parameter that is fixed after a fit has changed."""
         for name, fitted in self.parameters.items():
             value = getattr(estimator, name)
             if not _same(value, fitted):
                 raise ValueError(
                     f"`{name}` has changed since the model was fitted, from {fitted!r:.200} to "
-                    f"{value!r:.200}, and training cannot go on with the new value. Set it back, "
-                    "or start anew: `fit` with warm_start=False."
+                    f"{value!r:.200}, and training cannot continue with the new value. Set it "
+                    "back, or start again: `fit` with warm_start=False."
                 )
 
     @property
     def _blank(self) -> Any:
-        """Two rows of zeros, of each of several named inputs."""
+        """Two rows of zeros, for each input if there are several."""
         dtypes, shape = self.backbone.input_dtype, self.sample_shape
 
         def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
@@ -235,12 +236,12 @@ class Plan:
 
     @functools.cached_property
     def product_size(self) -> float:
-        """Multiply-adds for one row of the network's products: what threads are worth it by."""
+        """Multiply-adds of all products per row, from which the number of threads follows."""
         with self._random_numbers():
             return product_size(self.backbone.module, self._blank)
 
     def _random_numbers(self) -> contextlib.AbstractContextManager[torch.Generator | None]:
-        """What initial weights are drawn from: torch's global generators only where we must."""
+        """Generator of the initial weights; torch's global generators only if necessary."""
         recipe = self.recipe
         fixed = isinstance(recipe, nn.Module) and not draws_globally(recipe)
         if fixed or takes_generator(recipe):
@@ -248,21 +249,20 @@ class Plan:
         return LentStream(self.device, self.seed).lent()
 
     def rows(self, X: Any, lazy: bool) -> Rows:
-        """Inputs; for a perceptron, which casts them once standardised, as exact as they are."""
+        """Inputs as rows, in full precision for a perceptron, which casts after standardising."""
         dtype, narrow = self.backbone.input_dtype, getattr(X, "dtype", None) in NARROW
         if self.is_perceptron and not narrow and self.device.type != "mps":
             dtype = torch.float64
         return as_rows(X, self.device, dtype, lazy)
 
     def check_targets(self, checked: Checked) -> None:
-        """Raise where targets are not laid out as at fit."""
+        """Raise if targets have another layout than at fit."""
         self.layout.check(checked.y.shape, len(self.backbone.feature_shape) - 1)
 
     def dataset(self, checked: Checked, *, as_added: bool = False) -> RowsDataset:
-        """Checked rows on the device, targets in the scale of training.
+        """Checked rows on the device, with targets on the scale of training.
 
-        Weights average one; those of rows ``as_added`` to the ones of the fit count on the
-        same scale as theirs.
+        Weights have mean one, or with ``as_added`` are on the scale of the weights at fit.
         """
         self.check_targets(checked)
         rows = self.layout.to_rows(checked.y)
@@ -279,25 +279,25 @@ class Plan:
         if weights is not None and weights.max() > LARGEST_SQUARED[self.dtype]:
             raise ValueError(
                 f"`sample_weight` goes up to {weights.max() / relative * checked.mean_weight:g}, "
-                f"{weights.max():g} times what a row counted at fit, too much for "
-                f"{str(self.dtype).removeprefix('torch.')}. Weights are numbers of repetitions, on "
-                "the scale of those at fit: divide them."
+                f"{weights.max():g} times the mean weight at fit, too large for "
+                f"{str(self.dtype).removeprefix('torch.')}. Weights are numbers of repetitions on "
+                "the scale of those at fit. Rescale them."
             )
         data.sample_weight = None if weights is None else self.tensor(weights)
         return data
 
     def _check_scaled(self, checked: Checked, scaled: np.ndarray) -> None:
-        """Raise where a target is too far from those of the fit to be squared."""
+        """Raise if a target is too far from those of the fit to be squared."""
         size = np.abs(scaled).reshape(len(scaled), -1).max(axis=1)
         row = int(size.argmax())
         if not size[row] <= LARGEST_SQUARED[self.dtype]:
             value = checked.y[row].ravel()[np.abs(checked.y[row].ravel()).argmax()]
             position = row if checked.rows is None else checked.rows[row]
             raise ValueError(
-                f"y[{position}] = {value:g} lies {size[row]:.2g} standard deviations of the "
-                "targets that the model was fitted to from them, too far for "
-                f"{str(self.dtype).removeprefix('torch.')}. Is it in the same units? If it is, "
-                "`fit` anew on rows of both kinds, or on a transformed y."
+                f"y[{position}] = {value:g} lies {size[row]:.2g} standard deviations from the "
+                "targets that the model was fitted to, too far for "
+                f"{str(self.dtype).removeprefix('torch.')}. Check its units. If they are the same, "
+                "`fit` again on old and new rows together, or on a transformed y."
             )
 
     def tensor(self, array: np.ndarray) -> Tensor:
@@ -313,7 +313,7 @@ class Plan:
 
 
 def _twice(sample: Any) -> Any:
-    """Two of a single row."""
+    """Repeat a single row."""
     if isinstance(sample, dict):
         return {name: _twice(part) for name, part in sample.items()}
     return sample.repeat(2, *[1] * (sample.ndim - 1))
@@ -329,7 +329,7 @@ def _same(value: Any, other: Any) -> bool:
     if isinstance(value, dict):
         same_keys = isinstance(other, dict) and value.keys() == other.keys()
         return same_keys and all(_same(value[key], other[key]) for key in value)
-    if _is_sequence(value) and _is_sequence(other):  # a list and an array may say the same
+    if _is_sequence(value) and _is_sequence(other):  # a list may equal an array
         pairs = zip(value, other, strict=False)
         return len(value) == len(other) and all(_same(*pair) for pair in pairs)
     if _is_sequence(value) or _is_sequence(other):

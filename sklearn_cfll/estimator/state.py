@@ -1,8 +1,8 @@
 """An estimator's state as arrays plus the recipe that rebuilds its modules.
 
-Pickle, joblib, copies and :meth:`save` share it. It holds no live module, optimiser or device
-tensor, so what was fitted on a GPU opens on a CPU; and all that was settled at fit, so that it does
-not matter what the estimator's parameters were set to afterwards.
+Pickle, joblib, copies and :meth:`save` use it. It holds no live module, optimiser or device tensor,
+so a model that was fitted on a GPU can be loaded on a CPU. It holds everything that was determined
+at fit, so later changes of the estimator's parameters have no effect.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from skorch.history import History
 from torch import Tensor, nn
 
 from .. import persistence
+from .._version import __version__
 from ..backbones.splitting import Backbone
 from ..training.net import LAST_LAYER
 from ..training.optimizers import OPTIMIZERS, optimizer_class
@@ -40,15 +41,16 @@ __all__ = ["StateMixin"]
 
 
 class StateMixin:
-    """Keeping a fitted estimator: in memory, in a pickle, in a file of one's own."""
+    """Mixin for copying, pickling, saving and loading a fitted estimator."""
 
     random_state: Any
 
     def save(self, path: Any) -> None:
-        """Write the fitted estimator to one file that opens without running code.
+        """Save the fitted estimator to one file that can be loaded without running code.
 
-        An older file stays as it is until the new one is complete and on the disk; a process
-        that is killed meanwhile leaves a file named ``.(32 digits).tmp`` beside it, to delete.
+        An existing file is replaced only once the new one is complete and on the disk. If the
+        process is killed before that, a file named ``.(32 digits).tmp`` remains in the same
+        directory and can be deleted.
 
         Parameters
         ----------
@@ -57,15 +59,14 @@ class StateMixin:
         Warns
         -----
         UserWarning
-            Where something is not in the file: a ``backbone`` or ``optimizer`` that is code, which
-            :meth:`load` will have to be given again; callbacks and metadata requests, which
-            will have to be set again. A ``random_state`` that is a generator is written as the
-            seed that was drawn from it.
+            If something is not in the file: a ``backbone`` or ``optimizer`` that is code must be
+            passed again to :meth:`load`; callbacks and metadata requests must be set again. A
+            ``random_state`` that is a generator is saved as the seed that was drawn from it.
 
         Raises
         ------
         TypeError
-            Where a parameter holds something else that is no plain data.
+            If a parameter holds something else that is not plain data.
         """
         check_is_fitted(self)
         state = self.__getstate__()
@@ -82,22 +83,21 @@ class StateMixin:
     def load(
         cls, path: Any, *, backbone: Any = None, optimizer: Any = None, device: str = "cpu"
     ) -> Any:
-        """Read an estimator that :meth:`save` wrote.
+        """Load an estimator that was saved with :meth:`save`.
 
-        No code that the file names is run, and nothing in it is compiled: a backbone that was
+        No code named in the file is run, and nothing is compiled: a backbone that was
         compiled at fit predicts uncompiled, which may differ by rounding.
 
         Parameters
         ----------
         path : str or path-like
         backbone : optional
-            What was passed as ``backbone`` at fit, where that was code: a module or a
-            callable. Recipes of this package are in the file.
+            The ``backbone`` at fit, if it was code: a module or a callable.
+            Recipes of this package are in the file.
         optimizer : class, optional
-            What was passed as ``optimizer``, where that was a class other than those that
-            have a name.
+            The ``optimizer`` at fit, if it was a class other than those that have a name.
         device : str, default="cpu"
-            Where to put it, whatever it was fitted on.
+            Device of the loaded estimator, whatever the device at fit.
 
         Returns
         -------
@@ -106,8 +106,8 @@ class StateMixin:
         Raises
         ------
         ModelFileError
-            Where the file was not written by :meth:`save`, was changed since, or holds another
-            class of estimator; and where it lacks a ``backbone`` or ``optimizer``.
+            If the file was not written by :meth:`save`, was changed since, or holds another class
+            of estimator, or if a required ``backbone`` or ``optimizer`` is not passed.
         """
         where = str(resolve_device(device))
         state = persistence.load(cls.__name__, path, {"backbone": backbone, "optimizer": optimizer})
@@ -141,32 +141,32 @@ class StateMixin:
 
 @contextlib.contextmanager
 def naming_backbone(backbone: Any) -> Iterator[None]:
-    """Say that a model which cannot be rebuilt was given another backbone than at fit."""
+    """Explain in errors that the backbone passed to `load` differs from the one at fit."""
     try:
         yield
     except Exception as error:
         if backbone is None:
             raise
         raise persistence.ModelFileError(
-            f"the `backbone` that was given is not like the one at fit: {str(error).rstrip('.')}. "
+            f"the given `backbone` differs from the one at fit: {str(error).rstrip('.')}. "
             "Pass the same module, with the same sizes, or the same callable."
         ) from error
 
 
 def code_out(value: Any, parameter: str, *, needed: bool = False) -> Any:
-    """What a file holds in place of a value that it cannot hold."""
+    """Placeholder for a value that a file cannot hold."""
     if persistence.is_plain(value):
         return value
     kind = type(value).__name__
     if isinstance(value, type) or kind == "function":
-        told = f"the {'class' if isinstance(value, type) else kind} {value.__name__}"
+        description = f"the {'class' if isinstance(value, type) else kind} {value.__name__}"
     else:
-        told = f"an instance of {kind}"
-    return persistence.Code(told, parameter, needed)
+        description = f"an instance of {kind}"
+    return persistence.Code(description, parameter, needed)
 
 
 def write(estimator: Any, state: dict[str, Any], seed: int, path: Any) -> None:
-    """Write a state to a file, and say what is not in it."""
+    """Write a state to a file, and warn about what is not in it."""
     dropped = []
     for name, again in (
         ("callbacks", "`callbacks` (`set_params`)"),
@@ -184,9 +184,9 @@ def write(estimator: Any, state: dict[str, Any], seed: int, path: Any) -> None:
     text = f"The file {str(path)!r} holds arrays and plain data only."
     if absent:
         arguments = ", ".join(f"`{name}` ({kind})" for name, kind in absent.items())
-        text += f" Pass what it was fitted with to `load` again: {arguments}."
+        text += f" Pass these arguments of the fit to `load` again: {arguments}."
     if dropped:
-        text += f" Set again after `load`: {', '.join(dropped)}."
+        text += f" Set these again after `load`: {', '.join(dropped)}."
     warnings.warn(text, UserWarning, stacklevel=3)
 
 
@@ -199,22 +199,21 @@ def _codes(value: Any) -> list[persistence.Code]:
 
 def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
     """An estimator's ``__dict__`` with the net and the backbone as plain data."""
-    from .. import __version__
-
     state = dict(state)
     net = state.pop("net_", None)
     if net is None:
         return state
-    plan = state.pop("_plan")
+    plan, offset = state.pop("_plan"), state.pop("_offset")
     backbone, layer = plan.backbone, net.module_.last_layer
     optimizer = None if net.optimizer_ is None else net.optimizer_.state_dict()
     if optimizer is not None and not optimizer["state"]:
-        optimizer = None  # not stepped yet: nothing to keep
+        optimizer = None  # no step yet, so nothing to keep
     names = {optimizer: name for name, optimizer in OPTIMIZERS.items()}
     state["_packed"] = {
         "format": persistence.FORMAT,
         "version": __version__,
         "module": map_tensors(net.module_.state_dict()),
+        "offset": None if offset is None else map_tensors(offset.state_dict()),
         "last_layer": {name: getattr(layer, name) for name in ("n_members", *LAST_LAYER)},
         "optimizer": map_tensors(optimizer),
         "optimizer_class": names.get(net.optimizer, net.optimizer),
@@ -263,29 +262,32 @@ def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
         n_members=settings.pop("n_members"),
         memory=settings["memory"],
         compile=packed["compile"],
-        linear=any(name.startswith("linear.") for name in packed["module"]),
     )
     net.module_.load_state_dict(map_arrays(packed["module"]))
+    offset = None
+    if packed["offset"] is not None:
+        offset = plan.make_offset()
+        offset.load_state_dict(map_arrays(packed["offset"]))
     for name, value in settings.items():
         setattr(net.module_.last_layer, name, value)
     net.history_ = History(packed["history"])
     if packed["optimizer"] is not None and net.optimizer_ is not None:
         net.optimizer_.load_state_dict(map_arrays(packed["optimizer"]))
-    vars(estimator).update(state, _plan=plan, net_=net)
+    vars(estimator).update(state, _plan=plan, _offset=offset, net_=net)
 
 
 def check_version(packed: dict[str, Any]) -> None:
-    """Raise where a pickle is of another version's format."""
+    """Raise if a pickle has the format of another version."""
     if packed.get("format") != persistence.FORMAT:
         raise ValueError(
             f"The estimator was pickled by sklearn_cfll {packed.get('version')} in format "
-            f"{packed.get('format')}, and this version reads format {persistence.FORMAT}: open it "
-            "with that version, or fit anew."
+            f"{packed.get('format')}, but this version reads format {persistence.FORMAT}. Load it "
+            "with that version, or fit again."
         )
 
 
 def available_device(name: str) -> torch.device:
-    """The device of this name, or the CPU where this machine has none."""
+    """The device of this name, or the CPU if this machine does not have it."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError):
@@ -294,19 +296,19 @@ def available_device(name: str) -> torch.device:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Its name in the module torch."""
+    """Name of a dtype in the module torch."""
     return str(dtype).removeprefix("torch.")
 
 
 def map_values(function: Any, value: Any) -> Any:
-    """A function of a value, or of each in a dict."""
+    """Apply a function to a value, or to each value of a dict."""
     if isinstance(value, dict):
         return {key: function(part) for key, part in value.items()}
     return function(value)
 
 
 def map_tensors(value: Any) -> Any:
-    """Tensors to NumPy arrays, all through dicts, lists and tuples."""
+    """Convert tensors to NumPy arrays in nested dicts, lists and tuples."""
     if isinstance(value, Tensor):
         return value.detach().cpu().numpy().copy()
     if isinstance(value, dict):
@@ -317,7 +319,7 @@ def map_tensors(value: Any) -> Any:
 
 
 def map_arrays(value: Any) -> Any:
-    """The way back of :func:`map_tensors`."""
+    """Inverse of :func:`map_tensors`."""
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
 """Checks on a state from a file, before anything is built from it.
 
-A digest tells that a file is as it was written, not who wrote it. What is checked here keeps a file
-made by hand from shadowing methods, from asking for more memory than it holds, and from errors
-that say nothing.
+A digest shows that a file is unchanged, not who wrote it. These checks prevent a hand-made file
+from shadowing methods, from requesting more memory than it holds, and from causing uninformative
+errors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def is_count(value: Any) -> bool:
 
 
 def is_shape(value: Any) -> bool:
-    """A tuple of sizes, of no more numbers than a sample can have."""
+    """Whether a value is a tuple of sizes with at most ``MOST_INPUTS`` numbers."""
     return (
         isinstance(value, tuple | list)
         and all(is_count(size) for size in value)
@@ -58,7 +58,7 @@ def is_shape(value: Any) -> bool:
 
 
 def is_sample_shape(value: Any) -> bool:
-    """The shape of a sample; of each of several named inputs."""
+    """Whether a value is the shape of a sample, or of each named input."""
     if isinstance(value, dict):
         return bool(value) and all(
             isinstance(name, str) and is_shape(part) for name, part in value.items()
@@ -74,7 +74,7 @@ def is_arrays(value: Any) -> bool:
 
 
 def is_floats(value: Any, *shape: int | None) -> bool:
-    """An array of floats of this shape, None being any size."""
+    """Whether a value is an array of floats of this shape; None allows any size."""
     return (
         isinstance(value, np.ndarray)
         and value.dtype in (np.float32, np.float64)
@@ -88,7 +88,7 @@ def is_list_of_dicts(value: Any) -> bool:
 
 
 def is_history(value: Any) -> bool:
-    """Rows whose losses are numbers; None where no rows were held out."""
+    """Whether losses are numbers; the validation loss may be None if no rows were held out."""
     return is_list_of_dicts(value) and all(
         is_number(row[name]) or (row[name] is None and name != "train_loss")
         for row in value
@@ -97,7 +97,7 @@ def is_history(value: Any) -> bool:
 
 
 def is_optimizer_state(value: Any) -> bool:
-    """What an optimiser's ``state_dict`` looks like, or None."""
+    """Whether a value looks like an optimiser's ``state_dict``, or is None."""
     if value is None:
         return True
     return (
@@ -110,6 +110,7 @@ def is_optimizer_state(value: Any) -> bool:
 
 PACKED: Fields = {
     "module": is_arrays,
+    "offset": lambda v: v is None or is_arrays(v),
     "last_layer": lambda v: isinstance(v, dict),
     "optimizer": is_optimizer_state,
     "optimizer_class": lambda v: isinstance(v, type) or (isinstance(v, str) and v in OPTIMIZERS),
@@ -154,7 +155,7 @@ LAST_LAYER: Fields = {
 
 
 def check_fields(values: dict[str, Any], fields: Fields, where: str) -> None:
-    """Raise where a field is missing or is not what it should be."""
+    """Raise if a field is missing or invalid."""
     for name, fits in fields.items():
         if name not in values:
             raise ModelFileError(f"{where}: `{name}` is missing.")
@@ -163,7 +164,7 @@ def check_fields(values: dict[str, Any], fields: Fields, where: str) -> None:
 
 
 def check_attributes(cls: Any, state: dict[str, Any]) -> None:
-    """All parameters are there, and nothing takes the place of what the class defines."""
+    """Check that all parameters are present and no method or property is shadowed."""
     parameters = set(cls._get_param_names()) - {"callbacks"}
     missing = parameters - set(state)
     if missing or not isinstance(state.get("_packed"), dict):
@@ -187,14 +188,14 @@ def check_attributes(cls: Any, state: dict[str, Any]) -> None:
 
 
 def check_packed(packed: dict[str, Any]) -> None:
-    """What rebuilds the net has the structure that ``to_arrays`` gives it."""
+    """Check that the data of the net have the structure that ``to_arrays`` produces."""
     check_fields(packed, PACKED, "state")
     check_fields(packed["plan"], PLAN, "plan")
     check_fields(packed["last_layer"], LAST_LAYER, "last_layer")
 
 
 def check_sizes(packed: dict[str, Any], state: dict[str, Any]) -> None:
-    """What would be built has the sizes of the arrays that are there."""
+    """Check that the modules to build have the sizes of the stored arrays."""
     module, plan = packed["module"], packed["plan"]
     (*_, width), _, removed = packed["backbone"]
     own_shape, _ = packed["layout"]
@@ -209,15 +210,16 @@ def check_sizes(packed: dict[str, Any], state: dict[str, Any]) -> None:
     members = [f"members.{i}." for i in range(n_members)] if n_members > 1 else [""]
     for member in members:
         check_last_layer(module, f"last_layer.{member}", n_targets, width // n_members)
-    if any(name.startswith("linear.") for name in module):
+    offset = packed["offset"]
+    if offset is not None:
         if isinstance(plan["sample_shape"], dict) or len(plan["sample_shape"]) != 1:
-            raise ModelFileError("module: a linear part takes rows of columns.")
+            raise ModelFileError("offset: a linear part needs samples of shape (n_features,).")
         (columns,) = plan["sample_shape"]
-        check_last_layer(module, "linear.layer.", n_targets, columns)
-        if not is_floats(module.get("linear.columns.mean"), columns):
-            raise ModelFileError(f"module: `linear.columns.mean` has not the shape {(columns,)}.")
+        check_last_layer(offset, "layer.", n_targets, columns)
+        if not is_floats(offset.get("columns.mean"), columns):
+            raise ModelFileError(f"offset: `columns.mean` is not of shape {(columns,)}.")
     if recipe_name(plan["recipe"]) is None:
-        return  # the user's own, passed to `load`
+        return  # user-defined and passed to `load`
     if removed is not None:
         raise ModelFileError("state: no layer is split off a recipe's network.")
     prefix = "backbone."
@@ -233,7 +235,7 @@ def check_sizes(packed: dict[str, Any], state: dict[str, Any]) -> None:
 def check_last_layer(
     module: dict[str, np.ndarray], prefix: str, n_targets: int, n_features: int
 ) -> None:
-    """The arrays of a closed-form layer are of its sizes; moments are all there, or none."""
+    """Check the shapes of the arrays of a closed-form layer; moments are complete or absent."""
     k, d = n_targets, n_features
     moments = {
         "total": (),
@@ -254,17 +256,17 @@ def check_last_layer(
         if not is_floats(module.get(prefix + name), *shape):
             raise ModelFileError(f"module: `{prefix}{name}` is not an array of floats {shape}.")
     if len({module[name].dtype for name in held}) > 1:
-        raise ModelFileError(f"module: `{prefix}moments_...` are not of one dtype.")
+        raise ModelFileError(f"module: `{prefix}moments_...` have several dtypes.")
 
 
 def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> None:
-    """What a fit leaves beside the net is there and has the sizes of the net."""
+    """Check that the fitted attributes are present and match the sizes of the net."""
     (*_, width), _, _ = packed["backbone"]
     k, shape = math.prod(packed["layout"][0]), packed["plan"]["sample_shape"]
     columns = shape[0] if not isinstance(shape, dict) and len(shape) == 1 else None
 
     def is_seen(value: Any) -> bool:
-        """Moments of columns: `ColumnMoments`."""
+        """Whether a value is a tuple of `ColumnMoments`."""
         return (
             isinstance(value, tuple)
             and len(value) == 3
@@ -275,7 +277,7 @@ def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> Non
         )
 
     def is_scores(value: Any) -> bool:
-        """Of calibration: `Scores`."""
+        """Whether a value is a tuple of calibration `Scores`."""
         if not isinstance(value, tuple) or len(value) != 4:
             return False
         scores, shares, n_samples, inflation = value
@@ -289,7 +291,7 @@ def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> Non
         )
 
     def is_noise(value: Any) -> bool:
-        """`NoiseModel`, on one network's features; of fields it has one more input."""
+        """Whether a value is a `NoiseModel` on one network's features; fields add one input."""
         d = width // packed["last_layer"]["n_members"]
         return (
             isinstance(value, tuple)
@@ -348,14 +350,14 @@ def without_memory(
 ) -> nn.Module:
     """The network that a recipe of this package builds, on torch's meta device.
 
-    ``held`` are arrays that it should have; those of other networks may be among them.
+    ``held`` contains the arrays that it should have, and possibly those of other networks.
     """
     layers = getattr(recipe, "hidden_layer_sizes", ())
     n_layers = len(layers) if hasattr(layers, "__len__") else getattr(recipe, "n_layers", 0)
     n_layers = max(n_layers, getattr(recipe, "n_layers", 0))
     tables = [table for table in getattr(recipe, "score_tables", None) or () if table is not None]
     n_numbers = len(tables) * max((np.shape(table)[-1] for table in tables), default=0)
-    # Each layer has an array, and the tables fill one.
+    # Each layer has an array, and all tables are in one array.
     if n_layers > len(held) or n_numbers > sum(array.size for array in held.values()):
         raise ModelFileError(f"recipe: {len(held)} arrays are too few for {n_layers} layers.")
     try:
@@ -364,24 +366,24 @@ def without_memory(
             module = recipe.build(tuple(sample_shape), **options)
         return cast_module(module, torch.device("meta"), dtype)
     except Exception as error:
-        raise ModelFileError(f"recipe: it builds no network ({error}).") from error
+        raise ModelFileError(f"recipe: the network cannot be built ({error}).") from error
 
 
 def check_layers(module: nn.Module, held: dict[str, np.ndarray]) -> None:
-    """The arrays are those of this module's ``state_dict``, of these shapes and types."""
+    """Check that the arrays match the ``state_dict`` of this module in shape and dtype."""
     for name, tensor in module.state_dict().items():
         array, wanted = held.get(name), str(tensor.dtype).removeprefix("torch.")
         if array is None or array.shape != tuple(tensor.shape) or array.dtype.name != wanted:
             raise ModelFileError(
                 f"module: `{name}` is not the array of shape {tuple(tensor.shape)} and dtype "
-                f"{wanted} that the recipe asks for."
+                f"{wanted} that the recipe requires."
             )
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Settings and state are of the kinds of a new optimiser's after a step on one number.
+    """Check settings and state against those of a new optimiser after one step.
 
-    Fused kernels do not look at shapes. A class of the user's own may ask for more than a step.
+    Fused kernels do not check shapes. A user-defined class may need more than a step.
     """
     kind = type(optimizer)
     if kind not in OPTIMIZERS.values():
@@ -402,20 +404,20 @@ def check_optimizer(optimizer: Any) -> None:
             value, shape = state.get(name), tuple(parameter.shape if wanted.ndim else ())
             fits = torch.is_tensor(value) and value.shape == shape
             if not (fits and (value.is_floating_point() or value.dtype == parameter.dtype)):
-                raise ModelFileError(f"optimizer: `{name}` is no array of numbers {shape}.")
+                raise ModelFileError(f"optimizer: `{name}` is not a numeric array {shape}.")
 
 
 def _same_kind(value: Any, wanted: Any) -> bool:
-    """Numbers may differ; switches are those of the class."""
+    """Whether two settings have the same type; settings that are not numbers must be equal."""
     if isinstance(wanted, tuple):
         return isinstance(value, tuple) and len(value) == len(wanted) and all(map(is_number, value))
     return is_number(value) if is_number(wanted) else value is wanted
 
 
 def try_out(estimator: Any) -> None:
-    """Predictions by a perceptron, whose other parts (scales, columns) then fit together.
+    """Predict with a perceptron to check that its parts (scales, columns) fit together.
 
-    Not by other networks: what they make of a sample is not bounded by the file's size.
+    Other networks are not run, because their memory use is not bounded by the file's size.
     """
     plan = estimator._plan
     if isinstance(plan.recipe, MLPBackbone):

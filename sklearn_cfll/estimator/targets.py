@@ -1,4 +1,4 @@
-"""Targets: from the user's y to rows of k columns in the backbone's layout, and back."""
+"""Conversion of the user's y to rows of k columns in the backbone's layout, and back."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class TargetLayout(NamedTuple):
     Attributes
     ----------
     own_shape : tuple of int
-        Dimensions of y that are no positions, () for one target: (n,) and (n, 1) differ
-        here, and predictions come back as y went in.
+        Dimensions of y that are not positions, () for one target. (n,) and (n, 1) differ here, so
+        that predictions have the shape of y.
     channels_first : bool
         y is (n, own_shape..., positions...) instead of (n, positions..., own_shape...).
     """
@@ -37,7 +37,7 @@ class TargetLayout(NamedTuple):
     ) -> TargetLayout:
         """Match y's shape to that of the features (n, positions..., d).
 
-        ``channels_first`` decides where both layouts fit.
+        If both layouts fit, ``channels_first`` decides.
         """
         positions, trailing = feature_shape[:-1], y_shape[1:]
         m = len(positions)
@@ -50,12 +50,12 @@ class TargetLayout(NamedTuple):
         grid = ", ".join(map(str, positions))
         raise ValueError(
             f"The backbone gives features at positions ({grid}), so y must have shape "
-            f"(n, {grid}), (n, {grid}, n_targets) or (n, n_targets, {grid}), got {y_shape}. A "
-            "backbone for one target a sample pools over positions."
+            f"(n, {grid}), (n, {grid}, n_targets) or (n, n_targets, {grid}), got {y_shape}. For "
+            "one target per sample, the backbone must pool over positions."
         )
 
     def check(self, y_shape: tuple[int, ...], n_positions: int) -> None:
-        """Raise where y is not laid out as at fit; the number of positions may differ."""
+        """Raise if y has another layout than at fit; the number of positions may differ."""
         own = self.own_shape
         found = y_shape[1 : 1 + len(own)] if self.channels_first else y_shape[1 + n_positions :]
         if len(y_shape) != 1 + len(own) + n_positions or found != own:
@@ -104,7 +104,7 @@ class TargetScale(NamedTuple):
         return (rows - self.mean) / self.scale
 
     def inverse(self, rows: np.ndarray) -> np.ndarray:
-        """Back to y's units, in the precision of ``rows`` where that holds them, else float64."""
+        """Convert to y's units, in the precision of ``rows`` if it can hold them, else float64."""
         sizes = np.abs([*self.mean, *self.scale])
         sizes = sizes[sizes > 0]
         if sizes.max() > LARGEST_32 or sizes.min() < SMALLEST_32:

@@ -1,4 +1,4 @@
-"""Features that a backbone of the user's own gives and training cannot use: what to say."""
+"""Messages about features of a user-defined backbone that training cannot use."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ __all__ = ["unusable_features", "warn_of_equal_features"]
 
 ROWS_LOOKED_AT = 256
 STANDARDISE = (
-    "Standardise X: make_pipeline(StandardScaler(), ...), both of scikit-learn, in front of the "
-    "estimator"
+    "Standardise X, for example with make_pipeline(StandardScaler(), estimator) of scikit-learn"
 )
 
 
 def warn_of_equal_features(net: Any, rows: RowsDataset) -> None:
-    """Warn where an untrained backbone gives all rows the same features, up to rounding.
+    """Warn if an untrained backbone gives all rows the same features, up to rounding.
 
-    Of inputs of 1e-20 a bias of 0.1 leaves nothing, and the fit would predict the mean.
+    For example, inputs of 1e-20 vanish beside a bias of 0.1, and the fit would predict the mean.
     """
     if fetches_by_own_code(BatchIterator(rows, 1)):
         return
@@ -37,16 +36,16 @@ def warn_of_equal_features(net: Any, rows: RowsDataset) -> None:
     if not bool((lost & size.isfinite()).all()):
         return
     warnings.warn(
-        "The backbone gives the same features for all rows before training: what X holds is lost "
-        f"in it. The network sees X as it is, up to {_largest(inputs)}. {STANDARDISE}, or give the "
-        "network other initial weights.",
+        "The backbone gives the same features for all rows before training, so the information "
+        f"in X is lost. The network sees X unscaled, up to {_largest(inputs)}. {STANDARDISE}, or "
+        "use other initial weights.",
         UserWarning,
         stacklevel=5,
     )
 
 
 def unusable_features(net: Any, parts: Parts) -> str | None:
-    """What is wrong with the features of an untrained net; None where nothing is."""
+    """Message about unusable features of an untrained net; None if there are none."""
     for name, rows in (("X", parts.rows), ("X_val", parts.valid)):
         said = None if rows is None else _first_bad_row(net, rows, name)
         if said is not None:
@@ -58,7 +57,7 @@ def _first_bad_row(net: Any, rows: RowsDataset, name: str) -> str | None:
     start = 0
     for features in net.iterate_features(rows):
         size = features.flatten(1).abs().amax(1)
-        limit = torch.finfo(size.dtype).max ** 0.5 / 100  # squares, and sums of them, are held
+        limit = torch.finfo(size.dtype).max ** 0.5 / 100  # squares and their sums can be held
         bad = (~(size <= limit)).nonzero().flatten()  # NaN compares false
         if len(bad):
             first = int(bad[0])
@@ -71,19 +70,19 @@ def _first_bad_row(net: Any, rows: RowsDataset, name: str) -> str | None:
 def _say(inputs: Any, size: Tensor, where: str) -> str:
     parts = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
     if not all(bool(torch.isfinite(part.double()).all()) for part in parts):
-        return f"NaN or infinity in {where}. Leave such rows out or impute them."
-    holds = "" if isinstance(inputs, dict) else f" The row goes up to {_largest(inputs)}."
+        return f"NaN or infinity in {where}. Drop such rows or impute the values."
+    holds = "" if isinstance(inputs, dict) else f" The inputs of the row reach {_largest(inputs)}."
     if bool(torch.isfinite(size)):
         dtype = str(size.dtype).removeprefix("torch.")
         return (
-            f"The backbone's features of {where} go up to {float(size):g} before training, too "
+            f"The backbone's features of {where} reach {float(size):g} before training, too "
             f'large to square in {dtype}.{holds} {STANDARDISE}, or use "auto" or "float64" as '
             "`precision`."
         )
     return (
         f"The backbone's features of {where} are not finite before training, so a lower "
-        f"`learning_rate` does not help.{holds} Look at what the network computes of it (a "
-        "logarithm, a division, an overflow)."
+        f"`learning_rate` does not help.{holds} Check the network for logarithms, divisions "
+        "and overflows."
     )
 
 
@@ -95,6 +94,6 @@ def _largest(inputs: Tensor) -> str:
 
 
 def _name(rows: RowsDataset, position: int, name: str) -> str:
-    """A row as the user counts: rows of weight zero were left out of the data set."""
+    """Number of a row in the user's data, which include rows of weight zero."""
     indices = getattr(rows.inputs, "indices", None)
     return f"row {position if indices is None else int(indices[position])} of `{name}`"

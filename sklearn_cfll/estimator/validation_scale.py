@@ -1,4 +1,4 @@
-"""Whether held-out rows of the user's own are on the scale of the training rows."""
+"""Checks that a given validation set is on the scale of the training set."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from .targets import TargetScale
 
 __all__ = ["warn_of_other_scale", "warn_of_useless_validation"]
 
-# Ranges from the 5% to the 95% quantile: as far as the medians may be apart. About 16 deviations
-# of a normal distribution, beyond what a drift or a split by time does.
+# Largest distance of the medians, in multiples of the 5-95% range. It is about 16 standard
+# deviations of a normal distribution, more than a drift or a split by time causes.
 APART = 5.0
-# Times as wide, or as narrow; of fewer rows the width says little.
+# Largest ratio of the widths, and the number of rows that it needs to be reliable.
 WIDER, ENOUGH_ROWS = 10.0, 20
-# Of most columns together less is enough: a unit square beside its standardised columns.
+# A smaller ratio suffices if most columns exceed it, as for a unit square that was standardised in
+# one set only.
 MOST_WIDER = 3.0
-# Times the median error of the training targets' mean, in the best epoch. Medians: of pure noise
-# with a heavy tail a mean square is worth nothing.
+# Largest ratio of the median error in the best epoch to that of the mean of the training targets.
+# Medians, because a mean square is unreliable for pure noise with a heavy tail.
 USELESS, EPOCHS = 5.0, 5
 
 PIPELINE = (
-    "Steps before an estimator in a pipeline do not transform it: use Pipeline(..., "
+    "Earlier steps of a pipeline do not transform it: use Pipeline(..., "
     'transform_input=["X_val"]) with metadata routing (see the user guide), or transform it first.'
 )
-TARGETS = "TransformedTargetRegressor does not transform it: give it in the units that y has here."
+TARGETS = "TransformedTargetRegressor does not transform it: pass it in units of the transformed y."
 
 
 def warn_of_other_scale(train: RowsDataset, valid: RowsDataset, scale: TargetScale | None) -> None:
-    """Warn where a column of the held-out rows lies far from the training rows', or is far wider.
+    """Warn if a column of the validation set is far from that of the training set, or far wider.
 
     Parameters
     ----------
     train, valid : RowsDataset
     scale : TargetScale or None
-        Look at the targets too, in their own units (not at indicators of classes).
+        Scale of the targets, to compare them too, in their own units. None for class indicators.
     """
     known, given = _rows(train), _rows(valid)
-    # Fields may come on another grid.
+    # Fields may be on another grid.
     if known is not None and given is not None and known.shape[1] == given.shape[1]:
         _compare("X_val", "X", known, given, PIPELINE)
     if scale is not None:
@@ -57,12 +58,12 @@ def warn_of_other_scale(train: RowsDataset, valid: RowsDataset, scale: TargetSca
 def warn_of_useless_validation(
     predictions: Tensor, n_epochs: int, train: RowsDataset, valid: RowsDataset
 ) -> None:
-    """Warn where the first of so many epochs is kept and is worse than the targets' mean.
+    """Warn if the first epoch is kept and is worse than the mean of the targets.
 
     Parameters
     ----------
     predictions : Tensor of shape (n, ..., k)
-        Of the held-out rows, with what the first epoch left.
+        Predictions of the validation set after the first epoch.
     n_epochs : int
     train, valid : RowsDataset
     """
@@ -73,16 +74,15 @@ def warn_of_useless_validation(
     if n_epochs >= EPOCHS and error > USELESS * baseline:
         warnings.warn(
             f"Of {n_epochs} epochs the first was the best on `X_val` and `y_val`, and its median "
-            f"error there is {float(error / baseline):.3g} times that of the mean of y: what is "
-            f"learnt of X does not hold for `X_val`. Are its rows transformed as those of X? "
-            f"{PIPELINE}",
+            f"error there is {float(error / baseline):.3g} times that of the mean of y: the model "
+            f"does not generalise to `X_val`. Check that it was transformed like X. {PIPELINE}",
             UserWarning,
             stacklevel=3,
         )
 
 
 def _rows(dataset: RowsDataset) -> Tensor | None:
-    """Columns of the inputs; all numbers of an image or a field are one. None of named inputs."""
+    """Columns of the inputs; an image or a field is one column. None for named inputs."""
     shape = dataset.inputs.shape
     taken = dataset.inputs.take(spread_rows(shape[0], math.prod(shape[1:])))
     if not isinstance(taken, Tensor):
@@ -95,7 +95,7 @@ def _compare(name: str, other: str, known: Tensor, given: Tensor, remedy: str) -
     low, middle, high = quantiles(known, None, 20)[:, [1, 10, 19]].T.numpy()
     width = high - low
     span = (known.amax(0) - known.amin(0)).double().numpy()
-    width = np.where(width > 0, width, span)  # of a column that is mostly one value
+    width = np.where(width > 0, width, span)  # for columns of mostly one value
     found_low, found, found_high = quantiles(given, None, 20)[:, [1, 10, 19]].T.numpy()
     ratio = np.divide(found_high - found_low, high - low, out=np.ones(len(low)), where=high > low)
     apart = np.abs(found - middle) > APART * width
@@ -106,9 +106,9 @@ def _compare(name: str, other: str, known: Tensor, given: Tensor, remedy: str) -
         wide |= unlike
     for column in np.flatnonzero(apart | wide)[:1]:
         warnings.warn(
-            f"`{name}` is on another scale than `{other}`: column {column} has its middle nine "
-            f"tenths between {found_low[column]:.4g} and {found_high[column]:.4g}, in training "
-            f"between {low[column]:.4g} and {high[column]:.4g}. {remedy}",
+            f"`{name}` is on another scale than `{other}`: the 5-95% range of column "
+            f"{column} is {found_low[column]:.4g} to {found_high[column]:.4g}, in training "
+            f"{low[column]:.4g} to {high[column]:.4g}. {remedy}",
             UserWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""Targets orders of magnitude beyond all others: a warning, and a value that training survives."""
+"""Warnings about, and clipping of, targets that are orders of magnitude beyond all others."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from .checks import Checked
 __all__ = ["disregard_wild", "tame_added", "tame_targets", "warn_of_wild_targets"]
 __all__ += ["wild_bounds"]
 
-# Squared error of one target of 1e6 among tens is all that a fit sees. Times as far from the
-# median as the next value: of a Cauchy distribution one sample in a hundred has such a gap, of a
-# lognormal one of deviation 2.3 one in a thousand (benchmarks/wild_targets.py).
+# One target of 1e6 among tens dominates the squared error. The gap is the ratio of a distance from
+# the median to the next smaller one. One sample in a hundred of a Cauchy distribution has such a
+# gap, and one in a thousand of a lognormal distribution with deviation 2.3
+# (benchmarks/wild_targets.py).
 GAP = 100.0
-# Wild targets may be a ladder, 1e3 and 1e5 and 1e7 among tens: a smaller gap counts where the
-# farthest target lies GAP² times as far as what is below it.
+# Wild targets may form a sequence, such as 1e3, 1e5 and 1e7 among tens: a smaller gap counts if the
+# farthest target is GAP² times as far as the targets below the gap.
 STEP = 10.0
-# Of the weight of all rows that differ from the median. More are no accident, and are left to say
-# what they say; of more than a tenth there is no warning either.
+# Largest share of wild targets in the weight of all rows that differ from the median. Up to SHARE
+# they are clipped; up to AT_MOST they are only named, since so many are not errors; beyond there is
+# no warning.
 SHARE, AT_MOST = 0.02, 0.1
 NAMED = 3  # rows that a warning lists
-MOST_POINTS = 2**22  # of fields, that their median is taken of
+MOST_POINTS = 2**22  # for the median of fields
 
-# Of rows that are added to a fit, in standard deviations of its targets: named, and left where
-# they are no farther than 100 times as far as any of these.
+# Distance of targets that are added to a fit, in standard deviations of its targets, beyond which
+# they are named. They are clipped only if they are 100 times as far as any target of the fit.
 FAR_TARGET = 100.0
 
 REMEDY = (
-    "drop these rows if they are wrong, or transform y by "
-    "sklearn.compose.TransformedTargetRegressor if they are right."
+    "drop these rows if they are wrong, or transform y with "
+    "sklearn.compose.TransformedTargetRegressor if they are correct."
 )
 
 
 class Wild(NamedTuple):
-    """Rows whose targets are wild, bounds of all others, how many times as far, and if few."""
+    """Rows with wild targets, bounds of the others, ratio of distances, whether they are few."""
 
     rows: np.ndarray
     low: float
@@ -50,12 +52,12 @@ Found = list[tuple[Any, Wild]]  # with an index into y
 
 
 def wild_bounds(y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Smallest and largest target once the wild ones are left out.
+    """Smallest and largest target without the wild ones.
 
-    Targets are wild where a few of them, at most 2% of the rows (or one of up to 50), are 100
-    times as far from the median as all others; or 10 times, if the farthest is 10,000 times as
-    far. Rows that equal the median do not count: in a column of mostly one value whatever
-    differs from it is far from it.
+    Targets are wild if a few of them, at most 2% of the rows (or one of up to 50), are 100 times as
+    far from the median as all others; or 10 times, if the farthest is 10,000 times as far. Rows
+    that equal the median do not count, because in a column of mostly one value every other value is
+    far from it.
 
     Parameters
     ----------
@@ -70,7 +72,7 @@ def wild_bounds(y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
 
 
 def find_wild(values: np.ndarray, weights: np.ndarray) -> Wild | None:
-    """Wild rows of one target (n, 1), or of a field (n, points): by the farthest point of each."""
+    """Wild rows of one target (n, 1) or of a field (n, points), by each farthest point."""
     middle = _median(values, weights)
     distance = np.maximum(values.max(axis=1) - middle, middle - values.min(axis=1))
     order = distance.argsort(kind="stable")
@@ -94,9 +96,9 @@ def find_wild(values: np.ndarray, weights: np.ndarray) -> Wild | None:
 
 
 def tame_targets(checked: Checked) -> Checked:
-    """Few wild targets clipped to the nearest other one; a warning names their rows."""
+    """Clip a few wild targets to the nearest other one, and warn about them."""
     few, many = _found(checked)
-    done = "Training clips them to that range, for squared error would see little else"
+    done = "Training clips them to that range, because they would dominate the squared error"
     for text in _remarks(checked, "y", few, many, done):
         warnings.warn(text, UserWarning, stacklevel=5)
     if not few:
@@ -108,9 +110,9 @@ def tame_targets(checked: Checked) -> Checked:
 
 
 def disregard_wild(checked: Checked, name: str) -> Checked:
-    """Held-out rows of which the few with wild targets weigh nothing; a warning names them."""
+    """Set the weight of a few held-out rows with wild targets to zero, and warn about them."""
     few, many = _found(checked)
-    done = "They weigh nothing in the choice of epoch and ridge"
+    done = "They are ignored in the choice of epoch and ridge"
     for text in _remarks(checked, name, few, many, done):
         warnings.warn(text, UserWarning, stacklevel=5)
     if not few:
@@ -123,8 +125,8 @@ def disregard_wild(checked: Checked, name: str) -> Checked:
 
 
 def warn_of_wild_targets(checked: Checked, name: str) -> None:
-    """Name the rows of wild targets that are left as they are."""
-    done = "They are left as they are, and squared error sees little else"
+    """Warn about wild targets that are left unchanged."""
+    done = "They are left unchanged and dominate the squared error"
     for text in _remarks(checked, name, *_found(checked), done):
         warnings.warn(text, UserWarning, stacklevel=6)
 
@@ -132,27 +134,27 @@ def warn_of_wild_targets(checked: Checked, name: str) -> None:
 def tame_added(
     checked: Checked, plan: Any, known: float, reach: float, *, clip: bool = True
 ) -> Checked:
-    """Few wild targets of new rows clipped to those of the fit; a warning of all far ones.
+    """Clip a few wild targets of new rows to those of the fit, and warn about all far ones.
 
     Parameters
     ----------
     checked : Checked
         New rows.
     plan : Plan
-        Of the fit, with the scale of its targets.
+        Plan of the fit, with the scale of its targets.
     known : float
-        Weight of the rows behind the model.
+        Total weight of the rows that the model was fitted to.
     reach : float
-        Largest distance of a known target from the mean at fit, in deviations; 0 where that is
-        not known. Wild targets are 100 times as far.
+        Largest distance of a known target from the mean at fit, in deviations; 0 if unknown.
+        Wild targets are 100 times as far.
     clip : bool, default=True
-        False for a stream, whose first rows may be on another scale than all that follow.
+        False for a stream, whose first rows may be on another scale than later ones.
     """
     scaled = plan.scale.transform(plan.layout.to_rows(checked.y))
     distance = np.abs(scaled).reshape(len(scaled), -1).max(axis=1)
     weights = np.ones(len(distance)) if checked.sample_weight is None else checked.sample_weight
     weights = weights * (checked.mean_weight / plan.mean_weight)
-    # Some standardised target is as large as one, unless all were equal.
+    # At least one standardised target is as large as one, unless all were equal.
     wild = (distance > GAP * reach) & (reach > 0.5)
     weight, total = weights[wild].sum(), known + weights.sum()
     if not clip or weight > min(max(1.0, SHARE * total), AT_MOST * total):
@@ -163,8 +165,8 @@ def tame_added(
             f"{_farthest(checked, distance, far)} lies more than {FAR_TARGET:g} standard "
             f"deviations from the targets that the model was fitted to ({far.sum()} of {len(far)} "
             "rows do). "
-            "Such rows change it beyond recognition. Leave them out if they are wrong; if they are "
-            "right, `fit` anew on a transformed y.",
+            "Such rows distort the model. Drop them if they are wrong; if they are correct, `fit` "
+            "again on a transformed y.",
             UserWarning,
             stacklevel=5,
         )
@@ -173,8 +175,8 @@ def tame_added(
     warnings.warn(
         f"{_farthest(checked, distance, wild)} lies more than {GAP:g} times as far from the mean "
         f"as any target that the model was fitted to ({wild.sum()} of {len(wild)} rows do). They "
-        "are clipped to the range of all others, for squared error would see little else. Leave "
-        "them out if they are wrong; if they are right, `fit` anew on rows of both kinds.",
+        "are clipped to the range of all others, because they would dominate the squared error. "
+        "Drop them if they are wrong; if they are correct, `fit` again on old and new rows.",
         UserWarning,
         stacklevel=5,
     )
@@ -185,16 +187,16 @@ def tame_added(
 
 
 def _farthest(checked: Checked, distance: np.ndarray, rows: np.ndarray) -> str:
-    """Of these rows the farthest, with its largest value."""
+    """The farthest of these rows, with its largest value."""
     row = int(np.where(rows, distance, -1.0).argmax())
     values = checked.y[row].ravel()
     return f"y[{_position(checked, row)}] = {values[np.abs(values).argmax()]:g}"
 
 
 def _found(checked: Checked) -> tuple[Found, Found]:
-    """Targets with few wild rows, and with many, each as an index into y; a field is one target."""
+    """Targets with few and with many wild rows, as indices into y; a field is one target."""
     y, weights = checked.y, checked.sample_weight
-    # Only whether they stand for fewer than 50 rows matters; their sum must not overflow.
+    # It only matters whether they sum to fewer than 50 rows, and the sum must not overflow.
     unit = min(checked.mean_weight, 1e6)
     repetitions = unit * (np.ones(len(y)) if weights is None else weights)
     parts: list[Any] = [(slice(None), j) for j in range(y.shape[1])] if y.ndim == 2 else [...]
@@ -204,7 +206,7 @@ def _found(checked: Checked) -> tuple[Found, Found]:
 
 
 def _median(values: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted median of all entries; of many, of every second, third..."""
+    """Weighted median of all entries, evenly subsampled if there are many."""
     step = -(-values.size // MOST_POINTS)
     some = values[:, ::step]
     flat, weight = some.ravel(), weights.repeat(some.shape[1])
@@ -214,30 +216,30 @@ def _median(values: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _remarks(checked: Checked, name: str, few: Found, many: Found, done: str) -> list[str]:
-    """What to say of each kind; ``done`` says what becomes of few wild targets."""
+    """Texts of the warnings; ``done`` describes the treatment of a few wild targets."""
     texts = []
     if few:
         texts.append(f"{_listed(checked, name, few)}. {done}. Check them; {REMEDY}")
     if many:
         texts.append(
-            f"{_listed(checked, name, many)}. They are too many to be taken for mistakes and are "
-            f"left as they are, but squared error sees little else. Check them; {REMEDY}"
+            f"{_listed(checked, name, many)}. They are too many to be treated as errors and "
+            f"are left unchanged, but they dominate the squared error. Check them; {REMEDY}"
         )
     single = None if texts or checked.y.ndim > 1 else _single(checked)
     if single is not None:
         row, other = single
         texts.append(
             f"{name}[{_position(checked, row)}] = {checked.y[row]:.10g} is the only target that is "
-            f"not {other:.10g}: squared error sees nothing else. Check it; drop the row if it is "
-            "wrong."
+            f"not {other:.10g}: it alone determines the squared error. Check it; drop the row if "
+            "it is wrong."
         )
     return texts
 
 
 def _single(checked: Checked) -> tuple[int, float] | None:
-    """The one row, of 50 and more, whose target differs from all others, and what those are.
+    """The only row, of 50 or more, whose target differs from all others, and their value.
 
-    Nothing tells a mistake from a rare event there.
+    An error cannot be distinguished from a rare event here.
     """
     y, weights = checked.y, checked.sample_weight
     weights = np.ones(len(y)) if weights is None else weights
@@ -249,7 +251,7 @@ def _single(checked: Checked) -> tuple[int, float] | None:
 
 
 def _position(checked: Checked, row: Any) -> int:
-    """Of a row in what the user gave."""
+    """Position of a row in the user's data."""
     return int(row if checked.rows is None else checked.rows[row])
 
 
@@ -278,6 +280,6 @@ def _listed(checked: Checked, name: str, found: Found) -> str:
 
 
 def _digits(low: float, high: float) -> int:
-    """Digits that tell two numbers apart, and what lies between them."""
+    """Number of digits that distinguishes two numbers and the values between them."""
     size, width = max(abs(low), abs(high)), high - low
     return 6 if width <= 0 else min(17, max(6, 3 + math.ceil(math.log10(size / width))))

@@ -1,1 +1,1 @@
-"""After training: the final ridge, the refit, the noise, and intervals calibrated on it."""
+"""Exact fits before and after training: offset, final ridge, refit, noise model, calibration."""

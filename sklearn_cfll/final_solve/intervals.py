@@ -1,4 +1,4 @@
-"""Split-conformal intervals: the quantile of held-out residuals over their predicted spread."""
+"""Split-conformal intervals from quantiles of the standardised held-out residuals."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .refit import Calibration
 
 __all__ = ["Scores", "check_coverage"]
 
-# Points of fields are many and alike: so many order statistics describe their scores.
+# Fields have many similar points, whose scores this number of order statistics describes.
 KEPT = 10_000
-# What predicted variances are multiplied by is the held-out rows' mean squared score, with that
-# of so many others: few rows say little of it, and they have chosen epoch, ridge and noise, so
-# that it is too small (benchmarks/intervals.py).
+# Predicted variances are multiplied by the mean squared score of the held-out rows, regularised by
+# this many pseudo-observations with this variance: the score is imprecise for few rows, and it is
+# too small because these rows chose epoch, ridge and noise model (benchmarks/intervals.py).
 OTHERS, THEIR_SQUARE = 20, 1.5
 
 
 def check_coverage(coverage: Any) -> None:
-    """Raise where it is no probability."""
+    """Raise if ``coverage`` is not a probability."""
     if not isinstance(coverage, Real) or not 0 < float(coverage) < 1:
         raise ValueError(f"`coverage` must lie between 0 and 1, got {coverage!r}.")
 
@@ -35,9 +35,9 @@ class Scores(NamedTuple):
     shares : ndarray of shape (rows, k)
         Share of the total weight up to and with that row.
     n_samples : float
-        As many of equal weight would say as much (Kish's effective sample size).
+        Kish's effective sample size: the equivalent number of samples of equal weight.
     inflation : ndarray of shape (k,)
-        What the layer's predictive deviations were multiplied by, for ``std``.
+        Factor from the layer's predictive deviations to ``std``.
     """
 
     values: np.ndarray
@@ -47,14 +47,14 @@ class Scores(NamedTuple):
 
     @classmethod
     def of(cls, calibration: Calibration) -> Scores:
-        """Sort what the final solve handed over."""
+        """Sort the calibration of the final solve."""
         scores = calibration.scores.double().cpu().numpy()
         weights = calibration.weights.double().cpu().numpy()
         squares = np.average(scores**2, axis=0, weights=weights)
         n_samples = calibration.n_samples * weights.sum() ** 2 / (len(weights) * (weights**2).sum())
         pulled = (n_samples * squares + OTHERS * THEIR_SQUARE) / (n_samples + OTHERS)
-        # Residuals of training rows are too small: what exceeds the held-out rows' is a lower
-        # bound of the noise (of targets that are nearly always zero the few others count).
+        # Residuals of training rows are too small. If they exceed those of the held-out rows, they
+        # are a lower bound of the noise (this matters for targets that are nearly always zero).
         least = calibration.training_squares.double().cpu().numpy()
         inflation = np.sqrt(np.maximum(pulled, least))
         scores = scores / inflation
@@ -67,10 +67,11 @@ class Scores(NamedTuple):
         return cls(values, shares, n_samples, inflation)
 
     def quantile(self, coverage: float) -> np.ndarray:
-        """Factor on the standard deviation that covers a new row so often; shape (k,).
+        """Factor on the standard deviation for intervals with this coverage; shape (k,).
 
-        The ``(1 + 1/n) · coverage`` quantile: with rows that are exchangeable and chose nothing
-        the interval then covers at least that often, whatever the distribution [1]_.
+        This is the ``(1 + 1/n) · coverage`` quantile. If the rows are exchangeable and were not
+        used for model selection, the interval has at least this coverage, whatever the distribution
+        [1]_.
 
         References
         ----------
@@ -82,8 +83,8 @@ class Scores(NamedTuple):
             needed = np.ceil(coverage / (1 - coverage) - 1e-9)
             raise ValueError(
                 f"`coverage`={coverage:g} needs at least {needed:.0f} held-out rows of equal "
-                f"weight, there are {self.n_samples:.3g}: raise `validation_fraction`, give "
-                "`X_val` and `y_val` at fit, or ask for less."
+                f"weight, got {self.n_samples:.3g}. Increase `validation_fraction`, pass `X_val` "
+                "and `y_val` to `fit`, or decrease `coverage`."
             )
         first = (self.shares < level * (1 - 1e-12)).sum(axis=0)
         chosen = first.clip(max=len(self.values) - 1)[None]

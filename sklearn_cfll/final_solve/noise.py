@@ -1,4 +1,4 @@
-"""A noise level that differs from row to row: one more closed-form layer on the same features."""
+"""Heteroscedastic noise model: another closed-form layer on the same features."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..heads import Head
 __all__ = ["NoiseModel", "fit_noise", "leave_one_out", "noise_inputs", "points_as_rows"]
 
 RIDGES = torch.logspace(-3, 2, 11, dtype=torch.float64)
-# Held-out rows that judge: enough, and a bound on memory.
+# Largest number of held-out rows for model selection, to bound memory.
 JUDGES = 20_000
-# Squared residuals below this share of their mean count as this: the logarithm of a residual
-# that is zero by chance would weigh more than a hundred others.
+# Squared residuals are at least this fraction of their mean. Otherwise the logarithm of a residual
+# that is zero by chance would outweigh a hundred others.
 SMALLEST = 1e-4
 
 
@@ -26,8 +26,8 @@ class NoiseModel(NamedTuple):
 
     Attributes
     ----------
-    weight : Tensor of shape (k, d), of fields (k, d + 1)
-        On :func:`noise_inputs`. Zero where a constant explains the held-out residuals as well.
+    weight : Tensor of shape (k, d), or (k, d + 1) for fields
+        Weights on :func:`noise_inputs`; zero if a constant explains the held-out residuals as well.
     bias, low, high : Tensor of shape (k,)
         Intercept and bounds of the logarithm.
     """
@@ -52,9 +52,10 @@ class NoiseModel(NamedTuple):
 def leave_one_out(net: Any, data: Any, ridge: float) -> Iterator[tuple[Tensor, Tensor, Any]]:
     """Features, residuals under the last layer fitted to all *other* rows, and weights.
 
-    Batch by batch, from the moments that the layer holds
-    (:func:`~sklearn_cfll.linalg.leave_one_out_residuals`). Features are (n, ..., d); residuals
-    are (rows, k), samples with positions flattened. The backbone has seen the row all the same.
+    They are computed batch by batch, from the moments that the layer holds
+    (:func:`~sklearn_cfll.linalg.leave_one_out_residuals`). Features have shape (n, ..., d);
+    residuals have shape (rows, k), with the positions of samples flattened. The backbone was still
+    trained on the row.
     """
     layer = net.module_.last_layer
     for features, targets, sample_weight in net.labelled_features(data):
@@ -64,7 +65,7 @@ def leave_one_out(net: Any, data: Any, ridge: float) -> Iterator[tuple[Tensor, T
 
 
 def points_as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Features (n, positions..., d) as rows, a sample's weight at each of its positions."""
+    """Features (n, positions..., d) as rows; each position gets the weight of its sample."""
     rows = features.reshape(-1, features.shape[-1])
     if sample_weight is None or len(rows) == len(features):
         return rows, sample_weight
@@ -72,12 +73,12 @@ def points_as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tens
 
 
 def noise_inputs(layer: Head, features: Tensor) -> Tensor:
-    """What noise is a function of: features, and of fields the logarithm of their leverage.
+    """Inputs of the noise model: features and, for fields, the logarithm of their leverage.
 
-    The leverage is a sample's mean over its positions, times the rows' total, so that more rows
-    of the same kind do not move it. Where features are unusual the backbone errs too, and at all
-    points of a field together. On tables the column gained nothing. Of an ensemble the first
-    network's features serve: those of all would cost more than its solve.
+    The leverage is a sample's mean over its positions, times the total weight of the rows, so that
+    more rows of the same kind do not change it. If features are unusual, the backbone errs too, at
+    all points of a field together. On tables the leverage gained nothing. For an ensemble only the
+    features of the first network are used: those of all would cost more than its solve.
     """
     if features.ndim == 2:
         return features[:, : layer.in_features // layer.n_members]
@@ -91,14 +92,14 @@ def noise_inputs(layer: Head, features: Tensor) -> Tensor:
 def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) -> NoiseModel:
     """Ridge regression of the logarithm of squared residuals on the features.
 
-    Leave-one-out residuals of the training rows make the shape, the held-out rows its level and
-    the ridge, by the likelihood of a normal distribution. A constant is kept unless the best
-    is better by more than a standard error over the held-out samples.
+    The shape is fitted to leave-one-out residuals of the training rows. The level and the ridge are
+    chosen on the held-out rows by the likelihood of a normal distribution. The noise is constant
+    unless the best model is better by more than one standard error over the held-out samples.
 
     Parameters
     ----------
     net : CFLLNet
-        Its last layer fitted to ``train`` with ``ridge``, moments held.
+        Net whose last layer was fitted to ``train`` with ``ridge`` and holds moments.
     train, valid : RowsDataset
     ridge : float
     constant : Tensor of shape (k,)
@@ -116,8 +117,8 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
     weights, biases = _path(
         held, equal_scales=held.gram.shape[0] > layer.in_features // layer.n_members
     )
-    # Three standard deviations of the fitted logarithms: features of rows unlike the training
-    # rows are unbounded, and an exponential of them more so.
+    # Clip at three standard deviations of the fitted logarithms, because features of rows unlike
+    # the training rows are unbounded, and their exponential even more so.
     spread = ((weights @ held.gram) * weights).sum(2).div(held.total).clamp_min(0.0).sqrt()
     center = held.target_mean
 
@@ -140,10 +141,10 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
     if len(square) < 2:
         return model  # one sample has no standard error
 
-    def mean(values: Tensor) -> Tensor:  # over rows, by weight
+    def mean(values: Tensor) -> Tensor:  # weighted mean over rows
         return (weight * values).sum((-3, -2)) / weight.sum()
 
-    level = mean(square / logs.exp()).log()  # (r, k): makes squared residuals 1 on average
+    level = mean(square / logs.exp()).log()  # (r, k): makes scaled squared residuals one on average
     flat = mean(square).clamp_min(torch.finfo(square.dtype).tiny)
     loss = logs + level[:, None, None] + square / (logs + level[:, None, None]).exp()
     gain = ((flat.log() + square / flat - loss) * weight / weight.mean()).mean(2)  # by sample
@@ -160,7 +161,7 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
 
 
 def _path(block: linalg.Moments, equal_scales: bool) -> tuple[Tensor, Tensor]:
-    """Ridge fits (r, k, d) and (r, k); with columns of unlike kinds on one scale."""
+    """Ridge fits (r, k, d) and (r, k); ``equal_scales`` puts different columns on one scale."""
     scale = torch.ones_like(block.feature_mean)
     if equal_scales:
         spread = (block.gram.diagonal() / block.total).sqrt()

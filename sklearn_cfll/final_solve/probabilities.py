@@ -10,11 +10,11 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 
 __all__ = ["Probabilities"]
 
-# Where no held-out rows say anything. With them a prior that holds each within a factor of e has
-# its centre at this floor and a power of 2, the middle of the development sets.
+# Values without held-out rows. With held-out rows, a prior that keeps each value within a factor of
+# e is centred at this floor and a power of 2, the middle of the development sets.
 POWER, FLOOR = 1.0, 0.01
 CENTER = np.log([2.0, FLOOR])
-# Of the softplus that keeps scores positive: it bends within a few hundredths of zero.
+# Sharpness of the softplus that keeps scores positive. It bends within a few hundredths of zero.
 SHARPNESS = 32.0
 
 
@@ -42,17 +42,17 @@ class Probabilities(NamedTuple):
         *,
         exclusive: bool,
     ) -> Probabilities:
-        """Power and floor of the least log loss.
+        """Fit power and floor by minimising the log loss.
 
         Parameters
         ----------
         scores : ndarray of shape (n, k)
-            Of rows that the last layer was not fitted to.
+            Scores of rows that the last layer was not fitted to.
         targets : ndarray of shape (n, k)
             Indicators of the classes.
         sample_weight : ndarray of shape (n,) or None
         exclusive : bool
-            Whether each row has one of k classes. Otherwise each column is a yes or no: labels,
+            Whether each row belongs to one of k classes. Otherwise each column is binary: a label,
             or the second of two classes.
         """
 
@@ -62,8 +62,8 @@ class Probabilities(NamedTuple):
                 losses = -targets * log_softmax(logits, axis=1)
             else:
                 losses = -(targets * log_expit(logits) + (1 - targets) * log_expit(-logits))
-            # A normal prior: without it, or with one three times as wide, few rows, all of them
-            # right, ask for certainty (benchmarks/classification.py).
+            # A normal prior. Without it, or with one three times as wide, a few rows that are all
+            # classified correctly lead to certainty (benchmarks/classification.py).
             prior = float(np.square(logs - CENTER).sum()) / 2
             return float(np.average(losses.sum(1), weights=sample_weight)) + prior / len(targets)
 
@@ -72,7 +72,7 @@ class Probabilities(NamedTuple):
         return cls(*(float(value) for value in np.exp(found.x)))
 
     def logits(self, scores: np.ndarray, *, exclusive: bool) -> np.ndarray:
-        """Logits of each class; of each yes against its no where they are not exclusive."""
+        """Logits of each class; binary logits of each column if classes are not exclusive."""
         logits = self.power * _log_positive(scores, self.floor)
         if not exclusive:
             logits -= self.power * _log_positive(1.0 - scores, self.floor)
@@ -84,12 +84,12 @@ class Probabilities(NamedTuple):
         if exclusive:
             return np.asarray(softmax(logits, axis=1))
         found = np.asarray(expit(logits))
-        # Strictly between 0 and 1 also where it rounds to one of them.
+        # Stay strictly between 0 and 1 if a value rounds to one of them.
         eps = np.finfo(found.dtype).eps
         inside: np.ndarray = np.clip(found, eps, 1.0 - eps)
         return inside
 
 
 def _log_positive(scores: np.ndarray, floor: float) -> np.ndarray:
-    """Logarithm of scores, a softplus and a floor keeping its argument positive."""
+    """Logarithm of scores, whose argument a softplus and a floor keep positive."""
     return np.log(np.logaddexp(0.0, SHARPNESS * scores) / SHARPNESS + floor)

@@ -1,7 +1,8 @@
-"""The final exact solve of the last layer, and what held-out rows say of it."""
+"""The final exact solve of the last layer, and its evaluation on held-out rows."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from ..heads import Head
 from ..linalg import RIDGES
+from ..training.batches import RowsDataset
 from .noise import NoiseModel, fit_noise, noise_inputs, points_as_rows
+from .offset import Offset, less_offset
 
 __all__ = [
     "Calibration",
@@ -22,13 +25,13 @@ __all__ = [
 ]
 __all__ += ["refit_last_layer"]
 
-# How far an uncertain share is shrunk; benchmarks/small_data.py shows what it keeps safe. Of
-# fewer rows than these a standard error says little of its own error: more doubt.
+# Strength of the shrinkage of an uncertain coefficient; benchmarks/small_data.py measures it. With
+# fewer rows than ENOUGH_ROWS, a standard error is itself imprecise, and shrinkage is stronger.
 DOUBT, ENOUGH_ROWS = 2.0, 40
 
 
 class Calibration(NamedTuple):
-    """Rows that the network was not trained on, as a last layer not fitted to them sees them.
+    """Residuals of rows outside the training set, under a last layer not fitted to them.
 
     Attributes
     ----------
@@ -37,11 +40,11 @@ class Calibration(NamedTuple):
     weights : Tensor of shape (rows,)
         Sample weights.
     n_samples : int
-        Samples behind the rows; fewer than rows where samples have positions.
+        Number of samples; fewer than rows if samples have positions.
     residuals : Tensor of shape (n, ..., k)
-        Target minus prediction; a classifier's probabilities are made from them.
+        Target minus prediction; the probabilities of a classifier are fitted to them.
     training_squares : Tensor of shape (k,)
-        Mean squared score of the training rows, zero where it is not known.
+        Mean squared score of the training rows, zero if unknown.
     """
 
     scores: Tensor
@@ -52,22 +55,24 @@ class Calibration(NamedTuple):
 
 
 class Refit(NamedTuple):
-    """What the final solve found.
+    """Result of the final solve.
 
     Attributes
     ----------
     ridge : float
     noise_variance : Tensor of shape (k,)
-        Mean squared residual per target: of the held-out rows under the fit to the others,
-        of the training rows where none were held out.
+        Mean squared residual per target: on the held-out rows under the fit to the others, or on
+        the training rows if none were held out.
     exact : bool
-        The last layer is the ridge fit to all rows, and not what training left.
+        Whether the last layer is the ridge fit to all rows, not the result of training.
     path_errors : Tensor of shape (len(RIDGES), k) or None
-        Mean squared residual of the held-out rows for each of ``RIDGES``.
+        Mean squared residual on the held-out rows for each of ``RIDGES``.
     noise : NoiseModel or None
-        Noise of single rows, its level and shape judged on the held-out rows.
+        Noise of individual rows, with level and shape chosen on the held-out rows.
     calibration : Calibration or None
-        Of the held-out rows.
+        Calibration on the held-out rows.
+    offset : Offset or None
+        Offset fitted to all rows.
     """
 
     ridge: float
@@ -76,70 +81,85 @@ class Refit(NamedTuple):
     path_errors: Tensor | None = None
     noise: NoiseModel | None = None
     calibration: Calibration | None = None
+    offset: Offset | None = None
 
 
 def refit_last_layer(
-    net: Any, train: Any, valid: Any, ridge: float | None = None, lowest: float = 0.0
+    net: Any,
+    train: RowsDataset,
+    valid: RowsDataset | None,
+    ridge: float | None = None,
+    lowest: float = 0.0,
+    offset: Offset | None = None,
 ) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
     Parameters
     ----------
     net : CFLLNet
-        Trained; its last layer is changed.
+        Trained net, whose last layer is changed.
     train, valid : RowsDataset
         ``valid`` may be None.
     ridge : float, optional
-        Taken where there are no held-out rows. Default: chosen from the moments of the training
+        Ridge to use without held-out rows. By default it is chosen from the moments of the training
         rows (:func:`~sklearn_cfll.linalg.final_ridge`), with a correction for features that were
-        shaped by the same targets.
+        trained on the same targets.
     lowest : float, default=0.0
-        Smaller ridges are not taken.
+        Smallest ridge that may be chosen.
+    offset : Offset, optional
+        Offset fitted to ``train``, to whose residuals the net was trained. It is refitted to all
+        rows.
     """
+    rows = train, valid
+    train = less_offset(train, offset)
     layer = net.module_.last_layer
     with net.naming_divergence():
         layer.refit(net.labelled_features(train), ridge=ridge)
     if valid is None:
         left = mean_squared_residuals(net, train)
-        # With fixed features a row left out of the last layer was not seen at all.
+        # With fixed features, a row left out of the last layer was not used at all.
         fixed = net.optimizer_ is None and not _has_points(net, train)
         calibration = calibrate(net, train, left, None, _left_out_residuals) if fixed else None
-        return Refit(layer.final_ridge, left, exact=True, calibration=calibration)
+        found = layer.final_ridge
+        return Refit(found, left, exact=True, calibration=calibration, offset=offset)
+    valid = less_offset(valid, offset)
     path = layer.ridge_path(torch.tensor(RIDGES))
     errors = path_errors(net, valid, path)
     first = sum(ridge < lowest for ridge in RIDGES)
     best = first + int(errors[first:].mean(1).argmin())
     ridge, left = RIDGES[best], errors[best]
     layer.solve(ridge)
-    linear, shrinkage = net.module_.linear, None
-    if linear is not None:
+    shrinkage = None
+    if offset is not None:
         shrinkage = shrink_to_evidence(net, valid)
         layer.solve(ridge, shrinkage)
         left = mean_squared_residuals(net, valid)
     noise = fit_noise(net, train, valid, ridge, left)
-    # Points of a field are many and share their sample: leaving one out says little, and the
-    # last layer hardly moves when the held-out samples are added.
+    # A field has many points per sample, so leaving out a single point is uninformative, and the
+    # last layer hardly changes when the held-out samples are added.
     calibration = None
     if _has_points(net, valid):
         calibration = calibrate(net, valid, left, noise, train=train)
-    if linear is not None:
-        linear.fit(train, valid)
+    if offset is not None:
+        offset = offset.refitted(*(part for part in rows if part is not None))
+        train, valid = less_offset(rows[0], offset), less_offset(rows[1], offset)  # type: ignore[arg-type]
         layer.refit(net.labelled_features(train), ridge=ridge)
     for batch in net.labelled_features(valid):
         layer.accumulate(*batch)
     layer.solve(ridge, shrinkage)
     if calibration is None:
-        calibration = calibrate(net, valid, left, noise, _left_out_residuals, train)
-    return Refit(ridge, left, True, errors, noise, calibration)
+        left_out = functools.partial(_left_out_residuals, offset=offset)
+        calibration = calibrate(net, valid, left, noise, left_out, train)
+    return Refit(ridge, left, True, errors, noise, calibration, offset)
 
 
 def shrink_to_evidence(net: Any, held_out: Any) -> Tensor:
-    """How much of the last layer's prediction to believe, target by target; shape (k,).
+    """Shrinkage factor of the last layer's prediction for each target; shape (k,).
 
-    The least-squares share b of the prediction in what it should predict on held-out rows,
-    clipped to [0, 1], times ``b² / (b² + c se²)``, c = 2 and of m < 40 rows ``2 (40/m)²``: near
-    one where the rows leave no doubt that the network helps, near zero where b is no larger than
-    its standard error.
+    It is b times ``b² / (b² + c se²)``. b is the least-squares coefficient of the prediction on the
+    held-out rows, clipped to [0, 1], and se its standard error; c = 2, or ``2 (40/m)²`` for m < 40
+    rows. The factor is near one if the held-out rows leave no doubt that the network helps, and
+    near zero if b is no larger than its standard error.
     """
     layer = net.module_.last_layer
     parts = [(layer(f), t, w) for f, t, w in net.labelled_features(held_out)]
@@ -169,9 +189,9 @@ def predictive_variance(
     noise: NoiseModel | None,
     left_out: Tensor | None = None,
 ) -> Tensor:
-    """``σ²(x) + σ² · leverage``: the row's own noise, and what the weights are unsure of.
+    """``σ²(x) + σ² · leverage``: noise of the row plus uncertainty of the weights.
 
-    ``left_out`` holds the weights of rows that are in the moments: theirs is the variance under
+    ``left_out`` holds the sample weights of rows that are in the moments, for their variance under
     the fit to all other rows.
     """
     variance = layer.variance(features, noise_variance, left_out)
@@ -188,19 +208,21 @@ def _has_points(net: Any, data: Any) -> bool:
 
 
 def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
-    """Residuals and variances of rows that the last layer was not fitted to; and weights."""
+    """Residuals, variances and weights of rows that the last layer was not fitted to."""
     layer = net.module_.last_layer
     for features, targets, sample_weight in net.labelled_features(data):
         yield targets - layer(features), variance(features, None), sample_weight
 
 
-def _left_out_residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
-    """What :func:`_residuals` gives of rows that the last layer *was* fitted to.
+def _left_out_residuals(
+    net: Any, data: Any, variance: Any, offset: Offset | None = None
+) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """Like :func:`_residuals`, for rows that the last layer *was* fitted to.
 
-    Each row as the layer fitted to all others sees it, exactly; the linear part likewise.
+    Each row is predicted exactly by the last layer and the offset fitted to all other rows.
     """
-    layer, linear = net.module_.last_layer, net.module_.linear
-    more = None if linear is None else linear.left_out_shift(data)
+    layer = net.module_.last_layer
+    more = None if offset is None else offset.left_out_shift(data)
     start = 0
     for features, targets, sample_weight in net.labelled_features(data):
         ones = features.new_ones(len(features))
@@ -220,15 +242,15 @@ def calibrate(
     residuals: Callable[..., Iterator[tuple[Tensor, Tensor, Any]]] = _residuals,
     train: Any = None,
 ) -> Calibration:
-    """Residuals of rows that the network was not trained on, beside their predicted deviations.
+    """Residuals of rows outside the training set, relative to their predicted deviations.
 
-    Those of ``train`` are looked at, too, if given: see :class:`Calibration`.
+    Residuals of ``train`` are used too, if given; see :class:`Calibration`.
     """
     layer = net.module_.last_layer
     floor = torch.finfo(noise_variance.dtype).tiny
 
     def variance(features: Tensor, left_out: Tensor | None) -> Tensor:
-        if not layer.holds_moments:  # what the weights are unsure of is not known
+        if not layer.holds_moments:  # the uncertainty of the weights is unknown
             return noise_variance.expand(*features.shape[:-1], -1)
         return predictive_variance(layer, features, noise_variance, noise, left_out)
 

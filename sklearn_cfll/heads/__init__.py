@@ -1,4 +1,4 @@
-"""Last layers whose weights are solved for, and the protocol that both keep."""
+"""Last layers whose weights are computed in closed form, and their common protocol."""
 
 from .closed_form import ClosedFormLastLayer
 from .ensemble import EnsembleLastLayer

@@ -1,4 +1,4 @@
-"""ClosedFormLastLayer: a linear layer whose weights are solved for, not descended to."""
+"""ClosedFormLastLayer: a linear layer whose weights are computed in closed form."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ HALF = (torch.float16, torch.bfloat16)
 MEMORIES = ("proximal", "statistics")
 SOLVERS = ("auto", "cholesky", *linalg.SOLVERS)
 _MOMENT_BUFFERS = tuple(f"moments_{name}" for name in Moments._fields)
-_OF_A_FIT = (*_MOMENT_BUFFERS, "moments_ridge", "shrinkage")
-_COMING_AND_GOING = (*_OF_A_FIT, "feature_power")
+_FIT_BUFFERS = (*_MOMENT_BUFFERS, "moments_ridge", "shrinkage")
+_OPTIONAL_BUFFERS = (*_FIT_BUFFERS, "feature_power")
 Memory = tuple[Moments | None, Tensor | None]  # moments and shrinkage
-# A batch whose features vary less than this share of their usual power is pulled as one that has
-# it: with a penalty relative to next to nothing its few rows would throw the weights about. Of
-# the usual power each batch makes up a hundredth.
+# The penalty is relative to the feature power, or to this share of its running mean if that is
+# larger: in a batch whose features hardly vary, a penalty close to zero would make the weights
+# erratic. Each batch enters the running mean with weight 0.01.
 LEAST_SHARE, NEWEST_SHARE = 1e-3, 0.01
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class NotFiniteError(ValueError):
-    """Rows that no weights can be solved from; ``argument`` names what holds them."""
+    """Raised if no weights can be computed from the rows; ``argument`` names the array at fault."""
 
     def __init__(self, argument: str, message: str) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class NotFiniteError(ValueError):
 
 
 def _in_full_precision(method: _Method) -> _Method:
-    """Outside autocast, in whose precision a solve would lose most of its digits."""
+    """Disable autocast in a method: in half precision a solve would lose most of its digits."""
 
     @functools.wraps(method)
     def outside(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -57,38 +57,39 @@ def _in_full_precision(method: _Method) -> _Method:
 class ClosedFormLastLayer(nn.Module):
     """Linear last layer whose weights minimise the squared loss in closed form.
 
-    It holds no parameters, only buffers: an optimiser over ``model.parameters()`` trains
-    the backbone alone. Call :meth:`update` on each batch in the training loop::
+    It has no parameters, only buffers, so an optimiser over ``model.parameters()`` trains only the
+    backbone. Call :meth:`update` on each batch in the training loop::
 
         prediction = head.update(backbone(x), y)  # solves, then predicts
-        F.mse_loss(prediction, y).backward()      # gradient of the backbone, weights held
+        F.mse_loss(prediction, y).backward()      # gradient of the backbone, weights fixed
 
     Parameters
     ----------
     in_features : int, optional
-        Width d of the features. As in torch's lazy modules, a size that is not given is read
-        off the first rows that the layer is solved for. Until then it predicts zeros, for a
-        single target if ``out_features`` is not given either.
+        Number d of features. As in torch's lazy modules, a size that is not given is inferred from
+        the first features and targets. Until then the layer predicts zeros, for a single target if
+        ``out_features`` is not given either.
     out_features : int, optional
         Number k of targets.
     ridge : float, default=1.0
-        Strength α of the penalty towards the memory, relative to the mean feature power, so
-        that it means the same for any backbone. ``ridge=0`` interpolates a batch with
-        fewer rows than features, after which the backbone learns nothing. It belongs to
-        updates on batches; :meth:`refit` chooses a ridge of its own.
+        Strength α of the penalty towards the previous weights (towards zero with
+        ``memory="statistics"``), relative to the mean feature power, so that its effect does not
+        depend on the scale of the features. ``ridge=0`` interpolates a batch with fewer rows than
+        features, and the backbone then learns nothing. It is used by updates on batches only;
+        :meth:`refit` chooses its own ridge.
     decay : float, default=1.0
-        Share γ of the earlier information that survives an update. With ``"proximal"``
-        memory 1 is the paper's update and 0 fits each batch afresh; with ``"statistics"``
-        it is the forgetting factor of recursive least squares.
+        Factor γ on the earlier information at each update. With ``"proximal"`` memory, 1 is the
+        paper's update and 0 fits each batch from scratch; with ``"statistics"``, it is the
+        forgetting factor of recursive least squares.
     memory : {"proximal", "statistics"}, default="proximal"
-        "proximal" remembers the last weights; "statistics" the decayed moments of all rows
-        seen: with ``decay=1`` and a frozen backbone the exact ridge fit to all of them, in
-        any order and any split into batches.
+        "proximal" keeps the previous weights. "statistics" keeps the decayed moments of all rows
+        seen: with ``decay=1`` and a frozen backbone, the result is the exact ridge fit to all rows,
+        whatever their order and their split into batches.
     solver : {"auto", "cholesky", "primal", "dual", "cg"}, default="auto"
-        How a proximal update is solved. "auto" takes conjugate gradients where they are
-        cheaper and accurate, else the smaller of the two factorisations.
+        Solver of a proximal update. "auto" uses conjugate gradients if they are cheaper and
+        accurate, otherwise the smaller of the two factorisations.
     fit_intercept : bool, default=True
-        The intercept is never penalised.
+        Whether to fit an intercept, which is never penalised.
     device, dtype : optional
         As for :class:`torch.nn.Linear`.
 
@@ -96,25 +97,25 @@ class ClosedFormLastLayer(nn.Module):
     ----------
     weight : Tensor of shape (out_features, in_features)
     bias : Tensor of shape (out_features,), or None without intercept
-        Same names and shapes as in :class:`torch.nn.Linear`, whose ``state_dict`` it loads;
-        the way back is :meth:`to_linear`.
+        Same names and shapes as in :class:`torch.nn.Linear`, whose ``state_dict`` can be loaded;
+        :meth:`to_linear` converts back.
     feature_power : Tensor of shape (), or None
-        Running mean of the feature power of the batches: no batch is pulled as if it had less
-        than a thousandth of it.
+        Running mean of the feature power of the batches. The penalty on a batch is relative to at
+        least a thousandth of it.
     final_ridge : float or None
         Ridge of the last exact solve (:meth:`refit`, :meth:`solve`).
 
     Notes
     -----
-    Features may have any leading dimensions, ``(..., in_features)``: on a grid each point
-    is a row of the solve.
+    Features may have any leading dimensions, ``(..., in_features)``: on a grid, each point is a row
+    of the solve.
 
-    Features in float16 or bfloat16, as under autocast, are solved in float32; the weights keep
-    the layer's own dtype.
+    With features in float16 or bfloat16, as under autocast, the solve is done in float32; the
+    weights keep the dtype of the layer.
 
-    Features, targets or weights that are NaN or infinite raise a ValueError and leave the
-    layer as it was. On an accelerator nobody looks, because each look would make the host wait
-    for the device: there the weights become NaN, and with them the loss.
+    Features, targets or sample weights that are NaN or infinite raise a ValueError and leave the
+    layer unchanged. On an accelerator they are not checked, because each check would make the host
+    wait for the device: the weights, and hence the loss, become NaN.
 
     References
     ----------
@@ -140,7 +141,7 @@ class ClosedFormLastLayer(nn.Module):
     moments_ridge: Tensor | None
     shrinkage: Tensor | None
     feature_power: Tensor | None
-    n_members = 1  # networks behind the features, see EnsembleLastLayer
+    n_members = 1  # number of networks that give the features, see EnsembleLastLayer
 
     def __init__(
         self,
@@ -169,13 +170,13 @@ class ClosedFormLastLayer(nn.Module):
         self.memory, self.solver = memory, solver
         self.fit_intercept = fit_intercept
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        # Empty along a dimension whose size is not known yet.
+        # A dimension whose size is not known yet has length zero.
         shape = out_features or 0, in_features or 0
         self.register_buffer("weight", torch.zeros(*shape, **factory))
         self.register_buffer("bias", torch.zeros(shape[0], **factory) if fit_intercept else None)
         for name in _MOMENT_BUFFERS:
             self.register_buffer(name, None)
-        self.register_buffer("moments_ridge", None)  # of the last solve; variance needs it
+        self.register_buffer("moments_ridge", None)  # of the last solve; `variance` needs it
         self.register_buffer("shrinkage", None)
         self.register_buffer("feature_power", None)
 
@@ -189,7 +190,7 @@ class ClosedFormLastLayer(nn.Module):
         return F.linear(self._in_own_dtype(features), self.weight, self.bias)
 
     def member_predictions(self, features: Tensor) -> Tensor:
-        """What the only member predicts; shape (1, ..., k)."""
+        """Predictions of the only member; shape (1, ..., k)."""
         prediction: Tensor = self(features)
         return prediction.unsqueeze(0)
 
@@ -206,10 +207,10 @@ class ClosedFormLastLayer(nn.Module):
         ----------
         features : Tensor of shape (..., d)
         noise_variance : float or Tensor of shape (k,), default=1.0
-            σ², best from held-out rows: residuals of the training rows are too small.
+            σ², preferably estimated on held-out rows: residuals of the training rows are too small.
         left_out : Tensor of shape (...), optional
-            Weights of rows that are in the moments. Theirs is then the variance under the fit to
-            all other rows.
+            Sample weights of rows that are in the moments. The variance of each row is then that
+            under the fit to all other rows.
 
         Returns
         -------
@@ -218,8 +219,7 @@ class ClosedFormLastLayer(nn.Module):
         Raises
         ------
         RuntimeError
-            Where no moments are held, that is before :meth:`refit` with
-            ``memory="proximal"``.
+            If there are no moments, that is, before :meth:`refit` with ``memory="proximal"``.
         """
         self._held_moments("variance")
         leverage = self.leverage(features)
@@ -232,9 +232,9 @@ class ClosedFormLastLayer(nn.Module):
 
     @_in_full_precision
     def leverage(self, features: Tensor, ridge: float | None = None) -> Tensor:
-        """Variance of the mean at new rows for noise of variance one; shape (...).
+        """Variance of the predicted mean at new rows for unit noise variance; shape (...).
 
-        See :func:`linalg.leverage`. ``ridge`` is that of the last solve unless given.
+        See :func:`linalg.leverage`. ``ridge`` defaults to that of the last solve.
         """
         block = self._held_moments("leverage")
         rows = features.reshape(-1, self.in_features).to(block.gram)
@@ -254,12 +254,13 @@ class ClosedFormLastLayer(nn.Module):
     ) -> Tensor:
         """Residuals of rows in the moments, each under the fit to all *other* rows.
 
-        Shapes as in :meth:`update`, weights one a row; the result has the shape of targets.
+        Shapes are as in :meth:`update`, with one weight per row; the result has the shape of
+        targets.
         """
         share: Tensor = self.leverage(features, ridge)
         if sample_weight is not None:
             share = share * sample_weight
-        rest = (1.0 - share).clamp_min(torch.finfo(share.dtype).eps)  # of a row that fixes a weight
+        rest = (1.0 - share).clamp_min(torch.finfo(share.dtype).eps)  # 0 for an exactly fitted row
         residuals: Tensor = targets - self(features)
         if self.shrinkage is None:
             return residuals / rest.unsqueeze(-1)
@@ -285,20 +286,20 @@ class ClosedFormLastLayer(nn.Module):
         sample_weight: Tensor | None = None,
         total: float | None = None,
     ) -> Tensor:
-        """Solve for new weights on this batch and what is remembered, then predict.
+        """Solve for the weights on this batch, given the memory, then predict.
 
-        No gradient flows through the solve (envelope theorem); it flows from the result
-        into ``features``.
+        No gradient flows through the solve (envelope theorem), only from the predictions into
+        ``features``.
 
         Parameters
         ----------
         features : Tensor of shape (..., d)
         targets : Tensor of shape (..., k)
-        sample_weight : Tensor of shape (...), or (n,) for one weight a sample, optional
+        sample_weight : Tensor of shape (...), or (n,) for one weight per sample, optional
         total : float, optional
-            Divides the batch's weighted squared error; default the sum of its weights. A
-            loop over mini-batches with weights that average one over all rows passes the
-            batch's number of rows.
+            Divisor of the batch's weighted squared error; default the sum of its weights. A loop
+            over mini-batches, with weights that average one over all rows, passes the number of
+            rows in the batch.
 
         Returns
         -------
@@ -317,7 +318,7 @@ class ClosedFormLastLayer(nn.Module):
         sample_weight: Tensor | None = None,
         total: float | None = None,
     ) -> None:
-        """:meth:`update` without the prediction, for where that is not wanted."""
+        """:meth:`update` without the prediction."""
         rows, wanted, weights = self._as_rows(features, targets, sample_weight)
         if self.memory == "statistics":
             self._hold(self._with_rows(self.moments, rows, wanted, weights, self.decay))
@@ -334,7 +335,7 @@ class ClosedFormLastLayer(nn.Module):
         total: float | None,
         power: Tensor | None = None,
     ) -> linalg.ProximalStep:
-        """What :meth:`step` finds, of one layer or of several at once; nothing is changed."""
+        """Compute the result of :meth:`step` for one or several layers without changing them."""
         power = self.feature_power if power is None else power
         found = linalg.proximal_step(
             rows,
@@ -352,11 +353,11 @@ class ClosedFormLastLayer(nn.Module):
         return found
 
     def _take(self, found: linalg.ProximalStep) -> None:
-        """Become what a proximal step found."""
+        """Take over the result of a proximal step."""
         if self.holds_moments:
-            self.reset_memory()  # of an earlier refit: no longer what the weights come from
+            self.reset_memory()  # moments of an earlier refit do not match the new weights
         usual = self._buffers["feature_power"]
-        # Past nn.Module.__setattr__, see `_assign`.
+        # Bypass nn.Module.__setattr__, see `_assign`.
         self._buffers["feature_power"] = (
             found.power if usual is None else usual.lerp(found.power.to(usual), NEWEST_SHARE)
         )
@@ -367,7 +368,7 @@ class ClosedFormLastLayer(nn.Module):
     def accumulate(
         self, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
     ) -> ClosedFormLastLayer:
-        """Add rows to the held moments without solving; shapes as in :meth:`update`."""
+        """Add rows to the moments without solving; shapes are as in :meth:`update`."""
         rows = self._as_rows(features, targets, sample_weight)
         self._hold(self._with_rows(self.moments, *rows))
         return self
@@ -377,15 +378,15 @@ class ClosedFormLastLayer(nn.Module):
     def solve(
         self, ridge: float | None = None, shrinkage: Tensor | None = None
     ) -> ClosedFormLastLayer:
-        """Ridge fit to all rows in the held moments, pulled towards zero.
+        """Ridge fit to all rows in the moments, penalised towards zero.
 
         Parameters
         ----------
         ridge : float, optional
-            Relative to the mean feature power. Default: that of the last solve; where there
-            was none it is chosen as in :meth:`refit`, each weight a number of repetitions.
+            Relative to the mean feature power. Default: that of the last solve; if there was none,
+            it is chosen as in :meth:`refit`, with weights taken as repetitions.
         shrinkage : Tensor of shape (out_features,), optional
-            Factor on what the fit predicts, kept for later solves; at first one.
+            Factor on the predictions of the fit, kept for later solves; initially one.
         """
         block = self._held_moments("solve")
         if ridge is None:
@@ -405,23 +406,23 @@ class ClosedFormLastLayer(nn.Module):
         Parameters
         ----------
         batches : iterable of (features, targets) or (features, targets, sample_weight)
-            Features are best those of the backbone in evaluation mode.
+            Features should be computed by the backbone in evaluation mode.
         ridge : float, optional
-            Relative to the mean feature power. Default: chosen from the moments of the rows by
-            generalised cross-validation (:func:`linalg.final_ridge`), never the layer's own
-            ``ridge``, which belongs to updates on batches. Better than either is the ridge with
-            the least error on held-out rows (:meth:`ridge_path`).
+            Relative to the mean feature power. By default it is chosen from the moments of the rows
+            by generalised cross-validation (:func:`linalg.final_ridge`); the layer's own ``ridge``
+            is only for updates on batches. The ridge with the smallest error on held-out rows is
+            better than either (:meth:`ridge_path`).
 
         Returns
         -------
         self
-            :attr:`final_ridge` tells the ridge. The moments stay, for :meth:`variance` and for
-            more rows (:meth:`accumulate`, then :meth:`solve`).
+            :attr:`final_ridge` is the ridge that was used. The moments are kept, for
+            :meth:`variance` and for more rows (:meth:`accumulate`, then :meth:`solve`).
 
         Raises
         ------
         ValueError
-            For rows that are not finite, and for no rows at all; the layer stays as it was.
+            If rows are not finite, or if there are no rows; the layer is left unchanged.
         """
         blocks, n_rows = self._moments_of(batches, [self], [lambda features: features])
         self.reset_memory()
@@ -429,18 +430,18 @@ class ClosedFormLastLayer(nn.Module):
         return self.solve(self._chosen_ridge(blocks, n_rows, [self]) if ridge is None else ridge)
 
     def reset_memory(self) -> None:
-        """Forget the moments of earlier rows and the shrinkage; the weights stay."""
-        for name in _OF_A_FIT:
+        """Discard the moments of earlier rows and the shrinkage; the weights are kept."""
+        for name in _FIT_BUFFERS:
             setattr(self, name, None)
 
     def take_memory(self) -> Memory:
-        """Hand over the moments and the shrinkage, and forget them (see :meth:`recall`)."""
+        """Return the moments and the shrinkage, and discard them (see :meth:`recall`)."""
         memory = self.moments, self.shrinkage
         self.reset_memory()
         return memory
 
     def recall(self, memory: Memory, share: float = 1.0) -> None:
-        """Hold what :meth:`take_memory` gave, each row's weight multiplied by ``share``."""
+        """Restore the result of :meth:`take_memory`, with weights multiplied by ``share``."""
         block, self.shrinkage = memory
         if block is not None:
             self._hold(linalg.scale_moments(block, share))
@@ -453,7 +454,7 @@ class ClosedFormLastLayer(nn.Module):
         return self.in_features is not None and self.out_features is not None
 
     def materialize(self, in_features: int, out_features: int) -> None:
-        """Fix sizes that are not known yet; those that are known stay."""
+        """Set sizes that are not known yet; known sizes are kept."""
         self.in_features = in_features if self.in_features is None else self.in_features
         self.out_features = out_features if self.out_features is None else self.out_features
         self.weight = self.weight.new_zeros(self.out_features, self.in_features)
@@ -461,7 +462,7 @@ class ClosedFormLastLayer(nn.Module):
             self.bias = self.bias.new_zeros(self.out_features)
 
     def materialize_for(self, features: Tensor, targets: Tensor) -> None:
-        """Read sizes that are not known yet off rows that match each other."""
+        """Infer unknown sizes from features and targets with the same leading shape."""
         if not self.has_sizes and features.shape[:-1] == targets.shape[:-1]:
             self.materialize(features.shape[-1], targets.shape[-1])
 
@@ -469,19 +470,19 @@ class ClosedFormLastLayer(nn.Module):
 
     @property
     def moments(self) -> Moments | None:
-        """Moments of the rows remembered, or None (see :class:`linalg.Moments`)."""
+        """Moments of the rows seen, or None (see :class:`linalg.Moments`)."""
         if self.moments_total is None:
             return None
         return Moments(*(getattr(self, name) for name in _MOMENT_BUFFERS))
 
     @property
     def holds_moments(self) -> bool:
-        """Whether there are moments to solve again from."""
+        """Whether there are moments for another solve."""
         return self._buffers["moments_total"] is not None
 
     @property
     def final_ridge(self) -> float | None:
-        """Ridge of the last exact solve, None where there was none since the last update."""
+        """Ridge of the last exact solve, None if there was none since the last update."""
         return None if self.moments_ridge is None else float(self.moments_ridge)
 
     def to_linear(self) -> nn.Linear:
@@ -498,8 +499,8 @@ class ClosedFormLastLayer(nn.Module):
         loaded = state_dict.get(prefix + "weight")
         if not self.has_sizes and loaded is not None and loaded.numel():
             self.materialize(loaded.shape[1], loaded.shape[0])
-        # Moments come and go: take the shape of what is loaded, forget what is not in it.
-        for name in _COMING_AND_GOING:
+        # Moments are optional: take the shapes of those loaded, discard those that are missing.
+        for name in _OPTIONAL_BUFFERS:
             value = state_dict.get(prefix + name)
             if value is None:
                 setattr(self, name, None)
@@ -512,7 +513,7 @@ class ClosedFormLastLayer(nn.Module):
     def _as_rows(
         self, features: Tensor, targets: Tensor, sample_weight: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Flatten leading dimensions; a weight a sample is repeated over its positions."""
+        """Flatten leading dimensions; repeat a weight per sample over its positions."""
         if self.in_features is None or self.out_features is None:
             self.materialize_for(features, targets)
         if features.shape[-1] != self.in_features and self.in_features is not None:
@@ -548,7 +549,7 @@ class ClosedFormLastLayer(nn.Module):
         )
 
     def _in_own_dtype(self, features: Tensor) -> Tensor:
-        """Features of any precision in the weights' dtype; autocast casts half on its own."""
+        """Cast features to the dtype of the weights; autocast itself casts half precision."""
         half = features.dtype in HALF
         if half and torch.is_autocast_enabled(features.device.type):
             return features
@@ -556,7 +557,7 @@ class ClosedFormLastLayer(nn.Module):
 
     @property
     def _eps(self) -> float:
-        """Rounding unit of the features, which are computed in the weights' dtype."""
+        """Machine epsilon of the features, which are computed in the weights' dtype."""
         return torch.finfo(torch.promote_types(self.weight.dtype, F32)).eps
 
     def _with_rows(
@@ -567,9 +568,9 @@ class ClosedFormLastLayer(nn.Module):
         sample_weight: Tensor | None,
         decay: float = 1.0,
     ) -> Moments:
-        """Moments of these rows and those held before."""
-        # Sums of products over many rows lose half the digits of float32, so moments are
-        # added up in float64 wherever the device has it.
+        """Moments of these rows and of the earlier ones."""
+        # Sums of products over many rows lose half the digits of float32, so moments are added up
+        # in float64 if the device supports it.
         rows = features, targets, sample_weight
         if features.device.type != "mps":
             features, targets = features.double(), targets.double()
@@ -589,7 +590,7 @@ class ClosedFormLastLayer(nn.Module):
         layers: list[ClosedFormLastLayer],
         own: list[Callable[[Tensor], Tensor]],
     ) -> tuple[list[Moments], float]:
-        """Moments of all rows as seen by each of several layers, and the number of rows."""
+        """Moments of all rows for each of several layers, and the number of rows."""
         blocks: list[Moments | None] = [None] * len(layers)
         weights: list[Tensor] = []
         for features, *rest in batches:
@@ -600,14 +601,14 @@ class ClosedFormLastLayer(nn.Module):
             weights.append(rows[0].new_ones(len(rows[0])) if rows[2] is None else rows[2])
         held = [block for block in blocks if block is not None]
         if not held:
-            raise ValueError("`batches` held no rows. A generator is used up after one pass.")
+            raise ValueError("`batches` has no rows. A generator is exhausted after one pass.")
         return held, linalg.count_rows(torch.cat(weights))
 
     @_in_full_precision
     def _chosen_ridge(
         self, blocks: list[Moments], n_rows: float, layers: Iterable[ClosedFormLastLayer]
     ) -> float:
-        """One for several layers, given the moments of the same rows as each sees them."""
+        """A common ridge for several layers, given the moments of the same rows for each."""
         trained = [(layer.weight, layer.bias) for layer in layers]
         kind: dict[str, Any] = {"fit_intercept": self.fit_intercept, "eps": self._eps}
         return linalg.final_ridge(blocks, n_rows, trained=trained, **kind)
@@ -629,8 +630,8 @@ class ClosedFormLastLayer(nn.Module):
         return self.ridge if self.final_ridge is None else self.final_ridge
 
     def _assign(self, weight: Tensor, bias: Tensor) -> None:
-        # New tensors, never in place: an autograd graph may still hold the old ones. Past
-        # nn.Module.__setattr__, which would cost as much as the intercept's solve.
+        # Not in place: an autograd graph may still hold the old tensors. This bypasses
+        # nn.Module.__setattr__, which would cost as much as the solve for the intercept.
         buffers = self._buffers
         buffers["weight"] = weight.to(self.weight.dtype)
         if self.fit_intercept:
@@ -640,7 +641,7 @@ class ClosedFormLastLayer(nn.Module):
         block = self.moments
         if block is None:
             raise RuntimeError(
-                f"`{method}` needs the moments of the training rows, and none are held: "
+                f"`{method}` needs the moments of the training rows, but there are none: "
                 'call `refit(batches)` first, or train with memory="statistics".'
             )
         return block
@@ -649,10 +650,10 @@ class ClosedFormLastLayer(nn.Module):
 def _check_solved(
     features: Tensor, targets: Tensor, sample_weight: Tensor | None, *solved: Tensor
 ) -> None:
-    """Raise where what was solved is not finite, and say which rows are to blame.
+    """Raise if the solution is not finite, and name the rows that are the cause.
 
-    Rows that are not finite leave nothing finite: to look at the few numbers that came out is
-    cheaper than to look at all rows.
+    Rows that are not finite make the solution not finite, and the solution is cheaper to check than
+    all rows.
     """
     if features.device.type != "cpu":
         return
@@ -669,8 +670,8 @@ def _check_solved(
             rows = bad.nonzero().flatten()
             raise NotFiniteError(
                 name,
-                f"`{name}` must be finite, and {len(rows)} of {len(bad)} rows hold NaN or "
-                f"infinity, the first at index {int(rows[0])}. Leave such rows out or impute them.",
+                f"`{name}` must be finite, but {len(rows)} of {len(bad)} rows contain NaN or "
+                f"infinity, the first at index {int(rows[0])}. Remove or impute such rows.",
             )
         if name == "sample_weight" and bool((value < 0).any()):
             raise ValueError(f"`sample_weight` must not be negative, got {float(value.min()):g}.")
@@ -678,7 +679,7 @@ def _check_solved(
         largest = float(features.abs().max()), float(targets.abs().max())
         raise NotFiniteError(
             "features" if largest[0] >= largest[1] else "targets",
-            f"The rows are too large to square in {features.dtype}: features go up to "
+            f"The values are too large to be squared in {features.dtype}: features go up to "
             f"{largest[0]:g}, targets up to {largest[1]:g}. Scale them.",
         )
 

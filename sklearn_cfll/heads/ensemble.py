@@ -26,22 +26,22 @@ def _shared(name: str) -> Any:
 
 
 class EnsembleLastLayer(nn.Module):
-    """Last layers of networks whose features lie side by side; it predicts by their mean.
+    """Closed-form last layers of several networks; the prediction is their mean.
 
-    Each member is a :class:`ClosedFormLastLayer` on its own block of features and is solved on
-    its own; seen from outside it is one linear layer on all features. Training takes the
-    members' own errors (:meth:`member_predictions`): trained on the error of their mean they
-    would be parts of one network.
+    The features of the networks are concatenated. Each member is a :class:`ClosedFormLastLayer` on
+    its own block of features and is solved separately; together they are one linear layer on all
+    features. Training uses the error of each member (:meth:`member_predictions`): trained on the
+    error of the mean, the members would be parts of one network.
 
     Parameters
     ----------
     in_features : int, optional
-        Width of all features; the first ``in_features / n_members`` are the first member's.
-        Sizes that are not given are read off the first rows, see :class:`ClosedFormLastLayer`.
+        Number of all features; the first ``in_features / n_members`` belong to the first member.
+        Sizes that are not given are inferred from the first rows, see :class:`ClosedFormLastLayer`.
     out_features : int, optional
     n_members : int, default=4
     **options
-        Of each member, see :class:`ClosedFormLastLayer`.
+        Options of each member, see :class:`ClosedFormLastLayer`.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class EnsembleLastLayer(nn.Module):
             self._take_sizes()
 
     def _take_sizes(self) -> None:
-        """Those of the members, once they know them."""
+        """Copy the sizes from the members once they are known."""
         first, *_ = self.members
         if first.has_sizes:
             self.in_features = self.n_members * first.in_features
@@ -106,13 +106,13 @@ class EnsembleLastLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         loaded = state_dict.get(f"{prefix}members.0.weight")
-        if not self.has_sizes and loaded is not None and loaded.numel():  # as its members do
+        if not self.has_sizes and loaded is not None and loaded.numel():  # as the members do
             self.in_features = self.in_features or self.n_members * loaded.shape[1]
             self.out_features = self.out_features or loaded.shape[0]
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _width(self, in_features: int) -> int:
-        """Of one member's features."""
+        """Number of features per member."""
         if self.n_members < 1 or in_features % self.n_members:
             raise ValueError(
                 f"`in_features` must be a multiple of `n_members`, got {in_features} and "
@@ -137,7 +137,7 @@ class EnsembleLastLayer(nn.Module):
         return self.member_predictions(features).mean(0)
 
     def member_predictions(self, features: Tensor) -> Tensor:
-        """What each member predicts; shape (m, ..., k)."""
+        """Predictions of each member; shape (m, ..., k)."""
         if not self.has_sizes:
             return torch.stack([member(block) for member, block in self._parts(features)])
         rows = self.members[0]._in_own_dtype(self._rows(features))
@@ -149,7 +149,7 @@ class EnsembleLastLayer(nn.Module):
         return predictions.reshape(self.n_members, *features.shape[:-1], self.out_features)
 
     def leverage(self, features: Tensor, ridge: float | None = None) -> Tensor:
-        """Mean of the members'; shape (...)."""
+        """Mean leverage of the members; shape (...)."""
         parts = self._parts(features)
         return torch.stack([member.leverage(block, ridge) for member, block in parts]).mean(0)
 
@@ -161,7 +161,8 @@ class EnsembleLastLayer(nn.Module):
     ) -> Tensor:
         """Predictive variance of a new observation; shape (..., k).
 
-        ``σ² (1 + leverage)`` as of one network, and the variance of the members' predictions.
+        The sum of ``σ² (1 + leverage)``, averaged over the members, and the variance of their
+        predictions.
         """
         own = [
             member.variance(block, noise_variance, left_out)
@@ -177,7 +178,7 @@ class EnsembleLastLayer(nn.Module):
         sample_weight: Tensor | None = None,
         ridge: float | None = None,
     ) -> Tensor:
-        """See :meth:`ClosedFormLastLayer.leave_one_out_residuals`: the mean of the members'."""
+        """See :meth:`ClosedFormLastLayer.leave_one_out_residuals`; mean over the members."""
         residuals = [
             member.leave_one_out_residuals(block, targets, sample_weight, ridge)
             for member, block in self._parts(features)
@@ -195,7 +196,7 @@ class EnsembleLastLayer(nn.Module):
         sample_weight: Tensor | None = None,
         total: float | None = None,
     ) -> None:
-        """See :meth:`ClosedFormLastLayer.step`; narrow members are solved for at once."""
+        """See :meth:`ClosedFormLastLayer.step`; narrow members are solved together."""
         self.materialize_for(features, targets)
         first, *_ = self.members
         if first.memory == "statistics":
@@ -215,7 +216,7 @@ class EnsembleLastLayer(nn.Module):
         sample_weight: Tensor | None,
         total: float | None,
     ) -> list[linalg.ProximalStep]:
-        """The proximal step of each member; nothing is changed."""
+        """Compute the proximal step of each member without changing it."""
         first, *_ = self.members
         parts = list(self._parts(features))
         rows, wanted, weights = first._as_rows(parts[0][1], targets, sample_weight)
@@ -249,7 +250,7 @@ class EnsembleLastLayer(nn.Module):
         sample_weight: Tensor | None,
         decay: float = 1.0,
     ) -> None:
-        """Add rows to the moments of all members, or of none where they are not finite."""
+        """Add rows to the moments of all members, or of none if they are not finite."""
         blocks = [
             member._with_rows(member.moments, *member._as_rows(part, targets, sample_weight), decay)
             for member, part in self._parts(features)
@@ -268,7 +269,7 @@ class EnsembleLastLayer(nn.Module):
     def refit(
         self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None
     ) -> EnsembleLastLayer:
-        """See :meth:`ClosedFormLastLayer.refit`; one ridge for all members."""
+        """See :meth:`ClosedFormLastLayer.refit`; all members share one ridge."""
         first, *_ = self.members
         own = [functools.partial(self._block, i) for i in range(self.n_members)]
         blocks, n_rows = first._moments_of(batches, list(self.members), own)
@@ -287,7 +288,7 @@ class EnsembleLastLayer(nn.Module):
         return ridge
 
     def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (r, k, m · d) and intercepts (r, k) for each of r ridges, one for all members."""
+        """Weights (r, k, m · d) and intercepts (r, k) for r ridges shared by all members."""
         weights, biases = zip(*(member.ridge_path(ridges) for member in self.members), strict=True)
         return torch.cat(weights, 2) / self.n_members, torch.stack(biases).mean(0)
 
@@ -307,22 +308,22 @@ class EnsembleLastLayer(nn.Module):
 
     @property
     def moments_total(self) -> Tensor | None:
-        """Total weight of the rows in the moments, which are the same for all members."""
+        """Total weight of the rows in the moments, the same for all members."""
         total: Tensor | None = self.members[0].moments_total
         return total
 
     @property
     def holds_moments(self) -> bool:
-        """Whether there are moments to solve again from."""
+        """Whether there are moments for another solve."""
         holds: bool = self.members[0].holds_moments
         return holds
 
     def to_linear(self) -> nn.Linear:
-        """A plain :class:`torch.nn.Linear` on all features, with the mean's weights."""
+        """A plain :class:`torch.nn.Linear` on all features, with the weights of the mean."""
         return as_linear(self.weight, self.bias)
 
     def _conjugate_gradients(self, features: Tensor) -> bool:
-        """Whether members are wide enough for a solver that is cheaper one by one."""
+        """Whether members are so wide that conjugate gradients on each one are cheaper."""
         first, *_ = self.members
         n_rows = features.numel() // self.in_features
         sizes = n_rows, first.in_features, self.out_features, first.ridge

@@ -1,4 +1,4 @@
-"""Head: what training and the final solve ask of a last layer."""
+"""Head: the interface of a last layer that training and the final solve use."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ __all__ = ["Head"]
 
 @runtime_checkable
 class Head(Protocol):
-    """A linear layer on features (..., d) whose weights are solved for.
+    """A linear layer on features (..., d) whose weights are computed in closed form.
 
-    :class:`ClosedFormLastLayer` and :class:`EnsembleLastLayer` are heads. Shapes are those of
-    :class:`ClosedFormLastLayer`, whose docstrings say what each method does.
+    :class:`ClosedFormLastLayer` and :class:`EnsembleLastLayer` are heads. The methods are
+    documented in :class:`ClosedFormLastLayer`, which also defines the shapes.
 
     Attributes
     ----------
     n_members : int
-        Networks behind the features. Each is solved for on its own block of features.
+        Number of networks that give the features. Each has its own block of features and its own
+        solve.
     weight : Tensor of shape (k, d)
     bias : Tensor of shape (k,), or None without intercept
     in_features, out_features : int
@@ -43,17 +44,17 @@ class Head(Protocol):
 
     @property
     def holds_moments(self) -> bool:
-        """Whether there are moments to solve again from."""
+        """Whether there are moments for another solve."""
         ...
 
     @property
     def moments_total(self) -> Tensor | None:
-        """Total weight of the rows in the moments; None where none are held."""
+        """Total weight of the rows in the moments; None if there are no moments."""
         ...
 
     @property
     def final_ridge(self) -> float | None:
-        """Ridge of the last exact solve, None where there was none since the last update."""
+        """Ridge of the last exact solve, None if there was none since the last update."""
         ...
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class Head(Protocol):
         ...
 
     def member_predictions(self, features: Tensor) -> Tensor:
-        """What each member predicts; shape (m, ..., k)."""
+        """Predictions of each member; shape (m, ..., k)."""
         ...
 
     def step(
@@ -93,7 +94,7 @@ class Head(Protocol):
         ...
 
     def leverage(self, features: Tensor, ridge: float | None = None) -> Tensor:
-        """Variance of the mean at new rows for noise of variance one; shape (...)."""
+        """Variance of the predicted mean at new rows for unit noise variance; shape (...)."""
         ...
 
     def variance(

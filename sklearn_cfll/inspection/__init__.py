@@ -1,8 +1,8 @@
-"""Displays: pictures of fitted estimators, in the manner of scikit-learn's.
+"""Displays: plots of fitted estimators, as in scikit-learn.
 
-Each has ``from_estimator``, where arrays are enough ``from_predictions``, and ``plot(ax=...)``;
-what was drawn stays in attributes that end in ``_``. They need matplotlib (extra ``[plot]``),
-imported when something is drawn.
+Each display has ``from_estimator``, ``plot(ax=...)`` and, if arrays are sufficient,
+``from_predictions``; artists are stored in attributes that end in ``_``. Displays need matplotlib
+(extra ``[plot]``), which is imported when something is drawn.
 """
 
 from .field import FieldDisplay

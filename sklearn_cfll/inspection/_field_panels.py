@@ -47,7 +47,7 @@ def draw_images(
     extent: Sequence[float] | None,
     cmap: str,
 ) -> None:
-    """Truth and prediction on one colour scale, error and deviation on their own."""
+    """Truth and prediction on one colour scale, error and standard deviation on separate ones."""
     error = prediction - truth
     both, largest = np.stack([truth, prediction]), np.nanmax(np.abs(error))
     shared = {"vmin": np.nanmin(both), "vmax": np.nanmax(both), "cmap": cmap}

@@ -1,4 +1,4 @@
-"""From stacks of fields to the ones that a FieldDisplay draws."""
+"""Selection of the fields that a FieldDisplay draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AXES = ("grid_1", "grid_2", "grid_3")
 def check_fields(
     y_true: Any, y_pred: Any, y_std: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Arrays of one shape, the last of which may be None."""
+    """Arrays of the same shape; the last one may be None."""
     truth, prediction = np.asarray(y_true), np.asarray(y_pred)
     std = None if y_std is None else np.asarray(y_std)
     for name, array in (("y_pred", prediction), ("y_std", std)):
@@ -43,7 +43,7 @@ def select_fields(
         expected = " or ".join(_layout(axis, n) for n in (1, 2, 3))
         raise ValueError(
             f"With channels={channels!r}, fields must have shape {expected}, got {fields.shape}. "
-            '`channels` says whether there is an axis of channels and where ("first", "last" or '
+            '`channels` states where the axis of channels is, if there is one ("first", "last" or '
             "None)."
         )
     if not samples:
@@ -57,8 +57,8 @@ def select_fields(
     if n_dim == 3:
         if plane is None:
             raise ValueError(
-                f"Fields of shape {_layout(axis, 3)} are drawn a plane at a time: pass "
-                "plane=(axis of the grid, index), as plane=(2, 0)."
+                f"Fields of shape {_layout(axis, 3)} are drawn one plane at a time: pass "
+                "plane=(axis of the grid, index), for example plane=(2, 0)."
             )
         check_index("plane[0]", plane[0], 3)
         check_index("plane[1]", plane[1], fields.shape[1 + plane[0]])
@@ -74,7 +74,7 @@ def as_list(sample: int | Sequence[int]) -> list[int]:
 
 
 def check_index(name: str, index: int, size: int) -> None:
-    """Raise where there is no such entry, counted from zero."""
+    """Raise if there is no such entry, counted from zero."""
     if not 0 <= index < size:
         raise ValueError(f"`{name}` must lie between 0 and {size - 1}, got {index!r}.")
 

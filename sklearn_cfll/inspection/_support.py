@@ -1,4 +1,4 @@
-"""What all displays share: matplotlib when it is needed, and attributes of a fitted estimator."""
+"""Shared by all displays: import of matplotlib, and attributes of a fitted estimator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["axes_grid", "axes_or_new", "fitted_attribute", "import_pyplot"]
 
 
 def import_pyplot(display: str) -> Any:
-    """``matplotlib.pyplot``, or an error that says how to get it."""
+    """``matplotlib.pyplot``, or an error that says how to install it."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -20,7 +20,7 @@ def import_pyplot(display: str) -> Any:
 
 
 def axes_or_new(display: str, ax: Any) -> Any:
-    """The axes to draw on; a new figure's where none were given."""
+    """The axes to draw on; those of a new figure if None."""
     plt = import_pyplot(display)
     return plt.subplots(layout="constrained")[1] if ax is None else ax
 
@@ -28,7 +28,7 @@ def axes_or_new(display: str, ax: Any) -> Any:
 def axes_grid(
     display: str, ax: Any, shape: tuple[int, int], panel_size: tuple[float, float], **options: Any
 ) -> np.ndarray:
-    """Axes (rows, panels): those given, or those of a new figure of a fitting size."""
+    """Axes (rows, panels): those given, or those of a new figure of suitable size."""
     plt = import_pyplot(display)
     if ax is None:
         size = (panel_size[0] * shape[1], panel_size[1] * shape[0])
@@ -40,12 +40,12 @@ def axes_grid(
 
 
 def fitted_attribute(display: str, estimator: Any, name: str, remedy: str) -> Any:
-    """An attribute that only some fits leave behind, or an error that says which do."""
+    """An attribute that only some fits set, or an error that says which ones do."""
     check_is_fitted(estimator)
     value = getattr(estimator, name, None)
     if value is None:
         raise ValueError(
-            f"{display} needs an estimator with `{name}`, and this {type(estimator).__name__} "
+            f"{display} needs an estimator with `{name}`, but this {type(estimator).__name__} "
             f"has none: {remedy}"
         )
     return value

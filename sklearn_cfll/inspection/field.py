@@ -15,27 +15,27 @@ __all__ = ["FieldDisplay"]
 
 
 class FieldDisplay:
-    """Fields beside what was predicted of them, a row each.
+    """Fields and their predictions, one row each.
 
-    Fields on one axis are lines: truth and prediction within their band, and the error. Those
-    on two are images, the first axis to the right and the second up: truth and prediction on
-    one colour scale, the error (prediction minus truth) on one around zero, and the standard
-    deviation on one from zero.
+    Fields on one axis are drawn as lines: truth and prediction with its band, and the error. Fields
+    on two axes are drawn as images, with the first axis to the right and the second upwards: truth
+    and prediction share a colour scale, that of the error (prediction minus truth) is centred at
+    zero, and that of the standard deviation starts at zero.
 
     Parameters
     ----------
     y_true, y_pred : array-like of shape (n_rows, grid_1) or (n_rows, grid_1, grid_2)
-        All of them are drawn; :meth:`from_predictions` takes some out of more.
+        All of them are drawn; :meth:`from_predictions` selects some.
     y_std : array-like of the same shape, default=None
         Predictive standard deviations.
     labels : list of str, default=None
-        A name for each row, shown where there are several.
+        A name for each row, shown if there are several.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes of shape (n_rows, n_panels)
-        Panels of lines: prediction, error. Of images: truth, prediction, error and, where there
-        is one, standard deviation.
+        The panels are prediction and error for lines; truth, prediction, error and, if given,
+        standard deviation for images.
     figure_ : matplotlib Figure
 
     Examples
@@ -54,7 +54,7 @@ class FieldDisplay:
         if self.y_true.ndim not in (2, 3):
             raise ValueError(
                 "`y_true` must have shape (n_rows, grid_1) or (n_rows, grid_1, grid_2), got "
-                f"{self.y_true.shape}. `from_predictions` takes channels and planes."
+                f"{self.y_true.shape}. `from_predictions` selects channels and planes."
             )
         if labels is not None and len(labels) != len(self.y_true):
             raise ValueError(f"`labels` must name {len(self.y_true)} rows, got {len(labels)}.")
@@ -85,9 +85,9 @@ class FieldDisplay:
         estimator : fitted regressor of fields
         X, y : array-like of shape (n_samples, ...)
         sample : int or sequence of int, default=0
-            The samples that are predicted, a row each.
+            The samples to predict, one row each.
         return_std : bool, default=True
-            Draw the predictive standard deviation too.
+            Whether to draw the predictive standard deviation too.
         **options
             As in :meth:`from_predictions`.
 
@@ -98,7 +98,7 @@ class FieldDisplay:
         import_pyplot(cls.__name__)
         X, y, chosen = np.asarray(X), np.asarray(y), as_list(sample)
         if len(X) != len(y):
-            raise ValueError(f"X and y must hold as many samples, got {len(X)} and {len(y)}.")
+            raise ValueError(f"X and y must have the same length, got {len(X)} and {len(y)}.")
         for i in chosen:
             check_index("sample", i, len(X))
         predicted = estimator.predict(X[chosen], **({"return_std": True} if return_std else {}))
@@ -121,24 +121,24 @@ class FieldDisplay:
         ax: Any = None,
         **options: Any,
     ) -> FieldDisplay:
-        """Draw some fields out of many.
+        """Draw selected fields.
 
         Parameters
         ----------
         y_true, y_pred, y_std : array-like of shape (n_samples, grid...)
-            With an axis of channels where ``channels`` says; ``y_std`` may be None.
+            With an axis of channels as stated by ``channels``; ``y_std`` may be None.
         sample : int or sequence of int, default=0
-            Samples to draw, a row each.
+            Samples to draw, one row each.
         channel : int, default=0
-            Channel to draw, where there are several.
+            Channel to draw, if there are several.
         channels : {"first", "last"} or None, default=None
-            Where the fields have their channels: None for (n, grid...), "first" for
+            Position of the channels: None for (n, grid...), "first" for
             (n, channels, grid...), "last" for (n, grid..., channels).
         plane : tuple of two int, default=None
-            Axis of the grid (0, 1 or 2) and index on it: the plane to draw of fields on three
-            axes.
+            The plane to draw for fields on three axes: axis of the grid (0, 1 or 2) and index on
+            it.
         labels
-            As in the constructor; default the samples' numbers.
+            As in the constructor; default the sample numbers.
         ax, **options
             As in :meth:`plot`.
 
@@ -168,14 +168,14 @@ class FieldDisplay:
         Parameters
         ----------
         ax : array-like of matplotlib Axes of shape (n_rows, n_panels), default=None
-            With one row (n_panels,) will do. A new figure where None.
+            With one row, the shape may be (n_panels,). If None, a new figure is created.
         extent : sequence of float, default=None
-            Ends of the grid: (left, right) of lines, (left, right, bottom, top) of images.
-            Default the points' indices.
+            Ends of the grid: (left, right) for lines, (left, right, bottom, top) for images.
+            Default the indices of the points.
         n_std : float, default=2
             Half width of the band around lines, in standard deviations.
         cmap : str, default="viridis"
-            Colours of truth and prediction.
+            Colour map of truth and prediction.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""PredictionIntervalDisplay: predictions, the interval around them and what was observed."""
+"""PredictionIntervalDisplay: predictions, their intervals and the observations."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["PredictionIntervalDisplay"]
 class PredictionIntervalDisplay:
     """Prediction intervals along one variable: a feature, a dose, a time, or the rows' order.
 
-    A band joins neighbours along ``x``, which is right for rows that differ in nothing but ``x``
-    (one feature on a grid, the others held). Neighbours of other rows have little in common:
-    joined they would draw a zigzag, so each gets a bar.
+    A band joins neighbours along ``x``, which is appropriate if rows differ only in ``x`` (one
+    feature on a grid, the others fixed). Otherwise neighbours are unrelated and a band would be a
+    zigzag, so that each row gets a bar.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class PredictionIntervalDisplay:
     y_pred, lower, upper : array-like of shape (n_samples,)
         Predictions and the ends of their intervals.
     y_true : array-like of shape (n_samples,), default=None
-        Observations, drawn as points; the legend says how many the interval covers.
+        Observations, drawn as points; the legend gives the share inside the intervals.
     kind : {"band", "bars"}, default="band"
-        Whether neighbours along ``x`` are joined.
+        Whether to join neighbours along ``x``.
 
     Attributes
     ----------
@@ -67,11 +67,11 @@ class PredictionIntervalDisplay:
             if array.ndim != 1 or array.shape != expected:
                 wanted = "(n_samples,)" if array.ndim != 1 else f"{expected}, as `x`"
                 raise ValueError(
-                    f"`{name}` must have shape {wanted}, got {array.shape}. Of several targets "
+                    f"`{name}` must have shape {wanted}, got {array.shape}. For several targets, "
                     "pass one column to `from_predictions`."
                 )
         if (arrays["lower"] > arrays["upper"]).any():
-            raise ValueError("`lower` must nowhere be above `upper`.")
+            raise ValueError("`lower` must not be above `upper`.")
         self.x, self.y_pred = arrays["x"], arrays["y_pred"]
         self.lower, self.upper = arrays["lower"], arrays["upper"]
         self.y_true = arrays.get("y_true")
@@ -95,14 +95,14 @@ class PredictionIntervalDisplay:
         kind: str = "band",
         ax: Any = None,
     ) -> PredictionIntervalDisplay:
-        """Draw intervals from anywhere: a conformal method, a bootstrap, a dose-response.
+        """Draw intervals from any source: a conformal method, a bootstrap, a dose-response.
 
         Parameters
         ----------
         x, y_pred, lower, upper, y_true, kind
             As in the constructor.
         ax : matplotlib Axes, default=None
-            A new figure where None.
+            If None, a new figure is created.
 
         Returns
         -------
@@ -121,9 +121,9 @@ class PredictionIntervalDisplay:
         coverage: float = 0.9,
         ax: Any = None,
     ) -> PredictionIntervalDisplay:
-        """Draw the estimator's own intervals, else central normal ones.
+        """Draw the estimator's own intervals, or central normal ones.
 
-        The latter, ``prediction ± z · std``, where it has no ``predict_interval``.
+        The latter, ``prediction ± z · std``, are used if it has no ``predict_interval``.
 
         Parameters
         ----------
@@ -132,13 +132,13 @@ class PredictionIntervalDisplay:
         y : array-like of shape (n_samples,), default=None
             Observations.
         feature : int or str, default=None
-            Column of X along the horizontal axis; a name where X is a frame. Intervals are a band
-            where all other columns are constant, else a bar for each row. None is the column that
-            is not constant; where there are several, rows are sorted by their prediction.
+            Column of X along the horizontal axis; it may be a name if X is a frame. Intervals are a
+            band if all other columns are constant, otherwise one bar per row. None selects the
+            column that is not constant; if there are several, rows are sorted by their prediction.
         coverage : float, default=0.9
-            Probability that an interval is meant to hold.
+            Nominal coverage probability of the intervals.
         ax : matplotlib Axes, default=None
-            A new figure where None.
+            If None, a new figure is created.
 
         Returns
         -------
@@ -172,7 +172,7 @@ class PredictionIntervalDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            A new figure where None.
+            If None, a new figure is created.
 
         Returns
         -------
@@ -211,8 +211,8 @@ def _with_std(estimator: Any, X: Any) -> Any:
             raise
         raise TypeError(
             f"PredictionIntervalDisplay needs a regressor with `predict_interval`, or whose "
-            f"`predict` takes `return_std`; {type(estimator).__name__} has neither. Draw intervals "
-            "from elsewhere by `from_predictions`."
+            f"`predict` takes `return_std`; {type(estimator).__name__} has neither. Use "
+            "`from_predictions` for intervals from another source."
         ) from error
 
 
@@ -228,7 +228,7 @@ def _column(X: Any, columns: np.ndarray, feature: int | str) -> tuple[np.ndarray
     names = [str(name) for name in getattr(X, "columns", ())]
     if isinstance(feature, str):
         if feature not in names:
-            raise ValueError(f"`feature`={feature!r} is no column of X, whose names are {names}.")
+            raise ValueError(f"`feature`={feature!r} is not a column of X, which has {names}.")
         feature = names.index(feature)
     if not 0 <= feature < columns.shape[1]:
         last = columns.shape[1] - 1

@@ -12,18 +12,18 @@ __all__ = ["RidgePathDisplay"]
 
 
 class RidgePathDisplay:
-    """Error on held-out rows for each ridge tried in the final solve, and the one chosen.
+    """Validation error for each ridge tried in the final solve, and the chosen ridge.
 
-    A choice at either end of the path says that the best ridge may lie beyond it.
+    If the chosen ridge is at either end of the path, the best ridge may lie beyond it.
 
     Parameters
     ----------
     ridges : array-like of shape (n_ridges,)
         Relative to the mean feature power, as the parameter ``ridge``.
     errors : array-like of shape (n_ridges,)
-        Mean squared error on held-out rows, over all targets.
+        Mean squared error on the validation set, over all targets.
     chosen : float, default=None
-        Ridge of the final solve; default the one of the smallest error.
+        Ridge of the final solve; default the one with the smallest error.
 
     Attributes
     ----------
@@ -55,17 +55,17 @@ class RidgePathDisplay:
         Parameters
         ----------
         estimator : CFLLRegressor or CFLLClassifier
-            Fitted with ``refit_last_layer=True`` and held-out rows; of a pipeline or a search
-            its last step, ``pipeline[-1]``.
+            Fitted with ``refit_last_layer=True`` and a validation set. For a pipeline or a search,
+            pass its last step, ``pipeline[-1]``.
         ax : matplotlib Axes, default=None
-            A new figure where None.
+            If None, a new figure is created.
 
         Returns
         -------
         RidgePathDisplay
         """
         remedy = (
-            "the ridge of the final solve is chosen from a path where refit_last_layer=True and "
+            "the ridge of the final solve is chosen from a path if refit_last_layer=True and "
             "rows are held out (early_stopping=True, or `X_val` and `y_val` at fit)."
         )
         path = fitted_attribute(cls.__name__, estimator, "ridge_path_", remedy)
@@ -77,7 +77,7 @@ class RidgePathDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            A new figure where None.
+            If None, a new figure is created.
 
         Returns
         -------

@@ -19,15 +19,15 @@ class TrainingCurveDisplay:
     Parameters
     ----------
     history : list of dict
-        A row an epoch, as ``history_`` of an estimator: ``epoch``, ``train_loss`` and, where
-        known, ``valid_loss``, ``learning_rate`` and ``seconds`` (of that epoch).
+        One row per epoch, as ``history_`` of an estimator: ``epoch``, ``train_loss`` and, if known,
+        ``valid_loss``, ``learning_rate`` and ``seconds`` (of that epoch).
     best_iteration : int, default=None
-        The epoch whose network was kept; marked on the validation curve.
+        The epoch whose network was kept; it is marked on the validation curve.
 
     Attributes
     ----------
     train_line_, valid_line_ : matplotlib Line2D
-        ``valid_line_`` is None where no rows were held out.
+        ``valid_line_`` is None if no rows were held out.
     best_marker_ : matplotlib Line2D or None
     learning_rate_line_ : matplotlib Line2D or None
         On ``learning_rate_ax_``, a twin axis.
@@ -61,7 +61,7 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         estimator : CFLLRegressor or CFLLClassifier
-            Fitted; of a pipeline or a search its last step, ``pipeline[-1]``.
+            Fitted. For a pipeline or a search, pass its last step, ``pipeline[-1]``.
         x, show_learning_rate, ax
             As in :meth:`plot`.
 
@@ -69,7 +69,7 @@ class TrainingCurveDisplay:
         -------
         TrainingCurveDisplay
         """
-        remedy = "of a pipeline or a search pass the network itself, `pipeline[-1]`."
+        remedy = "for a pipeline or a search, pass the network itself, `pipeline[-1]`."
         history = fitted_attribute(cls.__name__, estimator, "history_", remedy)
         display = cls(history, getattr(estimator, "best_iteration_", None))
         return display.plot(x=x, show_learning_rate=show_learning_rate, ax=ax)
@@ -82,11 +82,11 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         x : {"epoch", "seconds"}, default="epoch"
-            Seconds are those of the epochs added up.
+            Seconds are accumulated over the epochs.
         show_learning_rate : bool, default=False
-            Also the learning rate, on a twin axis.
+            Whether to show the learning rate, on a twin axis.
         ax : matplotlib Axes, default=None
-            A new figure where None.
+            If None, a new figure is created.
 
         Returns
         -------
@@ -133,6 +133,6 @@ class TrainingCurveDisplay:
         self.learning_rate_ax_ = twin
 
     def values(self, name: str) -> np.ndarray:
-        """One column of the history, NaN where a row has nothing."""
+        """One column of the history, with NaN for missing values."""
         column = [row.get(name) for row in self.history]
         return np.array([np.nan if value is None else value for value in column])

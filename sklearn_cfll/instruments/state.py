@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .. import persistence
+from .._version import __version__
 from ..estimator.state import (
     available_device,
     check_version,
@@ -110,7 +111,6 @@ class InstrumentStateMixin:
         return estimator
 
     def __getstate__(self) -> dict[str, Any]:
-        from .. import __version__
 
         parent: Any = super()
         state = dict(parent.__getstate__())

@@ -1,9 +1,9 @@
 """The mathematics of a closed-form last layer: pure functions on tensors.
 
 Shapes throughout: ``features`` (n, d), ``targets`` (n, k), ``sample_weight`` (n,),
-``weight`` (k, d) as in :class:`torch.nn.Linear`, so ``features @ weight.T + bias``
-predicts. A *penalty* is absolute: it multiplies ``‖weight‖²`` beside the **mean**
-squared error. A *ridge* is dimensionless: ``penalty = ridge * feature_power``.
+``weight`` (k, d) as in :class:`torch.nn.Linear`, so predictions are ``features @ weight.T + bias``.
+A *penalty* is absolute: it multiplies ``‖weight‖²``, which is added to the **mean** squared error.
+A *ridge* is dimensionless: ``penalty = ridge * feature_power``.
 
 References
 ----------

@@ -1,4 +1,4 @@
-"""The ridge of a final fit to all rows, chosen from their moments when no rows are held out."""
+"""The ridge of a final fit to all rows, chosen from their moments if no rows are held out."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ._moments import Moments, residual_square, ridge_path, without_noise
 
 __all__ = ["RIDGES", "count_rows", "cross_validation_errors", "final_ridge"]
 
-# Half a decade apart: wide enough for clean and for noisy targets alike, and the path costs one
-# eigendecomposition whatever its length.
+# Half a decade apart. The range suits noise-free and noisy targets, and the path costs one
+# eigendecomposition, whatever its length.
 RIDGES = tuple(float(r) for r in torch.logspace(-8, 3, 23, dtype=torch.float64))
 
-# Features were shaped by the targets of the same rows, so that the fit is closer to them than its
-# own parameters explain. Each parameter counts twice (benchmarks/final_ridge.py).
+# Features were trained on the targets of the same rows, so that the fit is closer to the targets
+# than its number of parameters explains. Each parameter counts twice (benchmarks/final_ridge.py).
 OPTIMISM = 2.0
-# With fewer rows per feature than this the rows say little about the ridge. No ridge is larger
-# than this then, nor so large that the residuals grow beyond this many times those that training
-# left: on the smallest tables such ridges cost up to twice the error.
+# With fewer rows per feature than ENOUGH_ROWS, the rows determine the ridge poorly. It is then at
+# most LARGEST_OF_FEW, and the squared residuals are at most MOST_RESIDUAL times those after
+# training: on the smallest tables, larger ridges gave up to twice the error.
 ENOUGH_ROWS, LARGEST_OF_FEW, MOST_RESIDUAL = 10.0, 0.32, 1.5
-# Share of the rows' degrees of freedom that a fit has to leave.
+# Smallest share of the degrees of freedom that must remain after a fit.
 LEAST_REST = 0.05
-# Weights above this many times the smallest are not taken for counts.
+# Weights more than this many times the smallest are not taken as counts.
 MOST_REPETITIONS = 1e4
 
 
@@ -37,13 +37,13 @@ def cross_validation_errors(
 ) -> tuple[Tensor, Tensor]:
     """Generalised cross-validation of many ridges, from the moments alone.
 
-    ``V(λ) = RSS(λ) / n / (1 - c t(λ)/n)²``: with c = 1 that of [1]_, which is the mean squared
-    leave-one-out residual with each row's leverage replaced by the mean one. With eigenvalues
-    ``v`` and eigenvectors ``u`` of the Gram matrix, ``a = cross u`` and the penalty
-    ``p = Σw · ridge · power``,
+    The criterion is ``V(λ) = RSS(λ) / n / (1 - c t(λ)/n)²``. With c = 1 it is that of [1]_: the
+    mean squared leave-one-out residual, with the leverage of each row replaced by the mean
+    leverage. With eigenvalues ``v`` and eigenvectors ``u`` of the Gram matrix, ``a = cross u`` and
+    the penalty ``p = Σw · ridge · power``,
 
     - ``RSS(λ) = Σ (y - ȳ)² - Σ a² (v + 2p) / (v + p)²``, summed over targets as in training;
-    - ``t(λ) = Σ v / (v + p)``, and one more for the intercept.
+    - ``t(λ) = Σ v / (v + p)``, plus one for the intercept.
 
     Parameters
     ----------
@@ -51,10 +51,9 @@ def cross_validation_errors(
     ridges : Tensor of shape (r,)
         Dimensionless, positive.
     n_rows : float, optional
-        ``n``, see :func:`count_rows`; default the sum of the weights, each a number of
-        repetitions.
+        ``n``, see :func:`count_rows`; default the sum of the weights, taken as repetitions.
     optimism : float, default=1.0
-        ``c``. More than one chooses a larger ridge, as [2]_ do against undersmoothing.
+        ``c``. A value above one chooses a larger ridge, as in [2]_ against undersmoothing.
     fit_intercept : bool, default=True
     eps : float, optional
         As for :func:`solve_moments`.
@@ -62,10 +61,10 @@ def cross_validation_errors(
     Returns
     -------
     errors : Tensor of shape (r,)
-        ``V``, infinite where ``c t(λ)`` comes within a twentieth of the number of rows: close to
-        it both residuals and degrees of freedom vanish, and their ratio is rounding.
+        ``V``, infinite if ``c t(λ)`` is within a twentieth of the number of rows: near that number,
+        both residuals and degrees of freedom vanish, and their ratio is dominated by rounding.
     rounding : Tensor of shape (r,)
-        How much of each may be rounding.
+        Possible rounding error of each.
 
     References
     ----------
@@ -79,15 +78,15 @@ def cross_validation_errors(
     values = values.clamp_min(0.0)
     penalties = (ridges.to(values) * power * block.total)[:, None]
     shifted = values + penalties
-    explained = (block.cross @ vectors).square().sum(0)  # by eigenvector, over targets
+    explained = (block.cross @ vectors).square().sum(0)  # per eigenvector, summed over targets
     spread = block.target_square.sum()
     left = spread - (explained * (values + 2.0 * penalties) / shifted.square()).sum(1)
-    # The difference of two sums is off by some units in the last place of the larger one.
+    # The difference of two sums has an error of some units in the last place of the larger one.
     noise = 1e3 * torch.finfo(values.dtype).eps * spread
     parameters = (values / shifted).sum(1) + float(fit_intercept)
     rest = 1.0 - optimism * parameters / (block.total if n_rows is None else n_rows)
     scale = torch.where(rest > LEAST_REST, 1.0 / rest.square(), torch.inf) / block.total
-    tiny = torch.finfo(values.dtype).tiny  # zero times infinity is no number
+    tiny = torch.finfo(values.dtype).tiny  # zero times infinity would be NaN
     return torch.maximum(left, noise).clamp_min(tiny) * scale, noise.clamp_min(tiny) * scale
 
 
@@ -101,18 +100,18 @@ def final_ridge(
 ) -> float:
     """The ridge of a final fit to rows that the features were trained on.
 
-    The least :func:`cross_validation_errors`, with each parameter counted twice for what the
-    features owe to the targets. Of ridges whose errors are the same up to rounding (noise-free
-    targets, constant targets) it is the largest.
+    It minimises :func:`cross_validation_errors`, with each parameter counted twice because the
+    features depend on the targets. If several ridges have the same error up to rounding (noise-free
+    targets, constant targets), it is the largest of them.
 
-    With fewer than ten rows per feature it is at most 0.32, and no larger than leaves one and a
-    half times the squared residuals of the ``trained`` weights: a fit that strays farther from
-    what training found is more often worse than better (``benchmarks/final_ridge.py``).
+    With fewer than ten rows per feature, it is at most 0.32, and the squared residuals are at most
+    one and a half times those of the ``trained`` weights: a fit that is farther from the trained
+    weights is more often worse than better (``benchmarks/final_ridge.py``).
 
     Parameters
     ----------
     blocks : list of Moments
-        The same rows as seen by each of several networks; the sum of their errors decides.
+        Moments of the same rows for each of several networks; the sum of their errors is minimised.
     n_rows : float
     trained : list of (Tensor of shape (k, d), Tensor of shape (k,) or None), optional
         Weights and intercept of each network before the fit.
@@ -150,7 +149,7 @@ def _near_training(
     trained: list[tuple[Tensor, Tensor | None]],
     eps: float | None,
 ) -> int:
-    """How many of the ridges, ascending, keep the residuals close to those of training."""
+    """Number of ridges, in ascending order, with residuals close to those after training."""
     most, left = 0.0, torch.zeros(len(ridges), dtype=blocks[0].gram.dtype)
     for block, own in zip(blocks, trained, strict=True):
         path = zip(*ridge_path(block, ridges, eps=eps), strict=True)
@@ -160,11 +159,12 @@ def _near_training(
 
 
 def count_rows(sample_weight: Tensor) -> float:
-    """How many rows stand behind weights.
+    """Number of rows that sample weights represent.
 
-    Weights that are whole multiples of the smallest positive one are counts: their sum in that
-    unit is what repeated rows would give. Others only say how much a row matters, and each row
-    counts once. Neither changes when all weights are multiplied by the same factor.
+    Weights that are integer multiples of the smallest positive weight are counts: the result is
+    their sum in that unit, as for repeated rows. Other weights only give the importance of a row,
+    and each row counts once. The result does not change if all weights are multiplied by the same
+    factor.
     """
     positive = sample_weight[sample_weight > 0].double()
     if len(positive) == 0:

@@ -1,4 +1,4 @@
-"""Weighted second moments of rows, and every exact ridge fit that follows from them."""
+"""Weighted second moments of rows, and the exact ridge fits computed from them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
 
 
 class Moments(NamedTuple):
-    """Weighted second moments of features and targets: all that a ridge fit needs.
+    """Weighted second moments of features and targets, sufficient for a ridge fit.
 
     Attributes
     ----------
     total : Tensor of shape ()
-        Sum of the sample weights (number of rows when unweighted).
+        Sum of the sample weights (number of rows if unweighted).
     feature_mean, target_mean : Tensor of shape (d,) and (k,)
-        Weighted means; zeros when the rows were not centred.
+        Weighted means; zeros if the rows were not centred.
     gram : Tensor of shape (d, d)
         ``Σ w (φ - mean)(φ - mean)ᵀ``.
     cross : Tensor of shape (k, d)
@@ -74,7 +74,7 @@ def moments(
 def merge_moments(first: Moments, second: Moments, *, center: bool = True) -> Moments:
     """Moments of the union of two blocks of rows (Chan, Golub, LeVeque 1979).
 
-    Works on centred blocks, so that no digits are lost to a large common mean, and is
+    The blocks are centred, so that a large common mean costs no digits. The operation is
     associative up to rounding: the order and the split of the rows do not matter.
     """
     total = first.total + second.total
@@ -97,7 +97,7 @@ def merge_moments(first: Moments, second: Moments, *, center: bool = True) -> Mo
 
 
 def scale_moments(block: Moments, factor: float) -> Moments:
-    """Multiply every sample weight of a block by ``factor`` (forgetting); means stay."""
+    """Multiply every sample weight of a block by ``factor`` (forgetting); means are unchanged."""
     return block._replace(
         total=block.total * factor,
         gram=block.gram * factor,
@@ -127,8 +127,8 @@ def solve_moments(
     ridge : float
         Relative to the mean feature power.
     eps : float, optional
-        Rounding unit of the precision in which the features were computed; default that of
-        the moments. Features that vary by no more than that are left out.
+        Machine epsilon of the precision in which the features were computed; default that of the
+        moments. Features that are constant up to rounding are left out.
     """
     block, power = without_noise(block, eps)
     penalty = ridge * power * safe_total(block) if ridge else 0.0
@@ -182,13 +182,13 @@ def leverage(
 ) -> Tensor:
     """``1/total + aᵀ(Gram + total·penalty·I)⁻¹a`` for each row, ``a = φ - φ̄``; shape (n,).
 
-    The predictive variance of Bayesian linear regression is ``σ² (1 + leverage)``, with
-    the intercept's flat prior giving the first term; that of a training row of weight
-    ``w`` is its hat-matrix entry divided by ``w``.
+    The predictive variance of Bayesian linear regression is ``σ² (1 + leverage)``; the first term
+    of the leverage comes from the flat prior of the intercept. The leverage of a training row of
+    weight ``w`` is its diagonal entry of the hat matrix divided by ``w``.
     """
     block, power = without_noise(block, eps)
     penalty = ridge * power * block.total
-    # A feature that is left out of the fit moves no prediction.
+    # A feature that is left out of the fit has no influence on predictions.
     centered = (features - block.feature_mean) * (block.gram.diagonal() > 0)
     solved = solve_symmetric(block.gram, penalty if ridge else 0.0, centered)
     quadratic = (solved * centered).sum(1)
@@ -196,15 +196,15 @@ def leverage(
 
 
 def safe_total(block: Moments) -> Tensor:
-    """The total weight, positive where there are no rows to divide it by."""
+    """The total weight, replaced by a tiny positive number if there are no rows."""
     return block.total.clamp_min(torch.finfo(block.total.dtype).tiny)
 
 
 def without_noise(block: Moments, eps: float | None) -> tuple[Moments, Tensor]:
-    """The block with constant features left out of its products, and its feature power."""
+    """The block without the products of constant features, and its feature power."""
     eps = torch.finfo(block.gram.dtype).eps if eps is None else eps
     power = moments_power(block, eps)
-    # On an accelerator looking would stall the device.
+    # On an accelerator, this check would stall the device.
     if block.gram.device.type == "cpu" and not bool(near_rounding(power, block.feature_mean, eps)):
         return block, power
     variance = block.gram.diagonal() / safe_total(block)
@@ -223,8 +223,8 @@ def leave_one_out_residuals(
 ) -> Tensor:
     """Residual of each row under the ridge fit to all *other* rows, without refitting.
 
-    ``(yᵢ - ŷᵢ) / (1 - hᵢᵢ)``, h the hat matrix of the fit with the sum-form penalty
-    ``n·penalty‖W‖²`` held fixed while a row is left out (n = ``Σ w`` of all rows).
+    The residual is ``(yᵢ - ŷᵢ) / (1 - hᵢᵢ)``, where h is the hat matrix of the fit. The sum-form
+    penalty ``n·penalty‖W‖²`` is held fixed while a row is left out (n = ``Σ w`` of all rows).
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Proximal ridge updates of a last layer on one batch, and how they are solved."""
+"""Proximal ridge updates of a last layer on one batch, and their solvers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ __all__ = [
     "proximal_update",
 ]
 
-# Products of raw rows err by about eps · ‖φ̄‖²; they are used where features have this many
-# times as much power.
+# Products of uncentred rows have an error of about eps · ‖φ̄‖². They are used only if the feature
+# power is at least this many times as large.
 MARGIN = 32.0
 
 
 class ProximalStep(NamedTuple):
-    """What a proximal update found.
+    """Result of a proximal update.
 
     Attributes
     ----------
@@ -61,22 +61,22 @@ def primal_update(
 ) -> Tensor:
     r"""Proximal ridge update by a ``d × d`` system; the cheaper form when ``d ≤ n``.
 
-    ``γW + (ΦᵀΦ/n + αI)⁻¹ Φᵀ(Y - γΦW)/n``, the minimiser of
+    The update is ``γW + (ΦᵀΦ/n + αI)⁻¹ Φᵀ(Y - γΦW)/n``, the minimiser of
     ``(1/n)‖Y - ΦW‖² + α‖W - γW_t‖²`` (arXiv 2510.04606 for γ = 1).
 
     Parameters
     ----------
     features, targets : Tensor of shape (n, d) and (n, k)
-        Centred, weighted rows (see :func:`center_rows`). Features (m, n, d) and weights
-        (m, k, d) are those of m networks, solved for at once.
+        Centred, weighted rows (see :func:`center_rows`). Features (m, n, d) and weights (m, k, d)
+        are those of m networks, which are solved together.
     weight : Tensor of shape (k, d)
         The previous weights ``W_t``.
     penalty : Tensor or float
         ``α``, absolute. Zero gives the minimum-norm correction.
     decay : float, default=1.0
-        ``γ``: the share of the previous weights to which the update is drawn.
+        ``γ``: the penalty is on the distance to ``γ`` times the previous weights.
     total : Tensor or float, optional
-        Divides the squared error; default the number of rows.
+        Divisor of the squared error; default the number of rows.
 
     Returns
     -------
@@ -99,9 +99,9 @@ def dual_update(
 ) -> Tensor:
     """Proximal ridge update by an ``n × n`` system; the cheaper form when ``n < d``.
 
-    ``γW + Φᵀ(ΦΦᵀ + nαI)⁻¹ (Y - γΦW)``. It solves for the *residual* of the previous
-    weights: solving for the targets alone would forget the part of ``W_t`` outside the
-    span of this batch. Parameters and result as for :func:`primal_update`.
+    The update is ``γW + Φᵀ(ΦΦᵀ + nαI)⁻¹ (Y - γΦW)``. The system is solved for the *residual* of the
+    previous weights: with the targets instead, the part of ``W_t`` outside the span of this batch
+    would be lost. Parameters and result are as for :func:`primal_update`.
     """
     total = float(features.shape[-2]) if total is None else total
     prior = decay * weight
@@ -126,20 +126,20 @@ def conjugate_gradient_update(
 ) -> Tensor:
     """Proximal ridge update by conjugate gradients started at the previous weights.
 
-    Each step costs ``4ndk`` operations against ``2nd·min(n, d)`` for a factorisation, and
-    starts from ``γW_t``, which earlier batches have brought close. With ``n_steps`` ≥ d it
-    is exact up to rounding. It needs a positive penalty, and few steps suffice only where
-    that is not tiny.
+    Each step costs ``4ndk`` operations, compared with ``2nd·min(n, d)`` for a factorisation. The
+    iteration starts from ``γW_t``, which is close to the solution after earlier batches. With
+    ``n_steps`` ≥ d the result is exact up to rounding. The penalty must be positive, and few steps
+    suffice only if it is not tiny.
 
     Parameters
     ----------
     features, targets, weight, penalty, decay, total
         As for :func:`primal_update`.
     feature_mean : Tensor of shape (d,), optional
-        Weighted mean of *raw* features, subtracted inside the products: a centred copy of
-        the features would push a training step's other arrays out of the cache.
+        Weighted mean of *uncentred* features, subtracted inside the products: a centred copy of
+        the features would evict the other arrays of a training step from the cache.
     sample_weight : Tensor of shape (n,), optional
-        Weights of raw rows; ``targets`` are centred but unweighted.
+        Weights of uncentred rows; ``targets`` are centred but unweighted.
     n_steps : int, default=4
         See :func:`conjugate_gradient_steps`.
 
@@ -149,15 +149,15 @@ def conjugate_gradient_update(
 
     Notes
     -----
-    Rows of ``weight`` stay rows (k × d): skinny products are up to eight times faster than
-    in columns. With weighted means removed, ``Aᵀ D (A p) = Φᵀ D (Φ p - φ̄ᵀp)``: the second
-    centring vanishes.
+    The weights are kept as rows (k × d): products with few rows are up to eight times faster than
+    with few columns. With weighted means removed, ``Aᵀ D (A p) = Φᵀ D (Φ p - φ̄ᵀp)``: the second
+    centring is not needed.
     """
     total = float(features.shape[0]) if total is None else total
     shift = penalty * total
     if not isinstance(shift, Tensor):
         shift = torch.tensor(shift, dtype=features.dtype, device=features.device)
-    tiny = torch.finfo(features.dtype).tiny  # keeps 0 / 0 of a solved column at 0
+    tiny = torch.finfo(features.dtype).tiny  # 0 / 0 of a solved column becomes 0
     columns = features.T
 
     def project(rows: Tensor) -> Tensor:
@@ -194,10 +194,10 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {
 
 
 def conjugate_gradient_steps(ridge: float) -> int:
-    """Steps that leave about a tenth of an update unsolved (measured: benchmarks/solvers.py).
+    """Number of steps that solve about nine tenths of an update (measured: benchmarks/solvers.py).
 
-    6 at ridge 1, 3 at 10, 2 from 27 on: the larger the ridge, the closer the system is to a
-    multiple of the identity. What is left is left to the next batch; with twice the steps
+    It is 6 for a ridge of 1, 3 for 10 and 2 from 27 on: the larger the ridge, the closer the system
+    is to a multiple of the identity. The remainder is left to the next batch; with twice the steps,
     trained networks were no better.
     """
     return max(2, math.ceil(6.0 / math.cbrt(max(ridge, 1.0))))
@@ -206,8 +206,8 @@ def conjugate_gradient_steps(ridge: float) -> int:
 def choose_solver(n_rows: int, n_features: int, n_targets: int, ridge: float) -> str:
     """The cheapest solver that is accurate enough (measured: benchmarks/solvers.py).
 
-    Conjugate gradients pay where a factorisation is large and few columns share it, and
-    converge in a handful of steps only when the ridge is not small.
+    Conjugate gradients are cheaper if the factorisation is large and there are few targets. They
+    converge in a few steps only if the ridge is not small.
     """
     smaller = min(n_rows, n_features)
     if smaller >= 128 and ridge >= 1.0 and 12 * n_targets <= smaller:
@@ -227,22 +227,22 @@ def proximal_update(
     fit_intercept: bool = True,
     solver: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """One proximal update of weights and (unpenalised) intercept on a batch of raw rows.
+    """One proximal update of weights and (unpenalised) intercept on a batch of uncentred rows.
 
     Parameters
     ----------
     features, targets : Tensor of shape (n, d) and (n, k)
     weight : Tensor of shape (k, d)
-        Previous weights. With features (m, n, d) and weights (m, k, d) m networks are solved
-        for at once, never by conjugate gradients.
+        Previous weights. Features (m, n, d) and weights (m, k, d) are those of m networks, which
+        are solved together, never by conjugate gradients.
     ridge : float
         Dimensionless: the penalty is ``ridge`` times :func:`feature_power` of the batch.
     decay : float, default=1.0
     sample_weight : Tensor of shape (n,), optional
     total : float, optional
-        Divides the weighted squared error; default ``Σ w``, so that weights mean
-        repetitions. A mini-batch loop whose weights average one over *all* rows passes the
-        batch's row count, so that a batch of light rows moves the weights little.
+        Divisor of the weighted squared error; default ``Σ w``, so that weights act as repetitions.
+        A mini-batch loop whose weights average one over *all* rows passes the number of rows in the
+        batch, so that a batch of rows with small weights changes the solution little.
     fit_intercept : bool, default=True
     solver : {"auto", "cholesky", "primal", "dual", "cg"}, default="auto"
         "cholesky" is the smaller of "primal" and "dual".
@@ -279,15 +279,15 @@ def proximal_step(
     solver: str = "auto",
     least_power: Tensor | None = None,
 ) -> ProximalStep:
-    """:func:`proximal_update` that also tells the batch's feature power.
+    """:func:`proximal_update` that also returns the feature power of the batch.
 
     Parameters
     ----------
     features, targets, weight, ridge, decay, sample_weight, total, fit_intercept, solver
         As for :func:`proximal_update`.
     least_power : Tensor of shape (), optional
-        The penalty is ``ridge`` times this where the batch has less power: in a batch whose
-        features hardly vary a penalty relative to them alone would be next to nothing.
+        Lower bound of the power that multiplies ``ridge``: in a batch whose features hardly vary,
+        the penalty would otherwise be close to zero.
 
     Returns
     -------
@@ -301,7 +301,7 @@ def proximal_step(
     def floored(power: Tensor) -> Tensor:
         return power if least_power is None else torch.maximum(power, least_power)
 
-    # Raw rows are for the caches of a CPU; an accelerator would wait for the comparison.
+    # Uncentred rows save cache on a CPU; on an accelerator, the comparison would stall the device.
     if solver == "cg" and features.device.type == "cpu":
         means = weighted_means(features, targets, sample_weight, center=fit_intercept)
         feature_mean, target_mean, mass = means
@@ -330,7 +330,7 @@ def proximal_step(
         features = features.masked_fill(constant.unsqueeze(-2), 0.0)
         squares = squares.masked_fill(constant, 0.0).sum(-1)
         power = feature_power(squares, n_features, mass, feature_mean)
-    # A float zero, not a tensor: it asks for the minimum-norm solution.
+    # A float zero, not a tensor, selects the minimum-norm solution.
     shift = ridge * floored(power) if ridge else 0.0
     divisor = mass if total is None else total
     steps = {"n_steps": conjugate_gradient_steps(ridge)} if solver == "cg" else {}
@@ -349,7 +349,7 @@ def _raw_power(
     sample_weight: Tensor | None,
     total: Tensor | float,
 ) -> Tensor:
-    """:func:`feature_power` of raw rows, without a centred copy of them."""
+    """:func:`feature_power` of uncentred rows, without a centred copy of them."""
     if sample_weight is None:
         flat = features.reshape(-1)
         square_sum = torch.dot(flat, flat)

@@ -16,7 +16,7 @@ __all__ = [
     "weighted_means",
 ]
 
-# Deviations of fewer units in the last place of the mean than this are rounding.
+# Deviations of fewer than this many units in the last place of the mean are rounding errors.
 ROUNDING = 10.0
 
 
@@ -45,7 +45,7 @@ def weighted_means(
     if sample_weight is None:
         return features.mean(-2), targets.mean(0), float(features.shape[-2])
     total = sample_weight.sum()
-    # A batch of weightless rows has no mean; zero keeps the update finite.
+    # A batch whose weights are all zero has no mean; zero keeps the update finite.
     share = sample_weight / total.clamp_min(torch.finfo(features.dtype).tiny)
     return share @ features, share @ targets, total
 
@@ -65,7 +65,7 @@ def center_rows(
     targets : Tensor of shape (n, k)
     sample_weight : Tensor of shape (n,), optional
     center : bool, default=True
-        False for a fit without intercept: means are then zero.
+        False for a fit without intercept; the means are then zero.
 
     Returns
     -------
@@ -93,12 +93,12 @@ def feature_power(
 ) -> Tensor:
     """Mean power ``tr(ΦᵀΦ) / (total · d)`` of centred features: the unit of ``ridge``.
 
-    With ``penalty = ridge · power`` a ridge means the same for any backbone: multiplying
-    all features by ``c`` leaves predictions unchanged.
+    With ``penalty = ridge · power``, the effect of a ridge does not depend on the scale of the
+    features: multiplying all of them by ``c`` leaves predictions unchanged.
 
-    Constant features have no power but that of rounding noise, which is of the order of
-    ``(eps · mean)²``: hundred times that is the floor. (What noise they have left is to be
-    removed by :func:`constant_features`; the floor keeps divisions finite.)
+    The power of constant features is only rounding noise, of the order of ``(eps · mean)²``. The
+    lower bound of the result is a hundred times that, which keeps divisions finite. (The noise
+    itself is to be removed with :func:`constant_features`.)
 
     Parameters
     ----------
@@ -109,9 +109,9 @@ def feature_power(
         Sum of the weights.
     feature_mean : Tensor of shape (..., d)
     mean_square : Tensor of shape (...), optional
-        ``‖feature_mean‖²`` where it is known already.
+        ``‖feature_mean‖²``, if it is known already.
     eps : float, optional
-        Rounding unit of the precision in which the features were computed; default that of
+        Machine epsilon of the precision in which the features were computed; default that of
         the dtype.
     """
     info = torch.finfo(square_sum.dtype)
@@ -120,15 +120,15 @@ def feature_power(
     noise = (ROUNDING * (info.eps if eps is None else eps)) ** 2
     floor = torch.clamp_min(mean_square * (noise / n_features), info.tiny**0.5)
     if isinstance(total, Tensor):
-        total = total.clamp_min(info.tiny)  # a batch of weightless rows has no power either
+        total = total.clamp_min(info.tiny)  # all weights of a batch may be zero
     return torch.maximum(square_sum / (total * n_features), floor)
 
 
 def near_rounding(power: Tensor, feature_mean: Tensor, eps: float) -> Tensor:
-    """Whether features vary so little beside their means that it may be rounding; a bool.
+    """Whether features vary so little, relative to their means, that it may be rounding; a bool.
 
-    ``power < eps · mean(φ̄²)``: far above the noise, so that in ordinary batches nothing
-    more needs to be looked at.
+    The condition is ``power < eps · mean(φ̄²)``. This is far above the noise, so that ordinary
+    batches need no further check.
     """
     mean_square = torch.linalg.vecdot(feature_mean, feature_mean)
     near: Tensor = power < mean_square * (eps / feature_mean.shape[-1])
@@ -138,9 +138,9 @@ def near_rounding(power: Tensor, feature_mean: Tensor, eps: float) -> Tensor:
 def constant_features(variance: Tensor, feature_mean: Tensor, eps: float) -> Tensor:
     """Features that are constant up to rounding; bool, shape (..., d).
 
-    A fit would take their noise for information and put large weights on it. Rounding of a
-    feature near zero may stem from larger terms that cancel: its own mean or the root mean
-    square of all means, whichever is larger, is the unit.
+    A fit would put large weights on their rounding noise. The rounding error of a feature near zero
+    may come from larger terms that cancel, so the unit is its own mean or the root mean square of
+    all means, whichever is larger.
     """
     squares = feature_mean.square()
     unit = torch.maximum(squares, squares.mean(-1, keepdim=True))

@@ -11,11 +11,11 @@ __all__ = ["solve_symmetric"]
 def solve_symmetric(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Tensor:
     """Solve ``X (matrix + penalty·I) = rows`` for a positive semi-definite matrix.
 
-    All may have leading dimensions for several systems, a penalty that is a tensor too.
+    All arguments may have leading dimensions for several systems, including a tensor penalty.
 
-    Cholesky; where that fails, and for a penalty of zero, an eigendecomposition with the
-    numerically null directions left out (the minimum-norm solution). On an accelerator a
-    failure is marked by NaN instead of being looked up: looking would stall the device.
+    It uses a Cholesky factorisation. If that fails, or if the penalty is zero, it uses an
+    eigendecomposition without the numerically null directions (the minimum-norm solution). On an
+    accelerator, a failure gives NaN instead, because a check would stall the device.
     """
     if not isinstance(penalty, Tensor) and penalty == 0.0:
         return _solve_by_eigenvalues(matrix, 0.0, rows)

@@ -1,4 +1,4 @@
-"""skorch's side: the net, batches of tensors, schedules, callbacks, the final refit."""
+"""Training with skorch: the net, batches of tensors, schedules and callbacks."""
 
 from .callbacks import WeightAveraging
 from .net import CFLLNet

@@ -1,4 +1,4 @@
-"""What CFLLNet needs to keep skorch's conventions: checks, listeners, files."""
+"""The part of CFLLNet that follows skorch's conventions: checks, listeners and files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .steps import UPDATE_ORDERS, CFLLModule
 __all__ = ["SkorchConventions"]
 
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
-# Methods that may look at records of batches if they are not ours.
+# Methods that may use records of batches if a subclass overrides them.
 STEPS = (
     "train_step",
     "train_step_single",
@@ -35,14 +35,14 @@ STEPS = (
     "get_train_step_accumulator",
 )
 OURS = (f"{__package__}.net", "skorch.net")
-# Settings of the last layer that act on a layer in use; others make a new one.
+# Settings that can be changed on an existing last layer; others create a new one.
 LAYER_SETTINGS = ("ridge", "decay", "memory", "solver", "shrinkage")
 
 
 class SkorchConventions(RegressorMixin, skorch.NeuralNet):
-    """The part of CFLLNet that is not about training: options, listeners, files, the score."""
+    """The part of CFLLNet other than training: options, listeners, files and the score."""
 
-    # What CFLLNet has.
+    # Attributes of CFLLNet.
     module_: Any
     callbacks_: list[Any]
     callbacks: Any
@@ -60,7 +60,7 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
                 raise ValueError(f"`{name}` must be one of {sorted(known)}, got {value!r}.")
 
     def check_training_readiness(self) -> None:
-        """Raise, before any work starts, where the options do not let the net train."""
+        """Raise, before any work starts, if the net cannot be trained with these options."""
         super().check_training_readiness()
         self._check_options()
         check_schedule(self.lr_schedule, self.callbacks)
@@ -70,8 +70,8 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
         check_criterion(self.criterion)
         if type(self).infer is not skorch.NeuralNet.infer:
             raise TypeError(
-                f"{type(self).__name__} overrides `infer`, which CFLLNet does not train with: it "
-                "needs the features that the last layer is solved on. Override `forward` of the "
+                f"{type(self).__name__} overrides `infer`, which CFLLNet does not use in training: "
+                "it needs the features for the last layer. Override `forward` of the "
                 "module instead."
             )
 
@@ -81,7 +81,7 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
         return self
 
     def _listen(self) -> None:
-        """Find out who listens to batches; callbacks may have changed since the last epoch."""
+        """Find which batch events have listeners; callbacks may change between epochs."""
         callbacks = [callback for _, callback in self.callbacks_]
         self.listeners_ = {
             hook: listens(self, hook, skorch.NeuralNet)
@@ -118,12 +118,12 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
         try:
             super().notify(method_name, **kwargs)
         except KeyboardInterrupt:
-            # Early stopping and its like end training this way between epochs.
+            # Early stopping and similar callbacks end training this way between epochs.
             self.interrupted_ = method_name in BATCH_HOOKS
             raise
 
     def set_params(self, **kwargs: Any) -> SkorchConventions:
-        """Set parameters; those of the last layer and the rate act on a fitted net too."""
+        """Set parameters; those of the last layer and ``lr`` also act on a fitted net."""
         layer = {k: v for k, v in kwargs.items() if k.split("__")[0] == "last_layer"}
         if self.initialized_ and layer:
             kwargs = {k: v for k, v in kwargs.items() if k not in layer}
@@ -148,7 +148,7 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
         self._initialize_optimizer(self._format_reinit_msg("optimizer", None, False))
 
     def save_params(self, *args: Any, **kwargs: Any) -> None:
-        """See :meth:`skorch.NeuralNet.save_params`; a file is replaced once it is written."""
+        """See :meth:`skorch.NeuralNet.save_params`; files are replaced once complete."""
         names = ("f_params", "f_optimizer", "f_criterion", "f_history")
         kwargs |= dict(zip(names, args, strict=False))
         with contextlib.ExitStack() as stack:
@@ -165,14 +165,14 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
         X
             Inputs as :meth:`predict` takes them.
         y : array of shape (n, ...), optional
-            Targets; those of a data set that holds them may be left out.
+            Targets; may be omitted for a data set with targets.
         sample_weight : array of shape (n,), optional
         """
         if y is None:
             batches = self.get_iterator(self.get_dataset(X), training=False)
             targets = [unpack_batch(batch)[1] for batch in batches]
             if targets[0] is None:
-                raise ValueError("`score` needs targets: give `y`, or a data set that holds them.")
+                raise ValueError("`score` needs targets: pass `y`, or a data set with targets.")
             y = torch.cat(targets).cpu()
         wanted, predicted = (
             np.reshape(part, (len(part), -1)) for part in (np.asarray(y), self.predict(X))
@@ -181,27 +181,27 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
         return score
 
     def _merged(self, inputs: Any, fit_params: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Inputs, and keyword arguments of the module beside them."""
+        """Inputs, and further keyword arguments of the module."""
         if fit_params and isinstance(inputs, Mapping):
             return self._merge_x_and_fit_params(inputs, fit_params), {}
         return inputs, fit_params
 
 
 def check_criterion(criterion: Any) -> None:
-    """Raise unless it is squared error: a class, an instance, or None of a trimmed net."""
+    """Raise unless the criterion is squared error (class or instance), or None in a trimmed net."""
     kind = criterion.func if isinstance(criterion, functools.partial) else criterion
     kind = kind if isinstance(kind, type) else type(kind)
     if criterion is not None and not issubclass(kind, nn.MSELoss):
         name = getattr(criterion, "__name__", None) or kind.__name__
         raise ValueError(
             f"`criterion` must be torch.nn.MSELoss or a subclass of it, got {name}: the last layer "
-            "is solved in closed form, and only squared error has one. To add a penalty on the "
-            "backbone, override `get_loss`; for classes use CFLLClassifier."
+            "is solved in closed form, which exists only for squared error. To add a penalty on "
+            "the backbone, override `get_loss`; for classification use CFLLClassifier."
         )
 
 
 def check_schedule(lr_schedule: str, callbacks: Any) -> None:
-    """Raise where two would set the learning rate."""
+    """Raise if a callback would set the learning rate in addition to the schedule."""
     if lr_schedule == "constant" or not callbacks or isinstance(callbacks, str):
         return
     for item in callbacks:
@@ -210,19 +210,19 @@ def check_schedule(lr_schedule: str, callbacks: Any) -> None:
         if issubclass(kind, LRScheduler):
             raise ValueError(
                 f"`lr_schedule`={lr_schedule!r} (`learning_rate_schedule` of the estimators) and "
-                f'the callback {kind.__name__} would both set the learning rate. Choose "constant" '
-                "beside the callback, or leave the callback out."
+                f'the callback {kind.__name__} would both set the learning rate. Use "constant" '
+                "with the callback, or remove the callback."
             )
 
 
 def listens(listener: Any, hook: str, nothing: type = Callback) -> bool:
-    """Whether this callback, or what only behaves like one, does something at this event."""
+    """Whether a callback, or an object that behaves like one, handles this event."""
     own = hook in getattr(listener, "__dict__", ())
     return own or getattr(type(listener), hook, None) is not getattr(nothing, hook)
 
 
 def parameter_groups(groups: Any, backbone: nn.Module) -> list[tuple[str, Any]]:
-    """Groups of an optimiser whose patterns may name parameters as the user's module does."""
+    """Parameter groups of an optimiser; patterns may use names of the user's module."""
     names = [name for name, _ in backbone.named_parameters()]
     return [
         (f"backbone.{pattern}" if matching(names, pattern) else pattern, group)
@@ -232,16 +232,16 @@ def parameter_groups(groups: Any, backbone: nn.Module) -> list[tuple[str, Any]]:
 
 @contextlib.contextmanager
 def written_whole(target: Any) -> Iterator[Any]:
-    """A path beside the target that takes its place once it is written and on the disk.
+    """Yield a temporary path that replaces the target once it is completely written to disk.
 
-    Whatever kills the writer leaves the old file. Open files are passed through.
+    If the process is killed before that, the old file is kept. Open files are passed through.
     """
     if not isinstance(target, str | os.PathLike) or (
         os.path.exists(target) and not os.path.isfile(target)
     ):
         yield target
         return
-    path = Path(os.path.realpath(target))  # a link goes on pointing to the new file
+    path = Path(os.path.realpath(target))  # a symbolic link is kept
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield str(beside)

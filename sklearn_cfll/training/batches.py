@@ -23,18 +23,17 @@ __all__ += ["as_tensor", "check_unmasked"]
 __all__ += ["from_numpy", "native", "robust_statistics", "spread_rows", "trainable"]
 __all__ += ["unpack_batch"]
 
-# Numbers that statistics and quantiles of the inputs are taken of at once.
+# Number of entries from which statistics and quantiles of the inputs are computed at once.
 ENTRIES = 2**22
-# Times the range of the middle nine tenths: 35 deviations of a normal distribution. What is
-# skewed, or takes few values, stays as it is.
+# Multiple of the 5-95% range: 35 standard deviations of a normal distribution. Skewed columns and
+# columns with few values are not clipped.
 FAR_OUT = 10.0
 
 
 class DenseRows:
     """Rows of an array or tensor, on the device and in its dtype.
 
-    With ``lazy`` rows (a memory map) stay where they are: a batch is read, cast and moved
-    when its turn comes.
+    With ``lazy`` rows (a memory map), each batch is read, cast and moved only when it is needed.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class DenseRows:
         if isinstance(data, Tensor):
             self.data: Any = trainable(data)
         elif lazy:
-            self.data = _where_it_is(np.asarray(data))
+            self.data = _share_memory(np.asarray(data))
         else:
             self.data = from_numpy(data)
         if not lazy:
@@ -64,7 +63,7 @@ class DenseRows:
 
 
 class SparseRows:
-    """Rows of a SciPy sparse matrix, made dense a batch at a time."""
+    """Rows of a SciPy sparse matrix, converted to dense rows batch by batch."""
 
     def __init__(self, data: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
@@ -80,9 +79,9 @@ class SparseRows:
 
 
 class DatasetRows:
-    """Inputs of a ``torch.utils.data.Dataset``, fetched a batch at a time.
+    """Inputs of a ``torch.utils.data.Dataset``, fetched batch by batch.
 
-    One of named inputs gives dicts of tensors.
+    A data set of named inputs gives dicts of tensors.
     """
 
     def __init__(self, data: Dataset, device: torch.device, dtype: Any) -> None:
@@ -124,7 +123,7 @@ class NamedRows:
 
 
 class ChosenRows:
-    """Some rows of others, by index: nothing is copied, also not from a file on disk."""
+    """A selection of rows by index; nothing is copied or read from disk in advance."""
 
     def __init__(self, rows: Any, indices: Tensor) -> None:
         self.rows, self.indices = rows, indices
@@ -142,9 +141,9 @@ Rows = DenseRows | SparseRows | DatasetRows | NamedRows | ChosenRows
 
 
 def as_rows(data: Any, device: torch.device | str, dtype: Any, lazy: bool = False) -> Rows:
-    """Whatever the user holds as rows that a batch can be taken from.
+    """Wrap the user's data as rows from which batches can be taken.
 
-    ``dtype`` is a dict for named inputs; without one the data's own is kept.
+    ``dtype`` is a dict for named inputs; if it is None, the dtype of the data is kept.
     """
     device = torch.device(device)
     if isinstance(data, Mapping):
@@ -160,15 +159,15 @@ def as_rows(data: Any, device: torch.device | str, dtype: Any, lazy: bool = Fals
 
 
 def cast(data: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
-    """Data on the device in a dtype; floats become integers only where nothing is lost."""
+    """Move data to the device and cast it; floats become integers only if nothing is lost."""
     if dtype is None:
         return data.to(device)
     if not dtype.is_floating_point and data.is_floating_point():
         broken = data[data != data.round()]
         if broken.numel():
             raise ValueError(
-                f"X holds {broken[0].item():g}, but the backbone looks integers up, as it did at "
-                "fit: X must hold whole numbers."
+                f"X contains {broken[0].item():g}, but the backbone was fitted to integers, which "
+                "it looks up: X must contain whole numbers."
             )
     return data.to(device, dtype)
 
@@ -182,9 +181,9 @@ class Batch(NamedTuple):
 
 
 class RowsDataset(skorch.dataset.Dataset):
-    """Inputs, targets and sample weights as one data set that hands out whole batches.
+    """Data set of inputs, targets and sample weights that returns whole batches.
 
-    A skorch data set, so that scoring callbacks find ``X`` and ``y``.
+    It is a skorch data set, so that scoring callbacks find ``X`` and ``y``.
 
     Parameters
     ----------
@@ -218,7 +217,7 @@ class RowsDataset(skorch.dataset.Dataset):
         return (first, *(part[0] for part in rest if part is not None))
 
     def subset(self, indices: Any) -> RowsDataset:
-        """The data set of some rows."""
+        """The data set of selected rows."""
         chosen = torch.as_tensor(indices)
         on_device = chosen.to(self.inputs.device)
         return RowsDataset(
@@ -228,7 +227,7 @@ class RowsDataset(skorch.dataset.Dataset):
         )
 
     def batch(self, indices: Tensor | slice) -> Batch:
-        """Inputs, targets and weights of some rows, on the device."""
+        """Inputs, targets and weights of selected rows, on the device."""
         chosen = indices.to(self.inputs.device) if isinstance(indices, Tensor) else indices
         return Batch(
             self.inputs.take(indices),
@@ -242,7 +241,7 @@ def input_statistics(
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean and standard deviation of each entry of an input, in float64, in batches.
 
-    With ``within`` of values that are clipped to these bounds.
+    With ``within``, values are clipped to these bounds first.
     """
     batch_size = max(1, entries // math.prod(dataset.inputs.shape[1:]))
 
@@ -261,18 +260,18 @@ def input_statistics(
 
 
 def spread_rows(n_rows: int, n_columns: int) -> Tensor:
-    """Indices of all rows, or of every second, third... where they hold too many numbers."""
+    """Indices of all rows, or of every second, third... row if there are too many entries."""
     return torch.arange(0, n_rows, -(-n_rows * n_columns // ENTRIES))
 
 
 def robust_statistics(dataset: RowsDataset) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`input_statistics` of columns (n, p) that a few entries far out do not move.
+    """:func:`input_statistics` of columns (n, p), computed without the influence of outliers.
 
-    And the largest distance of an entry to its column's mean.
+    The third result is the largest distance of an entry from the mean of its column.
 
-    They are clipped at ``FAR_OUT`` times the range from the 5% to the 95% quantile beyond
-    these; of many rows every second, third... gives them. Columns where the two are equal are
-    taken as they are.
+    Entries are clipped at ``FAR_OUT`` times the 5-95% range beyond the 5% and 95% quantiles, which
+    are computed from every second, third... row if there are many. Columns in which both quantiles
+    are equal are not clipped.
     """
     rows, _, weights = dataset.batch(spread_rows(*dataset.inputs.shape))
     levels = quantiles(rows, weights, 20).to(dataset.inputs.device)
@@ -286,17 +285,17 @@ def robust_statistics(dataset: RowsDataset) -> tuple[Tensor, Tensor, Tensor]:
 class BatchIterator:
     """Batches by index selection; a drop-in for skorch's ``iterator_train``.
 
-    Rows are spread evenly over ``ceil(n / batch_size)`` batches, so that no short last
-    batch pulls the last layer as hard as a full one does.
+    Rows are spread evenly over ``ceil(n / batch_size)`` batches, because a short last batch would
+    influence the last layer as much as a full one.
 
     Parameters
     ----------
     dataset : RowsDataset or torch.utils.data.Dataset
     batch_size : int
     shuffle : bool, default=False
-        One batch that holds all rows is never shuffled.
+        A single batch of all rows is never shuffled.
     seed : int, default=0
-        Epoch e is shuffled by ``(seed, e)`` alone: a resumed run sees the same batches.
+        The order in epoch e depends only on ``(seed, e)``: a resumed run sees the same batches.
     """
 
     def __init__(self, dataset: Any, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
@@ -319,7 +318,7 @@ class BatchIterator:
 
 
 def fetch(dataset: Any, indices: Tensor | slice) -> Any:
-    """A batch of any map-style data set, at once where the data set knows how."""
+    """A batch of any map-style data set, in one call if the data set supports it."""
     if hasattr(dataset, "batch"):
         return dataset.batch(indices)
     if isinstance(indices, slice):
@@ -333,7 +332,7 @@ def fetch(dataset: Any, indices: Tensor | slice) -> Any:
 
 
 def fetches_by_own_code(source: Any) -> bool:
-    """Whether batches come from arrays: others run a user's code, which may draw numbers."""
+    """Whether fetching a batch runs a user's code, which may draw random numbers."""
     dataset = source.dataset if isinstance(source, BatchIterator) else source
     if not isinstance(dataset, RowsDataset):
         return type(dataset) is not skorch.dataset.Dataset
@@ -344,7 +343,7 @@ def fetches_by_own_code(source: Any) -> bool:
 
 
 def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:
-    """Inputs, targets and weights of a batch that may lack the last or the last two."""
+    """Inputs, targets and weights of a batch; weights, or both of the last two, may be missing."""
     if not isinstance(batch, tuple | list):
         return batch, None, None
     inputs, targets, sample_weight = (*batch, None, None)[:3]
@@ -352,7 +351,7 @@ def unpack_batch(batch: Any) -> tuple[Any, Any, Any]:
 
 
 def _inputs(item: Any) -> Any:
-    """The inputs of a Dataset's item: a tensor, or a dict of named ones."""
+    """The inputs of a Dataset's item: a tensor, or a dict of named tensors."""
     inputs = item[0] if isinstance(item, tuple | list) else item
     if isinstance(inputs, Mapping):
         return {name: as_tensor(part) for name, part in inputs.items()}
@@ -360,23 +359,24 @@ def _inputs(item: Any) -> Any:
 
 
 def check_unmasked(value: Any, name: str) -> Any:
-    """The data of a masked array of which nothing is masked; anything else as it is."""
+    """The data of a masked array without masked entries; other values are returned unchanged."""
     if not isinstance(value, np.ma.MaskedArray):
         return value
     masked = np.argwhere(np.ma.getmaskarray(value))
     if len(masked):
         raise ValueError(
             f"`{name}` is a masked array, and {len(masked)} of its {value.size} entries are "
-            f"masked, the first at index {tuple(masked[0].tolist())}. Fill them in "
-            f"(`{name}.filled(...)`, or NaN and an imputer), or leave such rows out."
+            f"masked, the first at index {tuple(masked[0].tolist())}. Fill them "
+            f"(`{name}.filled(...)`, or NaN and an imputer), or remove such rows."
         )
     return np.asarray(value)
 
 
 def native(data: Any, dtype: Any = None) -> np.ndarray:
-    """An array in C order and this machine's byte order, of a dtype that torch has.
+    """An array in C order and native byte order, of a dtype that torch supports.
 
-    Floats become float32 or float64, unsigned integers of 16 bits and more signed ones.
+    Floats become float32 or float64. Unsigned integers of 16 and 32 bits become int64, those of 64
+    bits float64.
     """
     data = np.asarray(data)
     kind, size = data.dtype.kind, data.dtype.itemsize
@@ -387,35 +387,35 @@ def native(data: Any, dtype: Any = None) -> np.ndarray:
     elif dtype is None:
         dtype = data.dtype.newbyteorder("=")
     data = np.asarray(data, dtype=dtype, order="C")
-    # Of an axis of length one NumPy does not mind the sign of the stride; torch does.
+    # NumPy ignores a negative stride on an axis of length one; torch does not.
     return data.copy() if min(data.strides, default=0) < 0 else data
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A tensor of what may be one, an array of any layout, or a list."""
+    """Convert a tensor, an array of any layout, or a list to a tensor."""
     if isinstance(value, Tensor):
         return trainable(value)
     return from_numpy(check_unmasked(value, "array"))
 
 
 def trainable(tensor: Tensor) -> Tensor:
-    """A copy of a tensor that was made in inference mode: no graph may keep views of it."""
+    """The tensor, copied if it was made in inference mode: autograd cannot save such tensors."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _where_it_is(data: np.ndarray) -> Any:
-    """A tensor on the array's memory; the array where torch cannot take its layout."""
+def _share_memory(data: np.ndarray) -> Any:
+    """A tensor that shares the array's memory; the array if torch does not support its layout."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return torch.from_numpy(data)
-    except (TypeError, ValueError):  # byte order, negative strides: mended batch by batch
+    except (TypeError, ValueError):  # byte order or negative strides: converted batch by batch
         return data
 
 
 def from_numpy(data: Any) -> Tensor:
-    """A tensor on the array's memory where torch can take it, else on that of a copy.
+    """A tensor that shares the array's memory if torch supports it, otherwise that of a copy.
 
-    It may be read-only: nothing here writes to it.
+    The memory may be read-only: this package does not write to it.
     """
-    return _where_it_is(native(data))
+    return _share_memory(native(data))

@@ -1,4 +1,4 @@
-"""skorch callbacks of our own: progress, averages of weights, scikit-learn's callbacks."""
+"""skorch callbacks: early stopping, progress, weight averaging, scikit-learn's callbacks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["BestEpoch", "EpochBar", "EpochLog", "EpochLoss", "TaskBridge", "Weig
 
 
 class BestEpoch(EarlyStopping):
-    """Stop where the held-out loss has not improved for a while; go back to the best epoch.
+    """Stop if the validation loss has not improved for some epochs; restore the best epoch.
 
-    What skorch does with ``load_best=True``, but for its deep copy of the module's state at
-    every improvement, which fits to few rows would feel.
+    It is skorch's ``load_best=True`` without the deep copy of the module's state at every
+    improvement, which would slow down fits to few rows.
 
     Parameters
     ----------
     patience : int
         Epochs without improvement.
     tol : float
-        Improvement that counts.
+        Smallest decrease of the loss that counts as an improvement.
     start_on : Dataset, optional
-        Held-out rows on which the state that training starts from is judged too: where no epoch
-        is better, that state is kept.
+        Validation set on which the initial state is evaluated too: if no epoch is better, that
+        state is kept.
     """
 
     def __init__(self, patience: int, tol: float, start_on: Any = None) -> None:
@@ -63,7 +63,7 @@ def _copied(value: Any) -> Any:
 
 
 def _silent(*args: Any) -> None:
-    """Where skorch's EarlyStopping may print to."""
+    """Discard what skorch's EarlyStopping prints."""
 
 
 class EpochBar(Callback):
@@ -87,7 +87,7 @@ class EpochBar(Callback):
 
 
 class EpochLog(PrintLog):
-    """skorch's line an epoch, made only where it is shown."""
+    """skorch's line per epoch, formatted only if it is shown."""
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         if net.verbose or self.sink is not print:
@@ -95,9 +95,9 @@ class EpochLog(PrintLog):
 
 
 class EpochLoss(PassthroughScoring):
-    """An epoch's mean loss in the history, without skorch's records of every batch.
+    """Record the mean loss of an epoch without skorch's records of every batch.
 
-    A run that goes on from a loaded history knows the best loss in it.
+    A run that continues from a loaded history starts with the best loss in it.
     """
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
@@ -107,7 +107,7 @@ class EpochLoss(PassthroughScoring):
                 self.best_score_ = row[self.name]
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        if not net.epoch_losses_:  # a `run_single_epoch` of the user's own keeps records
+        if not net.epoch_losses_:  # a user's own `run_single_epoch` keeps records
             super().on_epoch_end(net, **kwargs)
         elif self.name in net.epoch_losses_:
             loss = net.epoch_losses_[self.name]
@@ -120,16 +120,16 @@ class EpochLoss(PassthroughScoring):
 
 
 class WeightAveraging(Callback):
-    """End training with the mean of the weights that its last epochs left.
+    """End training with the mean of the weights after each of the last epochs.
 
-    A remedy for steps that stay large, as with ``learning_rate_schedule="constant"``; a rate
-    that falls to zero averages by itself. Early stopping goes back to a single epoch: use it
-    with ``early_stopping=False``.
+    This helps if steps stay large, as with ``learning_rate_schedule="constant"``; a learning rate
+    that falls to zero has the same effect. Early stopping restores a single epoch: set
+    ``early_stopping=False``.
 
     Parameters
     ----------
     n_epochs : int, default=10
-        How many of ``max_epochs`` to average over.
+        Number of epochs, the last of ``max_epochs``, to average over.
 
     References
     ----------
@@ -178,13 +178,13 @@ class TaskBridge(Callback):
     Parameters
     ----------
     estimator : estimator
-        The one that is being fitted.
+        The estimator that is being fitted.
     context : sklearn.callback.CallbackContext
         Its root task.
     X, y
-        What it is fitted on.
+        The data on which it is fitted.
     fitted_attributes : callable
-        Gives the attributes of the estimator as if training had stopped here.
+        Returns the attributes of the estimator as if training had stopped at this epoch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Scales of input columns, by how predictions move along them."""
+"""Scales of input columns, from the derivatives of the predictions."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from .steps import CFLLModule
 
 __all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "mean_squared_slopes", "slopes"]
 
-# Of training; halves of fewer told nothing (benchmarks/columns.py).
+# Smallest number of training rows; halves of fewer gave no information (benchmarks/columns.py).
 FEWEST_ROWS = 75
-# Of training on each half of the rows before slopes are looked at; twice and four times as
-# many told as much (benchmarks/columns.py).
+# Training steps on each half of the rows before slopes are computed; twice and four times as many
+# gave no more information (benchmarks/columns.py).
 FIRST_RUN_STEPS = 20
-# Shares of the largest mean product: above the first columns count as equal, below the second
-# as noise. Scales differ by a factor of 4.5 at most: with all rows 3.2 and 10 gained less
-# (benchmarks/columns.py).
+# Shares of the largest mean product: columns above the first count as equal, columns below the
+# second as noise. Scales differ by a factor of 4.5 at most; with all rows, factors of 3.2 and 10
+# gained less (benchmarks/columns.py).
 HIGHEST, LOWEST = 0.3, 0.015
 MOST_DIRECTIONS = 16
-WIDTH = 2**11  # numbers that a row counts as at least: what it takes inside a network
+WIDTH = 2**11  # least count of entries per row, for the activations inside a network
 
 
 def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
-    """Derivatives of the predictions by standardised columns.
+    """Derivatives of the predictions with respect to standardised columns.
 
     Parameters
     ----------
     module : CFLLModule
     dataset : RowsDataset
-        n rows of p columns; of many every second, third... is taken.
+        n rows of p columns; if there are many, every second, third... row is used.
 
     Returns
     -------
     Tensor of shape (n, k, p)
-        Times the root of the sample weights. Of more than 16 targets k is the number of random
-        sums of them, whose squares are those of all in expectation.
+        Derivatives times the root of the sample weights. With more than 16 targets, k is the number
+        of random sums of them; the expected square of each sum is the sum of squares over all
+        targets.
     """
     directions = _directions(module.last_layer.out_features).to(dataset.inputs.device)
     n_numbers = len(directions) * dataset.inputs.shape[1]
     inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), max(WIDTH, n_numbers)))
-    # Zero for a constant column: nothing was learnt of it, and its slope is that of chance.
+    # Zero for a constant column: the network learnt nothing about it, and its slope is random.
     standardize = next((part for part in module.modules() if isinstance(part, Standardize)), None)
     if standardize is None:
         deviation = _deviation(inputs, sample_weight).expand_as(inputs)
@@ -55,8 +56,8 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
     inputs.requires_grad_()
     found = []
     for direction in directions:
-        # Of all rows at once: none touches another's slopes. A compiled backbone cannot keep its
-        # graph for the next direction.
+        # One pass for all rows, because the slopes of a row do not depend on the others. A compiled
+        # backbone cannot keep its graph for the next direction.
         totals = module(inputs).sum(0)
         total = totals @ direction.to(totals)
         found.append(torch.autograd.grad(total, inputs)[0] * deviation)
@@ -77,10 +78,11 @@ def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | No
     Returns
     -------
     Tensor of shape (p,), or None
-        None where inputs are not rows of numbers, or predictions have no derivative by them, or
-        vary although it is zero everywhere, as behind a sign or a threshold.
+        None if inputs are not rows of numbers, if predictions are not differentiable with respect
+        to them, or if predictions vary although the derivative is zero everywhere, as after a sign
+        or a threshold.
     """
-    sample = dataset.batch(slice(0, 2)).inputs  # of one row some networks drop the dimension
+    sample = dataset.batch(slice(0, 2)).inputs  # some networks drop the dimension of one row
     if not isinstance(sample, Tensor) or sample.ndim != 2 or not sample.is_floating_point():
         return None
     module.eval()
@@ -96,26 +98,26 @@ def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | No
 
 
 def column_scales(first: Tensor, second: Tensor) -> Tensor:
-    """Root of the mean product of two networks' slopes, a number for each column.
+    """Root of the mean product of two networks' slopes, one number per column.
 
-    The diagonal of the average gradient outer product, without the noise: slopes that one half
-    of the rows taught by chance the other half knows nothing of.
+    This is the diagonal of the average gradient outer product without the noise: slopes that one
+    network learnt by chance from its half of the rows are not shared by the other network.
 
     Parameters
     ----------
     first, second : Tensor of shape (n, k, p)
-        :func:`slopes` at the same rows of networks trained on two halves.
+        :func:`slopes` at the same rows, of networks trained on two halves.
 
     Returns
     -------
     Tensor of shape (p,), float64
-        Within bounds, of mean square one.
+        Scales within bounds, with a mean square of one.
 
     References
     ----------
     Radhakrishnan, Beaglehole, Pandit, Belkin, "Mechanism for feature learning in neural networks
     and backpropagation-free machine learning models", Science 383 (2024), arXiv 2212.13881:
-    outer products of one network's slopes. The two halves are our own.
+    it uses outer products of one network's slopes. The two halves are not part of that method.
     """
     products = (first.double() * second.double()).sum((0, 1))
     highest = products.max()
@@ -126,7 +128,7 @@ def column_scales(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _directions(n_targets: int) -> Tensor:
-    """Unit vectors, one a target; of many targets some sums with random signs."""
+    """Unit vectors, one per target; for many targets, some sums with random signs."""
     if n_targets <= MOST_DIRECTIONS:
         return torch.eye(n_targets)
     generator = torch.Generator().manual_seed(0)

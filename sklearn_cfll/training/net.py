@@ -51,37 +51,36 @@ from .torch_settings import default_modes
 
 __all__ = ["CFLLNet"]
 
-LAST_LAYER = ("ridge", "decay", "memory", "solver")  # its settings, of every run
+LAST_LAYER = ("ridge", "decay", "memory", "solver")  # its settings, set for each run
 
 
 class CFLLNet(SkorchConventions):
-    """A skorch net that trains a backbone by gradient and its last layer in closed form.
+    """A skorch net that trains a backbone by gradient descent, its last layer in closed form.
 
-    Everything of :class:`skorch.NeuralNet` works as skorch documents it: ``module__*``,
+    Everything in :class:`skorch.NeuralNet` works as documented there: ``module__*``,
     ``optimizer__*``, ``iterator_train__*``, callbacks, history, checkpoints, ``set_params``,
-    ``initialize`` before there are data, and what a subclass overrides. The closed form
-    makes these exceptions:
+    ``initialize`` without data, and overridden methods. The closed form requires these exceptions:
 
-    - The loss is squared error; another ``criterion`` raises. A subclass may override
-      ``get_loss`` to add a penalty to the loss of the backbone. The last layer is always
-      solved for squared error.
-    - ``module`` returns features, not predictions. In a tuple the first entry are the features;
-      the others reach ``get_loss`` behind the predictions, as in skorch. Overriding ``infer``
-      raises: change the module's ``forward`` instead.
-    - ``module_`` holds the module as ``module_.backbone``, so the names of its parameters
-      start with "backbone.". Attributes are also found without it, as in ``module_.fc``.
-      Patterns of ``optimizer__param_groups`` work both ways, those of ``Freezer`` and the
-      like need "backbone." or "*".
+    - The loss is squared error; another ``criterion`` raises an error. A subclass may override
+      ``get_loss`` to add a penalty to the loss of the backbone. The last layer is always solved for
+      squared error.
+    - ``module`` returns features, not predictions. In a tuple, the first entry is the features; the
+      others are passed to ``get_loss`` after the predictions, as in skorch. Overriding ``infer``
+      raises an error: change the module's ``forward`` instead.
+    - ``module_`` holds the module as ``module_.backbone``, so the names of its parameters start
+      with "backbone.". Attributes are also found without this prefix, as in ``module_.fc``.
+      Patterns of ``optimizer__param_groups`` work with and without it; those of ``Freezer`` and
+      similar callbacks need "backbone." or "*".
     - ``train_split`` is None by default, and rows of a data set may have a third entry, the
       sample weight.
-    - An optimiser that evaluates the loss several times in a step (LBFGS) finds the last layer
-      as the first evaluation solved it. Give LBFGS ``optimizer__line_search_fn="strong_wolfe"``:
-      the last layer, and with it the loss, changes from step to step.
-    - Batches are index selections from tensors on the device. skorch's records per batch are
-      kept only while a callback listens to batches or a subclass overrides one of the steps.
-    - ``compile=True`` compiles the module alone.
-    - ``save_params`` writes a file beside the old one and renames it, so that a process that
-      is killed while it saves leaves a complete checkpoint.
+    - If an optimiser evaluates the loss several times per step (LBFGS), the last layer is solved at
+      the first evaluation only. Set ``optimizer__line_search_fn="strong_wolfe"`` for LBFGS: the
+      last layer, and hence the loss, changes from step to step.
+    - Batches are selected by index from tensors on the device. skorch's records per batch are kept
+      only if a callback handles batch events or a subclass overrides one of the steps.
+    - ``compile=True`` compiles only the module.
+    - ``save_params`` writes a temporary file and renames it, so that the checkpoint is complete
+      even if the process is killed while saving.
 
     Parameters
     ----------
@@ -90,23 +89,23 @@ class CFLLNet(SkorchConventions):
         feature. In that case predictions have the shape (n,) too.
     criterion : torch.nn.MSELoss or a subclass, default=torch.nn.MSELoss
     optimizer : torch.optim.Optimizer class, default=torch.optim.AdamW
-        Trains the backbone; the last layer has no parameters.
+        Optimiser of the backbone; the last layer has no parameters.
     lr : float, default=0.01
     lr_schedule : {"constant", "cosine", "linear", "one_cycle"}, default="constant"
-        Factor of ``lr`` from step to step over ``max_epochs``. Must be "constant" beside
-        skorch's ``LRScheduler``.
+        Schedule of the learning rate, step by step over ``max_epochs``. Must be "constant" if
+        skorch's ``LRScheduler`` is used.
     update_order : {"last_layer_first", "backbone_first"}, default="last_layer_first"
-        Which of the two moves first on each batch. "backbone_first" is the paper's
+        Which of the two is updated first on each batch. "backbone_first" is the paper's
         Algorithm 1 and costs a second forward pass.
     last_layer : class, default=ClosedFormLastLayer
         Built with ``last_layer__ridge``, ``last_layer__decay``, ``last_layer__memory``...;
-        ``last_layer__in_features`` and ``last_layer__out_features`` are read off the first
-        batch where they are not given. Until then predictions are zero.
+        ``last_layer__in_features`` and ``last_layer__out_features`` are inferred from the first
+        batch if they are not given. Until then predictions are zero.
     train_split : callable or None, default=None
-        skorch's split into training and validation rows.
+        skorch's split into training and validation sets.
     random_state : int or None, default=None
-        Drives initialisation, shuffling and dropout; the global random state is restored
-        after training. None draws a seed from torch's global state.
+        Controls initialisation, shuffling and dropout; the global random state is restored after
+        training. None draws a seed from torch's global state.
     **kwargs
         Further parameters of :class:`skorch.NeuralNet`.
 
@@ -130,9 +129,9 @@ class CFLLNet(SkorchConventions):
     True
     """
 
-    provisional_ = False  # what is trained is undone in any case
+    provisional_ = False  # True if the caller discards the result of a run
     _optimizers: list[str]
-    optimizer_: Any  # None where the backbone has nothing to train
+    optimizer_: Any  # None if the backbone has no trainable parameters
     prefixes_: ClassVar[list[str]] = [*skorch.NeuralNet.prefixes_, "last_layer"]
 
     def __init__(
@@ -206,7 +205,8 @@ class CFLLNet(SkorchConventions):
         options: dict[str, Any] = {"in_features": None, "out_features": None}
         options |= {"dtype": module_dtype(backbone)} | self.get_params_for("last_layer")
         self.module_ = CFLLModule(backbone, self.last_layer(**options))
-        # The batch that the last layer is behind, and whether the next step solves for it.
+        # The batch on which the last layer has to be solved again, and whether the next step
+        # solves.
         self.last_batch_: Any = None
         self.solves_ = True
         return self
@@ -216,7 +216,7 @@ class CFLLNet(SkorchConventions):
         if not trained:  # fixed features: only the last layer is fitted
             self.optimizer_ = None
             self._optimizers = [name for name in self._optimizers if name != "optimizer"]
-            if "optimizer" not in self.prefixes_:  # skorch learns it from a live optimiser
+            if "optimizer" not in self.prefixes_:  # skorch adds it only for an existing optimiser
                 self.prefixes_ = [*self.prefixes_, "optimizer"]  # type: ignore[misc]
             return self
         positional, options = self.get_params_for_optimizer("optimizer", trained)
@@ -228,13 +228,13 @@ class CFLLNet(SkorchConventions):
         return super().fit(X, y, **fit_params)
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> CFLLNet:
-        """Train for ``max_epochs`` more; Ctrl-C ends training and keeps the model."""
+        """Train for ``max_epochs`` more epochs; an interrupt ends training and keeps the model."""
         self._check_loss()
         if not self.initialized_:
             self.initialize()
         self.first_epoch_ = self.whole_epochs_ = len(self.history)
         self.epoch_losses_: dict[str, float] = {}
-        self.last_batch_ = None  # of a run that was cut short
+        self.last_batch_ = None  # of an interrupted run
         self.interrupted_ = True
         self.lends_ = self._steps_draw_globally()
         with default_modes():
@@ -266,7 +266,7 @@ class CFLLNet(SkorchConventions):
         weight_decay: float,
         **settings: Any,
     ) -> None:
-        """Change settings of an initialised net without touching what it has learnt."""
+        """Change settings of an initialised net; weights and states are kept."""
         for name, value in settings.items():
             setattr(self, name, value)
         layer = self.module_.last_layer
@@ -275,7 +275,7 @@ class CFLLNet(SkorchConventions):
         for group in self.optimizer_.param_groups if self.optimizer_ is not None else ():
             group["lr"] = group["initial_lr"] = lr
             if "weight_decay" in group:  # not every optimiser has one
-                # Also for the optimiser that takes this one's place, see `reset_optimizer`.
+                # Also for the optimiser that replaces this one, see `reset_optimizer`.
                 group["weight_decay"] = self.optimizer__weight_decay = weight_decay
 
     def run(
@@ -286,7 +286,7 @@ class CFLLNet(SkorchConventions):
         *,
         provisional: bool = False,
     ) -> None:
-        """Train on with these callbacks and rows; neither stays in the net."""
+        """Continue training with these callbacks and data sets, which the net does not keep."""
         self.callbacks, self.provisional_ = callbacks, provisional
         self.train_split = None if valid is None else predefined_split(valid)
         self._initialize_callbacks()
@@ -298,12 +298,12 @@ class CFLLNet(SkorchConventions):
             self.callbacks_: list[Any] = []
 
     def reset_optimizer(self) -> None:
-        """Forget the optimiser's state (moments of past gradients)."""
+        """Discard the optimiser's state (moments of past gradients)."""
         with self._current_init_context("optimizer"):
             self.initialize_optimizer()
 
     def change_optimizer(self, optimizer: type[torch.optim.Optimizer]) -> None:
-        """Go on with an optimiser of another class; of the same one nothing is forgotten."""
+        """Continue with an optimiser of another class; if the class is the same, keep its state."""
         if self.optimizer_ is None or type(self.optimizer_) is optimizer:
             return
         options = optimizer_options(optimizer, self.module_)
@@ -312,9 +312,9 @@ class CFLLNet(SkorchConventions):
         self.reset_optimizer()
 
     def _set_optimizer_settings(self, settings: dict[str, Any]) -> None:
-        """Settings of the optimiser in place of those that are there, the optimiser itself too."""
+        """Replace all settings of the optimiser, and the optimiser itself."""
         for name in self._optimizer_settings():
-            del self.__dict__[name]  # past skorch, which would forget that there is an optimiser
+            del self.__dict__[name]  # bypasses skorch, which would unregister the optimiser
         self.__dict__.update(settings)
 
     def _optimizer_settings(self) -> dict[str, Any]:
@@ -387,23 +387,23 @@ class CFLLNet(SkorchConventions):
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
     ) -> None:
-        """One pass over the batches; records the mean loss of its rows."""
+        """One pass over the batches, which records the mean loss over their rows."""
         if iterator is None:
             return
         if training:
-            # Everything random in an epoch follows from (seed, epoch): a run resumed from
-            # a checkpoint repeats what an uninterrupted one would have done.
+            # All random numbers of an epoch depend only on (seed, epoch): a run resumed from a
+            # checkpoint gives the same result as an uninterrupted one.
             seed = mix_seed(self.seed_, len(self.history))
             seed_dropout(self.module_, own_generator(self.device, seed))
             self.stream_ = LentStream(self.device, seed)
             self.n_batches_ = len(iterator)
             self.step_ = (len(self.history) - 1 - self.first_epoch_) * self.n_batches_
-        settle = self._settle
+        solve_after = self._solve_after_epoch
         if fetches_by_own_code(iterator):
             iterator = self.stream_.batches(iterator)
         if self.lends_:
             lend = self.stream_.lent()
-            step_fn, settle = lend(step_fn), lend(settle)
+            step_fn, solve_after = lend(step_fn), lend(solve_after)
         self._set_training(training)
         if training:
             self._listen()
@@ -417,25 +417,25 @@ class CFLLNet(SkorchConventions):
             for batch in iterator:
                 losses.append(step_fn(batch, **fit_params)["loss"].detach())
                 sizes.append(get_len(batch[0] if isinstance(batch, list | tuple) else batch))
-            # skorch's loggers and Checkpoint look at an epoch's last batch: leave them one.
+            # skorch's loggers and Checkpoint read the last batch of an epoch, so record one.
             if not self.history[-1]["batches"]:
                 self.history.new_batch()
             self.history.record_batch(f"{prefix}_loss", float(losses[-1]))
             self.history.record_batch(f"{prefix}_batch_size", sizes[-1])
             self.history.record(f"{prefix}_batch_count", len(sizes))
         if training:
-            settle()
+            solve_after()
             self.history.record("learning_rate", self._current_rate())
             self.epoch_losses_ = {}
         loss = float(np.average([float(value) for value in losses], weights=sizes))
         self.epoch_losses_[f"{prefix}_loss"] = loss
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        """Both moves on one batch, in ``update_order``; stops where the loss is not finite.
+        """Update both parts on one batch, in ``update_order``; raise if the loss is not finite.
 
-        "last_layer_first" solves on the batch's features, then steps the backbone with the new
-        weights held. The gradient is that of the proximal loss itself (envelope theorem), as in
-        variable projection. "backbone_first" steps the backbone with the stored weights, then
+        "last_layer_first" solves on the batch's features, then updates the backbone with the new
+        weights fixed. The gradient is that of the proximal loss itself (envelope theorem), as in
+        variable projection. "backbone_first" updates the backbone with the stored weights, then
         solves on its *new* features: Algorithm 1 of arXiv 2510.04606.
         """
         self._follow_schedule()
@@ -447,7 +447,7 @@ class CFLLNet(SkorchConventions):
             nonlocal evaluated
             if trains:
                 self._zero_grad_optimizer()
-            if evaluated:  # an optimiser that evaluates again has the last layer held
+            if evaluated:  # the last layer is fixed in further evaluations
                 self.solves_ = False
             step = self.train_step_single(batch, **fit_params)
             accumulator.store_step(step)
@@ -466,10 +466,10 @@ class CFLLNet(SkorchConventions):
                 else:
                     evaluate()
             finally:
-                if not self.solves_:  # skorch looks closely at whatever is set: only if needed
+                if not self.solves_:  # skorch checks each attribute that is set
                     self.solves_ = True
             if self.update_order == "backbone_first":
-                self._catch_up()
+                self._solve_last_batch()
         step: dict[str, Any] = accumulator.get_step()
         loss = step["loss"]
         if loss.device.type == "cpu" and not math.isfinite(loss.item()):
@@ -481,17 +481,17 @@ class CFLLNet(SkorchConventions):
         inputs, targets, sample_weight = self._unpack(batch)
         if targets is None:
             raise ValueError(
-                "CFLLNet needs targets to solve its last layer for; got y=None and a data set "
-                "without them."
+                "CFLLNet needs targets to solve for its last layer, got y=None and a data set "
+                "without targets."
             )
         if not self.module_.training:
             self._set_training(True)
         if self.update_order == "backbone_first":
-            self._catch_up()  # where a `train_step` of the user's own has not done it
+            self._solve_last_batch()  # if a user's own `train_step` has not done it
         inputs, kwargs = self._merged(inputs, fit_params)
         features, *more = self.module_.outputs(inputs, **kwargs)
         self.last_batch_ = (inputs, targets, sample_weight, kwargs)
-        targets = self.module_.left_over(inputs, targets, features)
+        targets = self.module_.matched_targets(targets, features)
         layer = self.module_.last_layer
         if self.update_order == "last_layer_first" and self.solves_:
             solve(self.module_, features, targets, sample_weight)
@@ -517,25 +517,26 @@ class CFLLNet(SkorchConventions):
         for group in self.optimizer_.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
-    def _catch_up(self) -> None:
-        """Solve on the last batch again, whose step has moved the backbone."""
+    def _solve_last_batch(self) -> None:
+        """Solve again on the last batch, after its step has changed the backbone."""
         batch, self.last_batch_ = self.last_batch_, None
         if batch is not None:
             *rows, kwargs = batch
             solve_again(self.module_, *rows, **kwargs)
 
-    def _settle(self) -> None:
-        """Let the last layer follow the epoch's last step before anyone looks at the net.
+    def _solve_after_epoch(self) -> None:
+        """Solve again after the last step of an epoch, before the net is evaluated.
 
-        Last layer first leaves it behind; at large rates errors between epochs were up to three
-        times as large, and jumped (benchmarks/operators.py).
+        With "last_layer_first", the last layer does not reflect that step; at large learning rates,
+        errors between epochs were up to three times as large and erratic (benchmarks/operators.py).
         """
-        # "statistics" hold the batch already; one batch of all rows would cost a step more.
+        # "statistics" contain the batch already; for one batch of all rows, it would cost a step
+        # more.
         holds = self.module_.last_layer.memory != "proximal" or self.n_batches_ == 1
         if not self._optimizers or (self.update_order == "last_layer_first" and holds):
             self.last_batch_ = None
         with self.naming_divergence():
-            self._catch_up()
+            self._solve_last_batch()
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         inputs, targets, sample_weight = self._unpack(batch)
@@ -555,7 +556,7 @@ class CFLLNet(SkorchConventions):
         return {"loss": loss, "y_pred": y_pred}
 
     def mean_loss(self, dataset: Any) -> float:
-        """The loss on a labelled data set, as an epoch's validation measures it."""
+        """The loss on a labelled data set, computed as in the validation of an epoch."""
         losses, sizes = [], []
         for batch in self._batches(dataset):
             losses.append(float(self.validation_step(batch)["loss"]))
@@ -577,14 +578,11 @@ class CFLLNet(SkorchConventions):
         return (self._features(batch) for batch in self._batches(X))
 
     def labelled_features(self, X: Any, y: Any = None) -> Iterator[tuple[Any, ...]]:
-        """Batches of (features, targets, weights) in evaluation mode: what ``refit`` takes.
-
-        Of a net with a linear part targets are what that leaves over.
-        """
+        """Batches of (features, targets, weights) in evaluation mode, the input of ``refit``."""
         for batch in self._batches(X, y):
             features = self._features(batch)
-            inputs, targets, sample_weight = self._unpack(batch)
-            yield features, self.module_.left_over(inputs, targets, features), sample_weight
+            _, targets, sample_weight = self._unpack(batch)
+            yield features, self.module_.matched_targets(targets, features), sample_weight
 
     def get_loss(
         self,
@@ -594,18 +592,18 @@ class CFLLNet(SkorchConventions):
         training: bool = False,
         sample_weight: Tensor | None = None,
     ) -> Tensor:
-        """Squared error by ``criterion``: what the backbone descends on.
+        """Squared error by ``criterion``: the loss of the backbone.
 
         Parameters
         ----------
         y_pred, y_true : Tensor of shape (n, ..., k)
-            Of an ensemble in training the targets of all members side by side. ``y_pred`` is a
-            tuple that starts with the predictions where the module returns a tuple.
+            Those of all members are concatenated when an ensemble is trained. ``y_pred`` is a tuple
+            that starts with the predictions if the module returns a tuple.
         X : optional
             The batch's inputs.
         training : bool, default=False
         sample_weight : Tensor of shape (n,), optional
-            Given only where the rows have weights.
+            Given only if the rows have weights.
         """
         y_pred = y_pred[0] if isinstance(y_pred, tuple) else y_pred
         y_true = y_true if isinstance(y_true, Tensor) else self._on_device(y_true)
@@ -615,8 +613,8 @@ class CFLLNet(SkorchConventions):
         if type(self.criterion_) is not nn.MSELoss or self.criterion_.reduction != "mean":
             raise ValueError(
                 f"Rows with sample weights need `criterion`=torch.nn.MSELoss with "
-                f'reduction="mean", got {self.criterion_!r}. Override `get_loss`, which gets the '
-                "weights."
+                f'reduction="mean", got {self.criterion_!r}. Override `get_loss`, which receives '
+                "the weights."
             )
         return squared_error(y_pred, y_true, sample_weight)
 
@@ -647,16 +645,16 @@ class CFLLNet(SkorchConventions):
         optimizer = getattr(self, "optimizer_", None)
         if isinstance(optimizer, torch.optim.Optimizer):
             return optimizer.param_groups[0]["lr"]
-        return 0.0 if optimizer is None else math.nan  # nan: of a stand-in for an optimiser
+        return 0.0 if optimizer is None else math.nan  # NaN: not a torch optimiser
 
     def check_finite(self) -> None:
-        """Raise where the last layer's weights are not finite."""
+        """Raise if the last layer's weights are not finite."""
         if not torch.isfinite(self.module_.last_layer.weight).all():
             self._raise_diverged()
 
     @contextlib.contextmanager
     def naming_divergence(self) -> Iterator[None]:
-        """Features that are not finite come from a backbone that has diverged: say so."""
+        """Report features that are not finite as divergence of the backbone."""
         try:
             yield
         except NotFiniteError as error:

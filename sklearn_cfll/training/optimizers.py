@@ -20,7 +20,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 
 
 def optimizer_class(optimizer: str | type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The class behind a name; a class is returned as it is."""
+    """The class with this name; a class is returned unchanged."""
     if isinstance(optimizer, str):
         return OPTIMIZERS[optimizer]
     if not issubclass(optimizer, torch.optim.Optimizer):
@@ -35,7 +35,8 @@ def optimizer_options(optimizer: type[torch.optim.Optimizer], module: nn.Module)
     """Options for the parameters of this module.
 
     One fused kernel updates all parameters: on small networks a step then costs about a
-    third less than a loop over tensors. It takes no complex parameters (Fourier layers).
+    third less than a loop over tensors. The kernel does not support complex parameters (Fourier
+    layers).
     """
     known = inspect.signature(optimizer).parameters
     if "fused" not in known or optimizer not in OPTIMIZERS.values():

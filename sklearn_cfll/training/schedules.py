@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions of progress in [0, 1] that give a factor."""
+"""Learning-rate schedules: functions of progress in [0, 1] that return a factor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["SCHEDULES"]
 
 
 def constant(progress: float) -> float:
-    """The same rate throughout."""
+    """The same learning rate throughout."""
     return 1.0
 
 
@@ -24,7 +24,7 @@ def linear(progress: float) -> float:
 
 
 def one_cycle(progress: float) -> float:
-    """Up linearly over the first tenth, then a cosine to 0 (after Smith & Topin 2018)."""
+    """A linear increase over the first tenth, then a cosine to 0 (after Smith & Topin 2018)."""
     warm_up = 0.1
     if progress < warm_up:
         return 0.04 + 0.96 * progress / warm_up

@@ -1,9 +1,9 @@
-"""Randomness that follows from a seed alone and leaves the global state as it was.
+"""Random numbers that depend only on a seed and leave the global state unchanged.
 
-Our own networks draw from generators of their own, which no other thread sees. Code that cannot
-be given one (``nn.Dropout`` in a user's network, the initial weights of another package) draws from
-torch's global generators. These are lent to it for a step or the building of a network at a time,
-to one thread after the other.
+The package's own networks draw from separate generators that no other thread uses. Code that cannot
+be given a generator (``nn.Dropout`` in a user's network, the initial weights of another package)
+draws from torch's global generators. Their state is replaced for the duration of one step, or of
+the construction of a network, and by one thread at a time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..backbones.dropout import SeededDropout
 __all__ = ["LentStream", "draw_seed", "draws_globally", "global_seed", "mix_seed"]
 __all__ += ["own_generator"]
 
-# Whoever changes the state of torch's global generators holds it. Reentrant: a callback may fit.
+# Held while the state of torch's global generators is changed. Reentrant: a callback may fit.
 _GLOBAL_GENERATORS = threading.RLock()
 
-# Modules of these packages draw nothing but through those of the kinds below.
+# Modules of these packages draw random numbers only through the classes below.
 _KNOWN_PACKAGES = ("torch.nn.", "sklearn_cfll.", "neuralop.")
 _DRAWING = (
     nn.modules.dropout._DropoutNd,
@@ -38,30 +38,30 @@ _DRAWING = (
 
 
 def mix_seed(seed: int, epoch: int) -> int:
-    """A seed for one epoch; near seeds and epochs give unrelated streams."""
+    """A seed for one epoch; neighbouring seeds and epochs give unrelated streams."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def own_generator(device: Any, seed: int) -> torch.Generator:
-    """A generator on this device that nobody else draws from."""
+    """A separate generator on this device."""
     return torch.Generator(torch.device(device)).manual_seed(seed)
 
 
 def global_seed() -> int:
-    """A seed from torch's global generator, never one from a stream that it is lent to."""
+    """A seed from torch's global generator, never from the stream of a :class:`LentStream`."""
     with _GLOBAL_GENERATORS:
         return int(torch.randint(2**31 - 1, (), device="cpu"))
 
 
 class LentStream:
-    """A stream of random numbers that torch's global generators give while they are lent to it.
+    """A stream of random numbers that torch's global generators return within :meth:`lent`.
 
-    Lent again, they go on where the stream was left.
+    Each use continues where the previous one ended.
 
     Parameters
     ----------
     device : torch.device or str
-        Its generator is seeded beside that of the CPU.
+        Its generator is seeded in addition to that of the CPU.
     seed : int
     """
 
@@ -69,11 +69,11 @@ class LentStream:
         device = torch.device(device)
         self._devices = [torch.device("cpu")] + [device] * (device.type != "cpu")
         self._seed = seed
-        self._states: list[Tensor] | None = None  # before it is lent for the first time
+        self._states: list[Tensor] | None = None  # None before the first use
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Put the caller's state back afterwards; other threads wait for their turn."""
+        """Use this stream, then restore the caller's state; other threads wait."""
         if self._states is None:
             self._states = [own_generator(each, self._seed).get_state() for each in self._devices]
         with _GLOBAL_GENERATORS:
@@ -90,7 +90,7 @@ class LentStream:
             _set_state(device, state)
 
     def batches(self, iterable: Iterable[Any]) -> Iterator[Any]:
-        """What the iterable gives, fetched from this stream."""
+        """The batches of the iterable, fetched within :meth:`lent`."""
         with self.lent():
             iterator = iter(iterable)
         done = object()
@@ -103,9 +103,9 @@ class LentStream:
 
 
 def draws_globally(module: nn.Module) -> bool:
-    """Whether a network's passes or its first one, where it is lazy, may draw random numbers.
+    """Whether a forward pass, or the first one of a lazy network, may draw random numbers.
 
-    Of modules whose code is not known nobody can say: for them the answer is yes.
+    Modules whose code is not known are assumed to do so.
     """
     return any(_draws(part) for part in module.modules()) or any(
         isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters()
@@ -135,11 +135,11 @@ def _set_state(device: torch.device, state: Tensor) -> None:
 
 
 def _named(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)  # of which there is one
+    return () if device.type == "mps" else (device,)  # there is only one
 
 
 def draw_seed(random_state: Any) -> int:
-    """A seed from ``random_state``; None takes fresh entropy, not NumPy's global state."""
+    """A seed from ``random_state``; None uses fresh entropy, not NumPy's global state."""
     if random_state is None:
         return int(np.random.default_rng().integers(2**31 - 1))
     if isinstance(random_state, np.random.RandomState):

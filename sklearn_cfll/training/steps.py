@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..heads.closed_form import ClosedFormLastLayer
 from ..heads.ensemble import EnsembleLastLayer
-
-if TYPE_CHECKING:
-    from .linear_part import LinearPart
 
 __all__ = [
     "UPDATE_ORDERS",
@@ -33,17 +30,13 @@ __all__ = [
 
 
 class CFLLModule(nn.Module):
-    """A backbone and the last layer on it; calling it predicts.
+    """A backbone followed by a last layer; a call returns predictions.
 
     A backbone of one feature may leave its dimension off, as in (n,); so do then predictions
     of one target. Of several outputs in a tuple the first are the features, the others are
     passed on. Attributes that the module does not have are looked up on the backbone.
-
-    ``linear``, where there is one, is a map of the inputs that is added to what they predict:
-    they are trained on what it leaves over.
     """
 
-    linear: LinearPart | None
     # While a fitted model goes on: a few rows' own statistics are no scale to see them by.
     holds_statistics = False
 
@@ -53,12 +46,11 @@ class CFLLModule(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.last_layer = last_layer
-        self.linear = None
         self.register_state_dict_post_hook(_drop_metadata)
 
     def __getattr__(self, name: str) -> Any:
         modules = self.__dict__.get("_modules", ())
-        if name in modules:  # each step asks a few times: faster than what torch does
+        if name in modules:  # each step looks it up a few times: faster than torch
             return modules[name]
         try:
             return super().__getattr__(name)
@@ -68,7 +60,7 @@ class CFLLModule(nn.Module):
             return getattr(modules["backbone"], name)
 
     def train(self, mode: bool = True) -> CFLLModule:
-        """Set the mode; batch normalisation stays in evaluation where it holds its statistics."""
+        """Set the mode; batch normalisation stays in evaluation mode if its statistics are held."""
         super().train(mode)
         if mode and self.holds_statistics:
             for part in self.backbone.modules():
@@ -80,27 +72,23 @@ class CFLLModule(nn.Module):
         output, *more = as_tuple(self.backbone(*args, **kwargs))
         output = with_samples(output, (*args, *kwargs.values()))
         prediction = self.last_layer(with_feature_dimension(output))
-        if self.linear is not None:
-            prediction = prediction + self.linear(*args, **kwargs)
         prediction = prediction.squeeze(-1) if output.ndim == 1 else prediction
         return (prediction, *more) if more else prediction
 
-    def left_over(
-        self, inputs: Tensor | dict[str, Tensor], targets: Tensor, features: Tensor
-    ) -> Tensor:
-        """What the last layer is to predict, in the shape of its predictions."""
+    def matched_targets(self, targets: Tensor, features: Tensor) -> Tensor:
+        """Targets in the shape of the last layer's predictions, whose sizes are known then."""
         layer = self.last_layer
         targets = match_targets(targets, features, layer.out_features)
         if layer.in_features is None or layer.out_features is None:
             layer.materialize_for(features, targets)
-        return targets if self.linear is None else targets - apply(self.linear, inputs)
+        return targets
 
     def features(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Tensor:
         """The backbone's first output, always with a last dimension of features."""
         return self.outputs(inputs, **kwargs)[0]
 
     def outputs(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> tuple[Any, ...]:
-        """Features, and what else the backbone returns."""
+        """Features, and the other outputs of the backbone."""
         features, *more = as_tuple(apply(self.backbone, inputs, **kwargs))
         named = not isinstance(inputs, Tensor) and isinstance(inputs, Mapping)
         features = with_samples(features, inputs.values() if named else (inputs,))
@@ -120,12 +108,12 @@ def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor], **kwargs: Any) 
 
 
 def as_tuple(output: Any) -> tuple[Any, ...]:
-    """What a module returned: the features or predictions first."""
+    """The output of a module as a tuple: the features or predictions first."""
     return output if isinstance(output, tuple) else (output,)
 
 
 def with_samples(output: Any, inputs: Iterable[Any]) -> Any:
-    """Output for a single sample with its axis of samples, which ``squeeze()`` drops."""
+    """Restore the axis of samples of a single sample's output, which ``squeeze()`` drops."""
     first = next((part for part in inputs if isinstance(part, Tensor)), None)
     if first is None or len(first) != 1 or not isinstance(output, Tensor):
         return output
@@ -133,17 +121,17 @@ def with_samples(output: Any, inputs: Iterable[Any]) -> Any:
 
 
 def with_feature_dimension(output: Any) -> Tensor:
-    """A backbone's output as features (n, ..., d): a single feature may come as (n,)."""
+    """A backbone's output as features (n, ..., d): a single feature may have shape (n,)."""
     if not isinstance(output, Tensor):
         raise TypeError(
-            "The module must return a tensor of features, shape (n, ..., d), for the last layer "
-            f"(in a tuple, the first); it returned {type(output).__name__}."
+            "The module must return a tensor of features of shape (n, ..., d) for the last layer, "
+            f"or a tuple that starts with one; it returned {type(output).__name__}."
         )
     return output.unsqueeze(-1) if output.ndim == 1 else output
 
 
 def module_dtype(module: nn.Module) -> torch.dtype:
-    """Floating dtype in which a module computes; float32 where it holds nothing."""
+    """Floating dtype in which a module computes; float32 if it has no floating tensors."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point():
             return tensor.dtype
@@ -153,7 +141,7 @@ def module_dtype(module: nn.Module) -> torch.dtype:
 def squared_error(
     prediction: Tensor, targets: Tensor, sample_weight: Tensor | None = None
 ) -> Tensor:
-    """Mean over samples and outputs of weight × squared error; the sample count divides."""
+    """Mean of weight × squared error over samples and outputs; the divisor is their number."""
     if sample_weight is None:
         return F.mse_loss(prediction, targets)
     squares = (prediction - targets).square().flatten(1).mean(1)
@@ -161,7 +149,7 @@ def squared_error(
 
 
 def match_targets(targets: Tensor, features: Tensor, n_targets: int | None) -> Tensor:
-    """Give a single target that came as (n, ...) its own last dimension."""
+    """Add the last dimension of a single target of shape (n, ...)."""
     if n_targets in (1, None) and targets.shape == features.shape[:-1]:
         return targets.unsqueeze(-1)
     return targets
@@ -174,15 +162,16 @@ def training_error(
     sample_weight: Tensor | None,
     loss: Callable[..., Tensor] = squared_error,
 ) -> tuple[Tensor, Tensor]:
-    """The layer's error on a batch, of an ensemble the sum of its members', and what it predicts.
+    """Error and predictions of the layer on a batch.
 
-    A sum, so that each member's gradient is what it would be alone.
+    The error of an ensemble is the sum over its members, so that the gradient of each member is the
+    same as if it were trained alone.
     """
     if layer.n_members == 1:
         prediction = layer(features)
         return loss(prediction, targets, sample_weight), prediction
     predictions = layer.member_predictions(features)
-    # Members side by side: outputs of one sample, as far as the mean over them is concerned.
+    # Members are concatenated as outputs of one sample, over which the loss averages.
     beside = predictions.movedim(0, -1).flatten(-2)
     wanted = targets.repeat_interleave(layer.n_members, -1)
     return layer.n_members * loss(beside, wanted, sample_weight), predictions.mean(0)
@@ -204,14 +193,14 @@ def solve_again(
     sample_weight: Tensor | None,
     **kwargs: Any,
 ) -> None:
-    """Update the last layer on a batch whose step has moved the backbone."""
+    """Update the last layer on a batch after its step has changed the backbone."""
     features = module.features(inputs, **kwargs)
-    solve(module, features, module.left_over(inputs, targets, features), sample_weight)
+    solve(module, features, module.matched_targets(targets, features), sample_weight)
 
 
 def _total(features: Tensor, sample_weight: Tensor | None) -> float | None:
-    # Weights average one over the whole training set: dividing by rows, not by the sum of
-    # this batch's weights, lets a batch of light rows move the last layer little.
+    # Weights average one over the whole training set. Dividing by the number of rows, not by the
+    # sum of the batch's weights, gives a batch of rows with small weights little influence.
     return None if sample_weight is None else float(features[..., 0].numel())
 
 

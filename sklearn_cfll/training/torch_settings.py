@@ -1,4 +1,4 @@
-"""The device, and torch's settings that a call needs and that return to the caller's."""
+"""The device, and the torch settings of a call, which are restored afterwards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _callers = threading.local()
 
 @contextlib.contextmanager
 def default_modes() -> Iterator[None]:
-    """Gradients on, no inference mode, no autocast, the CPU for tensors without a device.
+    """Enable gradients, disable inference mode and autocast, use the CPU as the default device.
 
-    All of these belong to the calling thread. A fit needs gradients wherever it is called; its
-    last layer is solved in the precision of the data; a prediction does not depend on the caller.
+    All of these are settings of the calling thread. A fit needs gradients wherever it is called,
+    its last layer is solved in the precision of the data, and a prediction does not depend on the
+    caller.
     """
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -37,18 +38,18 @@ def default_modes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def use_threads(n_threads: int) -> Iterator[None]:
-    """Compute with so many threads in the calling thread; other threads keep their number.
+    """Use this number of threads in the calling thread; other threads keep theirs.
 
     Raises
     ------
     ValueError
-        For more than 16 threads a core: from some thousands on torch does not end, or crashes.
+        If there are more than 16 threads per core: with some thousands, torch hangs or crashes.
     """
     most = 16 * (os.cpu_count() or 1)
     if n_threads > most:
         raise ValueError(
-            f"`n_threads`={n_threads} is more than 16 for each core of this machine. Give at most "
-            f"{most}; more than one a core gain nothing."
+            f"`n_threads`={n_threads} is more than 16 per core of this machine. Use at most "
+            f"{most}; more than one per core gives no gain."
         )
     with _NUMBER_OF_THREADS:
         before = torch.get_num_threads()
@@ -65,15 +66,15 @@ def use_threads(n_threads: int) -> Iterator[None]:
 
 
 def callers_threads() -> int:
-    """The calling thread's number outside of all :func:`use_threads`."""
+    """The calling thread's number of threads outside all :func:`use_threads` blocks."""
     return getattr(_callers, "number", None) or torch.get_num_threads()
 
 
 def _set_num_threads(n_threads: int) -> None:
     """Set the number of threads of the calling thread alone.
 
-    ``torch.set_num_threads`` sets it and, beside it, the number with which threads begin that
-    have not used torch yet. A new thread reads the latter before, and puts it back after.
+    ``torch.set_num_threads`` also sets the initial number of threads that have not used torch yet.
+    A new thread reads that number before the call and restores it afterwards.
     """
     is_read, is_set = threading.Event(), threading.Event()
 
@@ -95,19 +96,20 @@ def _set_num_threads(n_threads: int) -> None:
 
 
 def resolve_device(device: Any) -> torch.device:
-    """The torch device meant; "auto" is CUDA where there is one, else the CPU."""
+    """The torch device; "auto" is CUDA if it is available, otherwise the CPU."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:  # TypeError: of another kind than a string
+    except (RuntimeError, TypeError) as error:  # TypeError: not a string
         reason = f": {error}" if isinstance(error, RuntimeError) else ""
         raise ValueError(
-            f'`device`={device!r} is no torch device such as "cpu" or "cuda:0", nor "auto"{reason}'
+            f'`device`={device!r} is neither "auto" nor a torch device such as "cpu" or '
+            f'"cuda:0"{reason}'
         ) from error
     try:
         if resolved.type == "meta":
-            raise RuntimeError("tensors there hold no numbers")
+            raise RuntimeError("its tensors have no data")
         torch.empty(0, device=resolved)
     except Exception as error:  # of many kinds: AssertionError, ImportError, RuntimeError...
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -115,8 +117,8 @@ def resolve_device(device: Any) -> torch.device:
         kind = resolved.type
         name = str(resolved) if any(kind in other for other in here) else f"{kind.upper()} device"
         raise ValueError(
-            f"`device`={device!r} was asked for, but torch sees no {name} that it can compute on "
-            f'here, only {", ".join(here)}. Use device="auto" to take what there is, or '
-            'device="cpu".'
+            f"`device`={device!r} was requested, but torch finds no usable {name} on this "
+            f'machine, only {", ".join(here)}. Use device="auto" for the best available device, '
+            'or device="cpu".'
         ) from error
     return resolved

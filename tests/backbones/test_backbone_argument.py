@@ -544,7 +544,7 @@ def test_inputs_that_forward_casts():
             X, y = make_friedman1(n_rows, n_features=5, random_state=0)
             model = CFLLRegressor(CastsInside(dtype), max_epochs=1).fit(X, y)
             assert model.resolved_["precision"] == str(dtype).removeprefix("torch.")
-    with pytest.raises(ValueError, match=r"same dtype.*`precision`.*leave casts"):
+    with pytest.raises(ValueError, match=r"same dtype.*`precision`.*remove casts"):
         CFLLRegressor(CastsInside(torch.bfloat16)).fit(X, y)
 
 

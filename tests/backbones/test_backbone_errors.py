@@ -154,7 +154,7 @@ def ends_in(module, n_outputs=3):
     ],
 )
 def test_probabilities_are_no_features(backbone, named, y):
-    with pytest.raises(ValueError, match=rf"ends in {named}.*Leave it out"):
+    with pytest.raises(ValueError, match=rf"ends in {named}.*Remove it"):
         fit(backbone, y)
 
 
@@ -166,7 +166,7 @@ def test_one_sigmoid_for_each_class_is_a_prediction(last):
 
 @pytest.mark.parametrize("function", [F.softplus, torch.tanh, torch.exp, lambda out: 5 * out])
 def test_one_feature_looks_like_a_prediction(function):
-    with pytest.warns(UserWarning, match="gives one feature"):
+    with pytest.warns(UserWarning, match="returns one feature"):
         fit(Ends(function, 1))
 
 
@@ -177,7 +177,7 @@ def test_one_feature_looks_like_a_prediction(function):
 )
 def test_as_many_features_as_outputs_look_like_predictions(y, n_outputs):
     for network in (ends_in(nn.Tanh(), n_outputs), Ends(torch.relu, n_outputs)):
-        with pytest.warns(UserWarning, match=rf"gives {n_outputs} features, as many.*wider"):
+        with pytest.warns(UserWarning, match=rf"returns {n_outputs} features, as many.*wider"):
             fit(network, y)
     if y.dtype == bool:
         with pytest.raises(ValueError, match="ends in Sigmoid"):
@@ -308,7 +308,7 @@ def test_mlp_takes_sizes_in_any_form(sizes):
 def test_wrong_channels_are_named_with_those_that_fit(channels, shape, n_modes, fits):
     pytest.importorskip("neuralop")
     recipe = FNOBackbone(n_modes, hidden_channels=4, n_layers=1, channels=channels)
-    with pytest.raises(ValueError, match=rf"With channels={channels!r}.*`channels` says.*{fits}"):
+    with pytest.raises(ValueError, match=rf"With channels={channels!r}.*`channels` states.*{fits}"):
         recipe.build(shape)
 
 

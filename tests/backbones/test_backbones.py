@@ -359,7 +359,7 @@ def test_mlp_names_wrong_sizes(sizes):
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (4, 2), ()], ids=str)
 def test_mlp_takes_rows_of_columns_only(shape):
-    with pytest.raises(ValueError, match="An MLP takes rows of columns.*`backbone`"):
+    with pytest.raises(ValueError, match="An MLP needs samples of shape.*`backbone`"):
         MLPBackbone().build(shape)
 
 

@@ -190,7 +190,7 @@ def test_numbers_that_cannot_be_looked_up_are_refused():
         regressor(Embedded()).fit(CODES + 0.5, Y)
     model = regressor(Embedded(), max_epochs=1).fit(CODES, Y)
     np.testing.assert_array_equal(model.predict(CODES * 1.0), model.predict(CODES))
-    with pytest.raises(ValueError, match=r"X holds 7\.5.*whole numbers"):
+    with pytest.raises(ValueError, match=r"X contains 7\.5.*whole numbers"):
         model.predict(np.full((2, 3), 7.5))
 
 
@@ -362,8 +362,8 @@ NUMBERS_NAN = np.where(NUMBERS > 2, np.nan, NUMBERS)
         (lambda m: m.predict(NUMBERS), "one array, but.*inputs named"),
         (lambda m: m.predict({**NAMED, "numbers": NUMBERS[:, 0]}), r"X\['numbers'\] has samples"),
         (lambda m: m.predict({**NAMED, "numbers": NUMBERS[:, :2]}), "backbone cannot take"),
-        (lambda m: regressor(None).fit(NAMED, Y), "'numbers', 'codes'.*give a `backbone`"),
-        (lambda m: regressor(MLPBackbone()).fit(NAMED, Y), "An MLP takes rows of columns"),
+        (lambda m: regressor(None).fit(NAMED, Y), "'numbers', 'codes'.*Pass a `backbone`"),
+        (lambda m: regressor(MLPBackbone()).fit(NAMED, Y), "An MLP needs samples of shape"),
         (lambda m: regressor(FNOBackbone()).fit(NAMED, Y), "FNOBackbone takes one field"),
     ],
 )

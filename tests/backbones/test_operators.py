@@ -126,7 +126,7 @@ def test_options_reach_the_network(options):
     ("options", "shape", "message"),
     [
         ({"n_modes": (4, 4)}, (24,), r"X must have shape \(n, grid_1, grid_2\), got.*\(24,\)"),
-        ({"n_modes": (4,)}, (2, 24), r"X must have shape \(n, grid_1\).*`channels` says"),
+        ({"n_modes": (4,)}, (2, 24), r"X must have shape \(n, grid_1\).*`channels` states"),
         ({"n_modes": (4,), "channels": "first"}, (24,), r"\(n, channels, grid_1\), got.*\(24,\)"),
         ({"n_modes": (4, 4), "channels": "last"}, (8, 8), r"\(n, grid_1, grid_2, channels\)"),
         ({}, (), r"X must have shape \(n, grid_1\) or \(n, grid_1, grid_2\) or"),

@@ -118,7 +118,7 @@ def test_half_of_the_units_see_the_bins():
 
 @pytest.mark.parametrize(
     ("sizes", "n_columns", "message"),
-    [((8, 1), 3, "`hidden_layer_sizes` is split in two"), ((8,), 2, "3 columns, X has 2")],
+    [((8, 1), 3, "`hidden_layer_sizes` is split in two"), ((8,), 2, "3 columns, but X has 2")],
 )
 def test_what_does_not_fit_the_bins_is_named(sizes, n_columns, message):
     with pytest.raises(ValueError, match=message):

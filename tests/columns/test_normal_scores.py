@@ -136,7 +136,7 @@ def test_slopes_are_by_scores():
 
 def test_tables_of_another_number_of_columns_are_refused():
     tables = score_tables(SHAPES["cubed"](NORMAL), None)
-    with pytest.raises(ValueError, match="`score_tables` holds 1 columns, X has 2"):
+    with pytest.raises(ValueError, match="`score_tables` has 1 columns, but X has 2"):
         MLPBackbone(score_tables=tables).build((2,))
 
 

@@ -85,7 +85,9 @@ def test_images_without_a_backbone(Estimator):
 
 def test_images_with_a_perceptron_recipe():
     X, y = data_for(CFLLRegressor)
-    with pytest.raises(ValueError, match=r"samples of shape \(2, 3\).*`backbone` for images"):
+    with pytest.raises(
+        ValueError, match=r"An MLP needs samples of shape.*\(2, 3\).*`backbone` for images"
+    ):
         CFLLRegressor(MLPBackbone((4,))).fit(X.reshape(-1, 2, 3), y)
 
 
@@ -248,7 +250,7 @@ def test_continuous_targets_in_classification():
 
 def test_one_class():
     X, y = data_for(CFLLClassifier)
-    with pytest.raises(ValueError, match="at least two classes, y holds one class only"):
+    with pytest.raises(ValueError, match="at least two classes, but y holds one class"):
         small(CFLLClassifier).fit(X, np.ones_like(y))
 
 
@@ -275,7 +277,7 @@ def test_class_unknown_to_the_first_partial_fit():
         (lambda X, y: (X, y[1:]), "inconsistent numbers of samples"),
         (
             lambda X, y: (X, y + 1),
-            r"\[2\] that are not in classes_.*Leave these rows out",
+            r"\[2\] that are not in classes_.*Drop these rows",
         ),
         (lambda X, y: (X, np.array([None] * len(y))), "missing values"),
     ],
@@ -440,8 +442,8 @@ class Returns(nn.Module):
         (lambda out: out.to(torch.complex128), "must be a floating-point tensor.*complex128"),
         (lambda out: (out, out), "must be a floating-point tensor.*got tuple"),
         (lambda out: {"features": out}, "must be a floating-point tensor.*got dict"),
-        (lambda out: out.mean(), r"a row per sample: 2 samples gave shape \(\)"),
-        (lambda out: out.sum(0), r"a row per sample: 2 samples gave shape \(4,\)"),
+        (lambda out: out.mean(), r"one row per sample: 2 samples gave shape \(\)"),
+        (lambda out: out.sum(0), r"one row per sample: 2 samples gave shape \(4,\)"),
         (lambda out: out.relu().sum(1), r"at least one column of features.*shape \(2,\)"),
         (lambda out: out.relu()[:, :0], r"at least one column of features.*shape \(2, 0\)"),
     ],
@@ -473,13 +475,13 @@ def test_backbone_without_parameters_works(backbone):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
 def test_cuda_asked_for_where_there_is_none(Estimator, device):
     X, y = data_for(Estimator)
-    with pytest.raises(ValueError, match=r'`device`=.*cuda.*torch sees no CUDA.*device="cpu"'):
+    with pytest.raises(ValueError, match=r'`device`=.*cuda.*no usable CUDA.*device="cpu"'):
         small(Estimator, device=device).fit(X, y)
 
 
 def test_device_nobody_has_heard_of():
     X, y = data_for(CFLLRegressor)
-    with pytest.raises(ValueError, match="`device`='abacus' is no torch device"):
+    with pytest.raises(ValueError, match="`device`='abacus' is neither .* nor a torch device"):
         small(CFLLRegressor, device="abacus").fit(X, y)
 
 

@@ -250,7 +250,7 @@ def test_the_state_names_the_version():
     state = CFLLRegressor(**SMALL).fit(X, Y).__getstate__()
     assert state["_packed"]["version"] == sklearn_cfll.__version__
     state["_packed"]["format"] = 1
-    with pytest.raises(ValueError, match=r"sklearn_cfll 0.*format 1.*fit anew"):
+    with pytest.raises(ValueError, match=r"sklearn_cfll 0.*format 1.*fit again"):
         CFLLRegressor().__setstate__(state)
 
 

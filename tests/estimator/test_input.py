@@ -465,7 +465,7 @@ def test_sizes_that_a_network_of_ones_own_sees_as_they_are():
     many, y = BIG_X[:320], BIG_Y[:320]
     model = own_network(nn.ReLU).fit(1e20 * many, y)
     assert model.resolved_["precision"] == "float64" and model.score(1e20 * many, y) > 0.2
-    with pytest.raises(FloatingPointError, match="row 0 of `X` go up to .*e.20.*StandardScaler"):
+    with pytest.raises(FloatingPointError, match="row 0 of `X` reach .*e.20.*StandardScaler"):
         own_network(nn.ReLU, precision="float32").fit(1e21 * many, y)
     with pytest.raises(ValueError, match=r"Column 0 of `X` holds .*e\+99.*StandardScaler"):
         own_network().fit(1e100 * many, y)
@@ -646,7 +646,7 @@ def test_wild_targets_of_any_kind_are_drawn_in():
 def test_targets_that_may_be_right_are_named_and_left():
     many = {f"r{i}": 1e6 for i in range(13)}
     for y, rows, match in (
-        (BIG_Y[:600], many, r"and 10 more: .* left as they are"),
+        (BIG_Y[:600], many, r"and 10 more: .* left unchanged"),
         (np.full(300, 5.0), {"r7": 1e6}, r"y\[7\] = 1000000 is the only target that is not 5:"),
     ):
         kept, given, said = tamed(y, **rows)
@@ -655,7 +655,7 @@ def test_targets_that_may_be_right_are_named_and_left():
     y, weight = tamed(BIG_Y[:300], r7=1e6)[1], np.ones(300)
     weight[0] = 0.0
     for sample_weight in (None, weight):
-        with pytest.warns(UserWarning, match=r"y\[7\] = 1e\+06.*left as they are"):
+        with pytest.warns(UserWarning, match=r"y\[7\] = 1e\+06.*left unchanged"):
             data = check_instrument_data(
                 CFLLIVRegressor(), BIG_X[:300, :1], y, BIG_X[:300, 1:3], None, sample_weight
             )
@@ -685,7 +685,7 @@ def test_validation_rows_that_a_pipeline_left_as_they_are(unit, Estimator):
     y = BIG_Y if Estimator is CFLLRegressor else BIG_Y > 14
     found = caught(fit_with(raw[300:], y[300:], standardised, y, Estimator))
     assert len(found) == 1
-    assert "`X_val` is on another scale than `X`: column 0" in found[0]
+    assert "`X_val` is on another scale than `X`: the 5-95% range of column 0" in found[0]
     assert 'transform_input=["X_val"]' in found[0]
     assert caught(fit_with(standardised[300:], y[300:], standardised, y, Estimator)) == []
 
@@ -814,7 +814,7 @@ def test_members_of_a_recipe_have_a_last_layer_each():
 @pytest.mark.parametrize(("own", "given"), [(1, 8), (3, 8), (3, 1)])
 def test_members_in_two_places_contradict(own, given):
     model = CFLLRegressor(MLPBackbone((6,), n_members=own), n_members=given)
-    with pytest.raises(ValueError, match=rf"`n_members`={given} beside `backbone`=MLP.*={own}"):
+    with pytest.raises(ValueError, match=rf"`n_members`={given} .* `backbone`=MLP.*={own}"):
         model.fit(BIG_X[:60], BIG_Y[:60])
 
 
@@ -885,7 +885,7 @@ def test_labels_that_are_no_labels():
     for classes in ([], np.array([]), 0, "Oslo", {"Oslo", "Rome"}, [["Oslo", "Rome", "Wien"]]):
         with pytest.raises(ValueError, match="`classes` must be a list of all labels"):
             CFLLClassifier().partial_fit(X, LABELS, classes=classes)
-    with pytest.raises(ValueError, match="at least two classes, `classes` holds one class only"):
+    with pytest.raises(ValueError, match="at least two classes, but `classes` holds one class"):
         CFLLClassifier().partial_fit(X, LABELS, classes=["Oslo"])
 
 
@@ -896,12 +896,12 @@ def test_labels_of_two_kinds():
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -1, "much", None])
 def test_class_weights_that_are_no_weights(weight):
-    with pytest.raises(ValueError, match="`class_weight` must hold finite weights.*class 'Rome'"):
+    with pytest.raises(ValueError, match="`class_weight` must hold finite, non-neg.*class 'Rome'"):
         CFLLClassifier(class_weight={"Oslo": 1, "Rome": weight, "Wien": 1}).fit(X, LABELS)
 
 
 def test_class_weights_of_no_classes():
-    with pytest.raises(ValueError, match=r"\['Bern'\], which are no classes, and none of \['Rome'"):
+    with pytest.raises(ValueError, match=r"\['Bern'\], which are not classes, .* \['Rome'"):
         CFLLClassifier(class_weight={"Oslo": 1, "Bern": 2}).fit(X, LABELS)
     plain = CFLLClassifier(**SMALL).fit(X, LABELS).predict_proba(X)
     everything = dict.fromkeys([*np.unique(LABELS), "Bern"], 1)
@@ -920,11 +920,11 @@ def test_class_weights_of_several_labels():
         ({0: 1, 1: 3}, '"balanced" or a list of 2 dicts'),
         (weights[:1], "a list of 2 dicts"),
         ([{0: 1}, None], "must hold dicts, got None"),
-        ([{0: 1}, {1: np.nan}], "finite weights.*nan for class 1"),
+        ([{0: 1}, {1: np.nan}], "finite, non-negative weights.*nan for class 1"),
     ):
         with pytest.raises(ValueError, match=f"`class_weight` {message}|`class_weight`.*{message}"):
             CFLLClassifier(class_weight=wrong).fit(X, y)
-    with pytest.raises(ValueError, match="`class_weight` is a list for multilabel targets only"):
+    with pytest.raises(ValueError, match="`class_weight` may be a list for multilabel targets"):
         CFLLClassifier(class_weight=weights).fit(X, LABELS)
 
 
@@ -986,9 +986,9 @@ def test_interrupt_while_columns_are_scaled_keeps_nothing_and_says_nothing(monke
     "device", ["xpu", "meta", "xla", "hpu", "vulkan", "privateuseone", "cuda:99"]
 )
 def test_devices_that_are_not_here(device):
-    with pytest.raises(ValueError, match=rf"`device`='{device}' .*torch sees no .*only cpu.*auto"):
+    with pytest.raises(ValueError, match=rf"`device`='{device}' .*no usable .*only cpu.*auto"):
         CFLLRegressor(device=device).fit(X, Y)
-    with pytest.raises(ValueError, match="torch sees no"):
+    with pytest.raises(ValueError, match="no usable"):
         CFLLIVRegressor(device=torch.device(device)).fit(X, Y)
 
 
@@ -998,7 +998,7 @@ def test_devices_that_are_not_here(device):
 def test_interval_after_partial_fit_speaks_of_itself():
     model = CFLLRegressor(**SMALL).partial_fit(X, Y)
     with pytest.raises(
-        ValueError, match=r"`partial_fit` holds none out\. `fit` first, on 40 rows or more"
+        ValueError, match=r"`partial_fit` holds none out\. Call `fit` first, on at least 40 rows"
     ):
         model.predict_interval(X)
     few = CFLLRegressor(**SMALL).fit(X[:30], Y[:30]).partial_fit(X, Y)
@@ -1012,7 +1012,7 @@ def test_interval_after_partial_fit_speaks_of_itself():
 @pytest.mark.parametrize(
     ("parameters", "remedy"),
     [
-        ({"refit_last_layer": False}, "fit with refit_last_layer=True"),
+        ({"refit_last_layer": False}, "Fit with refit_last_layer=True"),
         ({"early_stopping": False}, "early_stopping=True and `validation_fraction` above 0"),
         ({"validation_fraction": 0}, "`validation_fraction` above 0"),
     ],

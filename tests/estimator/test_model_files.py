@@ -445,8 +445,8 @@ def test_what_is_wrong_with_a_backbone_given_to_load_is_said(tmp_path):
     with pytest.warns(UserWarning, match="`backbone`"):
         model.save(path)
     for other, message in (
-        (Network, r"the class Network.*Give an instance, Network\(\.\.\.\)"),
-        (Network(6), r"not like the one at fit.*0\.weight.*\[5, 3\].*\[6, 3\].*the same sizes"),
+        (Network, r"the class Network.*Pass an instance, Network\(\.\.\.\)"),
+        (Network(6), r"differs from the one at fit.*0\.weight.*\[5, 3\].*\[6, 3\].*the same sizes"),
         (nn.Linear(3, 5), "a Linear, has no linear layer '2', which was the last"),
         (nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Tanh()), "no linear layer '2'"),
         (torch.relu, "relu.*function of tensors"),
@@ -455,7 +455,7 @@ def test_what_is_wrong_with_a_backbone_given_to_load_is_said(tmp_path):
         with pytest.raises(ModelFileError, match=f"(?s){message}"):
             CFLLRegressor.load(path, backbone=other)
     for device in (None, 3.5, "abacus"):
-        with pytest.raises(ValueError, match=rf"`device`='?{device}'? is no torch device.*auto"):
+        with pytest.raises(ValueError, match=rf"`device`='?{device}'? is neither .* nor a torch"):
             CFLLRegressor.load(path, backbone=network, device=device)
     loaded = CFLLRegressor.load(path, backbone=network, device="auto")
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))

@@ -192,7 +192,7 @@ def test_accumulated_rows_are_solved_without_a_refit():
 
 
 def test_no_rows_are_named():
-    with pytest.raises(ValueError, match="`batches` held no rows.*used up"):
+    with pytest.raises(ValueError, match="`batches` has no rows.*exhausted"):
         ClosedFormLastLayer(6, 2).refit(iter([]))
 
 

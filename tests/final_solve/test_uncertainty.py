@@ -13,6 +13,7 @@ from sklearn_cfll.backbones import FNOBackbone
 from sklearn_cfll.estimator.checks import check_data, held_out_rows
 from sklearn_cfll.estimator.defaults import DEFAULTS
 from sklearn_cfll.final_solve.intervals import KEPT, Scores
+from sklearn_cfll.final_solve.offset import less_offset
 from sklearn_cfll.final_solve.refit import Calibration as FullCalibration
 from sklearn_cfll.final_solve.refit import _left_out_residuals
 from sklearn_cfll.linalg import RIDGES
@@ -282,7 +283,8 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
     ).fit(X, y)  # fmt: skip
     rows = held_out_rows(120, DEFAULTS.n_held_out("auto", 120), None, 0)[1]
     data = model._plan.dataset(check_data(model, X, y, None, reset=False, min_samples=1))
-    net, linear = model.net_, model.net_.module_.linear
+    net, offset = model.net_, model._offset
+    data = less_offset(data, offset)
     features, targets, _ = next(net.labelled_features(data))
     lefts = []
     for part, member in zip(features.chunk(2, -1), net.module_.last_layer.members, strict=True):
@@ -297,9 +299,10 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
         lefts.append(targets[rows] - share * torch.stack(predictions))
     expected = torch.stack(lefts).mean(0)
     if linear_part:  # its own prediction without the row, in place of that with it
-        shares = linear.layer.leverage(linear.columns(data.X[rows]))[:, None]
+        shares = offset.layer.leverage(offset.columns(data.X[rows]))[:, None]
         expected = expected + shares / (1 - shares) * targets[rows]
-    found = torch.cat([r for r, *_ in _left_out_residuals(net, data.subset(rows), lambda *_: None)])
+    left_out = _left_out_residuals(net, data.subset(rows), lambda *_: None, offset)
+    found = torch.cat([residuals for residuals, *_ in left_out])
     torch.testing.assert_close(found, expected)
     assert model._scores[2] == len(rows)
 

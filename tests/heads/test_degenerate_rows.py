@@ -309,7 +309,7 @@ def test_rows_that_are_not_finite_are_named_and_nothing_is_changed(
         "sample_weight": good[2].clone(),
     }
     rows[name][[12, 17], ..., *([-1] if name != "sample_weight" else [])] = value
-    with pytest.raises(ValueError, match=rf"`{name}` must be finite, and 2 of 30 rows.*index 12"):
+    with pytest.raises(ValueError, match=rf"`{name}` must be finite, but 2 of 30 rows.*index 12"):
         CALLS[call](layer, *rows.values())
     after = layer.state_dict()
     assert before.keys() == after.keys()
@@ -319,7 +319,7 @@ def test_rows_that_are_not_finite_are_named_and_nothing_is_changed(
 def test_update_refuses_them_too():
     targets = draw(9, K)
     targets[4] = torch.nan
-    with pytest.raises(ValueError, match="`targets` must be finite, and 1 of 9 rows"):
+    with pytest.raises(ValueError, match="`targets` must be finite, but 1 of 9 rows"):
         ClosedFormLastLayer(D, K, dtype=torch.float64).update(draw(9, D), targets)
 
 
@@ -327,7 +327,7 @@ def test_negative_weights_and_rows_too_large_to_square_are_named():
     layer = ClosedFormLastLayer(D, K)
     with pytest.raises(ValueError, match="`sample_weight` must not be negative, got -1"):
         layer.step(draw(9, D), draw(9, K), torch.full((9,), -1.0))
-    with pytest.raises(ValueError, match="too large to square in torch.float32: features go up to"):
+    with pytest.raises(ValueError, match="squared in torch.float32: features go up to"):
         layer.step(draw(9, D).float() * 1e30, draw(9, K).float())
 
 

@@ -23,10 +23,10 @@ from sklearn_cfll import (
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.mlp import MemberLinear
 from sklearn_cfll.columns.bins import bin_edges
+from sklearn_cfll.final_solve.offset import LinearOffset
 from sklearn_cfll.final_solve.refit import shrink_to_evidence
 from sklearn_cfll.heads import Head
 from sklearn_cfll.training.batches import RowsDataset, as_rows
-from sklearn_cfll.training.linear_part import LinearPart
 from sklearn_cfll.training.steps import squared_error, training_error
 
 M, D, K = 3, 5, 2
@@ -260,7 +260,7 @@ def test_a_backbone_of_the_users_stays_one_network():
     model = CFLLRegressor(module, n_members=4, linear_part=True, max_epochs=2).fit(X, y)
     assert model.features(X).shape == (100, 7)
     assert isinstance(model.net_.module_.last_layer, ClosedFormLastLayer)
-    assert model.net_.module_.linear is None
+    assert not model.resolved_["linear_part"]
 
 
 # -- the linear part --------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_linear_part_is_ridge_regression():
     X, y = load_diabetes(return_X_y=True)
     y = (y - y.mean()) / y.std()
     data = RowsDataset(as_rows(X, "cpu", torch.float64), torch.as_tensor(y[:, None]))
-    part = LinearPart(10, 1, torch.float64)
+    part = LinearOffset(10, 1, torch.float64)
     part.fit(data.subset(range(300)), data.subset(range(300, 442)))
     fine = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 5, 200))).fit(X, y)
     found = part(torch.as_tensor(X)).numpy()[:, 0]
@@ -281,9 +281,9 @@ def test_linear_part_is_ridge_regression():
 def test_few_rows_take_a_linear_part(n_rows):
     X, y = friedman(n_rows)
     model = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y)
-    assert (model.net_.module_.linear is not None) == (n_rows < 600)
+    assert model.resolved_["linear_part"] == (n_rows < 600)
     off = CFLLRegressor(linear_part=False, max_epochs=2, random_state=0).fit(X, y)
-    assert off.net_.module_.linear is None
+    assert not off.resolved_["linear_part"]
     assert model.features(X).shape[1] == off.features(X).shape[1] + (6 if n_rows < 600 else 0)
 
 
@@ -327,7 +327,7 @@ def test_linear_part_survives_adapting_streaming_and_warm_starts():
     assert np.abs(again.predict(more) - before).max() > 0
     assert np.square(again.predict(more) - y_more).mean() < np.square(before - y_more).mean()
     streamed = clone(model).fit(X, y).partial_fit(more, y_more)
-    assert streamed.net_.module_.linear is not None
+    assert streamed.resolved_["linear_part"]
     assert np.isfinite(streamed.predict(more)).all()
     warm = clone(model).set_params(warm_start=True).fit(X, y).fit(X, y)
     assert warm.n_iter_ == 6

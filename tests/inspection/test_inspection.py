@@ -168,7 +168,7 @@ def test_only_the_drawn_samples_are_predicted():
     [
         ((5,), {}, r"shape \(n, grid_1\) or \(n, grid_1, grid_2\)"),
         ((5, 6), {"channels": "last"}, r"shape \(n, grid_1, channels\)"),
-        ((2, 2, 3, 4, 5), {}, r'`channels` says .* \("first", "last" or None\)'),
+        ((2, 2, 3, 4, 5), {}, r'`channels` states .* \("first", "last" or None\)'),
         ((2, 3, 4, 5), {}, "plane=.axis of the grid, index"),
         ((2, 3, 4, 5), {"plane": (0, 3)}, r"`plane\[1\]` must lie between 0 and 2, got 3"),
         ((2, 8), {"plane": (0, 3)}, "fields on three axes, got 1"),
@@ -190,7 +190,7 @@ def test_fields_that_do_not_match_are_told_whose_shape_counts():
         FieldDisplay.from_predictions(truth, prediction[:, :4])
     with pytest.raises(ValueError, match=r"`y_std` must have shape \(2, 8\), as `y_true`"):
         FieldDisplay.from_predictions(truth, prediction, std[:1])
-    with pytest.raises(ValueError, match="as many samples, got 2 and 1"):
+    with pytest.raises(ValueError, match="the same length, got 2 and 1"):
         FieldDisplay.from_estimator(FixedFields(), truth, truth[:1])
     with pytest.raises(ValueError, match="`sample` must lie between 0 and 1, got 5"):
         FieldDisplay.from_estimator(FixedFields(), truth, truth, sample=5)
@@ -250,7 +250,7 @@ def test_training_curve_says_what_it_needs(fitted):
         TrainingCurveDisplay([])
     with pytest.raises(NotFittedError):
         TrainingCurveDisplay.from_estimator(CFLLRegressor())
-    with pytest.raises(ValueError, match=r"`history_`, and this Pipeline .*`pipeline\[-1\]`"):
+    with pytest.raises(ValueError, match=r"`history_`, but this Pipeline .*`pipeline\[-1\]`"):
         TrainingCurveDisplay.from_estimator(
             make_pipeline(StandardScaler(), BayesianRidge()).fit(X, y)
         )
@@ -368,13 +368,13 @@ def test_interval_says_what_it_needs(fitted):
             PredictionIntervalDisplay.from_estimator(other, X)
     with pytest.raises(ValueError, match="`feature` must lie between 0 and 2, got 3"):
         PredictionIntervalDisplay.from_estimator(model, X, feature=3)
-    with pytest.raises(ValueError, match="`feature`='dose' is no column of X"):
+    with pytest.raises(ValueError, match="`feature`='dose' is not a column of X"):
         PredictionIntervalDisplay.from_estimator(model, X, feature="dose")
     with pytest.raises(ValueError, match=r"`y_pred` must have shape \(n_samples,\), got \(3, 2\)"):
         PredictionIntervalDisplay(np.arange(3), np.zeros((3, 2)), np.zeros(3), np.zeros(3))
     with pytest.raises(ValueError, match=r"`upper` must have shape \(3,\), as `x`"):
         PredictionIntervalDisplay(np.arange(3), np.zeros(3), np.zeros(3), np.zeros(2))
-    with pytest.raises(ValueError, match="`lower` must nowhere be above `upper`"):
+    with pytest.raises(ValueError, match="`lower` must not be above `upper`"):
         PredictionIntervalDisplay([0], [0], [1], [-1])
 
 

@@ -276,7 +276,7 @@ def test_images_may_be_treatments_confounders_or_instruments(role, data, tmp_pat
     opened = CFLLIVRegressor.load(tmp_path / "model.cfll", **{f"{role}_backbone": image_backbone})
     for other in (pickle.loads(pickle.dumps(model)), opened):
         np.testing.assert_array_equal(other.predict(X, C), model.predict(X, C))
-    with pytest.raises(ValueError, match=f"pass the same one as `{role}_backbone`"):
+    with pytest.raises(ValueError, match=f"pass the same object as `{role}_backbone`"):
         CFLLIVRegressor.load(tmp_path / "model.cfll")
 
 

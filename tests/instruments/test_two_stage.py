@@ -12,8 +12,8 @@ from sklearn_cfll.instruments import two_stage as maths
 from sklearn_cfll.instruments.cross_fit import Schedule, cross_fit, jackknife_variance
 from sklearn_cfll.instruments.fold_training import FoldTraining
 from sklearn_cfll.instruments.stages import (
+    InstrumentRows,
     Networks,
-    Rows,
     Settings,
     Shrinkage,
     confounder_corrections,
@@ -217,7 +217,7 @@ class Pass(nn.Module):
 def linear_rows(rng, n=200):
     Z, hidden = normal(rng, n, 2), normal(rng, n, 1)
     X = Z.sum(1, keepdim=True) + hidden
-    return Rows(X, Z, None, 0.5 * X + hidden, None)
+    return InstrumentRows(X, Z, None, 0.5 * X + hidden, None)
 
 
 SETTINGS = Settings(0.01, 0.01, Shrinkage(0.0, 1.0, 0.01), None)

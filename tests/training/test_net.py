@@ -705,7 +705,7 @@ def test_divergence_names_what_to_change(order):
     ("where", "error", "message"),
     [
         ("inputs", FloatingPointError, "loss is not finite"),
-        ("targets", ValueError, "`targets` must be finite, and 1 of"),
+        ("targets", ValueError, "`targets` must be finite, but 1 of"),
     ],
 )
 def test_rows_that_are_not_finite_stop_training(where, error, message):

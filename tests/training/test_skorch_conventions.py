@@ -174,7 +174,7 @@ def quantile_loss():
 def test_loss_without_closed_form_is_refused_by_name(criterion, method):
     net = make_net(criterion=criterion)
     name = getattr(criterion, "__name__", type(criterion).__name__)
-    with pytest.raises(ValueError, match=f"got {name}: the last layer .* only squared error"):
+    with pytest.raises(ValueError, match=f"got {name}: the last layer .* only for squared error"):
         getattr(net, method)(*make_data())
 
 

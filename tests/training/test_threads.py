@@ -446,5 +446,5 @@ def test_number_of_threads_moves_results_by_rounding_alone():
 @pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
 def test_threads_that_would_crash_torch_are_refused(Estimator):
     X, y = rng.normal(size=(40, 2)), np.arange(40) % 2
-    with pytest.raises(ValueError, match=r"`n_threads`=1000000 is more than 16 for each core"):
+    with pytest.raises(ValueError, match=r"`n_threads`=1000000 is more than 16 per core"):
         Estimator(n_threads=10**6).fit(X, y)
