@@ -1,4 +1,4 @@
-"""Simulators in the manner of scikit-learn's ``make_*``: operators to learn, and instruments."""
+"""Simulators in the style of scikit-learn's ``make_*``: operator learning and instruments."""
 
 from .burgers import make_burgers
 from .darcy import make_darcy

@@ -1,4 +1,4 @@
-"""Batches of samples, with a progress bar where it is asked for."""
+"""Batches of samples, with an optional progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated arrays on disk: one npz for a set of parameters, with a checksum of its content."""
+"""Cache of simulated arrays: one npz file per set of parameters, with a checksum."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 
 __all__ = ["CONSTRAINT", "cached"]
 
-# What `cache_dir` may be, for scikit-learn's validation of parameters.
+# Allowed values of `cache_dir`, for scikit-learn's parameter validation.
 CONSTRAINT = [str, os.PathLike, None]
 
-# Part of every file's name: raise it when a simulator's results change.
+# Part of every file name; to be increased when the results of a simulator change.
 _VERSION = 1
 
 
 class _Unreadable(Exception):
-    """A file that is not what was written; the message says how."""
+    """A cached file is damaged; the message says how."""
 
 
 def cached(
@@ -34,18 +34,19 @@ def cached(
     random_state: Any,
     cache_dir: str | os.PathLike[str] | None,
 ) -> tuple[np.ndarray, ...]:
-    """The arrays of ``simulate()``, read from ``cache_dir`` where they are there and intact.
+    """Return the arrays of ``simulate()``, read from ``cache_dir`` if stored there and intact.
 
-    The file is named by ``name``, ``parameters`` and ``random_state``, so this last must be an
-    integer: nothing else names the same data tomorrow. A file that cannot be read, or whose
-    content does not have the SHA-256 stored with it, is computed again with a warning.
+    The file name contains ``name``, ``parameters`` and ``random_state``. The last must be an
+    integer, because nothing else gives the same data in another session. If a file cannot be read,
+    or its content does not match the SHA-256 stored in it, the arrays are computed again, with a
+    warning.
     """
     if cache_dir is None:
         return simulate()
     if not isinstance(random_state, Integral):
         raise ValueError(
             f"`cache_dir` needs an integer `random_state`, got {random_state!r}: only an integer "
-            "names the same data on every call. Pass random_state=0, or cache_dir=None."
+            "gives the same data on every call. Pass random_state=0, or cache_dir=None."
         )
     path = Path(cache_dir) / _file_name(name, {**parameters, "seed": int(random_state)})
     if path.exists():
@@ -63,7 +64,7 @@ def cached(
 
 
 def _file_name(name: str, parameters: Mapping[str, Any]) -> str:
-    """Readable and the same on every system: ``burgers-n_samples=5-...-v1.npz``."""
+    """Readable file name, equal on all systems: ``burgers-n_samples=5-...-v1.npz``."""
     settings = [f"{key}={_plain(value)}" for key, value in parameters.items()]
     return "-".join([name, *settings, f"v{_VERSION}"]) + ".npz"
 
@@ -75,7 +76,7 @@ def _plain(value: Any) -> str:
 
 
 def _digest(arrays: tuple[np.ndarray, ...]) -> str:
-    """SHA-256 over types, shapes and values."""
+    """SHA-256 of dtypes, shapes and values."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -88,7 +89,7 @@ def _read(path: Path) -> tuple[np.ndarray, ...]:
         with np.load(path, allow_pickle=False) as archive:
             stored = str(archive["sha256"])
             arrays = tuple(archive[f"array_{i}"] for i in range(len(archive.files) - 1))
-    except Exception as error:  # zip, zlib, header and key errors: damage has many names
+    except Exception as error:  # a damaged file can raise zip, zlib, header and key errors
         raise _Unreadable(f"{type(error).__name__}: {error}") from error
     if _digest(arrays) != stored:
         raise _Unreadable("its content does not match its SHA-256")
@@ -96,7 +97,7 @@ def _read(path: Path) -> tuple[np.ndarray, ...]:
 
 
 def _write(path: Path, arrays: tuple[np.ndarray, ...]) -> None:
-    """Under another name first: a reader never meets half a file."""
+    """Write under a temporary name and rename, so that incomplete files are never read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {f"array_{i}": array for i, array in enumerate(arrays)}
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

@@ -1,4 +1,4 @@
-"""Exponential time differencing of fourth order, for spectra whose linear part is diagonal."""
+"""Fourth-order exponential time differencing for equations with a diagonal linear part."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _CONTOUR_POINTS = 32
 class ETDRK4:
     """One step of ``dv/dt = linear * v + nonlinear(v)`` (Kassam & Trefethen 2005).
 
-    The linear part is solved exactly; the rest is a Runge-Kutta method of order four. The
-    coefficients divide by powers of ``step * linear`` and would cancel near 0: they are means
-    over a circle in the complex plane instead.
+    The linear part is solved exactly, the rest by a Runge-Kutta method of order four. The formulas
+    of the coefficients divide by powers of ``step * linear`` and suffer from cancellation near 0,
+    so they are averaged over a circle in the complex plane instead.
 
     Parameters
     ----------
     linear : real ndarray
-        Multiplies each coefficient; not positive for a dissipative equation.
+        Factor of each coefficient; not positive for a dissipative equation.
     step : float
         The time step.
 
@@ -32,7 +32,7 @@ class ETDRK4:
     """
 
     def __init__(self, linear: np.ndarray, step: float) -> None:
-        # The integrands are symmetric about the real axis: half a circle, real parts.
+        # The integrands are symmetric about the real axis, so half a circle and real parts suffice.
         angles = np.pi * (np.arange(_CONTOUR_POINTS) + 0.5) / _CONTOUR_POINTS
         z = step * linear[..., None] + np.exp(1j * angles)
         e = np.exp(z)

@@ -1,8 +1,8 @@
 """Gaussian random fields N(0, scale² (-Δ + tau² I)^-power) as random coefficients.
 
-Coefficients are drawn, never grid values, so that a seed names functions: they can be looked at
-on any grid. The constant mode is left out, as in the generators that Li et al. released; their
-formulas would give it the variance scale² tau^(-2 power).
+Coefficients are drawn instead of grid values, so that a seed determines functions, which can be
+evaluated on any grid. The constant mode is omitted, as in the generators that Li et al. released;
+in their formulas it has the variance scale² tau^(-2 power).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 def _standard_deviation(
     squared_frequency: np.ndarray, scale: float, tau: float, power: float
 ) -> np.ndarray:
-    """Square root of the covariance's eigenvalues; 0 for the constant mode, which is left out."""
+    """Square roots of the covariance's eigenvalues; 0 for the constant mode, which is omitted."""
     deviation = scale * (squared_frequency + tau**2) ** (-0.5 * power)
     deviation[squared_frequency == 0] = 0.0
     return deviation
@@ -60,9 +60,9 @@ def periodic_field(
 
 
 def evaluate_periodic(coefficients: np.ndarray, resolution: int) -> np.ndarray:
-    """Values at ``i / resolution`` along every axis, whether that grid resolves the field or not.
+    """Values at ``i / resolution`` along every axis, even if that grid does not resolve the field.
 
-    Takes the coefficients as :func:`periodic_field` gives them.
+    The coefficients are in the order of :func:`periodic_field`.
     """
     dimension, n_modes = coefficients.ndim - 1, coefficients.shape[-1] - 1
     stride = -(-(2 * n_modes + 1) // resolution)
@@ -77,10 +77,10 @@ def evaluate_periodic(coefficients: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def to_fft_order(coefficients: np.ndarray, grid: int) -> np.ndarray:
-    """Coefficients in the order of ``rfftn`` on ``grid`` points, missing frequencies zero.
+    """Coefficients in the order of ``rfftn`` on ``grid`` points; missing frequencies are zero.
 
-    Frequencies that the grid cannot hold are dropped. The last axis stays as short as it is:
-    ``irfftn`` pads it by itself.
+    Frequencies that the grid cannot represent are dropped. The last axis is not extended, because
+    ``irfftn`` pads it.
     """
     n_samples, full_axes = len(coefficients), coefficients.ndim - 2
     n_modes = coefficients.shape[-1] - 1

@@ -1,4 +1,4 @@
-"""The stream of random numbers behind a ``random_state``."""
+"""Random number generator of a ``random_state``."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ __all__ = ["random_stream"]
 
 
 def random_stream(random_state: Any) -> np.random.RandomState:
-    """As scikit-learn does, but None takes fresh entropy, not NumPy's global state."""
+    """Like ``check_random_state``, but None takes fresh entropy, not NumPy's global state."""
     return np.random.RandomState() if random_state is None else check_random_state(random_state)

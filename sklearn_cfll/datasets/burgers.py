@@ -19,9 +19,9 @@ from ._random_stream import random_stream
 
 __all__ = ["make_burgers"]
 
-# Modes of the initial functions: as many as 1,024 points hold without aliasing of a product.
+# Modes of the initial functions: the most for which products on 1,024 points are free of aliasing.
 _INITIAL_MODES = 340
-# Grid points of a batch: its arrays stay within a processor's cache.
+# Grid points per batch, so that its arrays fit in the CPU cache.
 _BATCH_POINTS = 2**16
 
 
@@ -47,30 +47,32 @@ def make_burgers(
     cache_dir: str | os.PathLike[str] | None = None,
     verbose: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Initial and final states of Burgers' equation: an operator to learn, in one dimension.
+    """Generate initial and final states of Burgers' equation, for operator learning in 1-d.
 
-    Solves ``u_t + (u²/2)_x = viscosity * u_xx`` on the periodic unit interval from Gaussian random
-    fields ``u(., 0) ~ N(0, 625 (-Δ + 25 I)^-2)`` without their constant mode, as Li et al. do [1]_.
+    The equation ``u_t + (u²/2)_x = viscosity * u_xx`` is solved on the periodic unit interval. The
+    initial states are Gaussian random fields ``u(., 0) ~ N(0, 625 (-Δ + 25 I)^-2)`` without their
+    constant mode, as in [1]_.
 
     Parameters
     ----------
     n_samples : int, default=1000
         Number of pairs of functions.
     resolution : int, default=128
-        Points at which the functions are given. A seed names functions: those of any other
-        resolution are the same.
+        Number of points at which the functions are evaluated. A seed determines the functions,
+        which are the same for all resolutions.
     viscosity : float, default=0.1
-        At least 1e-4. 0.1 and 0.01 are usual: with 0.1 the final state at time 1 is smooth and
-        has 2% of the initial amplitude, with 0.01 it has steep fronts and a third.
+        At least 1e-4. Usual values are 0.1 and 0.01. With 0.1 the final state at time 1 is smooth
+        and has 2% of the initial amplitude; with 0.01 it has steep fronts and a third of the
+        amplitude.
     final_time : float, default=1.0
         Time of the final state.
     random_state : int, RandomState instance or None, default=None
         Seed of the initial states.
     cache_dir : str or path-like, default=None
-        Folder to keep the result in and read it from, checked by a SHA-256 of its content. Needs
-        an integer ``random_state``.
+        Folder in which the result is stored and from which it is read, verified by its SHA-256.
+        Requires an integer ``random_state``.
     verbose : int, default=0
-        Show a progress bar.
+        If positive, show a progress bar.
 
     Returns
     -------
@@ -81,9 +83,10 @@ def make_burgers(
 
     Notes
     -----
-    Fourier pseudo-spectral method with the 2/3 rule against aliasing and an exponential
-    Runge-Kutta method of order four in time [2]_, on a grid of its own: 256 points for a viscosity
-    of 0.1, 1,024 for 0.01, 16,384 for 0.001. At final time 1 the relative L2 error is below 1e-6.
+    The solver is a Fourier pseudo-spectral method with the 2/3 rule against aliasing and an
+    exponential Runge-Kutta method of order four in time [2]_. Its grid does not depend on
+    ``resolution``: it has 256 points for a viscosity of 0.1, 1,024 for 0.01, 16,384 for 0.001. At
+    final time 1 the relative L2 error is below 1e-6.
 
     References
     ----------
@@ -98,7 +101,7 @@ def make_burgers(
     >>> X, y = make_burgers(n_samples=3, resolution=64, random_state=0)
     >>> X.shape, y.shape
     ((3, 64), (3, 64))
-    >>> bool(abs(y).max() < abs(X).max())  # viscosity flattens
+    >>> bool(abs(y).max() < abs(X).max())  # viscosity damps the state
     True
     """
     grid, n_steps = _discretisation(viscosity, final_time)
@@ -131,11 +134,11 @@ def make_burgers(
 
 
 def _discretisation(viscosity: float, final_time: float) -> tuple[int, int]:
-    """Grid points that resolve a front of width ``viscosity``, and time steps to go with them."""
+    """Numbers of grid points, to resolve a front of width ``viscosity``, and of time steps."""
     grid = max(256, 2 ** math.ceil(math.log2(10 / viscosity)))
-    # The first moments, while the rough initial state is smoothed, cost the accuracy: hence a
-    # least number of steps. Measured on 32 samples at time 1, largest relative L2 error:
-    # 3e-7 at viscosity 0.1, 1e-8 at 0.01.
+    # There is a minimum number of steps because most of the error arises at the beginning, when the
+    # rough initial state is smoothed. Largest relative L2 error of 32 samples at time 1: 3e-7 at
+    # viscosity 0.1, 1e-8 at 0.01.
     return grid, max(100, math.ceil(final_time * max(400, grid // 8)))
 
 
@@ -143,7 +146,7 @@ def solve_burgers(
     initial: np.ndarray, viscosity: float, final_time: float, grid: int, n_steps: int
 ) -> np.ndarray:
     """Final Fourier coefficients from initial ones, both of shape (n_samples, modes + 1)."""
-    n_modes = (grid - 1) // 3  # the 2/3 rule: products of kept modes alias onto dropped ones only
+    n_modes = (grid - 1) // 3  # the 2/3 rule: products of kept modes only alias to dropped ones
     frequency = 2 * np.pi * np.arange(n_modes + 1)
     step = ETDRK4(-viscosity * frequency**2, final_time / n_steps)
     minus_half_derivative = -0.5j * frequency

@@ -19,7 +19,7 @@ from ._random_stream import random_stream
 
 __all__ = ["make_darcy"]
 
-# Cosine modes of the Gaussian field along each axis. What lies beyond has less than 1% of its
+# Cosine modes of the Gaussian field along each axis. The omitted modes have less than 1% of its
 # standard deviation.
 _N_MODES = 128
 _BATCH_SIZE = 16
@@ -49,50 +49,51 @@ def make_darcy(
     cache_dir: str | os.PathLike[str] | None = None,
     verbose: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Permeability and pressure of Darcy flow: an operator to learn, in two dimensions.
+    """Generate permeability and pressure of Darcy flow, for operator learning in 2-d.
 
-    Solves ``-div(a grad u) = 1`` on the unit square with ``u = 0`` on its boundary. The
-    permeability ``a`` takes two values, after the sign of a Gaussian random field
+    The equation ``-div(a grad u) = 1`` is solved on the unit square with ``u = 0`` on its boundary.
+    The permeability ``a`` has two values, given by the sign of a Gaussian random field
     ``N(0, (-Δ + 9 I)^-2)`` with zero normal derivative at the boundary and without its constant
-    mode, as Li et al. do [1]_.
+    mode, as in [1]_.
 
     Parameters
     ----------
     n_samples : int, default=1000
         Number of pairs of fields.
     resolution : int, default=32
-        Cells along each axis. A seed names permeabilities: those of any other resolution are
-        the same functions, and the solutions differ by their discretisation error.
+        Number of cells along each axis. A seed determines the permeabilities, which are the same
+        functions for all resolutions; the solutions differ by their discretisation error.
     contrast : tuple of two positive floats, default=(3, 12)
-        Permeability where the field is negative, and where it is not.
+        Permeability where the field is negative and where it is not.
     refinement : int, default=1
-        Odd. Solve on cells so many times smaller and return the values at the centres of the
-        cells asked for. On 32 × 32 cells the relative L2 error of the solutions is 1.2% with 1,
-        0.35% with 3 (ten times the time) and 0.16% with 5.
+        Odd factor by which the solver's cells are smaller; the values at the centres of the
+        larger cells are returned. On 32 × 32 cells the relative L2 error of the solutions is 1.2%
+        with 1, 0.35% with 3 (ten times the time) and 0.16% with 5.
     solver : {"direct", "multigrid"}, default="direct"
-        "direct" is SciPy's sparse factorisation. "multigrid" is PyAMG (to be installed apart):
-        to the same ten digits, and 1.4 times as fast from 128 × 128 cells on; slower below.
+        "direct" is SciPy's sparse factorisation. "multigrid" is PyAMG, which must be installed
+        separately. The solutions agree to ten digits; it is 1.4 times as fast from 128 × 128
+        cells on and slower below.
     random_state : int, RandomState instance or None, default=None
         Seed of the permeabilities.
     cache_dir : str or path-like, default=None
-        Folder to keep the result in and read it from, checked by a SHA-256 of its content. Needs
-        an integer ``random_state``.
+        Folder in which the result is stored and from which it is read, verified by its SHA-256.
+        Requires an integer ``random_state``.
     verbose : int, default=0
-        Show a progress bar.
+        If positive, show a progress bar.
 
     Returns
     -------
     X : ndarray of shape (n_samples, resolution, resolution)
-        Permeability at the cells' centres ``((i + 1/2) / resolution, (j + 1/2) / resolution)``.
+        Permeability at the cell centres ``((i + 1/2) / resolution, (j + 1/2) / resolution)``.
     y : ndarray of shape (n_samples, resolution, resolution)
         Pressure at the same points. None of them lies on the boundary.
 
     Notes
     -----
-    Cell-centred finite volumes: the flux through a face takes the harmonic mean of the two cells'
-    permeabilities, which is exact for layers, and one sparse factorisation solves each sample.
-    The error falls with the square of the cell size where ``a`` is smooth, and about linearly
-    where it jumps within cells.
+    The solver is a cell-centred finite-volume method. The permeability of a face is the harmonic
+    mean of the two cells' permeabilities, which is exact for layered media. Each sample is solved
+    by one sparse factorisation. The error decreases with the square of the cell size if ``a`` is
+    smooth, and about linearly if it is discontinuous within cells.
 
     References
     ----------
@@ -112,8 +113,8 @@ def make_darcy(
     low, high = _check_contrast(contrast)
     if refinement % 2 == 0:
         raise ValueError(
-            f"`refinement` must be odd, got {refinement}: only then do the small cells' centres "
-            "include those of the cells asked for."
+            f"`refinement` must be odd, got {refinement}: otherwise the centres of the small cells "
+            "do not include those of the larger cells."
         )
     n_cells = resolution * refinement
     centres = (np.arange(n_cells) + 0.5) / n_cells
@@ -155,10 +156,10 @@ def _check_contrast(contrast: Any) -> tuple[float, float]:
 
 
 def darcy_matrix(permeability: np.ndarray) -> csc_array:
-    """Net flux out of each cell over the pressures, of shape (n_cells², n_cells²).
+    """Matrix that maps pressures to net fluxes out of the cells; (n_cells², n_cells²).
 
-    Symmetric and positive definite. The cells' size cancels: a flux is a difference of pressures
-    over a distance h through a face of length h.
+    It is symmetric and positive definite. The cell size h cancels, because a flux is a difference
+    of pressures divided by the distance h, times the face length h.
     """
 
     def conductance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -166,7 +167,7 @@ def darcy_matrix(permeability: np.ndarray) -> csc_array:
 
     along_x = conductance(permeability[1:], permeability[:-1])
     along_y = conductance(permeability[:, 1:], permeability[:, :-1])
-    # Half a cell to the boundary, hence twice the conductance.
+    # The distance to the boundary is half a cell, hence twice the conductance.
     boundary = np.zeros_like(permeability)
     for edge in np.s_[0, :], np.s_[-1, :], np.s_[:, 0], np.s_[:, -1]:
         boundary[edge] += 2 * permeability[edge]
@@ -174,7 +175,7 @@ def darcy_matrix(permeability: np.ndarray) -> csc_array:
     south, north = np.pad(along_x, ((1, 0), (0, 0))), np.pad(along_x, ((0, 1), (0, 0)))
     west, east = np.pad(along_y, ((0, 0), (1, 0))), np.pad(along_y, ((0, 0), (0, 1)))
     total = boundary + south + north + west + east
-    # A diagonal's entries are stored by column: above the main one that is the neighbour's row.
+    # `dia_array` stores diagonals by column, which above the main one is the neighbour's index.
     n_cells = len(permeability)
     diagonals = [total, -west, -east, -south, -north]
     offsets = [0, 1, -1, n_cells, -n_cells]
@@ -190,7 +191,7 @@ def direct() -> Solve:
     """Sparse factorisation of a symmetric positive definite matrix."""
 
     def solve(matrix: csc_array, right: np.ndarray) -> np.ndarray:
-        # An ordering for symmetric matrices, pivots from the diagonal.
+        # Use an ordering for symmetric matrices and pivots on the diagonal.
         options = {"SymmetricMode": True}
         factor = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
         return factor.solve(right)
@@ -204,7 +205,7 @@ def multigrid() -> Solve:
         from pyamg import ruge_stuben_solver
     except ImportError as error:
         raise ImportError(
-            '`solver`="multigrid" needs the package PyAMG: pip install pyamg, or take '
+            '`solver`="multigrid" requires the package PyAMG: pip install pyamg, or use '
             'solver="direct".'
         ) from error
 
@@ -222,6 +223,6 @@ SOLVERS = {"direct": direct, "multigrid": multigrid}
 def solve_darcy(
     permeability: np.ndarray, source: np.ndarray, solve: Solve | None = None
 ) -> np.ndarray:
-    """Pressure at the cells' centres; all arrays of shape (n_cells, n_cells)."""
+    """Pressure at the cell centres; all arrays have shape (n_cells, n_cells)."""
     right = source.ravel() / source.size
     return (solve or direct())(darcy_matrix(permeability), right).reshape(source.shape)

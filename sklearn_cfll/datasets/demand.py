@@ -1,4 +1,4 @@
-"""The demand design: a price that customers and sellers set together, and a cost that tells."""
+"""The demand design: sales depend on an endogenous price, with fuel cost as instrument."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_demand_design(
     images: bool = False,
     random_state: Any = None,
 ) -> Bunch:
-    """Sales of airline tickets: the design on which instrumental-variable estimators are compared.
+    """Generate sales of airline tickets, a benchmark design for instrumental variables.
 
     Time ``t ~ U[0, 10]``, customer type ``s`` uniform on 1 to 7, fuel cost ``c ~ N(0, 1)``,
     demand shock ``v ~ N(0, 1)`` and noise ``e ~ N(rho v, 1 - rho²)`` give ::
@@ -49,26 +49,26 @@ def make_demand_design(
         price = 25 + (instrument_strength * c + 3) h(t) + v
         sales = 100 + (10 + price) s h(t) - 2 price + noise_scale * e
 
-    The price is correlated with the noise through ``v``; the cost moves the price and is
-    independent of the noise: an instrument.
+    The price is correlated with the noise through ``v``. The cost affects the price and is
+    independent of the noise, so it is an instrument.
 
     Parameters
     ----------
     n_samples : int, default=1000
         Number of rows.
     rho : float, default=0.5
-        Correlation of the noise with the price's shock, from -1 to 1.
+        Correlation of the noise with the demand shock, from -1 to 1.
     noise_scale : float, default=158.0
         Standard deviation of the noise of the sales. 158 is the scale of Hartford et al. [1]_
-        (about the spread of the noiseless sales). With 1, as in [2]_ and [3]_, confounding is
-        negligible and plain regression does better than any instrument.
+        (about the standard deviation of the noiseless sales). With 1, as in [2]_ and [3]_,
+        confounding is negligible and direct regression is better than any instrument.
     instrument_strength : float, default=1.0
-        Factor of the cost's effect on the price; near 0 the instrument is weak.
+        Factor of the effect of the cost on the price; near 0 the instrument is weak.
     images : bool, default=False
-        Give the customer type as the image of a digit, from
+        Whether the customer type is given as an image of a digit from
         :func:`sklearn.datasets.load_digits`.
     random_state : int, RandomState instance or None, default=None
-        Seed.
+        Seed of the sample.
 
     Returns
     -------
@@ -82,15 +82,15 @@ def make_demand_design(
         Z : ndarray of shape (n_samples, 1)
             The instrument, the cost.
         C : ndarray of shape (n_samples, 2)
-            The observed confounders, time and customer type. With ``images=True`` of shape
+            The observed confounders, time and customer type. With ``images=True`` the shape is
             (n_samples, 65): time and the 8 × 8 pixels of the digit, from 0 to 1.
         structural : callable
             ``structural(X, C)``: the noiseless sales, of shape (n_samples,). With
-            ``images=True`` an image means the type of the most similar digit.
+            ``images=True`` the type of an image is that of the most similar digit.
         grid : :class:`~sklearn.utils.Bunch`
             ``X``, ``C`` and noiseless ``y`` at 2,800 points: 20 prices from 10 to 25 × 20 times
-            from 0 to 10 × 7 types, the last varying fastest. The same for every seed. Its
-            digits are others than the sample's.
+            from 0 to 10 × 7 types, the last varying fastest. It is the same for every seed. Its
+            images of digits are not used in the sample.
 
     References
     ----------
@@ -130,7 +130,7 @@ def make_demand_design(
 def _grid(images: bool) -> Bunch:
     levels = product(np.linspace(10, 25, 20), np.linspace(0, 10, 20), range(1, _N_TYPES + 1))
     price, time, customer = np.array(list(levels)).T
-    # A seed of its own: the grid is the same whatever the sample.
+    # The seed is fixed, so that the grid does not depend on the sample.
     rng = np.random.RandomState(0) if images else None
     return Bunch(
         X=price[:, None],
@@ -148,15 +148,15 @@ def _sales(price: np.ndarray, time: np.ndarray, customer: np.ndarray) -> np.ndar
     return 100 + (10 + price) * customer * _season(time) - 2 * price
 
 
-# Functions of the module, not closures: a data set can be pickled.
+# Module-level functions instead of closures, so that a data set can be pickled.
 def _structural(X: Any, C: Any) -> np.ndarray:
-    """Noiseless sales over price (n, 1) and time and customer type (n, 2)."""
+    """Noiseless sales as a function of price (n, 1), and time and customer type (n, 2)."""
     X, C = np.asarray(X), np.asarray(C)
     return _sales(X[:, 0], C[:, 0], C[:, 1])
 
 
 def _structural_by_image(X: Any, C: Any) -> np.ndarray:
-    """Noiseless sales over price (n, 1) and time and digit image (n, 65)."""
+    """Noiseless sales as a function of price (n, 1), and time and digit image (n, 65)."""
     X, C = np.asarray(X), np.asarray(C)
     pixels, labels = _digits()
     return _sales(X[:, 0], C[:, 0], labels[pairwise_distances_argmin(C[:, 1:], pixels)])
@@ -173,14 +173,14 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 def _confounders(
     time: np.ndarray, customer: np.ndarray, rng: np.random.RandomState | None, *, held_out: bool
 ) -> np.ndarray:
-    """Time beside the customer type, or beside images of it where there is an ``rng``."""
+    """Columns of time and customer type, or of time and images if there is an ``rng``."""
     if rng is None:
         return np.column_stack([time, customer])
     pixels, labels = _digits()
     images = np.empty((len(customer), pixels.shape[1]))
     for label in range(1, _N_TYPES + 1):
         rows = customer == label
-        # Every other digit is for the sample, those between them are for the grid.
+        # The sample and the grid use alternate digits.
         choices = np.flatnonzero(labels == label)[int(held_out) :: 2]
         images[rows] = pixels[rng.choice(choices, rows.sum())]
     return np.column_stack([time, images])

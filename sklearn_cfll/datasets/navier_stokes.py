@@ -19,10 +19,10 @@ from ._random_stream import random_stream
 
 __all__ = ["make_navier_stokes"]
 
-# Modes of the initial vorticity along each axis and direction. What lies beyond has less than 1% of
-# its standard deviation.
+# Modes of the initial vorticity along each axis and direction. The omitted modes have less than 1%
+# of its standard deviation.
 _INITIAL_MODES = 32
-# Grid points of a batch: its arrays stay within a processor's cache.
+# Grid points per batch, so that its arrays fit in the CPU cache.
 _BATCH_POINTS = 2**15
 
 
@@ -50,37 +50,38 @@ def make_navier_stokes(
     cache_dir: str | os.PathLike[str] | None = None,
     verbose: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Initial and final vorticity of a stirred flow: an operator to learn, in two dimensions.
+    """Generate initial and final vorticity of a forced flow, for operator learning in 2-d.
 
-    Solves ``w_t + u · ∇w = viscosity * Δw + f`` with ``div u = 0`` and ``w = curl u`` on the
-    periodic unit square, stirred by ``f = 0.1 (sin(2π(x + y)) + cos(2π(x + y)))``, from Gaussian
-    random fields ``w(., 0) ~ N(0, 7^1.5 (-Δ + 49 I)^-2.5)`` without their constant mode, as
-    Li et al. write [1]_.
+    The equation ``w_t + u · ∇w = viscosity * Δw + f`` with ``div u = 0`` and ``w = curl u`` is
+    solved on the periodic unit square, with the forcing
+    ``f = 0.1 (sin(2π(x + y)) + cos(2π(x + y)))``. The initial states are Gaussian random fields
+    ``w(., 0) ~ N(0, 7^1.5 (-Δ + 49 I)^-2.5)`` without their constant mode, as described in [1]_.
 
     Parameters
     ----------
     n_samples : int, default=1000
         Number of pairs of fields.
     resolution : int, default=64
-        Points along each axis. A seed names functions: those of any other resolution are the
-        same.
+        Number of points along each axis. A seed determines the functions, which are the same for
+        all resolutions.
     viscosity : float, default=1e-3
         At least 1e-5. The solver's grid has 64 points along each axis at 1e-3, 128 at 1e-4 and
-        512 at 1e-5, and the time goes up with their third power.
+        512 at 1e-5. The time increases with the third power of this number.
     final_time : float, default=10.0
         Time of the final vorticity.
     amplitude : float, default=1.0
-        Factor of the initial vorticity, from 0 to 20. The field of the formula is weak beside
-        the stirring: its standard deviation is 0.047, and at time 10 the final vorticities differ
-        from their mean by 6% (relative L2). The generator released with [1]_ draws fields
-        ``sqrt(2 * 7**1.5)``, about 6.1, times as strong, for which it is 33%.
+        Factor of the initial vorticity, from 0 to 20. The field of the formula is weak compared
+        with the forcing: its standard deviation is 0.047, and at time 10 the final vorticities
+        differ from their mean by 6% (relative L2). The generator released with [1]_ draws fields
+        that are larger by a factor of ``sqrt(2 * 7**1.5)``, about 6.1, for which the difference is
+        33%.
     random_state : int, RandomState instance or None, default=None
         Seed of the initial vorticity.
     cache_dir : str or path-like, default=None
-        Folder to keep the result in and read it from, checked by a SHA-256 of its content. Needs
-        an integer ``random_state``.
+        Folder in which the result is stored and from which it is read, verified by its SHA-256.
+        Requires an integer ``random_state``.
     verbose : int, default=0
-        Show a progress bar.
+        If positive, show a progress bar.
 
     Returns
     -------
@@ -91,11 +92,11 @@ def make_navier_stokes(
 
     Notes
     -----
-    Fourier pseudo-spectral method with the 2/3 rule against aliasing and an exponential
-    Runge-Kutta method of order four in time [2]_, on a grid of its own. The transport term is
-    taken in the form ``(∂yy - ∂xx)(u v) + ∂xy(u² - v²)``, which needs four transforms and not
-    five [3]_. The relative L2 error is below
-    1e-8 at the default settings and below 1e-5 at a viscosity of 1e-4 and time 5.
+    The solver is a Fourier pseudo-spectral method with the 2/3 rule against aliasing and an
+    exponential Runge-Kutta method of order four in time [2]_. Its grid does not depend on
+    ``resolution``. The transport term is computed as ``(∂yy - ∂xx)(u v) + ∂xy(u² - v²)``, which
+    needs four transforms instead of five [3]_. The relative L2 error is below 1e-8 at the default
+    settings and below 1e-5 at a viscosity of 1e-4 and time 5.
 
     References
     ----------
@@ -150,10 +151,10 @@ def make_navier_stokes(
 
 
 def _discretisation(viscosity: float, final_time: float) -> tuple[int, int]:
-    """Grid points along an axis that resolve the thinnest filaments, and time steps."""
+    """Numbers of grid points per axis, to resolve the thinnest filaments, and of time steps."""
     grid = max(64, 2 ** math.ceil(math.log2(40 * math.sqrt(1e-3 / viscosity))))
-    # Velocities stay below about 1/2: the fastest kept mode turns by less than a Runge-Kutta
-    # method of order four can follow.
+    # Velocities stay below about 1/2, so that a Runge-Kutta method of order four can follow the
+    # rotation of the fastest kept mode in one step.
     return grid, max(20, math.ceil(final_time * 20 * grid / 64))
 
 
@@ -167,14 +168,14 @@ def solve_navier_stokes(
 ) -> np.ndarray:
     """Final Fourier coefficients of the vorticity from initial ones.
 
-    Both in the order of :func:`periodic_field`, of shape (n_samples, 2 modes + 1, modes + 1).
+    Both are in the order of :func:`periodic_field`, of shape (n_samples, 2 modes + 1, modes + 1).
     """
     n_modes = (grid - 1) // 3  # the 2/3 rule
     kx = 2 * np.pi * fft.fftfreq(grid, 1 / grid)[:, None]
     ky = 2 * np.pi * np.arange(n_modes + 1)
     kept = abs(kx) <= 2 * np.pi * n_modes
     squared = kx**2 + ky**2
-    # u = ψ_y and v = -ψ_x of the stream function -Δψ = w; no mean flow.
+    # u = ψ_y and v = -ψ_x with the stream function -Δψ = w; there is no mean flow.
     inverse = np.divide(kept, squared, out=np.zeros_like(squared), where=squared > 0)
     to_u, to_v = 1j * ky * inverse, -1j * kx * inverse
     of_uv, of_difference = (kx**2 - ky**2) * kept, -kx * ky * kept

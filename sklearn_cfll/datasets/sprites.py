@@ -1,4 +1,4 @@
-"""The sprite design: a treatment that is an image, confounded by where its sprite lies."""
+"""The sprite design: the treatment is an image, confounded by the position of its sprite."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["make_sprite_design"]
 _FORMS = 10
 _PIXEL_NOISE = 0.1
 _OUTCOME_NOISE = 0.5
-# At scale 1, in widths of the image. Both have the same area, 1/16 of the image.
+# Sizes at scale 1, in widths of the image. Both shapes have 1/16 of the area of the image.
 _HALF_SIDE = 0.125
 _SEMI_AXES = (0.25 / np.sqrt(2 * np.pi) * 2, 0.25 / np.sqrt(2 * np.pi))
-_MARGIN = 0.22  # of the sprite's centre: every sprite lies within the image
+_MARGIN = 0.22  # of the centre, so that every sprite lies within the image
 
 
 @validate_params(
@@ -42,25 +42,25 @@ def make_sprite_design(
     confounding: float = 32.0,
     random_state: Any = None,
 ) -> Bunch:
-    """Images as treatments: an instrumental-variable design in the manner of dSprites.
+    """Generate images as treatments, an instrumental-variable design similar to dSprites.
 
     A bright sprite of scale ``~ U[0.5, 1]``, rotation ``~ U[0, 2π]`` and position
-    ``x, y ~ U[0, 1]`` is drawn on a dark square and seen with noise. The outcome is ::
+    ``x, y ~ U[0, 1]`` is drawn on a dark square, and noise is added. The outcome is ::
 
         f(X) + confounding * (y - 1/2) + 0.5 e,    f(X) = (‖A X‖² / 10 - 5000) / 1000
 
-    with ``e ~ N(0, 1)`` and a fixed ``A`` of 10 rows. The vertical position acts on the outcome
-    and is seen in the image; scale, rotation and horizontal position do not know of it:
-    instruments.
+    with ``e ~ N(0, 1)`` and a fixed ``A`` of 10 rows. The vertical position affects both the
+    outcome and the image. Scale, rotation and horizontal position are independent of it, so they
+    are instruments.
 
     Parameters
     ----------
     n_samples : int, default=1000
         Number of rows.
     size : int, default=64
-        Pixels along each axis of an image.
+        Number of pixels along each axis of an image.
     shape : {"ellipse", "square"}, default="ellipse"
-        What is drawn. The ellipse is twice as long as wide.
+        Shape of the sprite. The ellipse is twice as long as wide.
     confounding : float, default=32.0
         Effect of the vertical position on the outcome.
     random_state : int, RandomState instance or None, default=None
@@ -72,9 +72,9 @@ def make_sprite_design(
         With the keys
 
         X : ndarray of shape (n_samples, size * size)
-            The treatment: images row by row, 0 to 1 and noise of standard deviation 0.1.
+            The treatment: flattened images from 0 to 1, plus noise of standard deviation 0.1.
         images : ndarray of shape (n_samples, size, size)
-            The same numbers.
+            The same images, not flattened.
         y : ndarray of shape (n_samples,)
             The outcome.
         Z : ndarray of shape (n_samples, 3)
@@ -91,12 +91,12 @@ def make_sprite_design(
 
     Notes
     -----
-    After Xu et al. [1]_, with these choices where dSprites itself [2]_ is not used: the sprites
-    are drawn here, with edges one pixel soft; their scale, rotation and position vary
-    continuously; ``A`` is uniform on [0, 1], drawn from a fixed seed and multiplied by
-    ``(64 / size)²``, so that ``f`` has the same spread at any size (about -5 to 15, a standard
-    deviation of 4.5, against 9.2 of the confounder's part). Like theirs, the sum of squares is a
-    mean over the rows of ``A``, and ``f`` is taken of the image with its noise.
+    The design follows Xu et al. [1]_ but does not use dSprites itself [2]_. The sprites are drawn
+    with edges blurred over one pixel, and their scale, rotation and position vary continuously.
+    ``A`` is uniform on [0, 1], drawn with a fixed seed and multiplied by ``(64 / size)²``, so that
+    ``f`` has the same range at any size (about -5 to 15, with a standard deviation of 4.5; that of
+    the confounder's term is 9.2). As in [1]_, the sum of squares is a mean over the rows of ``A``,
+    and ``f`` is evaluated at the image with its noise.
 
     References
     ----------
@@ -144,7 +144,7 @@ def _grid(size: int, shape: str, structural: partial[np.ndarray]) -> Bunch:
 
 
 def _weights(size: int) -> np.ndarray:
-    """A of shape (10, size²), the same for every seed; a sprite of more pixels weighs no more."""
+    """A of shape (10, size²), equal for all seeds; f has the same range at any size."""
     return np.random.RandomState(0).uniform(size=(_FORMS, size * size)) * (64 / size) ** 2
 
 
@@ -154,9 +154,10 @@ def _quadratic_form(X: Any, C: Any = None, *, weights: np.ndarray) -> np.ndarray
 
 
 def render(size: int, shape: str, scale: float, rotation: float, x: float, y: float) -> np.ndarray:
-    """A sprite as an image of shape (size, size), 0 outside, 1 inside, soft by one pixel.
+    """Image (size, size) of a sprite: 0 outside, 1 inside, with edges blurred over one pixel.
 
-    ``x`` counts from the left and ``y`` from the top, 0 and 1 where the sprite still fits.
+    ``x`` is measured from the left and ``y`` from the top. At 0 and 1 the sprite still fits in the
+    image.
     """
     centres = (np.arange(size) + 0.5) / size
     right = centres[None, :] - (_MARGIN + (1 - 2 * _MARGIN) * x)
@@ -167,7 +168,7 @@ def render(size: int, shape: str, scale: float, rotation: float, x: float, y: fl
         distance = np.maximum(abs(along), abs(across)) - scale * _HALF_SIDE
     else:
         a, b = (scale * axis for axis in _SEMI_AXES)
-        # To first order: an implicit function over the length of its gradient.
+        # First-order distance: an implicit function divided by the norm of its gradient.
         radius = np.hypot(along / a, across / b)
         slope = np.hypot(along / a**2, across / b**2)
         inside = np.full_like(radius, -1.0)

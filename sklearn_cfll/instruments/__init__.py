@@ -1,4 +1,4 @@
-"""Regression with instrumental variables: the estimator and everything of its own."""
+"""Regression with instrumental variables: the estimator and its modules."""
 
 from .instrumental import CFLLIVRegressor
 

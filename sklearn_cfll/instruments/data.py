@@ -1,4 +1,4 @@
-"""Checks on treatments, instruments, confounders and outcomes; folds that rows determine."""
+"""Checks of treatments, instruments, confounders and outcomes; assignment of rows to folds."""
 
 from __future__ import annotations
 
@@ -37,27 +37,28 @@ __all__ = [
 ]
 
 
-# Sums of weights, which are numbers of repetitions: beyond them nothing finite came out.
+# Limits of the sum of weights, which are numbers of repetitions. Outside of them results were
+# not finite.
 LEAST_TOTAL, LARGEST_TOTAL = 1e-3, 1e15
 
 
 class RedundantInstrumentWarning(UserWarning):
-    """A column of Z repeats one of X or C, and so adds no instrument."""
+    """A column of Z duplicates a column of X or C, and so is not an instrument."""
 
 
 class InstrumentData(NamedTuple):
-    """Checked rows of positive weight; Z and C may be None."""
+    """Validated rows of positive weight; Z and C may be None."""
 
     X: np.ndarray
     y: np.ndarray | None
     Z: np.ndarray | None
     C: np.ndarray | None
-    sample_weight: np.ndarray | None  # with mean one, or None where all are equal
-    total: float  # sum of the weights as given: the number of rows that they stand for
+    sample_weight: np.ndarray | None  # with mean one, or None if all are equal
+    total: float  # sum of the weights as given: the number of rows that they represent
 
     @property
     def counts(self) -> np.ndarray | None:
-        """Repetitions of each row, or None where each is there once."""
+        """Number of repetitions of each row, or None if all are one."""
         share = self.total / len(self.X)
         if self.sample_weight is None:
             return None if share == 1.0 else np.full(len(self.X), share)
@@ -67,7 +68,7 @@ class InstrumentData(NamedTuple):
 def check_instrument_data(
     estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any
 ) -> InstrumentData:
-    """Check what a fit is given, with scikit-learn's messages; rows of weight zero go."""
+    """Validate the arguments of fit with scikit-learn's checks and drop rows of weight zero."""
     y = None if y is None else as_values(as_targets(y), estimator)
     own = is_own(estimator.treatment_backbone)
     given = as_table(X, "X")
@@ -88,7 +89,7 @@ def check_instrument_data(
     C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
     data = InstrumentData(X, y, Z, C, None, float(len(X)))
     if sample_weight is None:
-        # Left as they are: what moves the outcome by instruments is not to be bent.
+        # Outliers of y are not clipped: this would bias the effect of the instruments.
         warn_of_wild_targets(Checked(X, None, y, None, 1.0, False), "y")
         return data
     weights = as_weights(sample_weight, X)
@@ -96,7 +97,7 @@ def check_instrument_data(
     if kept.sum() < 4:
         raise ValueError(
             f"`sample_weight` must be positive for at least 4 rows, got {kept.sum()}: rows of "
-            "weight zero are not there."
+            "weight zero are ignored."
         )
     X, y, Z, C = (None if part is None else part[kept] for part in (X, y, Z, C))
     weights = weights[kept]
@@ -116,17 +117,17 @@ def check_instrument_data(
 
 
 def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: InstrumentData) -> Any:
-    """A sample of its own for the first stage, columns as in the main one; None without."""
+    """Validate the first-stage sample, whose columns are those of the main one; or None."""
     X, Z, C = sample
     if X is None and Z is None and C is None:
         return None
     if main.Z is None:
-        raise ValueError("`X_stage1` is for instruments, and `Z` is None. Give `Z`.")
+        raise ValueError("`X_stage1` requires instruments, but `Z` is None. Pass `Z`.")
     for name, given in (("X_stage1", X), ("Z_stage1", Z)):
         if given is None:
             raise ValueError(f"`{name}` is None: a first-stage sample needs X_stage1 and Z_stage1.")
     if (C is None) != (main.C is None):
-        raise ValueError("Give both `C` and `C_stage1`, or neither.")
+        raise ValueError("Pass both `C` and `C_stage1`, or neither.")
     with told_of("In `X_stage1`, called X here"):
         X = check_treatments(estimator, X, "X_stage1", min_samples=2)
     Z = check_side("Z_stage1", Z, X, own=main.Z.ndim > 2, like=main.Z.shape)
@@ -137,7 +138,7 @@ def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: Instrumen
 def check_treatments(
     estimator: Any, X: Any, name: str = "X", *, own: bool | None = None, min_samples: int = 1
 ) -> np.ndarray:
-    """Treatments with the columns of the fit, as native numbers."""
+    """Validate treatments, whose columns must be those of the fit."""
     own = is_own(estimator.treatment_backbone) if own is None else own
     given = as_table(X, name)
     with named_columns(given, name):
@@ -155,7 +156,7 @@ def check_treatments(
 def check_side(
     name: str, value: Any, X: np.ndarray, *, own: bool, like: tuple[int, ...] | None = None
 ) -> np.ndarray | None:
-    """Instruments or confounders as an array with X's rows; one column may come 1-d."""
+    """Validate instruments or confounders with as many rows as X; a 1-d array is one column."""
     if value is None:
         return None
     given = as_table(value, name)
@@ -178,11 +179,12 @@ def check_side(
 def fold_labels(
     data: InstrumentData, n_folds: int, n_repeats: int, n_parts: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fold and, within all other folds, part of each row; each of shape (n_repeats, n).
+    """Fold of each row, and its part when it is a training row; each of shape (n_repeats, n).
 
-    Drawn over distinct rows in the order of y: copies of a row stay together (apart, one would
-    tell the held-out loss what the other was fitted to), a weight means a number of
-    repetitions, and neither the rows' order nor the columns' units matter.
+    Distinct rows, sorted by y, are assigned at random. Copies of a row stay together, since
+    copies in the training and held-out rows would bias the held-out loss. Weights are therefore
+    equivalent to repetitions, and neither the order of the rows nor the units of the columns
+    matter.
     """
     columns = [part for part in (data.X, data.Z, data.C) if part is not None]
     digests = [
@@ -192,19 +194,19 @@ def fold_labels(
     hashes = np.array([digest.hexdigest()[:24] for digest in digests])
     keys = np.stack([hashes, np.array([float(v).hex() for v in data.y])])  # type: ignore[union-attr]
     _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-    # np.unique sorts by hash; rank groups by y, ties by hash.
+    # np.unique sorts by hash; sort groups by y instead, and ties by hash.
     order = np.lexsort((hashes[first], data.y[first]))  # type: ignore[index]
     n_groups = len(order)
     if n_groups < 4:
-        raise ValueError(f"X and y hold {n_groups} distinct rows; at least 4 are needed.")
+        raise ValueError(f"X and y have {n_groups} distinct rows; at least 4 are required.")
     rng = np.random.RandomState(seed)
     labels, parts = [], []
     for _ in range(n_repeats):
         label, part = np.empty((2, n_groups), dtype=int)
         shuffled = order[rng.permutation(n_groups)]
-        # Folds of less than two rows say nothing, and parts need a row each.
+        # Folds have at least two rows, since each part of a fold needs one.
         label[shuffled] = np.arange(n_groups) % max(2, min(n_folds, n_groups // 2))
-        # Parts alternate within each fold, so that they are even in any union of folds.
+        # Parts alternate within each fold, so that they are balanced in any union of folds.
         for fold in range(label.max() + 1):
             members = shuffled[label[shuffled] == fold]
             part[members] = (np.arange(len(members)) + fold) % n_parts
@@ -214,7 +216,7 @@ def fold_labels(
 
 
 def warn_redundant(data: InstrumentData) -> None:
-    """Warn where a column of Z is one of X or C, up to its units."""
+    """Warn if a column of Z equals a column of X or C up to location and scale."""
     if data.Z is None or data.Z.ndim != 2:
         return
     for name, other in (("X", data.X), ("C", data.C)):
@@ -223,16 +225,16 @@ def warn_redundant(data: InstrumentData) -> None:
         pairs = np.abs(_normalised(data.Z).T @ _normalised(other))
         for i, j in np.argwhere(pairs > 1 - 1e-10):
             warnings.warn(
-                f"Column {i} of `Z` repeats column {j} of `{name}`. An instrument moves the "
-                "treatment and is none of the regressors; an exogenous column belongs into `C` "
-                "alone.",
+                f"Column {i} of `Z` repeats column {j} of `{name}`. An instrument "
+                "affects the treatment and is not a regressor; put an exogenous column in `C` "
+                "only.",
                 RedundantInstrumentWarning,
                 stacklevel=5,
             )
 
 
 def _normalised(rows: np.ndarray) -> np.ndarray:
-    """Columns of mean zero and length one; zeros where constant."""
+    """Columns with mean zero and norm one; constant columns are zero."""
     centered = rows - rows.mean(axis=0)
     length = np.linalg.norm(centered, axis=0)
     noise = 1e-12 * np.abs(rows).max(axis=0) * np.sqrt(len(rows))

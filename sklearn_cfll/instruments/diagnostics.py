@@ -1,8 +1,8 @@
-"""Diagnostics of instruments: strength, over-identification, endogeneity by test and by size.
+"""Diagnostics of instruments: strength, over-identification, test and size of endogeneity.
 
 Pure functions of arrays: treatments ``X`` (n, p), outcome ``y`` (n,), instruments ``Z``
-(n, q), controls ``C`` (n, c) or None; an intercept is always among the controls. Weights mean
-repetitions.
+(n, q), controls ``C`` (n, c) or None. The controls always include an intercept. Weights are
+numbers of repetitions.
 
 References
 ----------
@@ -34,15 +34,15 @@ __all__ = [
     "wu_hausman",
 ]
 
-WORST_BIAS = 0.1  # of the worst case: what instruments count as weak for (tau in [1])
+WORST_BIAS = 0.1  # instruments are weak if the bias is a larger share of the worst case; tau in [1]
 
 
 class WeakInstrumentWarning(UserWarning):
-    """Instruments say little about the treatment: estimate and band are not to be trusted."""
+    """The instruments predict the treatment poorly; the estimate and its band are unreliable."""
 
 
 class DirectRegressionPreferredWarning(UserWarning):
-    """Confounding is smaller than what instruments cost in variance: regress directly."""
+    """Instruments add more variance than confounding adds bias; use direct regression."""
 
 
 class HypothesisTest(NamedTuple):
@@ -54,7 +54,7 @@ class HypothesisTest(NamedTuple):
 
 
 class Strength(NamedTuple):
-    """Effective F of one treatment, and the value that it must exceed."""
+    """Effective F of one treatment and its critical value."""
 
     effective_f: float
     critical_value: float
@@ -80,9 +80,9 @@ def first_stage_f(
 def effective_f(
     X: np.ndarray, Z: np.ndarray, C: np.ndarray | None = None, sample_weight: Any = None
 ) -> list[Strength]:
-    """Effective F of Montiel Olea and Pflueger, robust to heteroskedasticity, by treatment.
+    """Effective F of Montiel Olea and Pflueger per treatment, robust to heteroskedasticity.
 
-    ``F = x'P_Z x / tr(Σ)``, Σ the robust covariance of the first stage's coefficients on
+    ``F = x'P_Z x / tr(Σ)``, where Σ is the robust covariance of the first stage's coefficients on
     orthonormal instruments. It is compared with the 95% quantile of a noncentral χ² (their
     simplified, conservative critical value) at which the bias is at most a tenth of the worst
     case: 23.1 for one instrument.
@@ -93,7 +93,7 @@ def effective_f(
     for x in rows.X.T:
         coefficients = rows.basis.T @ x
         residual = x - rows.basis @ coefficients
-        # Both factors carry the root of a row's weight, the sum over repetitions only one.
+        # Basis and residual are both scaled by the root of the weight; the scores need it once.
         scores = rows.basis * (residual / rows.root)[:, None]
         covariance = scores.T @ scores * (rows.n / df)
         trace = np.trace(covariance)
@@ -121,8 +121,8 @@ def sargan(
 ) -> HypothesisTest:
     """Sargan's test of over-identifying restrictions: ``n R²`` of residuals on instruments.
 
-    Degrees of freedom are instruments less treatments, by rank; NaN where the model is exactly
-    identified and nothing is left to test.
+    The degrees of freedom are the rank of the instruments minus that of the treatments. The
+    result is NaN if the model is exactly identified, because nothing can then be tested.
     """
     rows = _Rows(X, y, Z, C, sample_weight)
     projected = rows.basis @ (rows.basis.T @ rows.X)
@@ -143,10 +143,10 @@ def wu_hausman(
     C: np.ndarray | None = None,
     sample_weight: Any = None,
 ) -> HypothesisTest:
-    """Wu-Hausman test of exogeneity: F of the first stage's residuals beside the treatments.
+    """Wu-Hausman test of exogeneity: F of first-stage residuals added to the treatments.
 
-    It asks whether confounding is there, not whether it matters: with enough rows it rejects
-    where direct regression is far better (see :func:`confounding_size`).
+    It tests whether there is confounding, not whether it matters: with enough rows it rejects
+    even if direct regression is far better (see :func:`confounding_size`).
     """
     rows = _Rows(X, y, Z, C, sample_weight)
     first_residual = rows.X - rows.basis @ (rows.basis.T @ rows.X)
@@ -163,7 +163,7 @@ def wu_hausman(
 
 
 class ConfoundingSize(NamedTuple):
-    """What instruments cost in variance against what direct regression costs in bias."""
+    """Variance that instruments add, and squared bias that direct regression adds."""
 
     squared_bias: float  # of direct regression
     variance_instrument: float
@@ -176,10 +176,10 @@ def confounding_size(
 ) -> ConfoundingSize:
     """Which of the two regressions has the smaller expected squared error.
 
-    The mean squared distance of the two functions is the bias of the direct one, less what the
-    jackknife says is noise of that distance; the direct one is preferred where its squared bias
-    and variance are together below the other's variance. On the demand design this was right in
-    all of 30 runs with clear cut answers, where a Wu-Hausman test always rejected.
+    The squared bias of direct regression is the mean squared difference of the two functions,
+    minus the jackknife variance of that difference. Direct regression is preferred if its squared
+    bias plus its variance is below the variance of the other. On the demand design this was right
+    in all of 30 runs with a clear answer, whereas a Wu-Hausman test always rejected.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def _jackknife(by_fold: np.ndarray, sample_weight: Any) -> float:
 
 
 class _Rows:
-    """Treatments, outcome and an orthonormal basis of the instruments, controls removed."""
+    """Treatments, outcome and an orthonormal basis of the instruments, net of the controls."""
 
     def __init__(self, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any) -> None:
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
@@ -221,14 +221,14 @@ class _Rows:
         instruments = np.asarray(Z, dtype=float).reshape(len(X), -1) * self.root[:, None]
         length = np.linalg.norm(instruments, axis=0)
         instruments = free(Z)
-        # A column that the controls explain up to rounding leaves only noise.
+        # The residual of a column that the controls explain up to rounding is only noise.
         kept = np.linalg.norm(instruments, axis=0) > 1e-8 * np.maximum(length, 1e-300)
         self.basis = _orthonormal(instruments[:, kept])
         self.rank = self.basis.shape[1]
 
 
 def _orthonormal(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of the span of columns, whatever their units."""
+    """Orthonormal basis of the span of the columns; does not depend on their units."""
     if columns.shape[1] == 0:
         return columns
     length = np.linalg.norm(columns, axis=0)
@@ -243,13 +243,13 @@ def _project(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:
-    """Numerator over denominator; infinite, or zero, where the denominator vanishes."""
+    """Numerator over denominator; if the denominator is zero, infinite, or zero for 0/0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(np.divide(numerator, denominator), nan=0.0, posinf=np.inf)
 
 
 class Summary:
-    """A table of labels and values that prints as text and, in a notebook, as HTML."""
+    """A table of labels and values, printed as text, or as HTML in a notebook."""
 
     def __init__(self, title: str, rows: list[tuple[str, str]]) -> None:
         self.title, self.rows = title, rows

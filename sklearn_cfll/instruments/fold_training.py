@@ -1,4 +1,4 @@
-"""Two-stage training on the rows of one fold: what moves, what is solved, what is recorded."""
+"""Two-stage training on the rows of one fold: gradient steps, solves and records."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from .stages import (
 
 __all__ = ["FoldTraining", "Record"]
 
-# Pull of the proximal updates on mini-batches of 256 rows; fewer rows say less and pull less.
-# The decay makes the ridge fit to all rows their fixed point. Measured at n = 5000: as good as
-# full batches in a quarter of their time; without memory errors were twice as large.
+# Strength of the penalty towards the previous weights on mini-batches of 256 rows; with fewer rows
+# it is stronger. The decay makes the ridge fit to all rows the fixed point of the updates. Measured
+# at n = 5000: as good as full batches in a quarter of the time; without memory errors doubled.
 PROXIMAL_RIDGE, PROXIMAL_ROWS = 1.0, 256
 
 
 class Forward(NamedTuple):
-    """First stage and parts of the second on one batch, rows in the order of ``outcome``."""
+    """First stage and inputs of the second on one batch, rows in the order of ``outcome``."""
 
     predicted: Tensor  # treatment features predicted from instruments, (n, a)
     confounder: Tensor | None  # normalised features (n, q)
@@ -47,7 +47,7 @@ class Forward(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A fold at one time: a model with one second stage a shrinkage, and its held-out losses.
+    """A fold at one epoch: a model with one second stage per shrinkage, and held-out losses.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Record(NamedTuple):
     losses : Tensor of shape (c,)
         Stage-2 loss on the held-out rows.
     block : Moments
-        Of the design over the training rows, columns at scale one.
+        Moments of the design over the training rows, before columns are scaled.
     """
 
     model: Model
@@ -67,11 +67,11 @@ class Record(NamedTuple):
 class FoldTraining:
     """Two-stage training on the rows of one fold.
 
-    The training rows are cut in parts, one first stage a part: each is fitted on the other
-    parts and predicts its own, so that no first stage predicts rows it was fitted on. One
-    treatment net, one confounder net and one second stage are fitted to the predictions of all
-    parts, with the gradient through every first stage. With a single part the same rows (or
-    those of ``stage1_rows``) fit the first stage.
+    The training rows are split into parts, with one first stage per part. Each first stage is
+    fitted to the other parts and predicts its own, so that no first stage predicts rows that it
+    was fitted to. One treatment net, one confounder net and one second stage are fitted to the
+    predictions of all parts, and gradients pass through every first stage. With a single part,
+    the first stage is fitted to the same rows (or to ``stage1_rows``).
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ class FoldTraining:
     rows : InstrumentRows
         All rows of the data set.
     parts : list of Tensor of int
-        Indices of the training rows, part by part.
+        Indices of the training rows of each part.
     held_out : Tensor of int
     settings : Settings
     stage1_rows : InstrumentRows, optional
-        A sample of its own for the first stage.
+        A separate sample for the first stage.
     stream : LentStream, optional
-        What nets draw from that cannot be given a generator.
+        Random stream of nets that cannot take a generator.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class FoldTraining:
         )
         n_rows, size = sum(map(len, parts)), settings.batch_size
         self.n_batches = 1 if size is None else max(1, round(n_rows / size))
-        # Last layers of the step before, where steps see only some of the rows.
+        # Last layers of the previous step, used on mini-batches.
         self.memory: dict[Any, Tensor] = {}
 
     def epoch(self, generator: torch.Generator) -> None:
@@ -124,7 +124,7 @@ class FoldTraining:
     def _batches(
         self, generator: torch.Generator
     ) -> Iterator[tuple[list[InstrumentRows], InstrumentRows | None]]:
-        """Every batch holds rows of every part, so that each first stage is in each step."""
+        """Batches with rows of every part, so that each step updates every first stage."""
         if self.n_batches == 1:
             yield self.train, self.stage1_rows
             return
@@ -141,10 +141,10 @@ class FoldTraining:
             yield taken[: len(self.train)], None if self.stage1_rows is None else taken[-1]
 
     def _step(self, parts: list[InstrumentRows], stage1: InstrumentRows | None) -> None:
-        """Both closed forms on this batch, then one optimiser step on all nets.
+        """Solve both last layers on this batch, then take one optimiser step on all nets.
 
-        The two losses share no parameter (each holds the other's nets), so one backward pass
-        of their sum serves both.
+        The two losses share no trained parameter (each treats the nets of the other as fixed),
+        so one backward pass through their sum gives both gradients.
         """
         assert self.optimizer is not None
         shrinkage = self.settings.shrinkage
@@ -170,7 +170,7 @@ class FoldTraining:
     def _forward(
         self, parts: list[InstrumentRows], stage1: InstrumentRows | None, *, batch: bool
     ) -> Forward:
-        """Features of all parts, every first stage solved, each part's treatment predicted."""
+        """Compute features, solve every first stage and predict the treatment of each part."""
         nets = self.networks
         features = [nets.treatment(part.treatment) for part in parts]
         if stage1 is None:
@@ -199,12 +199,12 @@ class FoldTraining:
             )
             loss = loss + maths.stage1_loss(instrument, treatment, solved, weight)
             held = maths.Scaling(*(part.detach() for part in normalise))
-            with torch.no_grad():  # the second stage holds the instrument net
+            with torch.no_grad():  # the second stage does not train the instrument net
                 own = held(net(parts[j].instrument, parts[j].confounder))
             predicted.append(solved(own))
             first_stages.append((held, solved))
         predicted_by_instruments = bool(predicted)
-        if not predicted:  # direct regression: the actual treatment
+        if not predicted:  # direct regression uses the actual treatment
             predicted = [scaling(part) for part in features]
         scalings, confounder = {"treatment": scaling}, None
         weight = joined(parts, "weight")
@@ -224,12 +224,12 @@ class FoldTraining:
     def _control_loss(
         self, confounder: Tensor, treatment: Tensor, weight: Tensor | None, batch: bool
     ) -> Tensor:
-        """How much of the treatment confounder features leave unexplained.
+        """Loss of a regression of the treatment on the confounder features.
 
-        The first stage predicts the treatment from instruments *and* confounders. What it finds
-        in the confounders beyond the features of the second stage would move the predicted
-        treatment as an instrument does, although confounders are not excluded from the outcome.
-        So those features learn both, as in post-double-selection
+        The first stage predicts the treatment from instruments *and* confounders. A function of
+        the confounders that is in this prediction but not in the features of the second stage
+        would act as an instrument, although confounders are not excluded from the outcome. So
+        the confounder features are trained to predict both, as in post-double-selection
         (Belloni, Chernozhukov and Hansen, Review of Economic Studies 81(2), 2014).
         """
         treatment = treatment.detach()
@@ -253,7 +253,7 @@ class FoldTraining:
         *,
         batch: bool,
     ) -> maths.LinearMap:
-        """A ridge fit; on a mini-batch the proximal update of the weights of this name."""
+        """A ridge fit, or on a mini-batch a proximal update of the weights stored as ``name``."""
         if not batch or self.n_batches == 1:
             return maths.ridge_fit(features, targets, penalty, weight)
         pull = PROXIMAL_RIDGE * max(1.0, PROXIMAL_ROWS / len(features))
@@ -264,7 +264,7 @@ class FoldTraining:
             max(pull, penalty) if held else penalty,
             weight,
             previous=self.memory.get(name),
-            # (G + αI)(1 - γ)W = C - γGW has the solution (G + λI)W = C where α(1 - γ) = λ.
+            # The fixed point of (G + αI)W' = C + αγW solves (G + λI)W = C if α(1 - γ) = λ.
             decay=1.0 - min(1.0, penalty / pull) if held else 0.0,
             total=float(len(features)),
         )
@@ -279,8 +279,8 @@ class FoldTraining:
     def record(self, shrinkages: list[Shrinkage]) -> Record:
         """Solve both stages on all training rows, the second for each shrinkage, and score.
 
-        One Gram matrix serves all shrinkages: to scale columns is to scale its rows and
-        columns. In float64, where small penalties leave it nearly singular.
+        One Gram matrix is used for all shrinkages: scaling columns of the design scales its rows
+        and columns. It is in float64, because with small penalties it is nearly singular.
         """
         nets = self.networks.eval()
         forward = self._forward(self.train, self.stage1_rows, batch=False)
@@ -308,7 +308,7 @@ class FoldTraining:
         return Record(model, self._losses(model), block)
 
     def _corrected(self, forward: Forward) -> tuple[Tensor, list[maths.LinearMap]]:
-        """Predictions of all parts, their confounders' part made the mean of all parts'."""
+        """Predictions of all parts, corrected by :func:`confounder_corrections`."""
         if not self.networks.instruments or len(self.train) == 1 or forward.confounder is None:
             return forward.predicted, []
         sizes = [part.n_rows for part in self.train]
@@ -324,7 +324,7 @@ class FoldTraining:
         ]
 
     def _losses(self, model: Model) -> Tensor:
-        """Held-out stage-2 loss of each second stage; zeros without held-out rows."""
+        """Held-out loss of each second stage; zeros if there are no held-out rows."""
         held = self.held_out
         if not held.n_rows or held.outcome is None:
             return torch.zeros(len(model.weight))

@@ -1,4 +1,4 @@
-"""CFLLIVRegressor: both stages, from arrays to the structural function."""
+"""CFLLIVRegressor, the estimator of instrumental-variable regression."""
 
 from __future__ import annotations
 
@@ -51,94 +51,99 @@ __all__ = ["CFLLIVRegressor"]
 class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
     """Instrumental-variable regression by neural networks with closed-form last layers.
 
-    Estimates the structural function ``f`` of ``y = f(X, C) + e``, where the noise ``e`` may be
+    It estimates the structural function ``f`` of ``y = f(X, C) + e``, where the noise ``e`` may be
     correlated with the treatments ``X`` but not with the instruments ``Z`` or the observed
-    confounders ``C``. The first stage predicts features of the treatment from features of
-    instruments and confounders, the second the outcome from predicted treatment features times
-    confounder features; both last layers are ridge fits, all features are trained by gradient,
-    those of the treatment through the first stage.
+    confounders ``C``. The first stage predicts features of the treatment from features of the
+    instruments and confounders. The second stage predicts the outcome from the predicted treatment
+    features, the confounder features and their products. Both last layers are ridge fits. All
+    features are trained by gradient descent, those of the treatment through the first stage.
 
     Parameters
     ----------
     treatment_backbone, instrument_backbone, covariate_backbone : optional
-        What computes the features of X, of Z (together with C) and of C. None is a
-        multilayer perceptron from the parameters below, that of the treatment beside the
-        treatment itself. "identity" takes the columns as they are. A ``torch.nn.Module``, a
-        recipe or a callable as in :class:`CFLLRegressor` takes inputs of any shape, such as
+        Networks that compute the features of X, of Z (together with C) and of C. None is a
+        multilayer perceptron with the parameters below; the treatment itself is added to the
+        features of its perceptron. "identity" uses the columns unchanged. A ``torch.nn.Module``,
+        a recipe or a callable as in :class:`CFLLRegressor` takes inputs of any shape, such as
         images.
     treatment_hidden_sizes : tuple of int or "auto", default="auto"
-        Widths of the perceptron; the last is the number of features. "auto" is (16, 4), and
-        (64, 32, 16) for more than 100 columns, where the treatment itself is left out.
+        Widths of the perceptron; the last is the number of features. "auto" is (16, 4), or
+        (64, 32, 16) with more than 100 columns, when the treatment itself is not a feature.
     instrument_hidden_sizes : tuple of int, default=(64, 16)
-        Larger ones learn noise that shrinks effects: (128, 64, 32) had half again the
-        error on a plain relation and gained nothing clear on the demand design.
+        Widths of the perceptron. Larger ones overfit the first stage, which shrinks effects:
+        (128, 64, 32) increased the error by half on a simple relation, without a clear gain on
+        the demand design.
     covariate_hidden_sizes : tuple of int, default=(128, 32, 16)
+        Widths of the perceptron.
     activation : {"tanh", "relu", "silu", "gelu", "elu", "identity"}, default="tanh"
     stage1_ridge : float, default=0.01
-        Ridge penalty of the first stage per row, on features of standard deviation one.
+        Ridge penalty of the first stage per row, on features with standard deviation one.
     stage2_ridge : float or "auto", default="auto"
-        The same for the second stage. This and the next two, where "auto", are averages over
-        a few values by held-out likelihood; ``shrinkage_`` is the most likely.
+        Ridge penalty of the second stage per row. If this or one of the next two parameters is
+        "auto", predictions are averaged over a few values, weighted by held-out likelihood;
+        ``shrinkage_`` contains the most likely values.
     interaction_scale : float or "auto", default="auto"
-        Scale of the products of treatment and confounder features; 0 leaves them out.
+        Scale of the products of treatment and confounder features; 0 omits them.
     feature_scale : float or "auto", default="auto"
-        Scale of the perceptron's treatment features beside the treatment itself; 0 makes the
+        Scale of the perceptron's treatment features relative to the treatment itself; 0 makes the
         structural function linear in X for given C.
     n_folds : int, default=4
-        Folds for early stopping and for the band. Predictions are averages over folds.
+        Number of folds, used for early stopping and the confidence band. Predictions are averages
+        over folds.
     n_repeats : int, default=2
-        Splits into folds; predictions are averages over them too. Two splits into four had
-        less error than one into five or ten, and a steadier band: the fewer rows two folds
-        share, the more their average gains.
+        Number of repeated splits into folds, over which predictions are averaged too. Two splits
+        into four folds had a smaller error and a more stable band than one split into five or
+        ten: averaging gains more if the training sets overlap less.
     cross_fit : bool, default=True
-        Cut the rows of a fold in halves and predict each half by a first stage fitted on the
-        other. With False weak instruments are not noticed and bias goes towards that of direct
-        regression.
+        Whether to split the training rows of a fold into halves and predict the treatment of each
+        half by a first stage fitted to the other. With False, weak instruments are not detected
+        and the estimate is biased towards that of direct regression.
     diagnose : bool, default=True
-        Also fit the direct regression of y on X and C, by the same nets and folds, and report
-        ``diagnostics_`` and ``preferred_``; warn where instruments are weak or not worth their
-        variance.
+        Whether to also fit the direct regression of y on X and C, with the same nets and folds,
+        and set ``diagnostics_`` and ``preferred_``. A warning is issued if the instruments are weak
+        or if direct regression is preferred.
     learning_rate : float, default=0.01
-        Of Adam, on all nets.
+        Learning rate of Adam, for all nets.
     batch_size : int, "full" or "auto", default="auto"
-        Rows a step. "auto" is all up to 10,000 rows, beyond that 1024 with proximal updates.
+        Rows per step. "auto" is all rows up to 10,000 rows, and 1024 with more; the last layers
+        are then solved by proximal updates.
     max_epochs : int, default=300
     n_iter_no_change : int, default=30
-        Epochs without a better held-out loss before training stops.
+        Training stops after this many epochs without a better held-out loss.
     device : str or torch.device, default="auto"
     precision : {"auto", "float32", "float64"}, default="auto"
-        Of the nets; the second stage is always solved in float64. "auto" is float64 up to 400
-        rows on a CPU.
+        Floating-point precision of the nets; the second stage is always solved in float64.
+        "auto" is float64 up to 400 rows on a CPU, else float32.
     n_threads : int, default=None
-        Threads that fit and predict compute with on the CPU; None is one: the products of these
-        nets are too small to share. The caller's number is put back afterwards.
+        Number of CPU threads of fit and predict. None is one thread, because the matrix products
+        of these nets are too small to parallelise. The caller's number is restored afterwards.
     random_state : int, RandomState instance or None, default=None
-        Folds and initial weights. The global random states are left alone: None takes fresh
-        entropy from the operating system, so that ``numpy.random.seed`` and
-        ``torch.manual_seed`` do not make a fit repeatable; an int does.
+        Controls the folds and the initial weights. The global random states are not used: None
+        takes fresh entropy from the operating system, so ``numpy.random.seed`` and
+        ``torch.manual_seed`` do not make a fit reproducible; an int does.
     verbose : int, default=0
-        Above 0, print held-out losses while training.
+        If positive, held-out losses are printed during training.
 
     Attributes
     ----------
     shrinkage_ : dict
-        ``interactions``, ``features`` and ``ridge`` that are most likely.
+        The most likely values of ``interactions``, ``features`` and ``ridge``.
     resolved_ : dict
-        What every "auto" stood for, by the parameters' names; of the three that are averaged
-        over, the most likely value.
+        The value used for each "auto", by parameter name; the most likely value for the three
+        parameters that are averaged over.
     held_out_loss_ : float
-        Stage-2 loss on held-out rows, relative to the variance of y.
+        Loss of the second stage on held-out rows, relative to the variance of y.
     stage1_score_ : float
-        Coefficient of determination of the treatment predicted by first stages that never saw
-        the row; NaN without instruments.
+        Coefficient of determination of the treatment, predicted by first stages that were not
+        fitted to the row; NaN without instruments.
     preferred_ : {"instrument", "direct"}
-        Which regression has the smaller expected error (``diagnose=True``).
+        The regression with the smaller expected error (``diagnose=True``).
     diagnostics_ : dict
-        What :meth:`summary` prints.
+        The figures that :meth:`summary` prints.
     history_ : list of dict
-        Per record: epoch, valid_loss, running_mean.
+        One dict per record, with the keys epoch, valid_loss and running_mean.
     n_iter_ : int
-        Epochs trained.
+        Number of epochs trained.
     best_iteration_ : int
         The epoch that was kept.
     n_features_in_ : int
@@ -147,10 +152,10 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
 
     Notes
     -----
-    Without Z (``fit(X, y)``) the treatment is its own instrument: plain regression.
+    Without Z (``fit(X, y)``) the estimator is a direct regression of y on X and C.
 
-    With metadata routing, ``set_fit_request(Z=True, C=True)`` and the like pass Z and C
-    through pipelines and searches; :meth:`score` with Z needs no ground truth.
+    With metadata routing, ``set_fit_request(Z=True, C=True)`` and similar requests pass Z and C
+    through pipelines and searches. :meth:`score` with Z needs no ground truth.
 
     References
     ----------
@@ -271,22 +276,22 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_treatments)
-            Treatments; with a ``treatment_backbone`` of any shape.
+            Treatments. With a ``treatment_backbone``, samples may have any shape.
         y : array-like of shape (n_samples,)
             Outcome.
         Z : array-like of shape (n_samples, n_instruments), default=None
-            Instruments; None regresses y on X and C directly.
+            Instruments. If None, y is regressed on X and C directly.
         C : array-like of shape (n_samples, n_confounders), default=None
-            Observed confounders; they enter both stages.
+            Observed confounders, used in both stages.
         sample_weight : array-like of shape (n_samples,), default=None
-            A weight means a number of repetitions.
+            Weights are numbers of repetitions.
         X_stage1, Z_stage1, C_stage1 : optional
-            A sample of its own to fit the first stage on, in place of cross-fitting.
+            Separate sample for the first stage, used instead of cross-fitting.
 
         Returns
         -------
         self
-            A fit that fails leaves the previous one as it was.
+            If fit raises an error, the previous fit is kept.
         """
         before = dict(self.__dict__)
         try:
@@ -378,7 +383,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
     def _rows(
         self, plan: NetworkPlan, data: InstrumentData, scale: TargetScale | None
     ) -> InstrumentRows:
-        """Rows on the device, columns and outcome standardised."""
+        """Rows on the device, with standardised columns and outcome."""
 
         def tensor(values: np.ndarray | None) -> Tensor | None:
             return None if values is None else torch.as_tensor(values).to(plan.device, plan.dtype)
@@ -423,23 +428,24 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
 
     @default_modes()
     def predict(self, X: Any, C: Any = None, return_std: bool = False) -> Any:
-        """The structural function: the outcome if the treatment were set to X.
+        """Predict the structural function: the expected outcome if the treatment were set to X.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_treatments)
         C : array-like of shape (n_samples, n_confounders), default=None
-            Needed where the fit had it.
+            Required if it was passed to fit.
         return_std : bool, default=False
-            Also the standard deviation of the estimate (not of an outcome): ``1.645`` of them
-            on each side make the 90% band.
+            Whether to also return the standard deviation of the estimate (not of an outcome).
+            The 90% band is the estimate plus or minus ``1.645`` standard deviations.
 
         Returns
         -------
         f : ndarray of shape (n_samples,)
         std : ndarray of shape (n_samples,)
-            With ``return_std=True``: the shape of the last layers' posterior, at the level of
-            a jackknife over folds, which also sees the nets vary.
+            Only with ``return_std=True``. The posterior standard deviation of the last layers,
+            scaled to the level of a jackknife over folds, which includes the variance of the
+            nets.
         """
         treatment, confounder = self._inputs(X, C)
         with use_threads(self.n_threads or 1):
@@ -452,11 +458,12 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
 
     @default_modes()
     def score(self, X: Any, y: Any, Z: Any = None, C: Any = None, sample_weight: Any = None) -> Any:
-        """Coefficient of determination of the projected outcome, or of f(X, C) without Z.
+        """Coefficient of determination of the projected outcome, or without Z of f(X, C).
 
-        With instruments ``E[f(X, C) | Z, C]`` is scored, which needs no ground truth: the noise
-        is uncorrelated with it. It ranks structural functions as a search needs it, up to what
-        the instruments move; its maximum lies below one where the treatment moves by itself.
+        With instruments, ``E[f(X, C) | Z, C]`` is scored. This needs no ground truth, because the
+        noise is uncorrelated with it. A search can rank structural functions by this score, as
+        far as the instruments identify them. Its maximum is below one if the instruments do not
+        explain all of the treatment.
 
         Parameters
         ----------
@@ -482,18 +489,18 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         return r2_score(y, fitted, sample_weight=sample_weight)
 
     def summary(self) -> Summary:
-        """Diagnostics as a table: strength, tests, the size of confounding, the fit.
+        """Table of diagnostics: instrument strength, tests, size of confounding, fit.
 
         Returns
         -------
         Summary
-            Prints as text, and as HTML in a notebook.
+            It is printed as text, or as HTML in a notebook.
         """
         check_is_fitted(self)
         return summarise(self)
 
     def _inputs(self, X: Any, C: Any) -> tuple[Tensor, Tensor | None]:
-        """Checked treatments and confounders on the device."""
+        """Validated treatments and confounders on the device."""
         check_is_fitted(self)
         shapes = self._plan.shapes
         allow_nd = is_own(self._plan.recipes["treatment_backbone"])
@@ -508,7 +515,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             raise ValueError(
                 "`C` was given at fit and is needed here."
                 if C is None
-                else "`C` was not given at fit; leave it out here, or fit with it."
+                else "`C` was not given at fit; omit it here, or fit with it."
             )
         if shape is not None:
             C = check_side("C", C, X, own=len(shape) > 1, like=(0, *shape))

@@ -1,4 +1,4 @@
-"""From an instrumental estimator's backbone parameters to the nets of one fold."""
+"""Construction of the nets of one fold from an instrumental estimator's backbone parameters."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .stages import Networks
 
 __all__ = ["ROLES", "InputScale", "NetworkPlan", "is_own"]
 
-# More columns than that (flattened images) are no treatments that act by themselves.
+# With more columns (flattened images) the treatment itself is not among its features.
 RAW_COLUMNS = 100
 
 ROLES = ("treatment_backbone", "instrument_backbone", "covariate_backbone")
 
 
 def is_own(recipe: Any) -> bool:
-    """The user brings a backbone: neither the default perceptron nor the raw columns."""
+    """Whether the backbone is user-defined: neither the default perceptron nor raw columns."""
     return recipe is not None and not (isinstance(recipe, str) and recipe == "identity")
 
 
@@ -37,8 +37,8 @@ class InputScale:
     ----------
     mean, scale : ndarray of shape (columns,), or None for inputs that are not 2-d
     inside : bool
-        A user's backbone sees the inputs as they are; one that begins in ``Standardize`` is
-        told the statistics.
+        Whether inputs are passed unscaled to a user-defined backbone. If this begins with
+        ``Standardize``, the statistics are set there.
     """
 
     mean: np.ndarray | None
@@ -47,7 +47,7 @@ class InputScale:
 
     @classmethod
     def fit(cls, rows: np.ndarray, sample_weight: np.ndarray | None, *, inside: bool) -> InputScale:
-        """Weighted statistics; a column that is constant is only centred."""
+        """Weighted mean and standard deviation; constant columns are only centred."""
         if rows.ndim != 2:
             return cls(None, None, inside)
         mean = np.average(rows, axis=0, weights=sample_weight)
@@ -62,7 +62,7 @@ class InputScale:
 
 
 class FlatFirst(nn.Module):
-    """Inputs as rows, beside what a module makes of them."""
+    """Concatenation of the flattened inputs and the outputs of a module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -73,10 +73,10 @@ class FlatFirst(nn.Module):
 
 
 class InstrumentNet(nn.Module):
-    """Features of instruments and confounders together.
+    """Joint features of instruments and confounders.
 
-    Each is encoded by a module of its own (the identity for columns), the encodings are joined
-    and go through a third module.
+    Each is encoded by its own module (the identity for columns). The encodings are concatenated
+    and passed to a third module.
     """
 
     def __init__(self, instrument: nn.Module, confounder: nn.Module | None, joint: nn.Module):
@@ -92,17 +92,17 @@ class InstrumentNet(nn.Module):
 
 @dataclass
 class NetworkPlan:
-    """What the nets of a fold are built from; builds them, at fit and after loading.
+    """Specification of the nets of a fold, which builds them at fit and after loading.
 
     Attributes
     ----------
     recipes : dict
-        By role: None for a perceptron, "identity", or what the user gave as a backbone.
+        By role: None for a perceptron, "identity", or the user-defined backbone.
     hidden_sizes : dict
         Widths of the perceptrons, by role.
     activation : str
     shapes : dict
-        By role, shape of one sample, or None where there are none.
+        By role, shape of one sample, or None if there are no such inputs.
     scales : dict of InputScale
     n_first_stages : int
     device, dtype
@@ -121,7 +121,7 @@ class NetworkPlan:
 
     @property
     def n_raw(self) -> int:
-        """Number of treatment features that are the treatment itself; 0 with a user's backbone."""
+        """Number of raw treatment columns among the features; 0 with a user-defined backbone."""
         shape = self.shapes["treatment_backbone"]
         assert shape is not None
         recipe, n_columns = self.recipes["treatment_backbone"], int(np.prod(shape))
@@ -129,7 +129,7 @@ class NetworkPlan:
         return 0 if wide or is_own(recipe) else n_columns
 
     def tensor(self, role: str, rows: np.ndarray | None) -> Tensor | None:
-        """Inputs of one role on the device, columns standardised."""
+        """Inputs of one role on the device, with standardised columns."""
         if rows is None:
             return None
         scaled = self.scales[role](np.asarray(rows, dtype=np.float64))
@@ -137,7 +137,7 @@ class NetworkPlan:
 
     @property
     def builds_by_own_code(self) -> bool:
-        """Whether building runs a user's code, which draws from torch's global generators."""
+        """Whether building runs user code that draws from torch's global generators."""
         own = [recipe for recipe in self.recipes.values() if is_own(recipe)]
         return not all(
             takes_generator(recipe)
@@ -146,7 +146,7 @@ class NetworkPlan:
         )
 
     def build(self, generator: torch.Generator | None = None) -> Networks:
-        """Fresh nets, initialised from this generator or from torch's global ones."""
+        """New nets, initialised from this generator or from torch's global ones."""
         treatment = self._encoder("treatment_backbone", generator)
         if self.recipes["treatment_backbone"] is None and self.n_raw:
             treatment = FlatFirst(treatment)
@@ -158,7 +158,7 @@ class NetworkPlan:
         return nets.to(self.device)
 
     def template(self) -> Networks:
-        """Nets whose weights do not matter; the global random state stays as it is."""
+        """Nets with arbitrary weights; the global random state is not changed."""
         if not self.builds_by_own_code:
             return self.build(own_generator("cpu", self.seed)).eval()
         with LentStream(self.device, self.seed).lent():
@@ -202,8 +202,8 @@ class NetworkPlan:
         backbone = build_backbone(recipe, sample, generator=generator)
         if len(backbone.feature_shape) != 1:
             raise ValueError(
-                f"`{role}` gives features of shape {backbone.feature_shape} for a sample; it must "
-                "give one row of features. End it in a pooling over positions."
+                f"`{role}` returns features of shape {backbone.feature_shape} per sample; it must "
+                "return one row of features. End it with a pooling over positions."
             )
         first = next(backbone.module.children(), None)
         scale = self.scales[role]
@@ -216,6 +216,6 @@ class NetworkPlan:
     ) -> nn.Module:
         sizes = self.hidden_sizes[role]
         module = MLPBackbone(sizes, self.activation).build((int(np.prod(shape)),), generator)
-        # Its inputs come standardised: the first two modules would only copy them.
+        # The inputs are already standardised, so the first two modules would not change them.
         module = nn.Sequential(nn.Flatten(), *list(module.children())[2:])
         return module.to(self.device, self.dtype)

@@ -1,4 +1,4 @@
-"""What "auto" means for an instrumental estimator, and what is tried where it is a choice."""
+"""Values of "auto" of an instrumental estimator, and candidate values of the shrinkage."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ __all__ = [
     "treatment_sizes",
 ]
 
-# Averaged by held-out likelihood. A ridge of 0.1 is left out: rows are held out where treatments
-# were observed, where it does well; where they would be set it cost 10% to 40% (n = 1000).
+# Averaged by held-out likelihood. A ridge of 0.1 is not a candidate: it does well on held-out rows,
+# whose treatments are observed, but cost 10% to 40% where treatments are set (n = 1000).
 INTERACTION_SCALES = (0.03, 0.1, 0.3, 1.0)
 FEATURE_SCALES = (0.0, 0.3, 1.0)
 STAGE2_RIDGES = (0.001, 0.01, 0.03)
-# Held-out loss says little about interactions on noisy data, and choosing by it alone cost a tenth
-# of the error (demand design, n = 1000): others than the middle one must be this much likelier.
+# The held-out loss hardly depends on the interaction scale on noisy data, and choosing by it alone
+# increased the error by a tenth (demand design, n = 1000). So scales other than the middle one need
+# this much more log-likelihood.
 MIDDLE_INTERACTIONS, LOG_EVIDENCE = 0.1, 3.0
-# Ridge of the raw treatment's own slope, over 1 / n: a prior as wide as the outcome's spread.
-# Drawing it to zero as hard as other columns cost curves of one treatment a factor of two to three.
+# Ridge on the raw treatment's slope, in units of 1 / n: a prior as wide as the outcome's spread.
+# With the ridge of the other columns, errors on curves of one treatment were two to three times
+# as large.
 SLOPES = 1.0
-# In force while nets are trained. Treatment features at full scale cost up to 20% on the demand
-# design, whose truth is linear in the treatment, and gained nothing where it is not.
+# Used while nets are trained. Treatment features at full scale cost up to 20% on the demand
+# design, whose structural function is linear in the treatment, and gained nothing on others.
 TRAINING = Shrinkage(interactions=0.1, features=0.3, ridge=0.01)
 
-# Up to this many rows weights equal repetitions to rounding; beyond, float32 halves the time.
+# Up to this many rows weights equal repetitions up to rounding; with more, float32 halves the time.
 FLOAT64_ROWS = 400
 FULL_BATCH_ROWS, MINI_BATCH_ROWS = 10_000, 1024
 
@@ -46,7 +48,7 @@ FULL_BATCH_ROWS, MINI_BATCH_ROWS = 10_000, 1024
 def shrinkage_choices(
     estimator: Any, n_rows: float, *, has_confounders: bool, has_both_features: bool
 ) -> list[Shrinkage]:
-    """All combinations that would make a difference."""
+    """All combinations that have an effect."""
     interactions = INTERACTION_SCALES if has_confounders else (0.0,)
     features = FEATURE_SCALES if has_both_features else (1.0,)
     grids = (interactions, features, STAGE2_RIDGES)
@@ -62,14 +64,14 @@ def shrinkage_choices(
 
 
 def shrinkage_log_prior(estimator: Any, shrinkages: list[Shrinkage]) -> list[float]:
-    """A preference among shrinkages that are about equally likely."""
+    """Log prior of each shrinkage, which decides between almost equally likely ones."""
     if estimator.interaction_scale != "auto":
         return [0.0] * len(shrinkages)
     return [-LOG_EVIDENCE * (each.interactions != MIDDLE_INTERACTIONS) for each in shrinkages]
 
 
 def training_settings(estimator: Any, n_rows: int) -> Settings:
-    """Settings of a training on this many rows."""
+    """Training settings for this number of rows."""
     shrinkage = Shrinkage(
         *(
             default if value == "auto" else float(value)
@@ -90,7 +92,7 @@ def training_settings(estimator: Any, n_rows: int) -> Settings:
 def resolved(
     estimator: Any, plan: NetworkPlan, shrinkage: Shrinkage, n_rows: int
 ) -> dict[str, Any]:
-    """What every "auto" stood for in a fit, by the parameters' names."""
+    """The value used for each "auto" in a fit, by parameter name."""
     given = plan.recipes["treatment_backbone"] is not None
     return {
         "treatment_hidden_sizes": None if given else plan.hidden_sizes["treatment_backbone"],
@@ -105,7 +107,7 @@ def resolved(
 
 
 def warn_without_effect(estimator: Any, data: InstrumentData) -> None:
-    """Warn of parameters that were changed and do nothing."""
+    """Warn about parameters that were changed but have no effect."""
     changed = dict(changed_parameters(estimator))
     given = {"treatment": data.X, "instrument": data.Z, "covariate": data.C}
     for role, rows in given.items():
@@ -113,14 +115,14 @@ def warn_without_effect(estimator: Any, data: InstrumentData) -> None:
         if rows is None:
             warn_of(own, changed, f"without `{'Z' if role == 'instrument' else 'C'}`.")
         elif len(own) == 2:
-            warn_of(own[1:], changed, f"beside `{own[0]}`.")
+            warn_of(own[1:], changed, f"if `{own[0]}` is set.")
 
 
 def treatment_sizes(given: Any, n_columns: int) -> Any:
-    """Widths of the treatment's perceptron; few features where they stand beside the treatment.
+    """Widths of the treatment's perceptron, with few features if the treatment is one too.
 
-    Of (8, 1), (16, 4) and (32, 8) beside one treatment the first was as good or better where
-    the truth is linear and up to twice as bad where it is not; the last gained nothing more.
+    Of (8, 1), (16, 4) and (32, 8) for one treatment, the first was as good or better for linear
+    structural functions and up to twice as bad for others; the last gained nothing more.
     """
     if not isinstance(given, str):
         return given

@@ -1,4 +1,4 @@
-"""What a fitted instrumental estimator says about its instruments: figures, table, warnings."""
+"""Report of a fitted instrumental estimator on its instruments: figures, table, warnings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .stages import InstrumentRows
 
 __all__ = ["diagnose", "summarise", "warn_of"]
 
-PERMUTATIONS = 5  # over which the instrument is averaged out
+PERMUTATIONS = 5  # of the instrument, to average it out
 
 
 def diagnose(
@@ -39,13 +39,14 @@ def diagnose(
     labels: Tensor,
     scale: TargetScale,
 ) -> dict[str, Any]:
-    """Diagnostics of one fit, from predictions of folds that never saw the row.
+    """Diagnostics of one fit, from held-out predictions.
 
     With identity backbones the tests are those of two-stage least squares. Otherwise the
-    instrument is the learned one, the treatment predicted from Z and C, and controls are C and
-    that prediction with Z averaged out: what C alone says about the treatment does not count
-    as strength. The outcome is the residual of the structural function, so that tests are not
-    misled by its curvature; over-identification adds Z and its squares as instruments.
+    instrument is the learned one, the treatment predicted from Z and C. The controls are C and
+    that prediction with Z averaged out, so that the part of the treatment explained by C alone
+    does not count as strength. The outcome is the residual of the structural function, so that
+    its curvature does not affect the tests. Z and its squares are added as instruments in the test
+    of over-identification.
     """
     actual, predicted = (part.double().numpy() for part in fitted.held_out_treatment(rows, labels))
     weight = data.counts
@@ -87,8 +88,8 @@ def diagnose(
         "wu_hausman": tuple(wu_hausman(X, y, instruments, controls, weight)),
     }
     if direct is not None:
-        # Where the treatment is set it no longer follows the confounders: both functions are
-        # compared at treatments drawn apart from them.
+        # A treatment that is set does not depend on the confounders, so both functions are
+        # compared at permuted treatments.
         generator = torch.Generator().manual_seed(plan.seed)
         order = torch.randperm(rows.n_rows, generator=generator).to(rows.treatment.device)
         ours, theirs = (
@@ -106,7 +107,7 @@ def diagnose(
 def _without_instrument(
     fitted: CrossFit, rows: InstrumentRows, labels: Tensor, seed: int
 ) -> np.ndarray:
-    """The treatment's prediction with Z averaged out: a function of the confounders alone."""
+    """Prediction of the treatment with Z averaged out: a function of the confounders alone."""
     generator = torch.Generator().manual_seed(seed)
     total: Any = 0.0
     assert rows.instrument is not None
@@ -118,21 +119,21 @@ def _without_instrument(
 
 
 def warn_of(report: dict[str, Any]) -> None:
-    """Warnings that a report gives cause for."""
+    """Warn about weak instruments, or if direct regression is preferred."""
     strength, needed = report["effective_f"], report["critical_value"]
     if not strength >= needed:
         warnings.warn(
-            f"Instruments are weak: effective F {strength:.1f}, and {needed:.1f} is needed for a "
-            "bias of at most a tenth of the worst case. Estimate and band are not to be trusted; "
-            "look for stronger instruments or more rows.",
+            f"Instruments are weak: the effective F is {strength:.1f}, but {needed:.1f} is needed "
+            "for a bias of at most a tenth of the worst case. The estimate and its band are "
+            "unreliable; use stronger instruments or more rows.",
             WeakInstrumentWarning,
             stacklevel=4,
         )
     if report.get("preferred") == "direct":
         warnings.warn(
-            "Direct regression of y on X and C is to be preferred: confounding adds "
-            f"{report['squared_bias']:.3g} to its squared error, instruments cost "
-            f"{report['variance_instrument']:.3g} in variance (its own: "
+            "Direct regression of y on X and C is preferred: confounding adds "
+            f"{report['squared_bias']:.3g} to its squared error, but the variance with instruments "
+            f"is {report['variance_instrument']:.3g} (without them "
             f"{report['variance_direct']:.3g}). Fit without Z.",
             DirectRegressionPreferredWarning,
             stacklevel=4,

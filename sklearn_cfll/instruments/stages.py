@@ -1,4 +1,4 @@
-"""What two-stage training is given and what it leaves: rows, nets, settings, models."""
+"""Inputs and results of two-stage training: rows, nets, settings, models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class InstrumentRows(NamedTuple):
     treatment : Tensor of shape (n, ...)
     instrument : Tensor of shape (n, ...), or None for direct regression
     confounder : Tensor of shape (n, ...), or None
-    outcome : Tensor of shape (n, k), or None for rows of the first stage alone
+    outcome : Tensor of shape (n, k), or None for rows used only in the first stage
     weight : Tensor of shape (n,) with mean one over all rows, or None
     """
 
@@ -57,12 +57,12 @@ class InstrumentRows(NamedTuple):
 
 
 class Networks(nn.Module):
-    """The nets of one fold: of the treatment, the confounders, and one per first stage.
+    """The nets of one fold: treatment net, confounder net, and one net per first stage.
 
     Parameters
     ----------
     treatment : torch.nn.Module
-        Treatment inputs to features (n, a); the first ``n_raw`` are the inputs themselves.
+        Maps treatments to features (n, a); the first ``n_raw`` are the treatments themselves.
     confounder : torch.nn.Module or None
     instruments : list of torch.nn.Module
         Each maps (instrument, confounder) to features (n, b). Empty for direct regression.
@@ -83,18 +83,18 @@ class Networks(nn.Module):
 
 
 class Shrinkage(NamedTuple):
-    """How much of each kind of column the second stage takes, relative to the raw treatment.
+    """Scales of the columns in the second stage, relative to the raw treatment, and penalties.
 
     Attributes
     ----------
     interactions : float
-        Scale of treatment features times confounder features.
+        Scale of the products of treatment and confounder features.
     features : float
-        Scale of the treatment net's features beside the raw treatment; 0 leaves them out.
+        Scale of the treatment net's features; 0 omits them.
     ridge : float
-        Penalty per row of the second stage, on normalised columns.
+        Ridge penalty of the second stage per row, on normalised columns.
     treatment : float
-        At most so much of it on the raw treatment's own columns, which may move little.
+        Upper limit of this penalty for the raw treatment's columns, which may vary little.
     """
 
     interactions: float
@@ -104,11 +104,11 @@ class Shrinkage(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What training goes by.
+    """Settings of training.
 
-    With ``batch_size=None`` a step sees all rows and both last layers are ridge fits; on
-    mini-batches they are proximal updates, for which a memory of 0.99 and a pull of 1 matched
-    full batches (n = 5000) in a quarter of their time, and no memory did half as well.
+    With ``batch_size=None`` each step uses all rows and both last layers are ridge fits. On
+    mini-batches they are proximal updates, which with a decay of 0.99 and a ridge of 1 were as good
+    as full batches (n = 5000) in a quarter of the time; without memory errors were twice as large.
     """
 
     learning_rate: float
@@ -118,24 +118,24 @@ class Settings(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Nets and solved layers of one fold at one time.
+    """Weights of the nets and solved layers of one fold at one epoch.
 
     Attributes
     ----------
     state : dict of str to Tensor
-        Of :class:`Networks`.
+        ``state_dict`` of :class:`Networks`.
     scalings : dict of str to Scaling
-        Of "treatment" and "confounder" features.
+        Scalings of the "treatment" and "confounder" features.
     first_stages : list of (Scaling, LinearMap)
-        One an instrument net.
+        One per instrument net.
     corrections : list of LinearMap
-        Of confounder features, added to the predictions of each first stage: see
-        :func:`confounder_corrections`. Empty where there is nothing to correct.
+        Maps of confounder features that are added to the predictions of each first stage, see
+        :func:`confounder_corrections`. Empty if there is nothing to correct.
     weight, bias : Tensor of shape (..., k, d) and (..., k)
-        Of the second stage, on the design with all columns at scale one; before the shrinkage
-        is chosen there is one for each.
+        Second stage on the unscaled design. Before the shrinkage is chosen, there is one for each
+        candidate.
     mean, covariance : Tensor of shape (d,) and (d, d), or None
-        Of that design and, up to the noise's variance over n, of the weights.
+        Mean of that design, and covariance of the weights over the noise variance over n.
     """
 
     state: dict[str, Tensor]
@@ -149,7 +149,7 @@ class Model(NamedTuple):
 
 
 def treatment_scale(n_features: int, n_raw: int, shrinkage: Shrinkage) -> Tensor:
-    """Scales of the treatment features: one for the raw treatment, which comes first."""
+    """Scales of the treatment features; the raw treatment comes first, with scale one."""
     scale = torch.ones(n_features)
     if n_raw:
         scale[n_raw:] = shrinkage.features
@@ -157,7 +157,7 @@ def treatment_scale(n_features: int, n_raw: int, shrinkage: Shrinkage) -> Tensor
 
 
 def design_scale(n_columns: int, n_features: int, n_raw: int, shrinkage: Shrinkage) -> Tensor:
-    """Scales of all columns ``[Ψ, Ξ, Ψ⊗Ξ]`` of a second stage with a treatment features."""
+    """Scales of the columns ``[Ψ, Ξ, Ψ⊗Ξ]`` of the second stage; Ψ has ``n_features`` columns."""
     features = treatment_scale(n_features, n_raw, shrinkage)
     n_confounder = (n_columns - n_features) // (n_features + 1)
     products = features.repeat_interleave(n_confounder) * shrinkage.interactions
@@ -169,10 +169,10 @@ def design_scale(n_columns: int, n_features: int, n_raw: int, shrinkage: Shrinka
 def shrunken_fit(
     block: linalg.Moments, scale: Tensor, ridge: float, *, invert: bool = False
 ) -> Tensor:
-    """Second-stage weights (k, d), on columns at scale one, shrunk as columns at these scales.
+    """Second-stage weights (k, d) of the unscaled columns, from a ridge fit on scaled columns.
 
-    ``S (S G S + λI)⁻¹ S c`` with the scales S on the diagonal; ``S (S G S + λI)⁻¹ S`` itself,
-    of shape (d, d), where ``invert``.
+    ``S (S G S + λI)⁻¹ S c`` with the scales on the diagonal of S. With ``invert`` it is
+    ``S (S G S + λI)⁻¹ S``, of shape (d, d).
     """
     scale = scale.to(block.gram)
     gram = block.gram * scale * scale.unsqueeze(1)
@@ -183,7 +183,7 @@ def shrunken_fit(
 def structural_design(
     nets: Networks, model: Model, treatment: Tensor, confounder: Tensor | None
 ) -> Tensor:
-    """Design of the structural function: the actual treatment's features; (n, d)."""
+    """Design of the structural function, from the actual treatment; (n, d)."""
     features = treatment_features(nets, model, treatment)
     return maths.stage2_design(features, _confounder(nets, model, confounder), 1.0)
 
@@ -194,13 +194,13 @@ def treatment_features(nets: Networks, model: Model, treatment: Tensor) -> Tenso
 
 
 def projected_design(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
-    """Design of the projected outcome ``E[f(X, C) | Z, C]``, first stages averaged; (n, d)."""
+    """Design of the projected outcome ``E[f(X, C) | Z, C]``, averaged over first stages; (n, d)."""
     predicted = predicted_treatment(nets, model, rows)
     return maths.stage2_design(predicted, _confounder(nets, model, rows.confounder), 1.0)
 
 
 def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
-    """Treatment features (n, a) predicted from instruments, the first stages averaged."""
+    """Treatment features (n, a) predicted from instruments, averaged over first stages."""
     parts = [
         solved(scaling(_apply(nets, model, f"instruments.{j}", rows.instrument, rows.confounder)))
         for j, (scaling, solved) in enumerate(model.first_stages)
@@ -218,17 +218,18 @@ def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> T
 def confounder_corrections(
     predicted: list[Tensor], confounder: list[Tensor], weight: list[Tensor] | None
 ) -> list[maths.LinearMap]:
-    """What makes the parts' predictions agree with each other on the confounders.
+    """Corrections that make the predictions of all parts depend alike on the confounders.
 
-    Each part is predicted by a first stage of its own, whose errors in the confounders differ
-    from part to part. A second stage with one set of confounder slopes sees the difference as
-    movement by instruments, and where those move the treatment little it draws the slope to
-    zero. So what a part's prediction makes of the confounders gives way to the parts' mean.
+    Each part is predicted by its own first stage, whose errors in the dependence on the
+    confounders differ between parts. The second stage has one set of confounder slopes, so this
+    difference acts like variation due to the instruments, and biases the slope towards zero if
+    the instruments are weak. So the regression of each part's prediction on the confounders is
+    replaced by its mean over the parts.
 
     Parameters
     ----------
     predicted, confounder : lists of Tensor, of shape (n_j, a) and (n_j, q)
-        By part.
+        One tensor per part.
     weight : list of Tensor of shape (n_j,), or None
 
     Returns
@@ -249,7 +250,7 @@ def confounder_corrections(
 
 
 def pack_model(model: Model) -> dict[str, Any]:
-    """A model as plain dicts, lists and tuples of tensors."""
+    """Convert a model to plain dicts, lists and tuples of tensors."""
     return {
         **model._asdict(),
         "scalings": {name: tuple(scaling) for name, scaling in model.scalings.items()},
@@ -259,7 +260,7 @@ def pack_model(model: Model) -> dict[str, Any]:
 
 
 def unpack_model(packed: dict[str, Any]) -> Model:
-    """The way back of :func:`pack_model`."""
+    """Inverse of :func:`pack_model`."""
     scalings = {name: maths.Scaling(*parts) for name, parts in packed["scalings"].items()}
     first_stages = [
         (maths.Scaling(*scaling), maths.LinearMap(*solved))
@@ -271,7 +272,7 @@ def unpack_model(packed: dict[str, Any]) -> Model:
 
 
 def joined(parts: list[InstrumentRows], name: str) -> Any:
-    """One field of several blocks of rows, or None."""
+    """Concatenate one field of several blocks of rows; None if it is None."""
     tensors = [getattr(part, name) for part in parts]
     if tensors[0] is None:
         return None
@@ -285,7 +286,7 @@ def _confounder(nets: Networks, model: Model, confounder: Tensor | None) -> Tens
 
 
 def _apply(nets: Networks, model: Model, name: str, *inputs: Tensor | None) -> Any:
-    """A net with the weights of a model; no module is touched, so threads can share them."""
+    """Apply a net with the weights of a model; modules are not changed and so are thread-safe."""
     prefix = f"{name}."
     state = {k.removeprefix(prefix): v for k, v in model.state.items() if k.startswith(prefix)}
     return functional_call(nets.get_submodule(name), state, inputs)

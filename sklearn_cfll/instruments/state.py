@@ -1,4 +1,4 @@
-"""An instrumental estimator's state as arrays plus what rebuilds its nets."""
+"""State of an instrumental estimator: arrays, and the specification to rebuild its nets."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ __all__ = ["InstrumentStateMixin"]
 
 
 class InstrumentStateMixin:
-    """Keeping a fitted estimator: in memory, in a pickle, in a file of one's own."""
+    """Mixin for copying, pickling, saving and loading a fitted estimator."""
 
     random_state: Any
 
     def save(self, path: Any) -> None:
-        """Write the fitted estimator to one file that opens without running code.
+        """Save the fitted estimator to one file that can be loaded without running code.
 
-        An older file stays as it is until the new one is complete and on the disk; a process
-        that is killed meanwhile leaves a file named ``.(32 digits).tmp`` beside it, to delete.
+        An existing file is replaced only once the new one is complete and on the disk. If the
+        process is killed before that, a file named ``.(32 digits).tmp`` remains in the same
+        directory and can be deleted.
 
         Parameters
         ----------
@@ -47,14 +48,14 @@ class InstrumentStateMixin:
         Warns
         -----
         UserWarning
-            Where something is not in the file: a backbone that is code, which :meth:`load` will
-            have to be given again; metadata requests, which will have to be set again. A
-            ``random_state`` that is a generator is written as the seed that was drawn from it.
+            If something is not in the file: a backbone that is code must be passed again to
+            :meth:`load`; metadata requests must be set again. A ``random_state`` that is a
+            generator is saved as the seed that was drawn from it.
 
         Raises
         ------
         TypeError
-            Where a parameter holds something else that is no plain data.
+            If a parameter holds something else that is not plain data.
         """
         check_is_fitted(self)
         state = self.__getstate__()
@@ -74,15 +75,15 @@ class InstrumentStateMixin:
         covariate_backbone: Any = None,
         device: str = "cpu",
     ) -> Any:
-        """Read an estimator that :meth:`save` wrote. No code that the file names is run.
+        """Load an estimator that was saved with :meth:`save`. No code named in the file is run.
 
         Parameters
         ----------
         path : str or path-like
         treatment_backbone, instrument_backbone, covariate_backbone : optional
-            What was passed at fit, where that was code: a module or a callable.
+            The backbones at fit, if they were code: a module or a callable.
         device : str, default="cpu"
-            Where to put it, whatever it was fitted on.
+            Device of the loaded estimator, whatever the device at fit.
 
         Returns
         -------
@@ -91,8 +92,8 @@ class InstrumentStateMixin:
         Raises
         ------
         ModelFileError
-            Where the file was not written by :meth:`save`, was changed since, or holds another
-            class of estimator; and where it lacks a backbone.
+            If the file was not written by :meth:`save`, was changed since, or holds another class
+            of estimator, or if a required backbone is not passed.
         """
         code = {
             "treatment_backbone": treatment_backbone,
@@ -169,7 +170,7 @@ class InstrumentStateMixin:
 
 
 def _on(value: Any, device: torch.device) -> Any:
-    """Tensors anywhere inside, moved to a device."""
+    """Move all tensors in a nested value to a device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, dict):

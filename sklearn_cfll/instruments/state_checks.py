@@ -1,4 +1,4 @@
-"""Checks on an instrumental estimator's state from a file, before anything is built from it."""
+"""Checks of an instrumental estimator's state from a file, before anything is built from it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def by_role(value: Any, fits: Any) -> bool:
 
 
 def is_pairs(value: Any) -> bool:
-    """Lists of tuples, in them arrays: maps and scalings."""
+    """Whether a value is nested lists or tuples of arrays, such as maps and scalings."""
     if isinstance(value, list | tuple):
         return all(map(is_pairs, value))
     return isinstance(value, np.ndarray)
@@ -90,7 +90,7 @@ MODEL: Fields = {
 
 
 def check_instruments(packed: dict[str, Any]) -> None:
-    """What rebuilds the nets has its structure, and asks for no more than the arrays hold."""
+    """Check the structure of the state, and that its arrays are large enough for the nets."""
     for name in ("plan", "fitted"):
         if not isinstance(packed.get(name), dict):
             raise ModelFileError(f"state: `{name}` is missing.")
@@ -116,20 +116,20 @@ def check_instruments(packed: dict[str, Any]) -> None:
             module = without_memory(recipe, shape, held, getattr(torch, plan["dtype"]))
             wanted = sum(tensor.numel() for tensor in module.state_dict().values())
         else:
-            # The columns as they are; or the user's own, passed to `load`.
+            # Raw columns, or a user-defined backbone that is passed to `load`.
             wanted = 0 if is_own(recipe) else n_inputs
         if wanted > most:
-            raise ModelFileError(f"plan: `{role}` asks for more numbers than the arrays hold.")
+            raise ModelFileError(f"plan: `{role}` requires more numbers than the arrays hold.")
 
 
 def check_models(packed: dict[str, Any], networks: nn.Module) -> None:
-    """Every model has the arrays of these networks."""
+    """Check that every model has the arrays of these networks."""
     for model in _models(packed):
         check_layers(networks, model["state"])
 
 
 def try_out(estimator: Any) -> None:
-    """Predictions for zeros, so that all parts fit together; not by networks of the user's own."""
+    """Predict for zeros to check that all parts fit together; skip user-defined networks."""
     plan = estimator._plan
     if any(is_own(recipe) for recipe in plan.recipes.values()):
         return
@@ -142,7 +142,7 @@ def try_out(estimator: Any) -> None:
 
 
 def _n_numbers(value: Any) -> int:
-    """In all arrays inside."""
+    """Number of elements of all arrays in a nested value."""
     if isinstance(value, dict):
         value = list(value.values())
     return sum(map(_n_numbers, value)) if isinstance(value, list | tuple) else np.size(value)

@@ -1,10 +1,10 @@
-"""Two closed-form last layers in a row: the mathematics of instrumental variables on features.
+"""Two consecutive closed-form last layers: the mathematics of instrumental variables.
 
 Shapes: instrument features ``Φ`` (m, b), treatment features ``Ψ`` (m, a), features of the
 observed confounders ``Ξ`` (n, q), outcomes ``Y`` (n, k); weights as in
-:class:`torch.nn.Linear`. Penalties are absolute and multiply ``‖weight‖²`` beside a **mean**
-squared error; features are normalised beforehand (:func:`feature_scaling`), which gives
-penalties their unit. Intercepts are never penalised.
+:class:`torch.nn.Linear`. Penalties are absolute: ``penalty * ‖weight‖²`` is added to a **mean**
+squared error. Features are normalised first (:func:`feature_scaling`), which fixes the unit of the
+penalties. Intercepts are not penalised.
 
 References
 ----------
@@ -45,7 +45,7 @@ class LinearMap(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """``x ↦ (x - mean) / scale``, by column."""
+    """``x ↦ (x - mean) / scale``, per column."""
 
     mean: Tensor
     scale: Tensor
@@ -57,8 +57,8 @@ class Scaling(NamedTuple):
 def feature_scaling(features: Tensor, sample_weight: Tensor | None = None) -> Scaling:
     """Weighted mean and standard deviation of each column, differentiable.
 
-    Columns that are constant up to rounding are only centred, and so stay zero: a tiny
-    standard deviation would turn rounding, or a new row, into 1e9s.
+    Columns that are constant up to rounding are only centred, since division by a tiny standard
+    deviation would blow up rounding errors and new values to 1e9.
     """
     total = float(features.shape[0]) if sample_weight is None else sample_weight.sum()
     rows = features if sample_weight is None else features * sample_weight.unsqueeze(1)
@@ -70,7 +70,7 @@ def feature_scaling(features: Tensor, sample_weight: Tensor | None = None) -> Sc
     variance = squares.sum(0) / total
     info = torch.finfo(features.dtype)
     constant = variance <= (10 * info.eps * mean).square() + info.tiny
-    # `where` before the root: its gradient at zero is infinite.
+    # `where` comes before the root, whose gradient at zero is infinite.
     return Scaling(mean, torch.where(constant, torch.ones_like(variance), variance).sqrt())
 
 
@@ -84,12 +84,12 @@ def ridge_fit(
     decay: float = 0.0,
     total: float | None = None,
 ) -> LinearMap:
-    """Proximal ridge fit with an unpenalised intercept, by the cheaper of the two forms.
+    """Proximal ridge fit with an unpenalised intercept, in the primal or dual form.
 
-    ``argmin_W Σ w ‖y - φW‖² / total + penalty ‖W - decay · previous‖²``: with ``decay=0`` the
-    ridge fit to these rows, else the update of arXiv 2510.04606 on a batch. Differentiable in
-    ``targets`` (through ``W = (ΦᵀΦ/n + λI)⁻¹ΦᵀY/n``); hold ``features`` detached where their
-    gradient is not wanted.
+    ``argmin_W Σ w ‖y - φW‖² / total + penalty ‖W - decay · previous‖²``. With ``decay=0`` this is
+    the ridge fit to these rows, else the update of arXiv 2510.04606 on a batch. It is
+    differentiable in ``targets`` (through ``W = (ΦᵀΦ/n + λI)⁻¹ΦᵀY/n``); detach ``features`` if
+    their gradient is not needed. The cheaper form is used.
 
     Parameters
     ----------
@@ -98,10 +98,10 @@ def ridge_fit(
         Zero gives the minimum-norm least-squares solution.
     sample_weight : Tensor of shape (n,), optional
     previous : Tensor of shape (k, d), optional
-        Weights to which the fit is drawn; None for zero.
+        Weights towards which the fit is shrunk (times ``decay``); None for zero.
     decay : float, default=0.0
     total : float, optional
-        Divides the squared error; default ``Σ w``.
+        Divisor of the squared error; default ``Σ w``.
 
     Returns
     -------
@@ -119,9 +119,9 @@ def ridge_fit(
 def stage2_design(treatment: Tensor, confounder: Tensor | None, interaction_scale: float) -> Tensor:
     """Columns of ``(1, Ψ) ⊗ (1, Ξ)`` without the constant: ``[Ψ, Ξ, ω Ψ⊗Ξ]``.
 
-    Exogenous features multiply predicted ones: ``E[ψ(X) ξ(C) | Z, C] = E[ψ(X) | Z, C] ξ(C)``.
-    The scale ω of the interactions is a ridge ``1/ω²`` times larger on them; ``ω = 0`` leaves
-    them out.
+    Features of confounders can multiply predicted features, because
+    ``E[ψ(X) ξ(C) | Z, C] = E[ψ(X) | Z, C] ξ(C)``. The scale ω of the interactions is equivalent to
+    a ridge ``1/ω²`` times larger on them; ``ω = 0`` omits them.
 
     Parameters
     ----------
@@ -153,9 +153,9 @@ def weighted_square(residual: Tensor, sample_weight: Tensor | None = None) -> Te
 def stage1_loss(
     instrument: Tensor, treatment: Tensor, weights: LinearMap, sample_weight: Tensor | None = None
 ) -> Tensor:
-    """``‖Ψ - ΦV‖² / m``, its gradient in Φ alone, at V held fixed.
+    """``‖Ψ - ΦV‖² / m``, differentiated only in Φ, with V held fixed.
 
-    V minimises this loss (and its penalty), so by the envelope theorem the gradient at fixed V
+    V minimises this loss plus its penalty, so by the envelope theorem the gradient at fixed V
     is the gradient of the minimum.
     """
     held = LinearMap(weights.weight.detach(), weights.bias.detach())
@@ -170,11 +170,11 @@ def stage2_loss(
     interaction_scale: float,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """``‖Y - D(ΦV, Ξ) u‖² / n``, u held fixed and differentiated **through** V.
+    """``‖Y - D(ΦV, Ξ) u‖² / n``, differentiated **through** V, with u held fixed.
 
     ``V = (Φ₁ᵀΦ₁/m + λ₁I)⁻¹Φ₁ᵀΨ(θ)/m`` depends on the treatment net and does not minimise this
-    loss: only u does. ``predicted_treatment = Φ₂V`` carries that gradient where it was made by
-    :func:`ridge_fit` from treatment features that require it.
+    loss; only u does. ``predicted_treatment = Φ₂V`` has this gradient if V is the
+    :func:`ridge_fit` of treatment features that require a gradient.
     """
     held = LinearMap(weights.weight.detach(), weights.bias.detach())
     design = stage2_design(predicted_treatment, confounder, interaction_scale)

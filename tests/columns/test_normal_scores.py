@@ -159,6 +159,7 @@ def test_spread_models_survive_saving(Estimator, tmp_path):
     assert bool(network(torch.as_tensor(X[:3]).to(next(network.parameters()))).isfinite().all())
 
 
+@pytest.mark.slow
 def test_a_classifier_hardly_minds_how_columns_are_recorded():
     """Friedman's function of columns recorded as exp(3 z) instead of z."""
     X, y = make_friedman1(1200, n_features=6, noise=0.5, random_state=0)

@@ -383,6 +383,7 @@ def test_navier_stokes_is_of_order_four_in_time():
 
 
 @pytest.mark.parametrize("amplitude", [1.0, 6.09])
+@pytest.mark.slow
 def test_default_discretisation_of_navier_stokes_is_converged(amplitude):
     field = rough_vorticity(2, 32) * amplitude / 20
     grid, n_steps = navier_stokes._discretisation(1e-3, 10.0)
@@ -429,6 +430,7 @@ def periodic_eigenvalues(dimension, tau, power, n_modes):
     return np.where(squared > 0, (squared + tau**2) ** -power, 0.0)
 
 
+@pytest.mark.slow
 def test_initial_fields_have_the_variance_of_the_formulas_of_li_et_al():
     X, _ = make_burgers(2000, 8, final_time=1e-6, random_state=0)
     variance = 625 * periodic_eigenvalues(1, 5.0, 2.0, 340).sum()

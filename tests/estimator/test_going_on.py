@@ -80,6 +80,7 @@ def test_many_more_rows_improve_a_model():
     assert model.partial_fit(X[300:5000], y[300:5000]).score(X[5000:], y[5000:]) > before
 
 
+@pytest.mark.slow
 def test_a_stream_of_single_rows_beats_a_linear_one():
     X, y = make_friedman1(1500, 10, noise=0.5, random_state=0)
     model = CFLLRegressor(random_state=0)

@@ -276,6 +276,7 @@ def test_pickles_are_no_larger_than_their_arrays():
     assert len(pickle.dumps(model)) < 8 * 3 * n_weights + 20_000
 
 
+@pytest.mark.slow
 def test_history_does_not_hold_batches():
     model = regressor(max_epochs=30, batch_size=10).fit(*DIABETES)
     short = regressor(max_epochs=1, batch_size=10).fit(*DIABETES)

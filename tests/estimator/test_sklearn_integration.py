@@ -143,6 +143,7 @@ def test_pipeline_with_set_output_hands_on_names(output):
 
 
 @BOTH
+@pytest.mark.slow
 def test_grid_search_in_two_processes(Estimator):
     data, target = data_for(Estimator)
     grid = {"ridge": [0.1, 10.0], "decay": [0.5, 1.0], "hidden_layer_sizes": [(8,), (16, 16)]}

@@ -453,7 +453,7 @@ def test_linear_two_sample_estimate_is_exact(data):
     [
         ({"Z": np.ones((5, 1))}, "inconsistent numbers of samples"),
         ({"Z": np.full((300, 1), np.nan)}, "Input Z contains NaN"),
-        ({"X_stage1": np.ones((9, 1))}, "`X_stage1` is for instruments"),
+        ({"X_stage1": np.ones((9, 1))}, "`X_stage1` requires instruments"),
         (
             dict(Z=np.arange(300.0), X_stage1=np.full((9, 1), np.nan), Z_stage1=np.ones((9, 1))),
             "In `X_stage1`, called X here: Input X contains NaN",

@@ -601,6 +601,7 @@ def saves_until_killed(net, checkpoint):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a fork of this process")
+@pytest.mark.slow
 def test_run_killed_while_it_saves_can_be_resumed(tmp_path):
     X, y = make_data()
     checkpoint = Checkpoint(monitor=None, dirname=tmp_path)

@@ -434,6 +434,7 @@ def test_number_of_threads_is_a_positive_integer(kind, value):
 
 
 @pytest.mark.usefixtures("two_threads")
+@pytest.mark.slow
 def test_number_of_threads_moves_results_by_rounding_alone():
     one, two, again = (
         predicted(fitted(CFLLRegressor(n_threads=n, random_state=0, precision="float64", **TINY)))
