@@ -110,19 +110,19 @@ def refit_last_layer(
         Offset fitted to ``train``, to whose residuals the net was trained. It is refitted to all
         rows.
     """
-    rows = train, valid
+    given_train, given_valid = train, valid
     train = less_offset(train, offset)
     layer = net.module_.last_layer
     with net.naming_divergence():
         layer.refit(net.labelled_features(train), ridge=ridge)
-    if valid is None:
+    if given_valid is None:
         left = mean_squared_residuals(net, train)
         # With fixed features, a row left out of the last layer was not used at all.
         fixed = net.optimizer_ is None and not _has_points(net, train)
         calibration = calibrate(net, train, left, None, _left_out_residuals) if fixed else None
         found = layer.final_ridge
         return Refit(found, left, exact=True, calibration=calibration, offset=offset)
-    valid = less_offset(valid, offset)
+    valid = less_offset(given_valid, offset)
     path = layer.ridge_path(torch.tensor(RIDGES))
     errors = path_errors(net, valid, path)
     first = sum(ridge < lowest for ridge in RIDGES)
@@ -141,8 +141,8 @@ def refit_last_layer(
     if _has_points(net, valid):
         calibration = calibrate(net, valid, left, noise, train=train)
     if offset is not None:
-        offset = offset.refitted(*(part for part in rows if part is not None))
-        train, valid = less_offset(rows[0], offset), less_offset(rows[1], offset)  # type: ignore[arg-type]
+        offset = offset.refitted(given_train, given_valid)
+        train, valid = less_offset(given_train, offset), less_offset(given_valid, offset)
         layer.refit(net.labelled_features(train), ridge=ridge)
     for batch in net.labelled_features(valid):
         layer.accumulate(*batch)
