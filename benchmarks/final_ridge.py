@@ -1,38 +1,42 @@
 """The ridge of the final solve where no rows are held out to choose it.
 
 Tables: networks are trained on all rows (early_stopping=False). Then the last layer is left as it
-is, refitted to all rows with the ridge that each rule chooses, or refitted towards the weights
-that training left ("anchored"). Test errors relative to no refit, geometric means over the seeds.
+is, or refitted to all rows with the ridge that each rule chooses. Test errors relative to no refit,
+geometric means over the seeds.
 
 - fixed: 0.1 below 200 rows, else 0.001.
-- anchored: the training ridge, pulled towards the trained weights in place of zero.
 - GCV: generalised cross-validation. x1.4, x2, x3: each parameter counts so often.
 - few: x2, below ten rows per feature at most 0.32.
 - rule: few, and below ten rows per feature no larger than leaves one and a half times the residuals
   of training (linalg.final_ridge), what the estimators do.
 - best: the ridge with the least test error.
 
+``results/final_ridge.txt`` also has refits that are pulled towards the trained weights.
 Fields: a Fourier neural operator on Burgers' equation, 800 samples.
 
-    python benchmarks/final_ridge.py --data DIR            # about 10 minutes on an idle core
+    python benchmarks/final_ridge.py --data DIR            # about 20 minutes on an idle core
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from common import PLAIN
+from harness import Bench, Place, Record, geometric_mean, means, print_origin, print_table
+from measures import relative_l2, stopwatch
+from models import PLAIN
+from networks import Setting, predictor, train
+from pandas import DataFrame
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, make_friedman1
+from tasks import Where
 from torch import Tensor, nn
 
 from sklearn_cfll import CFLLRegressor, linalg
+from sklearn_cfll.backbones import FNOBackbone
 from sklearn_cfll.datasets import make_burgers
-from sklearn_cfll.training.schedules import cosine
 
 RIDGES = torch.tensor(linalg.RIDGES, dtype=torch.float64)
 SETS = ("diabetes", "friedman1, noise 0.5", "friedman1, noise 1", "digits", "breast cancer")
@@ -40,10 +44,12 @@ SETS += ("concrete", "energy")
 SIZES = {20: 6, 40: 6, 60: 6, 120: 6, 300: 4, 1000: 3, 5000: 2}  # rows and seeds
 TEST_ROWS = 1000
 NETWORKS = {"four networks of 64-64, the defaults": {}, "one network of 256-256": PLAIN}
-RULES = ("fixed", "anchored", "GCV", "x1.4", "x2", "x3", "few", "rule", "best")
+RULES = ("fixed", "GCV", "x1.4", "x2", "x3", "few", "rule", "best")
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+Rows = list[np.ndarray]
 
 
-def load(name: str, n_rows: int, seed: int, data: Path | None) -> list[np.ndarray] | None:
+def load(name: str, n_rows: int, seed: int, where: Where) -> Rows | None:
     """Training and test rows of a set, or None where it has too few."""
     if name.startswith("friedman1"):
         noise = float(name.split()[-1])
@@ -55,10 +61,8 @@ def load(name: str, n_rows: int, seed: int, data: Path | None) -> list[np.ndarra
     elif name == "digits":
         X, y = load_digits(return_X_y=True)
         y = np.eye(10)[y]
-    elif data is None or not (data / f"{name}.npz").exists():
-        return None
     else:
-        stored = np.load(data / f"{name}.npz")
+        stored = where.stored(name)
         X, y = stored["X"], stored["y"]
     y = y.reshape(len(y), -1).astype(float)
     if len(X) < n_rows + 100:
@@ -68,158 +72,136 @@ def load(name: str, n_rows: int, seed: int, data: Path | None) -> list[np.ndarra
     return [X[train], y[train], X[test], y[test]]
 
 
-def errors(parts: list[np.ndarray], settings: dict, seed: int) -> list[float]:
-    """Test errors of no refit and of RULES."""
-    X, y, X_test, y_test = parts
-    options = {**settings, "early_stopping": False, "refit_last_layer": False}
-    model = CFLLRegressor(**options, random_state=seed).fit(X, y if y.shape[1] > 1 else y[:, 0])
-    layer, n = model.net_.module_.last_layer, len(X)
-    layers = [layer] if layer.n_members == 1 else list(layer.members)
-    scale = model._plan.scale
-    targets, wanted = (torch.as_tensor((part - scale.mean) / scale.scale) for part in (y, y_test))
+def errors(rows: Rows | None, place: Record) -> Record | None:
+    """Test errors of no refit and of RULES, in units of the targets' variances."""
+    if rows is None:
+        return None
+    X, y, X_test, y_test = rows
+    mean, std = y.mean(0), np.where(y.std(0) > 0, y.std(0), 1.0)
+    targets, wanted = (torch.as_tensor((part - mean) / std) for part in (y, y_test))
+    settings = NETWORKS[place["model"]] | {"early_stopping": False, "random_state": place["seed"]}
+
+    def fit(**refit: bool) -> CFLLRegressor:
+        return CFLLRegressor(**settings, **refit).fit(X, y if y.shape[1] > 1 else y[:, 0])
+
+    def own_error(model: CFLLRegressor) -> float:
+        found = (model.predict(X_test).reshape(y_test.shape) - mean) / std
+        return float(np.square(found - wanted.numpy()).mean())
+
+    trained, refitted = fit(refit_last_layer=False), fit()
+    n, n_members = len(X), trained.n_members
     features, test = (
-        torch.as_tensor(model.features(part)).double().chunk(len(layers), 1) for part in (X, X_test)
+        torch.as_tensor(trained.features(part)).double().chunk(n_members, 1) for part in (X, X_test)
     )
-    blocks = [linalg.moments(rows, targets) for rows in features]
-    trained = [part.weight.double() for part in layers]
-    own = [(part.weight, part.bias) for part in layers]
+    blocks = [linalg.moments(part, targets) for part in features]
 
-    def error(fits: list[tuple[Tensor, Tensor]]) -> float:
-        outputs = [rows @ w.T + b for rows, (w, b) in zip(test, fits, strict=True)]
+    def error(ridge: float) -> float:
+        fits = [linalg.solve_moments(block, ridge) for block in blocks]
+        outputs = [part @ w.T + b for part, (w, b) in zip(test, fits, strict=True)]
         return float((torch.stack(outputs).mean(0) - wanted).square().mean())
-
-    def anchored(block: linalg.Moments, weight: Tensor) -> tuple[Tensor, Tensor]:
-        left = block._replace(cross=block.cross - weight @ block.gram)
-        weight = weight + linalg.solve_moments(left, layers[0].ridge)[0]
-        return weight, block.target_mean - weight @ block.feature_mean
 
     def least(optimism: float) -> Tensor:
         found = [linalg.cross_validation_errors(b, RIDGES, optimism=optimism)[0] for b in blocks]
         return RIDGES[int(torch.stack(found).sum(0).argmin())]
 
-    path = [error([linalg.solve_moments(b, float(r)) for b in blocks]) for r in RIDGES]
-    at = {float(r): value for r, value in zip(RIDGES, path, strict=True)}
-    fixed = min(at, key=lambda r: abs(np.log(r / (0.1 if n < 200 else 0.001))))
-    return [
-        error([(w, part.bias.double()) for w, part in zip(trained, layers, strict=True)]),
-        at[fixed],
-        error([anchored(block, w) for block, w in zip(blocks, trained, strict=True)]),
-        *(at[float(least(optimism))] for optimism in (1.0, 1.4, 2.0, 3.0)),
-        at[linalg.final_ridge(blocks, n)],
-        at[linalg.final_ridge(blocks, n, trained=own)],
-        min(path),
-    ]
+    path = [error(float(ridge)) for ridge in RIDGES]
+    at = {float(ridge): value for ridge, value in zip(RIDGES, path, strict=True)}
+    fixed = min(at, key=lambda ridge: abs(np.log(ridge / (0.1 if n < 200 else 0.001))))
+    gcv = [at[float(least(optimism))] for optimism in (1.0, 1.4, 2.0, 3.0)]
+    few = at[linalg.final_ridge(blocks, n)]
+    values = [at[fixed], *gcv, few, own_error(refitted), min(path)]
+    return {"no refit": own_error(trained)} | dict(zip(RULES, values, strict=True))
 
 
-def tables(data: Path | None) -> None:
-    for network, settings in NETWORKS.items():
-        print(f"\nTest error relative to no refit: {network}")
-        print(f"{'':28s}{'no refit':>10s}" + "".join(f"{rule:>10s}" for rule in RULES))
-        for n_rows, n_seeds in SIZES.items():
-            means = []
-            for name in SETS:
-                runs = [load(name, n_rows, seed, data) for seed in range(n_seeds)]
-                found = [
-                    errors(parts, settings, seed)
-                    for seed, parts in enumerate(runs)
-                    if parts is not None
-                ]
-                if not found:
-                    continue
-                rows = np.array(found)
-                mean = np.exp(np.log(rows[:, 1:] / rows[:, :1]).mean(0))
-                means.append(mean)
-                cells = "".join(f"{value:10.3f}" for value in mean)
-                print(f"{f'{name}, {n_rows} rows':28s}{rows[:, 0].mean():10.4f}{cells}", flush=True)
-            for label, mean in (
-                ("geometric mean", np.exp(np.log(means).mean(0))),
-                ("worst", np.max(means, 0)),
-            ):
-                print(f"{f'{label}, {n_rows} rows':38s}" + "".join(f"{v:10.3f}" for v in mean))
+def tables(bench: Bench) -> Iterator[Place]:
+    for n_rows, n_seeds in SIZES.items():
+        for seed in range(min(n_seeds, bench.options.seeds)):
+            for name in bench.options.tasks or SETS:
+                place = {"task": name, "rows": n_rows, "seed": seed}
+                yield place, partial(load, name, n_rows, seed, bench.where)
 
 
-def fields(epochs: int, seed: int = 0) -> None:
-    """Relative L2 on 200 test samples; the whole network under Adam beside it."""
-    from sklearn_cfll.backbones import FNOBackbone
+def report_tables(records: list[Record]) -> None:
+    for network in dict.fromkeys(record["model"] for record in records):
+        found = DataFrame([record for record in records if record["model"] == network])
+        ratios = found[list(RULES)].div(found["no refit"], axis=0)
+        by_set = ratios.groupby([found["rows"], found["task"]], sort=False).agg(geometric_mean)
+        print_table(f"Test error relative to no refit: {network}", by_set, ".3f")
+        by_rows = by_set.groupby(level="rows")
+        print_table("Geometric means by rows", by_rows.agg(geometric_mean), ".3f")
+        print_table("Worst sets by rows", by_rows.max(), ".3f")
 
-    X, y = make_burgers(1000, 64, random_state=0)
-    (X, X_test), (y, y_test) = ((part[:800], part[800:]) for part in (X, y))
-    recipe = FNOBackbone(n_modes=16, hidden_channels=16, n_layers=3)
 
-    def relative(prediction: np.ndarray) -> float:
-        gaps = np.linalg.norm(prediction - y_test, axis=1) / np.linalg.norm(y_test, axis=1)
-        return float(gaps.mean())
+# -- fields -----------------------------------------------------------------------------------
 
-    print(f"\nBurgers, 800 samples of 64 points, {epochs} epochs: relative L2 on 200 others")
-    options = {"backbone": recipe, "max_epochs": epochs, "batch_size": 20, "random_state": seed}
-    options |= {"learning_rate": 0.005, "n_iter_no_change": epochs, "precision": "float32"}
+RECIPE = FNOBackbone(n_modes=16, hidden_channels=16, n_layers=3)
+Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
-    fitted: list[CFLLRegressor] = []
 
-    def show(label: str, fit: Callable[[], tuple[float, str]]) -> None:
-        start = time.perf_counter()
-        value, note = fit()
-        seconds = time.perf_counter() - start
-        print(f"{label:46s}{value:8.4f}{seconds:8.0f} s  {note}", flush=True)
+def burgers(samples: int) -> Data:
+    X, y = make_burgers(samples + samples // 4, 64, random_state=0)
+    return X[:samples], y[:samples], X[samples:], y[samples:]
 
-    def closed_form(**kind) -> tuple[float, str]:
-        fitted.append(CFLLRegressor(**options, **kind).fit(X, y))
-        error = relative(fitted[-1].predict(X_test))
-        solved = fitted[-1].refit_last_layer
-        return error, f"final ridge {fitted[-1].final_ridge_:.3g}" if solved else ""
 
-    held = {"early_stopping": True, "validation_fraction": 0.1}
-    show("held-out rows choose epoch and final ridge", lambda: closed_form(**held))
-    show(
-        "no rows held out, no refit",
-        lambda: closed_form(early_stopping=False, refit_last_layer=False),
+def ours(data: Data, place: Record) -> Record:
+    X, y, X_test, y_test = data
+    n_epochs = place["epochs"]
+    model = CFLLRegressor(
+        RECIPE,
+        max_epochs=n_epochs,
+        batch_size=20,
+        random_state=0,
+        learning_rate=0.005,
+        n_iter_no_change=n_epochs,
+        precision="float32",
+        **FIELDS[place["model"]],
     )
-    show("no rows held out, the rule", lambda: closed_form(early_stopping=False))
-    fitted[-1].net_.module_.last_layer.solve(0.001)
-    show(
-        "no rows held out, fixed ridge",
-        lambda: (relative(fitted[-1].predict(X_test)), "final ridge 0.001"),
-    )
-    for rate in (1e-3, 3e-3, 1e-2, 3e-2):
-        show(
-            f"all layers, Adam, rate {rate:g}",
-            lambda rate=rate: (relative(adam(recipe, X, y, X_test, epochs, rate, seed)), ""),
-        )
+    with stopwatch() as taken:
+        model.fit(X, y)
+    error = relative_l2(model.predict(X_test), y_test)
+    return {"relative L2": error, "seconds": taken["seconds"]}
 
 
-def adam(recipe, X, y, X_test, epochs: int, rate: float, seed: int) -> np.ndarray:
+def adam(data: Data, place: Record) -> Record:
     """The whole network by gradient, same batches' size and schedule."""
-    torch.manual_seed(seed)
-    net = nn.Sequential(recipe.build(X.shape[1:]), nn.Linear(32, 1), nn.Flatten(-2))
-    mean, std = y.mean(), y.std()
-    inputs = torch.as_tensor((X - X.mean()) / X.std()).float()
-    fresh = torch.as_tensor((X_test - X.mean()) / X.std()).float()
-    targets = torch.as_tensor((y - mean) / std).float()
-    optimizer = torch.optim.Adam(net.parameters(), lr=rate)
-    generator, step = torch.Generator().manual_seed(seed), 0
-    n_batches = len(X) // 20
-    for _ in range(epochs):
-        for rows in torch.randperm(len(X), generator=generator).chunk(n_batches):
-            optimizer.param_groups[0]["lr"] = rate * cosine(step / (epochs * n_batches))
-            optimizer.zero_grad()
-            nn.functional.mse_loss(net(inputs[rows]), targets[rows]).backward()
-            optimizer.step()
-            step += 1
-    with torch.no_grad():
-        return mean + std * net(fresh).numpy()
+    X, y, X_test, y_test = data
+    torch.manual_seed(0)
+    net = nn.Sequential(RECIPE.build(X.shape[1:]), nn.Linear(32, 1), nn.Flatten(-2))
+    inputs, fresh = (((part - X.mean()) / X.std()).astype(np.float32) for part in (X, X_test))
+    targets = torch.as_tensor((y - y.mean()) / y.std()).float()
+    setting = Setting("adam", float(place["model"].split()[-1]), 0, 20, place["epochs"], 0)
+    with stopwatch() as taken:
+        list(train(net, (torch.from_numpy(inputs), targets), setting, fused=False))
+    error = relative_l2(y.mean() + y.std() * predictor(net)(fresh), y_test)
+    return {"relative L2": error, "seconds": taken["seconds"]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
-    parser.add_argument("--epochs", type=int, default=10, help="of the fields")
-    parser.add_argument("--only", choices=["tables", "fields"])
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.only != "fields":
-        tables(options.data)
-    if options.only != "tables":
-        fields(options.epochs)
+FIELDS: dict[str, dict[str, Any]] = {
+    "held-out rows choose epoch and final ridge": {
+        "early_stopping": True,
+        "validation_fraction": 0.1,
+    },
+    "no rows held out, no refit": {"early_stopping": False, "refit_last_layer": False},
+    "no rows held out, the rule": {"early_stopping": False},
+}
+FIELD_MODELS: dict[str, Callable[[Data, Record], Record]] = dict.fromkeys(FIELDS, ours)
+FIELD_MODELS |= {f"all layers, Adam, rate {rate:g}": adam for rate in RATES}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    small = {"tasks": ["diabetes"], "models": [*NETWORKS][:1] + [*FIELDS][2:]}
+    bench = Bench(__doc__, "final_ridge", arguments, seeds=6, smallest=small)
+    places = list(tables(bench))[: 1 if bench.small else None]
+    key = ("task", "rows", "seed", "model")
+    bench.run(places, dict.fromkeys(NETWORKS, errors), key)
+    samples, epochs = (40, 2) if bench.small else (800, 10)
+    place = {"task": "burgers", "rows": samples, "seed": 0, "epochs": epochs}
+    bench.run([(place, partial(burgers, samples))], FIELD_MODELS, key)
+    print_origin(bench.records)
+    report_tables([record for record in bench.records if "rule" in record])
+    fields = [record for record in bench.records if record["task"] == "burgers"]
+    print_table("Burgers' equation: relative L2", means(fields, "relative L2").T)
+    print_table("Seconds", means(fields, "seconds").T, ".0f")
 
 
 if __name__ == "__main__":

@@ -7,54 +7,38 @@ Validation MSE chooses, test MSE is printed beside it; mean of the seeds.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-import numpy as np
-import torch
-from common import BUNDLED, PLAIN, load_task
+from harness import Bench, Record, means, print_origin, print_table
+from models import PLAIN
+from networks import errors_of
+from tasks import BUNDLED, Task, load_task
 
 from sklearn_cfll import CFLLRegressor
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+RIDGES = ("0.0001", "0.001", "0.01", "0.1", "1", "10")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--epochs", type=int, default=150)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"Full batch, {options.epochs} epochs: validation / test MSE by ridge")
-    print(f"{'':14s}" + "".join(f"{ridge:16g}" for ridge in RIDGES))
-    for name in (*BUNDLED, "energy", "concrete"):
-        cells = ""
-        for ridge in RIDGES:
-            found = []
-            try:
-                tasks = [load_task(name, seed, options.data) for seed in options.seeds]
-            except FileNotFoundError:
-                break
-            for seed, task in zip(options.seeds, tasks, strict=True):
-                settings = PLAIN | {
-                    "batch_size": "full",
-                    "ridge": ridge,
-                    "max_epochs": options.epochs,
-                    "n_iter_no_change": options.epochs,
-                }
-                model = CFLLRegressor(**settings, random_state=seed).fit(
-                    *task.train, X_val=task.valid[0], y_val=task.valid[1]
-                )
-                found.append(
-                    [
-                        np.square(model.predict(X).reshape(y.shape) - y).mean()
-                        for X, y in (task.valid, task.test)
-                    ]
-                )
-            valid, test = np.mean(found, axis=0)
-            cells += f"  {valid:6.4f} / {test:6.4f}"
-        print(f"{name:14s}" + (cells or f"no {name}.npz in --data, left out"), flush=True)
+def fit(task: Task, place: Record) -> Record:
+    n = place["epochs"]
+    settings = {
+        "batch_size": "full",
+        "ridge": float(place["model"]),
+        "max_epochs": n,
+        "n_iter_no_change": n,
+    }
+    model = CFLLRegressor(**PLAIN | settings, random_state=place["seed"])
+    model.fit(*task.train, X_val=task.valid[0], y_val=task.valid[1])
+    return dict(zip(("valid", "test"), errors_of(model.predict, task), strict=True))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(__doc__, "full_batch", arguments, seeds=2, smallest={"tasks": ["diabetes"]})
+    names = (*BUNDLED, "energy", "concrete")
+    tasks = bench.grid(names, load_task, epochs=5 if bench.small else 150)
+    models = dict.fromkeys(RIDGES, fit)
+    bench.run(tasks, models, ("task", "seed", "epochs", "model"))
+    print_origin(bench.records)
+    for part in ("valid", "test"):
+        print_table(f"{part} MSE by ridge, full batch", means(bench.records, part))
 
 
 if __name__ == "__main__":

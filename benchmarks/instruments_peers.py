@@ -13,7 +13,7 @@ from collections.abc import Callable
 from operator import itemgetter
 
 import numpy as np
-from common import PLAIN
+from models import PLAIN
 from scipy.linalg import eigh
 from scipy.spatial.distance import cdist, pdist
 from sklearn.decomposition import PCA

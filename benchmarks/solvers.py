@@ -9,18 +9,26 @@ exact new weights, in the norm of the predictions, relative to the length of the
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from timeit import repeat
 
 import torch
-from common import network
+from harness import Bench, Record, means, print_origin, print_table
+from networks import network
 
 from sklearn_cfll import CFLLNet, linalg
 
 RIDGES = (0.1, 1.0, 10.0, 30.0, 100.0)
 STEPS = (1, 2, 3, 4, 6, 8)
+SIZES = list(product((50, 128, 256, 512), (32, 128, 256, 1024), (1, 10)))  # width, batch, targets
+SOLVERS = ("primal", "dual", "cg")
+FIELDS = ("part", "width", "batch_size", "targets", "ridge")
+State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def training_state(width: int, batch_size: int, n_targets: int, ridge: float):
+def training_state(width: int, batch_size: int, n_targets: int, ridge: float) -> State:
     """Features and targets of the next batch, and the weights that earlier ones left."""
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(8 * batch_size, 20, generator=generator)
@@ -38,67 +46,55 @@ def training_state(width: int, batch_size: int, n_targets: int, ridge: float):
     ).fit(X[batch_size:], y[batch_size:])
     with torch.no_grad():
         features = net.module_.backbone(X[:batch_size])
-    return features, y[:batch_size], net.module_.last_layer.weight
+    return features, y[:batch_size], net.module_.last_layer.weight.detach()
 
 
-def microseconds(update) -> float:
-    """Best of five of the mean time of a call."""
+def left(state: State, place: Record) -> Record:
+    """Part of the update that is left after so many steps of conjugate gradients."""
+    features, targets, weight = (part.double() for part in state)
+    rows = linalg.center_rows(features, targets)
+    penalty = place["ridge"] * linalg.feature_power(
+        rows.features.square().sum(), place["width"], rows.total, rows.feature_mean
+    )
+    parts = rows.features, rows.targets, weight, penalty
+    exact = linalg.primal_update(*parts)
+    found = linalg.conjugate_gradient_update(*parts, n_steps=place["model"])
+    distances = (float((rows.features @ step.T).norm()) for step in (found - exact, exact - weight))
+    return {"left": next(distances) / next(distances)}
+
+
+def microseconds(state: State, place: Record) -> Record:
+    """Best of five of the mean time of an update; and the solver that "auto" chooses."""
+    update = partial(linalg.proximal_update, *state, ridge=place["ridge"], solver=place["model"])
     update()
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(30):
-            update()
-        best = min(best, (time.perf_counter() - start) / 30)
-    return 1e6 * best
+    best = min(repeat(update, number=30, repeat=5)) / 30
+    sizes = place["batch_size"], place["width"], place["targets"]
+    return {"microseconds": 1e6 * best, "auto": linalg.choose_solver(*sizes, place["ridge"])}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    print("Conjugate gradients: part of the update left after n steps (d = B = 256, k = 1)")
-    print(f"{'ridge':>8s}" + "".join(f"{n:>9d}" for n in STEPS))
-    for ridge in RIDGES:
-        features, targets, weight = (part.double() for part in training_state(256, 256, 1, ridge))
-        rows = linalg.center_rows(features, targets)
-        penalty = ridge * linalg.feature_power(
-            rows.features.square().sum(), 256, rows.total, rows.feature_mean
-        )
-        exact = linalg.primal_update(rows.features, rows.targets, weight, penalty)
-
-        def length(step: torch.Tensor, rows=rows) -> float:
-            return float((rows.features @ step.T).norm())
-
-        left = [
-            length(
-                linalg.conjugate_gradient_update(
-                    rows.features, rows.targets, weight, penalty, n_steps=n
-                )
-                - exact
-            )
-            / length(exact - weight)
-            for n in STEPS
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(__doc__, "solvers", arguments)
+    ridges, sizes = (RIDGES[:1], SIZES[:1]) if bench.small else (RIDGES, SIZES)
+    states: list[tuple] = [("left", 256, 256, 1, ridge) for ridge in ridges]
+    states += [("time", *size, 30.0) for size in sizes]
+    models: dict[str, tuple[tuple, Callable[..., Record]]] = {
+        "left": (STEPS, left),
+        "time": (SOLVERS, microseconds),
+    }
+    for part, (names, measure) in models.items():
+        tasks = [
+            (dict(zip(FIELDS, state, strict=True)), partial(training_state, *state[1:]))
+            for state in states
+            if state[0] == part
         ]
-        print(f"{ridge:8g}" + "".join(f"{value:9.4f}" for value in left))
-    print("\nMicroseconds of one update at ridge 30, float32, one thread")
-    print(f"{'d':>6s}{'B':>6s}{'k':>4s}{'primal':>9s}{'dual':>9s}{'cg':>9s}   auto")
-    for width in (50, 128, 256, 512):
-        for batch_size in (32, 128, 256, 1024):
-            for n_targets in (1, 10):
-                features, targets, weight = training_state(width, batch_size, n_targets, 30.0)
-                cells = [
-                    microseconds(
-                        lambda solver=solver, f=features, t=targets, w=weight: (
-                            linalg.proximal_update(f, t, w, ridge=30.0, solver=solver)
-                        )
-                    )
-                    for solver in ("primal", "dual", "cg")
-                ]
-                chosen = linalg.choose_solver(batch_size, width, n_targets, 30.0)
-                print(
-                    f"{width:6d}{batch_size:6d}{n_targets:4d}"
-                    + "".join(f"{cell:9.0f}" for cell in cells)
-                    + f"   {chosen}"
-                )
+        bench.run(tasks, dict.fromkeys(names, measure), (*FIELDS, "model"))
+    print_origin(bench.records)
+    parts = {part: [r for r in bench.records if r["part"] == part] for part in models}
+    table = means(parts["left"], "left", ("ridge",))
+    print_table("Conjugate gradients: part of the update left after n steps (d = B = 256)", table)
+    table = means(parts["time"], "microseconds", FIELDS[1:4])
+    table["auto"] = [record["auto"] for record in parts["time"] if record["model"] == "cg"]
+    print_table("Microseconds of one update at ridge 30, float32", table, ".0f")
 
 
 if __name__ == "__main__":

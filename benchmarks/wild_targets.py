@@ -1,55 +1,55 @@
-"""Targets far beyond all others: what they cost, and what the rule against them costs elsewhere.
+"""Targets far beyond all others: what the rule against them leaves, and what it costs elsewhere.
 
 A few training targets are replaced by values up to 1e6 deviations away; test rows are clean. Below,
-honest targets with heavy tails, where a rule that draws targets in could do harm. Cells are the
+honest targets with heavy tails, where a rule that draws targets in could do harm. Errors are the
 median and the mean absolute error on the test rows, over the interquartile range of y.
+``results/wild_targets.txt`` also has fits without the rule and with another gap, a constant of the
+package.
 
     python benchmarks/wild_targets.py      # all defaults; seven minutes
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+from itertools import product
 
 import numpy as np
-import torch
+from harness import Bench, Record, means, print_origin, print_table
+from models import REGRESSORS
 from sklearn.datasets import load_diabetes, make_friedman1, make_friedman3
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.neural_network import MLPRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.estimator import wild_targets as _wild_targets
+from sklearn_cfll.estimator.wild_targets import wild_bounds
 
-SEEDS = range(3)
-GAPS = (10.0, 100.0)  # times as far from the median as the next target
-HEADS = ("no rule", *(f"gap {gap:.0f}" for gap in GAPS), "left out", "MLP", "HistGradBoost")
-Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # X, y, X_test, y_test
+HONEST = (
+    *("lognormal, s = 1.5", "lognormal, s = 2.3", "zero or exponential", "Cauchy noise"),
+    *("t(1.5) noise", "claims", "Pareto(1.2)"),
+)
+CLIPPED = (
+    *("lognormal, s = 2.3", "zero or exponential", "Cauchy noise", "claims"),
+    *("zero or lognormal", "rare event"),
+)
+TASKS = (("friedman1", 300), ("friedman1", 1000), ("friedman3", 1000), ("diabetes", 300))
 
 
-def friedman1(n_rows: int, seed: int) -> Rows:
-    X, y = make_friedman1(n_rows + 1000, n_features=8, noise=1.0, random_state=seed)
+def clean(task: str, n_rows: int, seed: int) -> Rows:
+    if task == "diabetes":
+        X, y = load_diabetes(return_X_y=True)
+        order = np.random.default_rng(seed).permutation(len(y))
+        X, y = X[order], y[order]
+    elif task == "friedman1":
+        X, y = make_friedman1(n_rows + 1000, n_features=8, noise=1.0, random_state=seed)
+    else:
+        X, y = make_friedman3(n_rows + 1000, noise=0.1, random_state=seed)
     return X[:n_rows], y[:n_rows], X[n_rows:], y[n_rows:]
 
 
-def friedman3(n_rows: int, seed: int) -> Rows:
-    X, y = make_friedman3(n_rows + 1000, noise=0.1, random_state=seed)
-    return X[:n_rows], y[:n_rows], X[n_rows:], y[n_rows:]
-
-
-def diabetes(n_rows: int, seed: int) -> Rows:
-    X, y = load_diabetes(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(y))
-    X, y = X[order], y[order]
-    return X[:n_rows], y[:n_rows], X[n_rows:], y[n_rows:]
-
-
-def with_wild(rows: Rows, count: int, farthest: float, seed: int) -> Rows:
+def with_wild(task: str, n_rows: int, seed: int, count: int, farthest: float) -> Rows:
     """Of any sign, the farthest of them so many deviations away, the others up to a tenth of it."""
-    X, y, X_test, y_test = rows
+    X, y, X_test, y_test = clean(task, n_rows, seed)
+    if not count:
+        return X, y, X_test, y_test
     rng = np.random.default_rng(seed)
     y, chosen = y.copy(), rng.choice(len(y), count, replace=False)
     size = farthest * 10 ** -rng.random(count)
@@ -81,88 +81,52 @@ def honest(kind: str, n_rows: int, seed: int) -> Rows:
     return X[:n_rows], y[:n_rows], X[n_rows:], y[n_rows:]
 
 
-def errors(model: Any, X: Any, y: Any, X_test: Any, y_test: Any) -> tuple[float, float]:
-    missed = np.abs(model.fit(X, y).predict(X_test) - y_test)
-    width = np.subtract(*np.quantile(y_test, [0.75, 0.25])) or y_test.std()
-    return float(np.median(missed) / width), float(missed.mean() / width)
-
-
-def compare(rows: Rows, seed: int) -> list[tuple[float, float]]:
-    """Errors of all models; ours is fitted once for each of the targets that rules leave."""
+def errors(rows: Rows, place: Record) -> Record:
     X, y, X_test, y_test = rows
-    ours = CFLLRegressor(random_state=seed)
-    rule, _wild_targets.GAP = _wild_targets.GAP, np.inf
-    drawn_in = [y]
-    for gap in GAPS:
-        _wild_targets.GAP = gap
-        drawn_in.append(y.clip(*_wild_targets.wild_bounds(y, np.ones(len(y)))))
-    _wild_targets.GAP = np.inf  # what follows is done already
-    found: list[Any] = []
-    for i, targets in enumerate(drawn_in):
-        same = [j for j in range(i) if np.array_equal(drawn_in[j], targets)]
-        found.append(found[same[0]] if same else errors(ours, X, targets, X_test, y_test))
-    kept = drawn_in[-1] == y
-    found.append(found[0] if kept.all() else errors(ours, X[kept], y[kept], X_test, y_test))
-    _wild_targets.GAP = rule
-    mlp = make_pipeline(StandardScaler(), MLPRegressor(max_iter=500, random_state=seed))
-    for peer in (mlp, HistGradientBoostingRegressor(random_state=seed)):
-        found.append(errors(peer, X, y, X_test, y_test))
-    return found
+    name = place["model"]
+    if name == "rows left out":
+        low, high = wild_bounds(y, np.ones(len(y)))
+        kept = (low <= y) & (y <= high)
+        X, y, name = X[kept], y[kept], "CFLLRegressor"
+    missed = np.abs(REGRESSORS[name](place["seed"]).fit(X, y).predict(X_test) - y_test)
+    width = np.subtract(*np.quantile(y_test, [0.75, 0.25])) or y_test.std()
+    return {"median": float(np.median(missed) / width), "mean": float(missed.mean() / width)}
 
 
-def show(name: str, make: Callable[[int], Rows]) -> None:
-    """Medians over seeds."""
-    cells = np.median([compare(make(seed), seed) for seed in SEEDS], axis=0)
-    print(f"{name:36s}" + "".join(f"{a:>9.3g}/{b:<9.3g}" for a, b in cells), flush=True)
+def share_clipped(kind: str, n_rows: int, samples: int) -> float:
+    """Share of honest samples in which a target is clipped."""
+    draws = (honest(kind, n_rows, seed)[1] for seed in range(samples))
+    return float(np.mean([wild_bounds(y, np.ones(len(y))) != (y.min(), y.max()) for y in draws]))
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")  # of MLPRegressor's iterations, and ours of the targets
-    print(f"Median of {len(SEEDS)} seeds, all defaults: median / mean absolute error")
-    print("CFLLRegressor without a rule, with targets clipped, with these rows left out; peers\n")
-    head = f"{'':36s}" + "".join(f"{head:^19s}" for head in HEADS)
-    print(head)
-    for task, sizes in ((friedman1, (300, 1000)), (friedman3, (1000,)), (diabetes, (300,))):
-        for n_rows in sizes:
-            name = f"{task.__name__}, {n_rows} rows"
-            show(f"{name}, none wild", lambda seed: task(n_rows, seed))  # noqa: B023
-            for count, farthest in ((1, 1e3), (1, 1e6), (3, 1e6), (n_rows // 100, 1e5)):
-                if count == 3 == n_rows // 100 and farthest == 1e5:
-                    continue
-                show(
-                    f"{name}, {count} at {farthest:.0e}",
-                    lambda seed: with_wild(task(n_rows, seed), count, farthest, seed),  # noqa: B023
-                )
-    print(f"\n{head}")
-    for kind in (
-        *("lognormal, s = 1.5", "lognormal, s = 2.3", "zero or exponential", "Cauchy noise"),
-        *("t(1.5) noise", "claims", "Pareto(1.2)"),
-    ):
-        for n_rows in (300, 1000):
-            show(f"{kind}, {n_rows} rows", lambda seed: honest(kind, n_rows, seed))  # noqa: B023
-
-    print(
-        f"\nShare of 1,000 samples in which a target is clipped: gap {GAPS[0]:.0f}, {GAPS[1]:.0f}"
-    )
-    for kind in (
-        *("lognormal, s = 2.3", "zero or exponential", "Cauchy noise", "claims"),
-        *("zero or lognormal", "rare event"),
-    ):
-        for n_rows in (300, 1000):
-            moved = []
-            for gap in GAPS:
-                _wild_targets.GAP = gap
-                samples = (honest(kind, n_rows, seed)[1] for seed in range(1000))
-                moved.append(
-                    np.mean(
-                        [
-                            _wild_targets.wild_bounds(y, np.ones(len(y))) != (y.min(), y.max())
-                            for y in samples
-                        ]
-                    )
-                )
-            print(f"{kind:24s}{n_rows:6d} rows{moved[0]:9.3f}{moved[1]:9.3f}", flush=True)
+def main(arguments: list[str] | None = None) -> None:
+    small = {"models": ["CFLLRegressor", "rows left out"]}
+    bench = Bench(__doc__, "wild_targets", arguments, smallest=small)
+    models = ("CFLLRegressor", "rows left out", "MLP, 500 epochs", "HistGradBoost")
+    cells = {}
+    for task, n_rows in TASKS:
+        for count, farthest in ((0, 0.0), (1, 1e3), (1, 1e6), (3, 1e6), (n_rows // 100, 1e5)):
+            name = (
+                f"{task}, {n_rows} rows, {f'{count} at {farthest:.0e}' if count else 'none wild'}"
+            )
+            cells[name] = partial(with_wild, task, n_rows, count=count, farthest=farthest)
+    for kind, n_rows in product(HONEST, (300, 1000)):
+        cells[f"{kind}, {n_rows} rows"] = partial(honest, kind, n_rows)
+    if bench.small:
+        cells = dict(list(cells.items())[1:2])
+    tasks = [
+        ({"task": name, "seed": seed}, partial(draw, seed=seed))
+        for seed, (name, draw) in product(range(bench.options.seeds), cells.items())
+    ]
+    bench.run(tasks, dict.fromkeys(models, errors), ("task", "seed", "model"))
+    print_origin(bench.records)
+    for value in ("median", "mean"):
+        table = means(bench.records, value, how="median")
+        print_table(f"{value} absolute error, median of the seeds, all defaults", table, ".3g")
+    samples = 20 if bench.small else 1000
+    print(f"\nShare of {samples} samples in which a target is clipped")
+    for kind, n_rows in product(CLIPPED, (300, 1000)):
+        print(f"{kind:24s}{n_rows:6d} rows{share_clipped(kind, n_rows, samples):9.3f}")
 
 
 if __name__ == "__main__":

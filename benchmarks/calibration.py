@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from tasks import Task
 from torch import Tensor
 
 from sklearn_cfll import CFLLClassifier, linalg
@@ -37,8 +37,8 @@ class Scores:
     variance: float
 
 
-def scores_of(model: CFLLClassifier, split: Any) -> Scores:
-    """Scores of a model that was fitted to this `classification_models.Split`."""
+def scores_of(model: CFLLClassifier, split: Task) -> Scores:
+    """Scores of a model that was fitted to these training and held-out rows."""
     features = [
         torch.from_numpy(model.features(X)).double()
         for X, _ in (split.train, split.valid, split.test)
@@ -71,20 +71,20 @@ def on_simplex(scores: np.ndarray) -> np.ndarray:
 
 # Logits of scores (n, k) and parameters; those start at zero, and a normal prior of deviation one
 # pulls them there.
-def _temperature(s: Tensor, p: Tensor) -> Tensor:
+def temperature(s: Tensor, p: Tensor) -> Tensor:
     return 4 * p[0].exp() * s
 
 
-def _vector(s: Tensor, p: Tensor) -> Tensor:
-    return _temperature(s, p) + p[2:]
+def vector(s: Tensor, p: Tensor) -> Tensor:
+    return temperature(s, p) + p[2:]
 
 
-def _matrix(s: Tensor, p: Tensor) -> Tensor:
+def matrix(s: Tensor, p: Tensor) -> Tensor:
     k = s.shape[1]
-    return _vector(s, p[: 2 + k]) + s @ p[2 + k :].reshape(k, k)
+    return vector(s, p[: 2 + k]) + s @ p[2 + k :].reshape(k, k)
 
 
-def _power(s: Tensor, p: Tensor) -> Tensor:
+def power(s: Tensor, p: Tensor) -> Tensor:
     """Powers of the score, which squared loss makes an estimate of the probability itself.
 
     A softplus keeps it positive; a floor, the second parameter, stands for the share of labels
@@ -93,31 +93,30 @@ def _power(s: Tensor, p: Tensor) -> Tensor:
     return 2 * p[0].exp() * (F.softplus(32 * s) / 32 + 0.01 * p[1].exp()).log()
 
 
-def _power_fixed_floor(s: Tensor, p: Tensor) -> Tensor:
-    return _power(s, p[:1].repeat(2) * torch.tensor([1.0, 0.0]))
+def fixed_floor(s: Tensor, p: Tensor) -> Tensor:
+    return power(s, p[:1].repeat(2) * torch.tensor([1.0, 0.0]))
 
 
-def _power_no_floor(s: Tensor, p: Tensor) -> Tensor:
+def no_floor(s: Tensor, p: Tensor) -> Tensor:
     return 2 * p[0].exp() * F.softplus(16 * s).clamp_min(1e-30).log()
 
 
-def _softplus(s: Tensor, p: Tensor) -> Tensor:
+def free_bend(s: Tensor, p: Tensor) -> Tensor:
     """Linear in the score where the second parameter is small, its logarithm where it is large."""
     return 2 * p[0].exp() * F.softplus(4 * p[1].exp() * s).clamp_min(1e-30).log()
 
 
-FAMILIES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[int], int]]] = {
-    "temperature": (_temperature, lambda k: 2),
-    "vector": (_vector, lambda k: 2 + k),
-    "matrix": (_matrix, lambda k: 2 + k + k * k),
-    "power": (_power, lambda k: 2),
-    "power, wide prior": (_power, lambda k: 2),
-    "power, floor 0.01": (_power_fixed_floor, lambda k: 2),
-    "power, no floor": (_power_no_floor, lambda k: 2),
-    "power, free bend": (_softplus, lambda k: 2),
+FAMILIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "temperature": temperature,
+    "vector": vector,
+    "matrix": matrix,
+    "power": power,
+    "power, wide prior": power,
+    "power, floor 0.01": fixed_floor,
+    "power, no floor": no_floor,
+    "power, free bend": free_bend,
 }
-
-
+N_MORE: dict[str, Callable[[int], int]] = {"vector": lambda k: k, "matrix": lambda k: k + k * k}
 WIDE = {"temperature", "vector", "matrix", "power, wide prior"}
 
 
@@ -125,9 +124,10 @@ def fitted_logits(
     family: str, scores: np.ndarray, y: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Probabilities by the family's parameters of largest posterior density on these rows."""
-    logits, count = FAMILIES[family]
+    logits = FAMILIES[family]
     s, codes = torch.from_numpy(scores), torch.as_tensor(y)
-    p = torch.zeros(count(s.shape[1]), dtype=torch.float64, requires_grad=True)
+    count = 2 + N_MORE.get(family, lambda k: 0)(s.shape[1])
+    p = torch.zeros(count, dtype=torch.float64, requires_grad=True)
     deviation = torch.ones_like(p)
     if family in WIDE:
         deviation[:2] = 3.0  # logarithms of scales
