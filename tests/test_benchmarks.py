@@ -1,4 +1,4 @@
-"""Claims: every benchmark's smallest case runs, its records are kept, and docs show what is kept."""
+"""Claims: the smallest case of every benchmark runs; records and the page of docs agree."""
 
 from __future__ import annotations
 
