@@ -30,7 +30,7 @@ from sklearn.datasets import (
 )
 from torch import nn
 
-from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import FNOBackbone
 from sklearn_cfll.datasets import make_burgers, make_demand_design
 
@@ -71,10 +71,10 @@ SHARED: dict[str, dict[str, Any]] = {
     "defaults": {},
     "one network": {"n_members": 1},
     "two layers, three networks": {"n_members": 3, "hidden_layer_sizes": (20, 10)},
-    "no bins": {"n_bins": 0},
-    "bins": {"n_bins": 6},
-    "quantiles": {"spread_columns": True},
-    "columns as they are": {"scale_columns": False, "n_bins": 0},
+    "no bins": {"columns": dict(n_bins=0)},
+    "bins": {"columns": dict(n_bins=6)},
+    "quantiles": {"columns": dict(quantiles=True)},
+    "columns as they are": {"columns": dict(n_bins=0, importance=False)},
     "no held-out rows": {"early_stopping": False},
     "no final solve": {"refit_last_layer": False},
     "statistics": {"memory": "statistics", "decay": 0.9},
@@ -132,6 +132,10 @@ def on_table(
 ) -> Iterator[tuple[str, Any, Callable[[], Arrays]]]:
     """The variants of an estimator on one table."""
     for name, settings in variants.items():
+        columns = settings.get("columns")
+        if columns is not None:
+            own = {} if kind is CFLLRegressor else {"n_bins": 0, "quantiles": True}
+            settings = settings | {"columns": ColumnEncoder(**own | columns)}
         model = kind(**BRIEF | settings)
         yield f"{table}, {name}", model, lambda m=model: numbers(m.fit(X, y), X[:60])
     weights = np.random.default_rng(1).integers(1, 4, len(X)).astype(float)

@@ -28,7 +28,7 @@ from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from sklearn_cfll import CFLLRegressor
+from sklearn_cfll import CFLLRegressor, ColumnEncoder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -89,8 +89,7 @@ def closed_form(train, valid, look):
     model = CFLLRegressor(
         hidden_layer_sizes=(WIDTH, WIDTH),
         n_members=1,  # the same network and the same loss for all
-        n_bins=0,
-        scale_columns=False,
+        columns=ColumnEncoder(n_bins=0, importance=False),
         linear_part=False,
         weight_decay=0.0,
         batch_size=BATCH_SIZE,

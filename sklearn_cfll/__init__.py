@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .classifier import CFLLClassifier
+from .columns import ColumnEncoder
 from .heads import ClosedFormLastLayer, EnsembleLastLayer
 from .instruments import CFLLIVRegressor
 from .persistence import ModelFileError
@@ -14,6 +15,7 @@ __all__ = [
     "CFLLNet",
     "CFLLRegressor",
     "ClosedFormLastLayer",
+    "ColumnEncoder",
     "EnsembleLastLayer",
     "ModelFileError",
     "WeightAveraging",

@@ -29,8 +29,7 @@ __all__ = ["CFLLClassifier"]
 
 @shared_docs(
     sizes="(256, 256)",
-    spread_columns=True,
-    n_bins=0,
+    columns="ColumnEncoder(n_bins=0, quantiles=True)",
     n_members=1,
     weight_decay="0.0",
     batch_size=256,
@@ -70,7 +69,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     """
 
     _decision_threshold = 0.5  # halfway between a class's indicators 0 and 1
-    defaults = replace(DEFAULTS, epochs=100)  # benchmarks/classifier_defaults.py
+    # benchmarks/classifier_defaults.py
+    defaults = replace(DEFAULTS, epochs=100, n_bins=0, quantiles=True)
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
@@ -83,10 +83,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         hidden_layer_sizes: Any = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
-        n_bins: int = 0,
         n_members: int = 1,
-        spread_columns: bool = True,
-        scale_columns: bool = True,
+        columns: Any = None,
         ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -116,10 +114,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
-        self.n_bins = n_bins
         self.n_members = n_members
-        self.spread_columns = spread_columns
-        self.scale_columns = scale_columns
+        self.columns = columns
         self.ridge = ridge
         self.decay = decay
         self.memory = memory

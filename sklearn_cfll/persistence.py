@@ -28,13 +28,14 @@ import torch
 from ._version import __version__
 from .backbones.fno import FNOBackbone
 from .backbones.mlp import MLPBackbone
+from .columns.encoder import ColumnEncoder
 from .training.optimizers import OPTIMIZERS
 
 __all__ = ["Code", "ModelFileError", "is_plain", "load", "naming", "recipe_name", "save"]
 
-FORMAT = 2
+FORMAT = 3
 # Names that a file may contain; a name that is not in these tables is rejected.
-RECIPES = {"FNOBackbone": FNOBackbone, "MLPBackbone": MLPBackbone}
+RECIPES = {each.__name__: each for each in (ColumnEncoder, FNOBackbone, MLPBackbone)}
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (

@@ -29,8 +29,7 @@ FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
 
 @shared_docs(
     sizes="(64, 64)",
-    spread_columns=False,
-    n_bins=16,
+    columns="ColumnEncoder(n_bins=16)",
     n_members=4,
     weight_decay='"auto"',
     batch_size='"auto"',
@@ -41,8 +40,7 @@ FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
     linear_part : bool or "auto", default="auto"
         Whether to fit a ridge regression first and the perceptron to its residuals. The prediction
         of the perceptron is then shrunk in proportion to its uncertainty on the validation set.
-        "auto" is True below 600 rows, if rows are held out. Not available with your own
-        ``backbone``.""",
+        "auto" is True below 600 rows, if rows are held out. Only available with a perceptron.""",
 )
 class CFLLRegressor(RegressorMixin, BaseCFLL):
     """Neural-network regression with a closed-form last layer.
@@ -88,10 +86,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         hidden_layer_sizes: Any = (64, 64),
         activation: str = "relu",
         dropout: float = 0.0,
-        n_bins: int = 16,
         n_members: int = 4,
-        spread_columns: bool = False,
-        scale_columns: bool = True,
+        columns: Any = None,
         ridge: Any = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -122,10 +118,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
-        self.n_bins = n_bins
         self.n_members = n_members
-        self.spread_columns = spread_columns
-        self.scale_columns = scale_columns
+        self.columns = columns
         self.ridge = ridge
         self.decay = decay
         self.memory = memory
@@ -347,8 +341,8 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
             self._noise = (weight, *(log + ratio for log in logs))
 
     def _takes_linear_part(self, parts: Parts) -> bool:
-        if self.linear_part != "auto" or self.backbone is not None:
-            return bool(self.linear_part) and self.backbone is None
+        if not self._is_perceptron() or self.linear_part != "auto":
+            return bool(self.linear_part) and self._is_perceptron()
         few = len(parts.rows) < self.defaults.linear_part_below
         return few and parts.valid is not None and self.refit_last_layer
 

@@ -25,6 +25,7 @@ ROOMS = (
     "columns",
     "linalg",
     "datasets",
+    "_validation",
     "_compat",
     "_version",
 )

@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from .._compat import Interval, StrOptions
+from .._validation import check_parameters, positive_integers
 from ..columns.scaling import Standardize
-from .parameters import check_parameters, positive_integers
 
 __all__ = ["FNOBackbone"]
 

@@ -13,11 +13,8 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from .._compat import Interval, StrOptions
-from ..columns.bins import PiecewiseLinear
-from ..columns.normal_scores import SpreadStandardize
-from ..columns.scaling import ColumnScale, RobustStandardize
+from .._validation import RealInterval, check_parameters, positive_integers
 from .dropout import SeededDropout
-from .parameters import RealInterval, check_parameters, positive_integers
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
 
@@ -40,6 +37,25 @@ class SideBySide(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.cat([network(inputs) for network in self.networks], dim=-1)
+
+
+class Blocks(SideBySide):
+    """Networks on consecutive blocks of the inputs, with concatenated outputs.
+
+    Parameters
+    ----------
+    widths : tuple of int
+        Number of inputs of each network.
+    networks : list of torch.nn.Module
+    """
+
+    def __init__(self, widths: Sequence[int], networks: Sequence[nn.Module]) -> None:
+        super().__init__(*networks)
+        self.widths = list(widths)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        blocks = zip(self.networks, inputs.split(self.widths, -1), strict=True)
+        return torch.cat([network(block) for network, block in blocks], dim=-1)
 
 
 class MemberLinear(nn.Module):
@@ -94,8 +110,7 @@ class JoinMembers(nn.Module):
 class MLPBackbone(BaseEstimator):
     """Recipe of a multilayer perceptron; its last hidden layer gives the features.
 
-    Inputs are standardised inside, by statistics of the training rows, and outliers are
-    soft-clipped.
+    The estimators put the encoding of the columns before it (their parameter ``columns``).
 
     Parameters
     ----------
@@ -105,17 +120,9 @@ class MLPBackbone(BaseEstimator):
     dropout : float, default=0.0
         Share of hidden units dropped in training, after each hidden layer except the last. With one
         hidden layer it has no effect, and a warning is issued.
-    bin_edges : list of ndarray, default=None
-        Edges of bins for each column (:func:`~sklearn_cfll.columns.bins.bin_edges`). With them,
-        half of each layer's units form a separate network on the binned columns; the last layer
-        uses the features of both.
-    score_tables : list of (ndarray or None), default=None
-        For each column, values and the scores that replace them, None for a column without scores
-        (:func:`~sklearn_cfll.columns.normal_scores.score_tables`). Bins are computed from the
-        original columns.
     n_members : int, default=1
-        Number of such networks, for an :class:`~sklearn_cfll.EnsembleLastLayer`. The features of
-        the first network come first.
+        Number of perceptrons side by side, for an :class:`~sklearn_cfll.EnsembleLastLayer`. The
+        features of the first one come first.
 
     Examples
     --------
@@ -128,8 +135,6 @@ class MLPBackbone(BaseEstimator):
         "hidden_layer_sizes": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [RealInterval(0, 1, closed="left")],
-        "bin_edges": ["array-like", None],
-        "score_tables": ["array-like", None],
         "n_members": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -138,24 +143,30 @@ class MLPBackbone(BaseEstimator):
         hidden_layer_sizes: int | tuple[int, ...] = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
-        bin_edges: list[Any] | None = None,
-        score_tables: list[Any] | None = None,
         n_members: int = 1,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
-        self.bin_edges = bin_edges
-        self.score_tables = score_tables
         self.n_members = n_members
 
     def build(
-        self, input_shape: tuple[int, ...], generator: torch.Generator | None = None
+        self,
+        input_shape: tuple[int, ...],
+        generator: torch.Generator | None = None,
+        widths: tuple[int, ...] = (),
     ) -> nn.Module:
         """Build a new module for samples of this shape.
 
-        Its initial weights are drawn from ``generator``, a CPU generator, or from torch's global
-        one. In training, dropout draws from a separate generator.
+        Parameters
+        ----------
+        input_shape : (int,)
+        generator : torch.Generator, optional
+            CPU generator of the initial weights; default torch's global one. In training, dropout
+            draws from a separate generator.
+        widths : tuple of int, optional
+            Numbers of consecutive inputs, such as the outputs of one column encoder. Each block has
+            a network of its own, with an equal share of the units of each layer.
         """
         check_parameters(self)
         if isinstance(input_shape, dict) or len(input_shape) != 1:
@@ -176,42 +187,33 @@ class MLPBackbone(BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        network = self._network(input_shape[0], sizes, generator)
+        network = self._network(input_shape[0], sizes, widths, generator)
         return network if self.n_members == 1 else nn.Sequential(network, JoinMembers())
 
     def _network(
-        self, n_columns: int, sizes: tuple[int, ...], generator: torch.Generator | None
+        self,
+        n_inputs: int,
+        sizes: tuple[int, ...],
+        widths: tuple[int, ...],
+        generator: torch.Generator | None,
     ) -> nn.Module:
         """The network, or all members of an ensemble."""
-        standardized = self._standardize(n_columns), ColumnScale(torch.arange(n_columns))
-        if self.bin_edges is None:
-            return nn.Sequential(*standardized, *self._layers(n_columns, sizes, generator))
-        if min(sizes) < 2:
+        m = len(widths)
+        if m < 2:
+            return nn.Sequential(*self._layers(n_inputs, sizes, generator))
+        if min(sizes) < m:
             raise ValueError(
-                "With `bin_edges` each of `hidden_layer_sizes` is split in two and must be at "
-                f"least 2, got {self.hidden_layer_sizes!r}."
+                f"Each of `hidden_layer_sizes` is split among {m} encodings of the columns and "
+                f"must be at least {m}, got {self.hidden_layer_sizes!r}. Use wider layers, or "
+                "`columns`=ColumnEncoder(n_bins=0)."
             )
-        bins = PiecewiseLinear(self.bin_edges)
-        if bins.n_columns != n_columns:
-            raise ValueError(
-                f"`bin_edges` has edges of {bins.n_columns} columns, but X has {n_columns}."
-            )
-        halves = [size // 2 for size in sizes]
-        rest = [size - half for size, half in zip(sizes, halves, strict=True)]
-        return SideBySide(
-            nn.Sequential(*standardized, *self._layers(n_columns, rest, generator)),
-            nn.Sequential(
-                bins, ColumnScale(bins.column), *self._layers(bins.n_outputs, halves, generator)
-            ),
-        )
-
-    def _standardize(self, n_columns: int) -> nn.Module:
-        tables = self.score_tables or []
-        if tables and len(tables) != n_columns:
-            raise ValueError(f"`score_tables` has {len(tables)} columns, but X has {n_columns}.")
-        if all(table is None for table in tables):
-            return RobustStandardize(n_columns)
-        return SpreadStandardize(tables)
+        shares = [size // m for size in sizes]
+        first = [size - (m - 1) * share for size, share in zip(sizes, shares, strict=True)]
+        networks = [
+            nn.Sequential(*self._layers(width, shares if i else first, generator))
+            for i, width in enumerate(widths)
+        ]
+        return Blocks(widths, networks)
 
     def _layers(
         self, width: int, sizes: Sequence[int], generator: torch.Generator | None

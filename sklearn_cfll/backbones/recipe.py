@@ -7,7 +7,7 @@ import copy
 import inspect
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from .splitting import (
 __all__ = ["build_backbone", "cast_module", "input_shape_of", "kept_recipe"]
 __all__ += ["rebuild_backbone", "takes_generator"]
 
+Module = TypeVar("Module", bound=nn.Module)
 # Up to this number of named inputs with several possible dtypes, all combinations are tried.
 MAX_COMBINED = 10
 
@@ -36,7 +37,7 @@ def build_backbone(
     n_outputs: int | None = None,
     *,
     exact: bool = True,
-    generator: torch.Generator | None = None,
+    **options: Any,
 ) -> Backbone:
     """Build or copy a backbone, and split off the last linear layer of a whole network.
 
@@ -60,8 +61,8 @@ def build_backbone(
     exact : bool, default=True
         Whether floats of ``dtype`` represent all integers exactly. If not, integers are tried
         first.
-    generator : torch.Generator, optional
-        CPU generator for a recipe that takes one (:func:`takes_generator`).
+    **options
+        ``generator`` and ``widths``, for a recipe whose ``build`` takes them.
 
     Returns
     -------
@@ -75,7 +76,7 @@ def build_backbone(
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
     dtype = first.dtype if dtype is None else dtype
     with _hint_at_an_instance(backbone):
-        module = _instantiate(backbone, input_shape_of(sample), generator)
+        module = _instantiate(backbone, input_shape_of(sample), options)
         module = cast_module(module, first.device, dtype)
     failures = []
     for form in _forms(sample, dtype, exact):
@@ -109,7 +110,7 @@ def rebuild_backbone(
     sample: Inputs,
     dtype: torch.dtype,
     like: Backbone,
-    generator: torch.Generator | None = None,
+    **options: Any,
 ) -> Backbone:
     """Build the same modules as at fit, untrained, into which a state is loaded.
 
@@ -117,7 +118,7 @@ def rebuild_backbone(
     """
     first = next(iter(sample.values())) if isinstance(sample, dict) else sample
     with _hint_at_an_instance(backbone):
-        module = _instantiate(backbone, input_shape_of(sample), generator)
+        module = _instantiate(backbone, input_shape_of(sample), options)
         module = cast_module(module, first.device, dtype)
     if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         with torch.no_grad():
@@ -125,7 +126,7 @@ def rebuild_backbone(
     return like._replace(module=strip_last_layer(module, like.removed, like.channels_first))
 
 
-def cast_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def cast_module(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     """Move to a device and a real dtype; complex weights (Fourier layers) stay complex."""
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
 
@@ -139,7 +140,12 @@ def cast_module(module: nn.Module, device: torch.device, dtype: torch.dtype) -> 
 
 def takes_generator(backbone: Any) -> bool:
     """Whether ``backbone`` is a recipe whose ``build`` has a parameter ``generator``."""
-    return _is_recipe(backbone) and "generator" in inspect.signature(backbone.build).parameters
+    return "generator" in _options_taken(backbone)
+
+
+def _options_taken(backbone: Any) -> set[str]:
+    """Names of the parameters of a recipe's ``build``."""
+    return set(inspect.signature(backbone.build).parameters) if _is_recipe(backbone) else set()
 
 
 def _is_recipe(backbone: Any) -> bool:
@@ -153,15 +159,14 @@ def input_shape_of(sample: Inputs) -> Any:
     return tuple(sample.shape[1:])
 
 
-def _instantiate(backbone: Any, input_shape: Any, generator: torch.Generator | None) -> nn.Module:
+def _instantiate(backbone: Any, input_shape: Any, options: dict[str, Any]) -> nn.Module:
     """A new module: changes to it do not affect the user's objects."""
     if isinstance(backbone, nn.Module):
         # The module inside `torch.compile` is split; `compile=True` compiles the backbone.
         return copy_module(_check_trainable(getattr(backbone, "_orig_mod", backbone)))
-    if takes_generator(backbone):
-        module = backbone.build(input_shape, generator=generator)
-    elif _is_recipe(backbone):
-        module = backbone.build(input_shape)
+    if _is_recipe(backbone):
+        taken = options.keys() & _options_taken(backbone)
+        module = backbone.build(input_shape, **{name: options[name] for name in taken})
     elif callable(backbone):
         module = _call(backbone, input_shape)
     else:

@@ -1,1 +1,6 @@
-"""Transformations of a table's columns inside a network: standardising, bins, normal scores."""
+"""From a table's columns to what a network sees: standardising, bins, normal scores."""
+
+from .encoder import ColumnEncoder
+from .protocol import Encoder
+
+__all__ = ["ColumnEncoder", "Encoder"]

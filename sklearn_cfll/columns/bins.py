@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .scaling import ExactBuffers
+from .protocol import EncoderModule
+from .rows import Rows
+from .statistics import quantiles, some_rows
 
-__all__ = ["PiecewiseLinear", "bin_edges", "quantiles"]
+__all__ = ["PiecewiseLinear", "bin_edges"]
 
-# Cumulative weights that should be equal differ by rounding: a row of weight 2 and a duplicated row
-# must give the same edges.
-ROUNDING = 1e-9
 # For a column with an edge at every value. The target may jump between the codes of unordered
 # categories; with fewer rows per value, such a jump is mostly noise.
 ROWS_PER_VALUE = 16
-
-
-def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tensor:
-    """Values that cut each column into parts of equal weight, with the smallest and largest.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n, p)
-    sample_weight : Tensor of shape (n,), or None
-        A weight is a number of repetitions.
-    n_parts : int
-
-    Returns
-    -------
-    Tensor of shape (p, n_parts + 1), float64
-        On the CPU; each entry is a value of the column.
-    """
-    values, order = rows.cpu().sort(0)
-    weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
-    passed = weights.double()[order].cumsum(0).T.contiguous()
-    wanted = torch.arange(1, n_parts + 1).double().div(n_parts) * (1.0 - ROUNDING)
-    positions = torch.searchsorted(passed, passed[:, -1:] * wanted)
-    first = (passed == 0).sum(1, keepdim=True)  # rows of weight zero are ignored
-    positions = torch.cat([first, positions], dim=1).clamp_max(len(rows) - 1)
-    return values.T.gather(1, positions).double()
+# A column of at most this many values per bin has an edge at every value. Rounded measurements have
+# more values and do not need that.
+VALUES_PER_BIN = 4
+# With more bins than this, the first layer would be most of the network.
+MAX_BINS = 2048
 
 
 def bin_edges(
@@ -53,8 +31,9 @@ def bin_edges(
 
     Parameters
     ----------
-    rows, sample_weight
-        As in :func:`quantiles`.
+    rows : Tensor of shape (n, p)
+    sample_weight : Tensor of shape (n,), or None
+        A weight is a number of repetitions.
     n_bins : int
         If many rows share a value, several edges fall on it and the column has fewer bins.
     n_values : int, default=0
@@ -75,16 +54,18 @@ def bin_edges(
     return edges
 
 
-class PiecewiseLinear(ExactBuffers):
+class PiecewiseLinear(EncoderModule):
     """Piecewise linear encoding: the position of a value in each bin, from -1 to 1.
 
     A linear layer on top is a piecewise linear function of each column, whose slope can change at
-    any edge and is zero beyond the outer ones.
+    any edge and is zero beyond the outer ones. It has no outputs if no column has two bins, or if
+    the table is so wide that the bins would be most of the network.
 
     Parameters
     ----------
-    bin_edges : list of array-like
-        Increasing edges of each column; a column with one edge (a constant) gives no output.
+    n_bins : int, default=16
+        Bins of equal weight per column. A column with at most four times as many values, and 16
+        rows per value, has an edge at each value.
 
     References
     ----------
@@ -92,44 +73,52 @@ class PiecewiseLinear(ExactBuffers):
     learning", arXiv 2203.05556.
     """
 
-    exact: ClassVar[tuple[str, ...]] = ("center", "unit")
+    exact: ClassVar[tuple[str, ...]] = ("center", "width")
+    sized: ClassVar[tuple[str, ...]] = ("center", "width", "column", "lower", "rate")
     center: Tensor
-    unit: Tensor
+    width: Tensor
     column: Tensor
     lower: Tensor
     rate: Tensor
 
-    def __init__(self, bin_edges: Sequence[Any]) -> None:
+    def __init__(self, n_bins: int = 16) -> None:
         super().__init__()
-        edges = [np.asarray(column, dtype=np.float64) for column in bin_edges]
-        self.n_columns = len(edges)
+        self.n_bins = n_bins
+        for name in ("center", "width"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.float64))
+        for name in ("lower", "rate"):
+            self.register_buffer(name, torch.empty(0))
+        self.register_buffer("column", torch.empty(0, dtype=torch.int64))
+
+    def fit(self, rows: Rows, sample_weight: Tensor | None = None) -> None:
+        most = MAX_BINS // rows.shape[1]
+        n_bins, n_values = min(self.n_bins, most), min(VALUES_PER_BIN * self.n_bins, most)
+        edges: list[np.ndarray] = []
+        if n_bins >= 2:
+            edges = bin_edges(*some_rows(rows, sample_weight), n_bins, n_values)
+        self.set_edges(edges if max(map(len, edges), default=0) > 2 else [])
+
+    def set_edges(self, edges: list[np.ndarray]) -> None:
+        """Set the increasing edges of every column; a column with one edge has no output."""
         # Edges are scaled to size one in float64 before they are cast: a column's units may not fit
         # float32, which is most precise near zero.
         center = np.array([column[len(column) // 2] for column in edges])
-        unit = np.array([np.ptp(column) or 1.0 for column in edges])
+        width = np.array([np.ptp(column) or 1.0 for column in edges])
         with np.errstate(invalid="ignore"):  # standardising raises for infinite values
-            edges = [(c - m) / u for c, m, u in zip(edges, center, unit, strict=True)]
-        self.register_buffer("center", torch.from_numpy(center))
-        self.register_buffer("unit", torch.from_numpy(unit))
-        columns = np.repeat(np.arange(len(edges)), [len(column) - 1 for column in edges])
-        self.register_buffer("column", torch.from_numpy(columns))
-        lower = np.concatenate([column[:-1] for column in edges])
-        self.register_buffer("lower", torch.from_numpy(lower))
-        widths = np.concatenate([np.diff(column) for column in edges])
+            scaled = [(c - m) / u for c, m, u in zip(edges, center, width, strict=True)]
+        column = np.repeat(np.arange(len(edges)), [len(column) - 1 for column in edges])
+        lower = np.concatenate([column[:-1] for column in scaled] or [[]])
+        bins = np.concatenate([np.diff(column) for column in scaled] or [[]])
         narrowest = np.finfo(np.float32).tiny  # zero times infinity would be NaN
-        self.register_buffer("rate", torch.from_numpy(2.0 / np.maximum(widths, narrowest)))
+        self._set(center=center, width=width, column=column, lower=lower)
+        self._set(rate=2.0 / np.maximum(bins, narrowest))
 
-    @property
-    def n_outputs(self) -> int:
-        """Number of bins."""
-        return len(self.column)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        scaled = (inputs - self.center) / self.unit
-        if not inputs.is_floating_point() or inputs.dtype.itemsize > self.lower.dtype.itemsize:
+    def forward(self, rows: Tensor) -> Tensor:
+        scaled = (rows - self.center) / self.width
+        if not rows.is_floating_point() or rows.dtype.itemsize > self.lower.dtype.itemsize:
             scaled = scaled.to(self.lower.dtype)
         else:
-            scaled = scaled.to(inputs.dtype)
+            scaled = scaled.to(rows.dtype)
         columns = scaled.index_select(1, self.column)
         passed = (columns - self.lower.to(columns)) * self.rate.to(columns)
         return passed.clamp(0.0, 2.0) - 1.0

@@ -10,10 +10,11 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from .bins import quantiles
+from .rows import Rows
 from .scaling import RobustStandardize
+from .statistics import quantiles, some_rows
 
-__all__ = ["SpreadStandardize", "score_tables"]
+__all__ = ["NormalScores", "score_tables"]
 
 PARTS = 128
 PLACES = [round(PARTS * share) for share in (0.05, 0.25, 0.75, 0.95)]
@@ -61,48 +62,52 @@ def score_tables(
     return tables
 
 
-class SpreadStandardize(RobustStandardize):
+class NormalScores(RobustStandardize):
     """Standardise columns; replace the values of uneven ones by interpolated normal scores.
 
     Beyond the smallest and largest value of the training rows, scores are constant.
 
     Parameters
     ----------
-    tables : list of p (ndarray of shape (2, q), or None)
-        See :func:`score_tables`. Without any table, all columns are standardised.
+    n_features : int, default=0
+        Number of columns, if it is known before the fit.
+    uneven : float, default=0.3
+        See :func:`score_tables`.
     """
 
     exact: ClassVar[tuple[str, ...]] = ("mean", "scale", "values", "scores")
+    sized: ClassVar[tuple[str, ...]] = (
+        *RobustStandardize.sized,
+        *("columns", "values", "scores", "last"),
+    )
     columns: Tensor
     values: Tensor
     scores: Tensor
     last: Tensor
 
-    def __init__(self, tables: Sequence[Any]) -> None:
-        super().__init__(len(tables))
-        self.set_tables(tables)
+    def __init__(self, n_features: int = 0, uneven: float = UNEVEN) -> None:
+        super().__init__(n_features)
+        self.uneven = uneven
+        self.register_buffer("columns", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("last", torch.empty(0, 1, dtype=torch.int64))
+        for name in ("values", "scores"):
+            self.register_buffer(name, torch.empty(0, 0, dtype=torch.float64))
+
+    def fit(self, rows: Rows, sample_weight: Tensor | None = None) -> None:
+        """Standardise by these rows, and compute the scores of their uneven columns."""
+        super().fit(rows, sample_weight)
+        self.set_tables(score_tables(*some_rows(rows, sample_weight), self.uneven))
 
     def set_tables(self, tables: Sequence[Any]) -> None:
-        """Replace the tables."""
+        """Set the values and scores of uneven columns; see :func:`score_tables`."""
         uneven = [i for i, table in enumerate(tables) if table is not None]
         chosen = [np.asarray(tables[i], dtype=np.float64) for i in uneven]
         width = max((table.shape[1] for table in chosen), default=0)
         # Tables have different lengths: each is padded with its last value and score.
         filled = [np.pad(t, ((0, 0), (0, width - t.shape[1])), mode="edge") for t in chosen]
-        both = np.stack(filled, axis=1) if filled else np.empty((2, 0, 0))
-        values, scores = torch.from_numpy(both).to(self.mean.device)
-        last = np.array([t.shape[1] - 1 for t in chosen], dtype=np.int64)
-        self.register_buffer("columns", torch.tensor(uneven, dtype=torch.int64).to(values.device))
-        self.register_buffer("values", values.contiguous())
-        self.register_buffer("scores", scores.contiguous())
-        self.register_buffer("last", torch.from_numpy(last)[:, None].to(values.device))
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        for name in ("columns", "values", "scores", "last"):  # sizes of the loaded state
-            if prefix + name in state_dict:
-                value = state_dict[prefix + name]
-                setattr(self, name, torch.empty_like(value, device=self.mean.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        values, scores = np.stack(filled, axis=1) if filled else np.empty((2, 0, 0))
+        last = np.array([t.shape[1] - 1 for t in chosen], dtype=np.int64)[:, None]
+        self._set(columns=np.array(uneven, dtype=np.int64), values=values, scores=scores, last=last)
 
     def forward(self, inputs: Tensor) -> Tensor:
         if not len(self.columns):

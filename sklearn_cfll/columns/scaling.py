@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ColumnScale", "RobustStandardize", "Standardize"]
+from .protocol import EncoderModule
+from .rows import Rows
+from .statistics import robust_statistics
+
+__all__ = ["RobustStandardize", "Standardize"]
 
 # In standard deviations. Values within this limit are unchanged: if a heavy tail matters, as in a
 # linear function of incomes, clipping it does more harm than good.
@@ -15,32 +19,6 @@ LIMIT = 15.0
 # A few rows of a heavy-tailed column do not contain its tail: beyond the largest of them, nothing
 # was learnt. This is the smallest limit, in standard deviations (benchmarks/heavy_tails.py).
 LEAST_LIMIT = 4.0
-
-
-class ExactBuffers(nn.Module):
-    """Keep the buffers named in ``exact`` in float64 when the network is cast.
-
-    They hold numbers in the units of the user's columns, which float32 may round too much
-    (milliseconds since 1970) or not represent at all (1e-50). Outputs have the dtype of the
-    network. Apple's MPS has no float64, so the buffers are cast there.
-    """
-
-    exact: ClassVar[tuple[str, ...]] = ()
-    like: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("like", torch.empty(0), persistent=False)  # of the network's dtype
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        kept = {name: getattr(self, name) for name in self.exact}
-        for name, buffer in kept.items():  # the device that `fn` moves to may lack float64
-            self._buffers[name] = buffer.to(self.like.dtype)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.like.device.type != "mps":
-            for name, buffer in kept.items():
-                self._buffers[name] = buffer.to(self.like.device, torch.float64)
-        return self
 
 
 class Standardize(nn.Module):
@@ -80,65 +58,46 @@ class Standardize(nn.Module):
         return self.scale.expand_as(inputs)
 
 
-class RobustStandardize(Standardize, ExactBuffers):
+class RobustStandardize(Standardize, EncoderModule):
     """Standardise, and soft-clip values beyond 15 standard deviations to at most 30.
 
     The limit is lower than 15 if no training row is that far from the mean: it is then the largest
     distance of a training row, but at least 4 standard deviations.
 
     Without the limit, a single wrong entry (a thousand times the others) could make training
-    diverge, or a prediction absurd. :func:`~sklearn_cfll.training.batches.robust_statistics` gives
-    a mean and a deviation that such entries do not influence. Columns are standardised in float64
-    and then cast, so that their units matter only up to its rounding.
+    diverge, or a prediction absurd. :func:`~sklearn_cfll.columns.statistics.robust_statistics`
+    gives a mean and a deviation that such entries do not influence. Columns are standardised in
+    float64 and then cast, so that their units matter only up to its rounding.
     """
 
     exact: ClassVar[tuple[str, ...]] = ("mean", "scale")
+    sized: ClassVar[tuple[str, ...]] = ("mean", "scale", "limit")
     limit: Tensor
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_features: int = 0) -> None:
         super().__init__(n_features)
         self.mean, self.scale = self.mean.double(), self.scale.double()
         self.register_buffer("limit", torch.full((n_features,), LIMIT))
 
-    @torch.no_grad()
-    def adapt_to(self, mean: Tensor, std: Tensor, reach: Tensor | None = None) -> None:
-        """Set statistics of the training rows; ``reach`` is their largest distance to the mean."""
-        super().adapt_to(mean, std)
-        if reach is not None:
-            farthest = (reach.to(self.scale) / self.scale).clamp(LEAST_LIMIT, LIMIT)
-            self.limit = farthest.to(self.limit)
+    @property
+    def column(self) -> Tensor:  # type: ignore[override]
+        """Index of the column that each output comes from."""
+        return torch.arange(len(self.mean), device=self.mean.device)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of columns."""
+        return len(self.mean)
+
+    def fit(self, rows: Rows, sample_weight: Tensor | None = None) -> None:
+        """Standardise by these rows."""
+        mean, std, reach = robust_statistics(rows, sample_weight)
+        self.adapt_to(mean, std)
+        farthest = (reach.to(self.scale) / self.scale).clamp(LEAST_LIMIT, LIMIT)
+        self.limit = farthest.to(self.limit)
 
     def forward(self, inputs: Tensor) -> Tensor:
         scaled = super().forward(inputs).to(self.like.dtype)
         limit = self.limit
         near = scaled.clamp(-limit, limit)
         return near + limit * torch.tanh((scaled - near) / limit)
-
-
-class ColumnScale(nn.Module):
-    """Multiply each input by the scale of the column that it comes from.
-
-    Scales are one until they are set by the result of
-    :func:`~sklearn_cfll.training.column_scales.column_scales`. Columns with large scales influence
-    a network early in training, columns with small scales late.
-
-    Parameters
-    ----------
-    column : Tensor of int of shape (n_inputs,)
-        Column of each input; several inputs may come from one.
-    """
-
-    column: Tensor
-    factor: Tensor
-
-    def __init__(self, column: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("column", column)
-        self.register_buffer("factor", torch.ones(len(column)))
-
-    def adapt_to(self, scales: Tensor) -> None:
-        """Set the scale of every column."""
-        self.factor = scales[self.column].to(self.factor)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs * self.factor

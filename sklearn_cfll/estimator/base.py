@@ -19,10 +19,11 @@ from torch.utils.data import Dataset
 
 from .._compat import CallbackSupportMixin, fit_context
 from ..backbones.mlp import MLPBackbone, SideBySide
-from ..backbones.parameters import positive_integers
 from ..backbones.recipe import input_shape_of
-from ..backbones.splitting import CannotTakeInputs, join_last_layer
-from ..columns.scaling import ColumnScale, RobustStandardize, Standardize
+from ..backbones.splitting import CannotTakeInputs, WithLastLayer, join_last_layer
+from ..columns.encoder import Encoded
+from ..columns.scaling import RobustStandardize, Standardize
+from ..columns.statistics import input_statistics
 from ..final_solve.offset import WithOffset, less_offset
 from ..final_solve.refit import (
     Refit,
@@ -32,7 +33,7 @@ from ..final_solve.refit import (
 )
 from ..heads.closed_form import as_linear
 from ..linalg import RIDGES
-from ..training.batches import RowsDataset, input_statistics, robust_statistics
+from ..training.batches import RowsDataset
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
 from ..training.column_scales import (
     FEWEST_ROWS,
@@ -50,13 +51,11 @@ from .arrays import told_of
 from .checks import (
     Checked,
     Parts,
+    Split,
     check_data,
     check_inputs,
     check_sample_shape,
     check_sizes,
-    column_bins,
-    column_scores,
-    held_out_rows,
     needs_float64,
     seen_as_given,
 )
@@ -185,9 +184,10 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             holds_out = not given and self._holds_out(len(checked.y))
             warn_without_effect(self, holds_out=holds_out, given=given)
             plan = self._plan if warm else self._make_plan(checked)
+            split = self._split(checked, plan.seed) if holds_out else None
             epochs = self._epochs()
             task = self._init_callback_context(max_subtasks=epochs)
-            parts = self._split(plan, checked, X_val, y_val)
+            parts = self._parts(plan, checked, split, X_val, y_val)
             settings.enter_context(use_threads(self._n_threads_to_train(len(parts.train))))
             few = warm and total_weight(parts.rows) < self._n_known
             if not warm:
@@ -229,35 +229,29 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         return self
 
     def _make_plan(self, checked: Checked) -> Plan:
-        recipe = self.backbone
-        device = resolve_device(self.device)
-        perceptron = recipe is None or isinstance(recipe, MLPBackbone)
+        device, recipe = resolve_device(self.device), self.backbone
+        if recipe is None:
+            recipe = MLPBackbone(
+                self.hidden_layer_sizes, self.activation, self.dropout, self.n_members
+            )
+        encoder = self.defaults.column_encoder(self.columns, recipe)
+        encoded = encoder is not None
         as_given = seen_as_given(
             checked,
-            inputs=not perceptron or device.type == "mps",
+            inputs=not encoded or device.type == "mps",
             targets=not getattr(self, "normalize_y", True),
         )
-        coarse = self.precision == "auto" and needs_float64(checked, perceptron, as_given)
+        coarse = self.precision == "auto" and needs_float64(checked, encoded, as_given)
         dtype = self.defaults.dtype(self.precision, checked.y.shape, device, coarse)
         check_sizes(as_given, dtype)
-        if recipe is None:
-            sizes = positive_integers(self.hidden_layer_sizes) or ()  # the recipe raises the error
-            edges = column_bins(checked, self.n_bins) if 1 not in sizes else None
-            tables = column_scores(checked) if self.spread_columns else None
-            recipe = MLPBackbone(
-                sizes or self.hidden_layer_sizes,
-                self.activation,
-                self.dropout,
-                edges,
-                tables,
-                self.n_members,
-            )
+
         seed = draw_seed(self.random_state)
 
         def make(dtype: torch.dtype) -> Plan:
             weight = checked.mean_weight
             return Plan.make(
                 recipe,
+                encoder,
                 checked,
                 n_outputs=self._n_network_outputs(checked.y),
                 seed=seed,
@@ -299,13 +293,13 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         """Create an untrained net whose inputs are standardised by the training rows."""
         for part in plan.backbone.module.modules():
             if isinstance(part, RobustStandardize):
-                part.adapt_to(*robust_statistics(train))
+                part.fit(train.inputs, train.sample_weight)
             elif isinstance(part, Standardize):
-                part.adapt_to(*input_statistics(train))
+                part.adapt_to(*input_statistics(train.inputs, train.sample_weight))
         self.net_ = self._make_net(plan)
         self.device_, self.n_outputs_ = plan.device, plan.layout.n_targets
         self.history_: list[dict[str, Any]] = []
-        if not self._is_perceptron():
+        if plan.columns is None:
             with contextlib.suppress(IndexError):  # index out of range: training raises it
                 warn_of_equal_features(self.net_, train)
 
@@ -328,15 +322,16 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
 
     def _scales_columns(self, parts: Parts) -> bool:
         """Whether to scale columns; not without held-out rows, as such fits use no random split."""
-        if not self.scale_columns or self.backbone is not None or parts.valid is None:
+        columns = self._plan.columns
+        if columns is None or not columns.importance or parts.valid is None:
             return False
         return len(parts.train) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
 
     def _scale_columns(self, train: RowsDataset) -> None:
-        """Scale the perceptron's columns by the slopes that two short, discarded runs agree on."""
+        """Scale the columns by the slopes that two short, discarded runs agree on."""
         net, n_rows = self.net_, len(train)
         untrained, found = net.snapshot(), []
-        for half in held_out_rows(n_rows, n_rows // 2, None, self._plan.seed):
+        for half in Split.draw(n_rows, n_rows // 2, None, self._plan.seed):
             epochs = math.ceil(FIRST_RUN_STEPS / self._n_batches(len(half)))
             self._configure(len(half), min(epochs, self._epochs()))
             net.verbose = 0
@@ -345,10 +340,8 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
                 raise KeyboardInterrupt
             found.append(slopes(self._whole_module(), train))
             net.restore(untrained)
-        scales = column_scales(*found)
-        for part in net.module_.backbone.modules():
-            if isinstance(part, ColumnScale):
-                part.adapt_to(scales)
+        assert self._plan.columns is not None
+        self._plan.columns.scale_columns(column_scales(*found))
 
     def _n_batches(self, n_rows: int) -> int:
         return math.ceil(n_rows / self._batch_rows(n_rows))
@@ -543,7 +536,20 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             "n_threads": self._n_threads_to_train(len(parts.train)),
         }
 
-    def _split(self, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
+    def _split(self, checked: Checked, seed: int) -> Split:
+        """Hold out some of the rows at random."""
+        n_rows = len(checked.y)
+        if n_rows < 10:
+            raise ValueError(
+                f"`early_stopping`=True holds out rows and needs at least 10, got n_samples="
+                f'{n_rows}. Use early_stopping="auto" or False, or give `X_val` and `y_val`.'
+            )
+        n_held = self.defaults.n_held_out(self.validation_fraction, n_rows)
+        return Split.draw(n_rows, n_held, self._stratify(checked.y), seed)
+
+    def _parts(
+        self, plan: Plan, checked: Checked, split: Split | None, X_val: Any, y_val: Any
+    ) -> Parts:
         """All rows in their order, the training rows and the held-out rows."""
         if (X_val is None) != (y_val is None) and not isinstance(X_val, Dataset):
             raise ValueError("Give both `X_val` and `y_val`, or neither.")
@@ -556,19 +562,9 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             assert parts.valid is not None
             warn_of_other_scale(data, parts.valid, plan.scale if is_regressor(self) else None)
             return parts
-        n_rows = len(data)
-        if not self._holds_out(n_rows):
+        if split is None:
             return Parts(data, data, None)
-        if n_rows < 10:
-            raise ValueError(
-                f"`early_stopping`=True holds out rows and needs at least 10, got n_samples="
-                f'{n_rows}. Use early_stopping="auto" or False, or give `X_val` and `y_val`.'
-            )
-        classes = self._stratify(checked.y)
-        train, held = held_out_rows(
-            n_rows, self.defaults.n_held_out(self.validation_fraction, n_rows), classes, plan.seed
-        )
-        return Parts(data, data.subset(train), data.subset(held))
+        return Parts(data, data.subset(split.train), data.subset(split.held_out))
 
     def _holds_out(self, n_rows: int) -> bool:
         """Whether some of ``n_rows`` rows are held out."""
@@ -670,10 +666,14 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
             linear.bias.copy_(
                 torch.as_tensor(self.last_layer_intercept_ - self._decision_threshold)
             )
-        backbone, offset = self._plan.backbone, self._offset
+        plan, offset = self._plan, self._offset
         if offset is not None:
-            backbone = backbone._replace(module=SideBySide(backbone.module, offset.columns))
-        return join_last_layer(backbone, linear).cpu().eval()
+            module: nn.Module = WithLastLayer(SideBySide(plan.module, offset.columns), linear)
+            return copy.deepcopy(module).cpu().eval()
+        module = join_last_layer(plan.backbone, linear)
+        if plan.columns is not None:
+            module = Encoded(copy.deepcopy(plan.columns), module)
+        return module.cpu().eval()
 
     @property
     def last_layer_coef_(self) -> np.ndarray:

@@ -12,9 +12,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
-from ..columns.bins import bin_edges, quantiles
-from ..columns.normal_scores import score_tables
-from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
+from ..columns.rows import as_rows, from_numpy
+from ..columns.statistics import quantiles, spread_rows
+from ..training.batches import RowsDataset
 from .arrays import (
     HELD_32,
     HELD_64,
@@ -30,14 +30,9 @@ from .arrays import (
 )
 from .inputs import check_named_inputs, check_names, n_samples
 
-__all__ = ["Checked", "Parts", "check_data", "check_inputs", "check_sizes", "seen_as_given"]
-__all__ += ["check_sample_shape", "column_bins", "column_scores", "held_out_rows", "needs_float64"]
+__all__ = ["Checked", "Parts", "Split", "check_data", "check_inputs", "check_sample_shape"]
+__all__ += ["check_sizes", "needs_float64", "seen_as_given"]
 
-# With more bins than this, the first layer would be most of the network.
-MAX_BINS = 2048
-# A column of at most this many values per bin has an edge at every value. Rounded measurements have
-# more values and do not need that.
-VALUES_PER_BIN = 4
 # Float32 must resolve differences of this fraction of a column's standard deviation.
 RESOLUTION = 1e-3
 
@@ -65,6 +60,31 @@ class Checked(NamedTuple):
     sample_weight: np.ndarray | None
     mean_weight: float
     lazy: bool
+
+
+class Split(NamedTuple):
+    """Indices of the training rows and of the held-out rows."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+
+    @classmethod
+    def draw(cls, n_rows: int, n_held: int, classes: np.ndarray | None, seed: int) -> Split:
+        """Hold out random rows, stratified by class if there are enough of each."""
+        if n_rows - n_held < 2:
+            raise ValueError(
+                f"`validation_fraction` holds out {n_held} of {n_rows} rows, which leaves "
+                f"{max(0, n_rows - n_held)} to train on. Use a smaller fraction, or pass `X_val` "
+                "and `y_val`."
+            )
+        if classes is not None:
+            counts = np.unique(classes, return_counts=True)[1]
+            if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):
+                classes = None  # too few rows to have every class in both parts
+        train, held = train_test_split(
+            np.arange(n_rows), test_size=n_held, stratify=classes, random_state=seed
+        )
+        return cls(np.sort(train), np.sort(held))
 
 
 class Parts(NamedTuple):
@@ -175,26 +195,6 @@ def check_sample_shape(X: Any, sample_shape: Any) -> None:
     )
 
 
-def column_bins(checked: Checked, n_bins: int) -> list[np.ndarray] | None:
-    """Bin edges of each column; None if no column has two bins."""
-    shape = as_rows(checked.X, "cpu", torch.float64, lazy=True).shape
-    if len(shape) != 2:
-        return None  # the recipe raises the error
-    most = MAX_BINS // shape[1]
-    n_bins, n_values = min(n_bins, most), min(VALUES_PER_BIN * n_bins, most)
-    if n_bins < 2:
-        return None
-    edges = bin_edges(*_some_rows(checked), n_bins, n_values)
-    return edges if max(map(len, edges)) > 2 else None
-
-
-def column_scores(checked: Checked) -> list[np.ndarray | None] | None:
-    """Values and normal scores of each column, None for columns that do not need them."""
-    if len(as_rows(checked.X, "cpu", torch.float64, lazy=True).shape) != 2:
-        return None  # the recipe raises the error
-    return score_tables(*_some_rows(checked))
-
-
 def seen_as_given(checked: Checked, *, inputs: bool, targets: bool) -> dict[str, Any]:
     """Data that a network receives unscaled: X or its named parts, and y."""
     named = checked.X.items() if isinstance(checked.X, Mapping) else ()
@@ -202,13 +202,13 @@ def seen_as_given(checked: Checked, *, inputs: bool, targets: bool) -> dict[str,
     return (X if inputs else {}) | ({"y": checked.y} if targets else {})
 
 
-def needs_float64(checked: Checked, perceptron: bool, as_given: Mapping[str, Any]) -> bool:
+def needs_float64(checked: Checked, encoded: bool, as_given: Mapping[str, Any]) -> bool:
     """Whether float32 is too coarse for targets or columns.
 
     It is too coarse if they are far from zero relative to their deviation (milliseconds since 1970
     over one day), or if data in ``as_given`` have squares that float32 cannot hold. Arrays in
-    float32 hold nothing finer. The columns of a perceptron are standardised before they are cast,
-    so only its targets count.
+    float32 hold nothing finer. Columns that are ``encoded`` are standardised before they are
+    cast, so only targets count.
     """
     if any(outside(part, SQUARED_32) is not None for part in as_given.values()):
         return True
@@ -219,7 +219,7 @@ def needs_float64(checked: Checked, perceptron: bool, as_given: Mapping[str, Any
         parts.append((targets, None if weights is None else from_numpy(weights)))
     for X in checked.X.values() if isinstance(checked.X, Mapping) else [checked.X]:
         wide = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.dtype.itemsize > 4
-        if wide and X.ndim == 2 and not perceptron:
+        if wide and X.ndim == 2 and not encoded:
             parts.append(_some_rows(checked._replace(X=X)))
     for rows, weight in parts:
         low, middle, high = quantiles(rows, weight, 20)[:, [1, 10, 19]].T
@@ -283,23 +283,3 @@ def _check_lengths(X: Any, y: np.ndarray) -> None:
             raise ValueError(f"X has {n_samples(X)} samples, y has {len(y)}.")
         return
     check_consistent_length(X, y)
-
-
-def held_out_rows(
-    n_rows: int, n_held: int, classes: np.ndarray | None, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training rows and of random held-out rows, stratified by class."""
-    if n_rows - n_held < 2:
-        raise ValueError(
-            f"`validation_fraction` holds out {n_held} of {n_rows} rows, which leaves "
-            f"{max(0, n_rows - n_held)} to train on. Use a smaller fraction, or pass `X_val` and "
-            "`y_val`."
-        )
-    if classes is not None:
-        counts = np.unique(classes, return_counts=True)[1]
-        if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):
-            classes = None  # too few rows to have every class in both parts
-    train, held = train_test_split(
-        np.arange(n_rows), test_size=n_held, stratify=classes, random_state=seed
-    )
-    return np.sort(train), np.sort(held)

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from .._validation import positive_integers
+from ..backbones.mlp import MLPBackbone
+from ..columns.encoder import ColumnEncoder
 from ..training.schedules import mean_factor
 from ..training.torch_settings import callers_threads
 
@@ -44,6 +47,15 @@ class Defaults:
         40,
         "A tenth of a thousand rows is enough for early stopping; a tenth of a hundred is not.",
     )
+
+    # -- columns ------------------------------------------------------------------------
+
+    n_bins: int = measured(
+        16,
+        "defaults.py",
+        "Without bins the mean error on 15 development sets was 1.36 times as large.",
+    )
+    quantiles: bool = reasoned(False, "Bins resolve the values of uneven columns too.")
 
     # -- the linear part and the final ridge --------------------------------------------
 
@@ -148,6 +160,19 @@ class Defaults:
     )
 
     # -- values of "auto" -----------------------------------------------------------------
+
+    def column_encoder(self, columns: Any, recipe: Any) -> ColumnEncoder | None:
+        """The encoding of the columns; None passes them on unchanged.
+
+        The default is that of a perceptron, and none for other networks. It has no bins if the
+        perceptron has a layer of one unit, which cannot be shared by two networks.
+        """
+        if isinstance(columns, ColumnEncoder):
+            return columns
+        if columns == "passthrough" or not isinstance(recipe, MLPBackbone):
+            return None
+        narrow = 1 in (positive_integers(recipe.hidden_layer_sizes) or ())
+        return ColumnEncoder(0 if narrow else self.n_bins, self.quantiles)
 
     def holds_out(self, early_stopping: Any, n_rows: int) -> bool:
         """Whether rows are held out; "auto" holds some out from 40 rows on."""

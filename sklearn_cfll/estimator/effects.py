@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ..backbones.parameters import positive_integers
+from ..backbones.mlp import MLPBackbone
 from ..training.optimizers import optimizer_class
 
 __all__ = ["changed_parameters", "warn_of", "warn_of_fixed_features", "warn_without_effect"]
@@ -15,10 +15,7 @@ __all__ = ["changed_parameters", "warn_of", "warn_of_fixed_features", "warn_with
 # Values that switch an option off, so that no warning is needed with any backbone.
 OFF: dict[str, tuple[Any, ...]] = {
     "dropout": (0,),
-    "n_bins": (0, 1),
     "n_members": (1,),
-    "spread_columns": (False,),
-    "scale_columns": (False,),
     "linear_part": (False, "auto"),
     "validation_fraction": (0,),
 }
@@ -41,18 +38,15 @@ class Situation(NamedTuple):
 
 RULES = (
     Rule(
-        (
-            *("hidden_layer_sizes", "activation", "dropout", "n_bins", "n_members"),
-            *("spread_columns", "scale_columns", "linear_part"),
-        ),
+        ("hidden_layer_sizes", "activation", "dropout", "n_members"),
         lambda est, _: est.backbone is not None,
         "together with a `backbone`: it describes the default perceptron. Set it on the backbone, "
         "or omit the backbone.",
     ),
     Rule(
-        ("n_bins",),
-        lambda est, _: est.backbone is None and _narrow(est.hidden_layer_sizes),
-        "with a hidden layer of one unit: half of each layer's units see the bins.",
+        ("linear_part",),
+        lambda est, _: est.backbone is not None and not isinstance(est.backbone, MLPBackbone),
+        "together with a `backbone` other than MLPBackbone.",
     ),
     Rule(
         ("decay",),
@@ -157,7 +151,3 @@ def _same(value: Any, other: Any) -> bool:
     if isinstance(value, list | range):
         value = tuple(value)
     return type(value == other) is bool and value == other
-
-
-def _narrow(sizes: Any) -> bool:
-    return 1 in (positive_integers(sizes) or ())

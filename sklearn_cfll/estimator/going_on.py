@@ -13,10 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..columns.bins import PiecewiseLinear
 from ..columns.scaling import LIMIT, Standardize
+from ..columns.statistics import input_statistics
 from ..final_solve.offset import less_offset
 from ..final_solve.refit import Refit, mean_squared_residuals, path_errors
 from ..linalg import RIDGES
-from ..training.batches import BatchIterator, RowsDataset, input_statistics
+from ..training.batches import BatchIterator, RowsDataset
 from ..training.torch_settings import use_threads
 from .checks import Checked, Parts, check_data
 from .effects import warn_without_effect
@@ -46,7 +47,9 @@ class ColumnMoments(NamedTuple):
 
     @classmethod
     def of(cls, rows: RowsDataset) -> ColumnMoments:
-        mean, std = (part.cpu().numpy() for part in input_statistics(rows))
+        mean, std = (
+            part.cpu().numpy() for part in input_statistics(rows.inputs, rows.sample_weight)
+        )
         return cls(total_weight(rows), mean, std**2)
 
     def merge(self, other: ColumnMoments) -> ColumnMoments:
@@ -383,7 +386,7 @@ def _warn_of_narrow_bins(
 
     The text is the same each time, so that Python's filters show it once.
     """
-    center, width = (part.double().cpu().numpy() for part in (bins.center, bins.unit))
+    center, width = (part.double().cpu().numpy() for part in (bins.center, bins.width))
 
     def outside(seen: ColumnMoments) -> np.ndarray:
         spread = np.sqrt(seen.variance)
@@ -394,7 +397,7 @@ def _warn_of_narrow_bins(
             f"The first rows of `partial_fit` cover only part of the range of column {column}; "
             f"its bins span {width[column]:.4g} around {center[column]:.4g}, and many later rows "
             "lie outside, where half of each network gets no information. Start with shuffled "
-            "rows, or set n_bins=0.",
+            "rows, or use `columns`=ColumnEncoder(n_bins=0).",
             UserWarning,
             stacklevel=4,
         )

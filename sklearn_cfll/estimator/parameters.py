@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from .._compat import Interval, InvalidParameterError, Options, StrOptions
+from .._compat import Interval, InvalidParameterError, StrOptions
+from .._validation import RealInterval
 from ..backbones.mlp import ACTIVATIONS
-from ..backbones.parameters import RealInterval
+from ..columns.encoder import ColumnEncoder
 from ..heads.closed_form import MEMORIES
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
@@ -23,10 +24,8 @@ CONSTRAINTS: dict[str, Any] = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "activation": [StrOptions(set(ACTIVATIONS))],
     "dropout": [RealInterval(0, 1, closed="left")],
-    "n_bins": [Options(Integral, {0}), Interval(Integral, 2, None, closed="left")],
     "n_members": [Interval(Integral, 1, None, closed="left")],
-    "spread_columns": ["boolean"],
-    "scale_columns": ["boolean"],
+    "columns": [ColumnEncoder, StrOptions({"passthrough"}), None],
     "ridge": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
     "decay": [RealInterval(0, 1, closed="both")],
     "memory": [StrOptions(set(MEMORIES))],
@@ -53,8 +52,9 @@ CONSTRAINTS: dict[str, Any] = {
 }
 
 PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=None
-        Network that computes the features. None is a multilayer perceptron that is defined by the
-        next seven parameters and standardises its inputs. A module is copied at fit. A callable
+        Network that computes the features. None is the
+        :class:`~sklearn_cfll.backbones.MLPBackbone` that the next four parameters describe. A
+        module is copied at fit. A callable
         takes ``input_shape``, the shape of one sample, and returns a module (bind options with
         ``functools.partial(make, width=32)``). A recipe has a method ``build(input_shape)`` and its
         own parameters (``backbone__...`` in a grid), like
@@ -69,25 +69,14 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Activation function of the perceptron.
     dropout : float, default=0.0
         Dropout rate between the hidden layers of the perceptron.
-    n_bins : int, default={n_bins}
-        Number of bins per column of the perceptron. Half of the units of each layer form a separate
-        network on a piecewise linear encoding of the columns with bins of equal weight; the other
-        half form a network on the columns without encoding. A column with few distinct values (up
-        to four times as many as bins, with 16 rows each on average) is cut at every value, so that
-        category codes may be in any order. With 0, a single network gets the columns without
-        encoding.
     n_members : int, default={n_members}
         Number of perceptrons that are trained side by side on the same batches, each with its own
         last layer; their predictions are averaged. All have the sizes above.
-    spread_columns : bool, default={spread_columns}
-        Whether the perceptron replaces features whose interquartile range is small relative to
-        their 5-95% range (lognormal features, counts that are mostly zero) by their normal scores,
-        a quantile transform. Bins also resolve the values of such features.
-    scale_columns : bool, default=True
-        Whether the perceptron multiplies each standardised column by how much predictions vary
-        along it, to the extent that two short runs on halves of the rows agree; both runs are
-        discarded. Uninformative features then have less influence. This requires held-out rows and
-        at least 75 training rows.
+    columns : ColumnEncoder, "passthrough" or None, default=None
+        What the network sees of the columns of X. None is ``{columns}`` before a perceptron, and
+        "passthrough" before other networks: they receive X unchanged, so that integers stay
+        integers. A :class:`~sklearn_cfll.ColumnEncoder` may stand before any network on tables; its
+        parameters are ``columns__n_bins`` etc. in a grid.
     ridge : float or "auto", default="auto"
         Strength of the penalty towards the previous weights (or moments, see ``memory``), relative
         to the mean feature power. With a small value the last layer fits each batch, with a large
@@ -163,7 +152,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     warm_start : bool, default=False
         Whether ``fit`` continues from the previous fit. Training parameters that were changed in
         between (the optimiser, rates, penalties, ``memory``, batch and epochs) take effect, as in
-        ``partial_fit``. A change of the network, ``precision``, ``normalize_y`` or
+        ``partial_fit``. A change of the network, ``columns``, ``precision``, ``normalize_y`` or
         ``linear_part`` raises an error; ``device``, ``compile`` and ``random_state`` take effect
         at the next fit from scratch.
     random_state : int, RandomState instance or None, default=None

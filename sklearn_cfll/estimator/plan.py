@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from torch import Tensor, nn
 
 from ..backbones.fno import FNOBackbone
@@ -17,15 +18,18 @@ from ..backbones.mlp import MLPBackbone
 from ..backbones.products import product_size
 from ..backbones.recipe import (
     build_backbone,
+    cast_module,
     input_shape_of,
     kept_recipe,
     rebuild_backbone,
     takes_generator,
 )
 from ..backbones.splitting import Backbone
+from ..columns.encoder import ColumnEncoder, Encoded, EncodedColumns
+from ..columns.rows import ChosenRows, Rows, as_rows, from_numpy
 from ..final_solve.offset import LinearOffset
 from ..heads.ensemble import EnsembleLastLayer
-from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
+from ..training.batches import RowsDataset
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_options
 from ..training.seeding import LentStream, draws_globally, own_generator
@@ -41,10 +45,8 @@ FIXED = (
     "hidden_layer_sizes",
     "activation",
     "dropout",
-    "n_bins",
     "n_members",
-    "spread_columns",
-    "scale_columns",
+    "columns",
     "linear_part",
     "normalize_y",
     "precision",
@@ -75,6 +77,8 @@ def fixed_parameters(estimator: Any, recipe: Any) -> dict[str, Any]:
     found = {name: getattr(estimator, name) for name in FIXED if hasattr(estimator, name)}
     if hasattr(found["backbone"], "get_params"):
         found["backbone"] = recipe
+    if isinstance(found["columns"], ColumnEncoder):
+        found["columns"] = clone(found["columns"])
     sizes = found["hidden_layer_sizes"]
     found["hidden_layer_sizes"] = list(sizes) if _is_sequence(sizes) else sizes
     return found
@@ -89,6 +93,8 @@ class Plan:
     recipe : recipe, torch.nn.Module or callable
         Source from which the backbone is built and rebuilt. It is a copy, so later changes of the
         estimator's parameter have no effect.
+    encoder : ColumnEncoder or None
+        Recipe of the encoding of the columns.
     sample_shape : tuple of int, or dict of them
         Shape of one input, or of each named input.
     seed : int
@@ -98,18 +104,23 @@ class Plan:
         Mean sample weight at fit, by which the weights of rows added later are divided.
     parameters : dict
         The estimator's :data:`FIXED` parameters at fit.
+    columns : EncodedColumns or None
+        The fitted encoding.
     backbone : Backbone
+        The network behind it.
     layout : TargetLayout
     scale : TargetScale
     """
 
     recipe: Any
+    encoder: ColumnEncoder | None
     sample_shape: Any
     seed: int
     device: torch.device
     dtype: torch.dtype
     mean_weight: float = 1.0
     parameters: dict[str, Any] = field(default_factory=dict)
+    columns: EncodedColumns | None = field(init=False, default=None)
     backbone: Backbone = field(init=False)
     layout: TargetLayout = field(init=False)
     scale: TargetScale = field(init=False)
@@ -118,6 +129,7 @@ class Plan:
     def make(
         cls,
         recipe: Any,
+        encoder: ColumnEncoder | None,
         checked: Checked,
         *,
         n_outputs: int | None,
@@ -126,17 +138,32 @@ class Plan:
         dtype: torch.dtype,
         mean_weight: float,
     ) -> Plan:
-        """Build the backbone and infer the layout of the targets; the caller sets ``scale``."""
+        """Build the network and infer the layout of the targets; the caller sets ``scale``.
+
+        Columns are encoded by all rows, those that are held out included: no target is looked at.
+        """
         recipe = kept_recipe(recipe)
         sample = as_rows(checked.X, device, None, lazy=True).take(slice(0, 2))
         if len(checked.y) == 1:  # batch normalisation and the like need two rows
             sample = _twice(sample)
-        plan = cls(recipe, input_shape_of(sample), seed, device, dtype, mean_weight)
+        plan = cls(recipe, encoder, input_shape_of(sample), seed, device, dtype, mean_weight)
         y_shape = checked.y.shape
+        widths: tuple[int, ...] = ()
+        if encoder is not None and _is_table(plan.sample_shape, recipe):
+            plan.columns = plan._new_columns()
+            plan.columns.fit(*_rows_to_encode(checked))
+            widths = plan.columns.widths
+            with torch.no_grad():
+                sample = plan.columns(sample)
         with plan._random_numbers() as generator:
-            exact = integers_fit(checked.X, dtype)
             plan.backbone = build_backbone(
-                recipe, sample, dtype, n_outputs, exact=exact, generator=generator
+                recipe,
+                sample,
+                dtype,
+                n_outputs,
+                exact=integers_fit(checked.X, dtype),
+                generator=generator,
+                widths=widths,
             )
         backbone = plan.backbone
         try:
@@ -158,12 +185,29 @@ class Plan:
         own = hasattr(self.recipe, "build") and not isinstance(self.recipe, nn.Module)
         return int(getattr(self.recipe, "n_members", 1)) if own else 1
 
-    def rebuild(self) -> None:
-        """Rebuild the modules that were not kept with the plan."""
+    def rebuild(self, arrays: dict[str, Tensor]) -> None:
+        """Rebuild the modules that were not kept with the plan, for a state of these tensors."""
+        widths: tuple[int, ...] = ()
+        sample = self._blank
+        if self.encoder is not None:
+            self.columns = self._new_columns()
+            self.columns.load_state_dict(arrays)
+            widths, sample = self.columns.widths, self.columns(sample)
         with self._random_numbers() as generator:
             self.backbone = rebuild_backbone(
-                self.recipe, self._blank, self.dtype, self.backbone, generator
+                self.recipe, sample, self.dtype, self.backbone, generator=generator, widths=widths
             )
+
+    def _new_columns(self) -> EncodedColumns:
+        """An encoding of the columns that is not fitted yet."""
+        assert self.encoder is not None
+        return cast_module(self.encoder.build(), self.device, self.dtype)
+
+    @property
+    def module(self) -> nn.Module:
+        """From inputs to features: the encoding of the columns, if any, and the network."""
+        network = self.backbone.module
+        return network if self.columns is None else Encoded(self.columns, network)
 
     def make_net(
         self,
@@ -174,12 +218,13 @@ class Plan:
         compile: bool,
     ) -> CFLLNet:
         """An untrained net around the backbone."""
-        options = optimizer_options(optimizer, self.backbone.module)
+        module = self.module
+        options = optimizer_options(optimizer, module)
         kind: dict[str, Any] = {}
         if n_members > 1:
             kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": n_members}
         net = CFLLNet(
-            self.backbone.module,
+            module,
             optimizer=optimizer,
             **{f"optimizer__{name}": value for name, value in options.items()},
             **kind,
@@ -238,7 +283,7 @@ class Plan:
     def product_size(self) -> float:
         """Multiply-adds of all products per row, from which the number of threads follows."""
         with self._random_numbers():
-            return product_size(self.backbone.module, self._blank)
+            return product_size(self.module, self._blank)
 
     def _random_numbers(self) -> contextlib.AbstractContextManager[torch.Generator | None]:
         """Generator of the initial weights; torch's global generators only if necessary."""
@@ -249,10 +294,11 @@ class Plan:
         return LentStream(self.device, self.seed).lent()
 
     def rows(self, X: Any, lazy: bool) -> Rows:
-        """Inputs as rows, in full precision for a perceptron, which casts after standardising."""
-        dtype, narrow = self.backbone.input_dtype, getattr(X, "dtype", None) in NARROW
-        if self.is_perceptron and not narrow and self.device.type != "mps":
-            dtype = torch.float64
+        """Inputs as rows, in full precision for an encoding, which casts after standardising."""
+        dtype = self.backbone.input_dtype
+        if self.columns is not None:
+            narrow = getattr(X, "dtype", None) in NARROW or self.device.type == "mps"
+            dtype = self.dtype if narrow else torch.float64
         return as_rows(X, self.device, dtype, lazy)
 
     def check_targets(self, checked: Checked) -> None:
@@ -310,6 +356,26 @@ class Plan:
     def unscale_variance(self, variance: Tensor) -> np.ndarray:
         """Variances (k,) of the net's outputs in y's units."""
         return np.asarray(variance.double().cpu().numpy() * self.scale.scale**2)
+
+
+def _is_table(sample_shape: Any, recipe: Any) -> bool:
+    """Whether samples are rows of columns; if not, raise unless the recipe's own error is better."""
+    table = not isinstance(sample_shape, dict) and len(sample_shape) == 1
+    if not table and not isinstance(recipe, MLPBackbone):
+        raise ValueError(
+            f"`columns` encodes tables, but samples of X have shape {sample_shape}. Omit it, or "
+            "pass X of shape (n_samples, n_features)."
+        )
+    return table
+
+
+def _rows_to_encode(checked: Checked) -> tuple[Rows, Tensor | None]:
+    """Rows of a table and their weights, on the CPU, read only when they are needed."""
+    rows: Rows = as_rows(checked.X, "cpu", torch.float64, lazy=True)
+    if checked.rows is not None:
+        rows = ChosenRows(rows, torch.as_tensor(checked.rows))
+    weights = checked.sample_weight
+    return rows, None if weights is None else from_numpy(weights)
 
 
 def _twice(sample: Any) -> Any:

@@ -33,6 +33,7 @@ from .state_checks import (
     check_optimizer,
     check_packed,
     check_sizes,
+    part_of,
     try_out,
 )
 from .targets import TargetLayout, TargetScale
@@ -255,7 +256,7 @@ def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
     own_shape, channels_first = packed["layout"]
     plan.layout = TargetLayout(tuple(own_shape), channels_first)
     plan.scale = TargetScale(*packed["scale"])
-    plan.rebuild()
+    plan.rebuild(map_arrays(part_of(packed["module"], "backbone.columns.")))
     settings = dict(packed["last_layer"])
     net = plan.make_net(
         optimizer_class(packed["optimizer_class"]),

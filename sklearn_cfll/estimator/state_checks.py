@@ -19,6 +19,7 @@ from torch import nn
 
 from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import cast_module, takes_generator
+from ..columns.encoder import ColumnEncoder
 from ..heads.closed_form import MEMORIES, SOLVERS
 from ..linalg import RIDGES, Moments
 from ..persistence import ModelFileError, recipe_name
@@ -139,6 +140,7 @@ PACKED: Fields = {
 }
 PLAN: Fields = {
     "recipe": lambda v: v is not None,
+    "encoder": lambda v: v is None or isinstance(v, ColumnEncoder),
     "sample_shape": is_sample_shape,
     "seed": lambda v: is_count(v) and v < 2**63,
     "dtype": lambda v: v in ("float32", "float64"),
@@ -222,14 +224,39 @@ def check_sizes(packed: dict[str, Any], state: dict[str, Any]) -> None:
         return  # user-defined and passed to `load`
     if removed is not None:
         raise ModelFileError("state: no layer is split off a recipe's network.")
+    dtype, shape = getattr(torch, plan["dtype"]), plan["sample_shape"]
+    widths: tuple[int, ...] = ()
     prefix = "backbone."
-    held = {
-        name.removeprefix(prefix): array
-        for name, array in module.items()
-        if name.startswith(prefix)
-    }
-    dtype = getattr(torch, plan["dtype"])
-    check_layers(without_memory(plan["recipe"], plan["sample_shape"], held, dtype), held)
+    if plan["encoder"] is not None:
+        prefix = "backbone.network."
+        widths = check_columns(plan["encoder"], shape, part_of(module, "backbone.columns."), dtype)
+        shape = (sum(widths),)
+    held = part_of(module, prefix)
+    check_layers(without_memory(plan["recipe"], shape, widths, held, dtype), held)
+
+
+def part_of(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries of a state whose names start with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def check_columns(
+    encoder: ColumnEncoder, sample_shape: Any, held: dict[str, np.ndarray], dtype: torch.dtype
+) -> tuple[int, ...]:
+    """Check that the arrays of an encoding fit together; return the widths of its parts."""
+    columns = cast_module(encoder.build(), torch.device("cpu"), dtype)
+    try:
+        columns.load_state_dict({name: torch.from_numpy(array) for name, array in held.items()})
+        check_layers(columns, held)
+        (n_columns,) = sample_shape
+        (width,) = columns(torch.zeros(1, n_columns, dtype=torch.float64))[0].shape
+    except ModelFileError:
+        raise
+    except Exception as error:
+        raise ModelFileError(f"columns: the encoding does not fit ({error}).") from error
+    if width != sum(columns.widths):
+        raise ModelFileError(f"columns: {columns.widths} outputs are expected, got {width}.")
+    return columns.widths
 
 
 def check_last_layer(
@@ -346,7 +373,11 @@ def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> Non
 
 
 def without_memory(
-    recipe: Any, sample_shape: tuple[int, ...], held: dict[str, np.ndarray], dtype: torch.dtype
+    recipe: Any,
+    sample_shape: tuple[int, ...],
+    widths: tuple[int, ...],
+    held: dict[str, np.ndarray],
+    dtype: torch.dtype,
 ) -> nn.Module:
     """The network that a recipe of this package builds, on torch's meta device.
 
@@ -355,13 +386,12 @@ def without_memory(
     layers = getattr(recipe, "hidden_layer_sizes", ())
     n_layers = len(layers) if hasattr(layers, "__len__") else getattr(recipe, "n_layers", 0)
     n_layers = max(n_layers, getattr(recipe, "n_layers", 0))
-    tables = [table for table in getattr(recipe, "score_tables", None) or () if table is not None]
-    n_numbers = len(tables) * max((np.shape(table)[-1] for table in tables), default=0)
-    # Each layer has an array, and all tables are in one array.
-    if n_layers > len(held) or n_numbers > sum(array.size for array in held.values()):
+    if n_layers > len(held):  # each layer has an array
         raise ModelFileError(f"recipe: {len(held)} arrays are too few for {n_layers} layers.")
     try:
-        options = {"generator": own_generator("cpu", 0)} if takes_generator(recipe) else {}
+        options: dict[str, Any] = {"widths": widths} if widths else {}
+        if takes_generator(recipe):
+            options["generator"] = own_generator("cpu", 0)
         with torch.device("meta"):
             module = recipe.build(tuple(sample_shape), **options)
         return cast_module(module, torch.device("meta"), dtype)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..columns.bins import quantiles
-from ..training.batches import RowsDataset, spread_rows
+from ..columns.statistics import quantiles, spread_rows
+from ..training.batches import RowsDataset
 from .targets import TargetScale
 
 __all__ = ["warn_of_other_scale", "warn_of_useless_validation"]

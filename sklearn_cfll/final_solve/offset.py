@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import linalg
-from ..columns.normal_scores import SpreadStandardize, score_tables
+from ..columns.normal_scores import NormalScores, score_tables
 from ..heads.closed_form import ClosedFormLastLayer
 from ..linalg import RIDGES
-from ..training.batches import RowsDataset, robust_statistics
+from ..training.batches import RowsDataset
 
 __all__ = ["LinearOffset", "Offset", "WithOffset", "less_offset"]
 
@@ -81,7 +81,7 @@ class LinearOffset(nn.Module):
     def __init__(self, n_features: int, n_targets: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.sizes = n_features, n_targets, dtype
-        self.columns = SpreadStandardize([None] * n_features).to(dtype)
+        self.columns = NormalScores(n_features, uneven=math.inf).to(dtype)
         self.layer = ClosedFormLastLayer(n_features, n_targets, dtype=dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -105,16 +105,15 @@ class LinearOffset(nn.Module):
                 for part in parts
             ]
         )
-        plain: list[Any] = [None] * inputs.shape[1]
-        self.columns.set_tables(plain)
-        self.columns.adapt_to(*robust_statistics(data[0]))
+        self.columns.fit(data[0].inputs, data[0].sample_weight)
+        self.columns.set_tables([])
         errors = self._errors(inputs, targets, weights)
         self.columns.set_tables(score_tables(inputs, weights, uneven=math.inf))
         spread = self._errors(inputs, targets, weights)
         if spread.min() < BETTER * errors.min():
             errors = spread
         else:
-            self.columns.set_tables(plain)
+            self.columns.set_tables([])
         batch = self.columns(inputs), targets, weights
         self.layer.refit([batch], ridge=RIDGES[int(errors.argmin())])
         return self

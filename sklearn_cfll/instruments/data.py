@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
+from ..columns.rows import native
 from ..estimator.arrays import (
     as_columns,
     as_table,
@@ -22,7 +23,6 @@ from ..estimator.arrays import (
 )
 from ..estimator.checks import Checked
 from ..estimator.wild_targets import warn_of_wild_targets
-from ..training.batches import native
 from .networks import is_own
 
 __all__ = [

@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from .._compat import Interval, StrOptions, fit_context
-from ..backbones.mlp import ACTIVATIONS
-from ..backbones.parameters import RealInterval
+from .._validation import RealInterval
+from ..backbones.mlp import ACTIVATIONS, MLPBackbone
 from ..backbones.recipe import kept_recipe
 from ..estimator.arrays import as_targets, as_values, as_weights
 from ..estimator.targets import TargetScale
@@ -369,7 +369,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
                 role: InputScale.fit(
                     np.asarray(part, dtype=np.float64),
                     data.sample_weight,
-                    inside=is_own(recipes[role]),
+                    inside=is_own(recipes[role]) and not isinstance(recipes[role], MLPBackbone),
                 )
                 for role, part in given.items()
                 if part is not None

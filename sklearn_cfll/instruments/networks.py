@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import build_backbone, takes_generator
-from ..columns.scaling import Standardize
 from ..training.seeding import LentStream, draws_globally, own_generator
 from .stages import Networks
 
@@ -37,8 +36,7 @@ class InputScale:
     ----------
     mean, scale : ndarray of shape (columns,), or None for inputs that are not 2-d
     inside : bool
-        Whether inputs are passed unscaled to a user-defined backbone. If this begins with
-        ``Standardize``, the statistics are set there.
+        Whether inputs are passed unscaled, to a user-defined network.
     """
 
     mean: np.ndarray | None
@@ -205,10 +203,6 @@ class NetworkPlan:
                 f"`{role}` returns features of shape {backbone.feature_shape} per sample; it must "
                 "return one row of features. End it with a pooling over positions."
             )
-        first = next(backbone.module.children(), None)
-        scale = self.scales[role]
-        if isinstance(first, Standardize) and scale.mean is not None:
-            first.adapt_to(torch.as_tensor(scale.mean), torch.as_tensor(scale.scale))
         return backbone.module
 
     def _perceptron(
@@ -216,6 +210,5 @@ class NetworkPlan:
     ) -> nn.Module:
         sizes = self.hidden_sizes[role]
         module = MLPBackbone(sizes, self.activation).build((int(np.prod(shape)),), generator)
-        # The inputs are already standardised, so the first two modules would not change them.
-        module = nn.Sequential(nn.Flatten(), *list(module.children())[2:])
+        module = nn.Sequential(nn.Flatten(), *module.children())
         return module.to(self.device, self.dtype)

@@ -113,7 +113,7 @@ def check_instruments(packed: dict[str, Any]) -> None:
             pairs = itertools.pairwise((n_inputs, *sizes))
             wanted = max(len(sizes), sum(one * other for one, other in pairs))
         elif recipe_name(recipe) is not None:
-            module = without_memory(recipe, shape, held, getattr(torch, plan["dtype"]))
+            module = without_memory(recipe, shape, (), held, getattr(torch, plan["dtype"]))
             wanted = sum(tensor.numel() for tensor in module.state_dict().values())
         else:
             # Raw columns, or a user-defined backbone that is passed to `load`.

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ..columns.scaling import Standardize
-from .batches import RowsDataset, spread_rows
+from ..columns.statistics import spread_rows
+from .batches import RowsDataset
 from .steps import CFLLModule
 
 __all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "mean_squared_slopes", "slopes"]

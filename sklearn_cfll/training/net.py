@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..backbones.dropout import seed_dropout
+from ..columns.rows import as_rows, as_tensor
 from ..heads.closed_form import ClosedFormLastLayer, NotFiniteError
 from ._skorch import SkorchConventions
 from .batches import (
     Batch,
     BatchIterator,
     RowsDataset,
-    as_rows,
-    as_tensor,
     fetches_by_own_code,
     unpack_batch,
 )

@@ -165,9 +165,8 @@ def test_recipe_parameters_are_searched_over():
 
 
 def test_recipe_is_the_default_network():
-    plain = {"n_bins": 0, "scale_columns": False}
-    default = regressor(activation="tanh", dropout=0.2, hidden_layer_sizes=(16, 16), **plain)
-    recipe = regressor(MLPBackbone((16, 16), "tanh", 0.2))
+    default = regressor(activation="tanh", dropout=0.2, hidden_layer_sizes=(16, 16), n_members=2)
+    recipe = regressor(MLPBackbone((16, 16), "tanh", 0.2, 2), n_members=4)
     np.testing.assert_array_equal(default.fit(X, y).predict(X), recipe.fit(X, y).predict(X))
 
 

@@ -264,8 +264,6 @@ BAD_MLP = {
     "activation": ["step", nn.ReLU, nn.ReLU(), None, True],
     "dropout": [-0.1, 1, 1.5, NAN, "x", True, None],
     "n_members": [0, -1, 1.5, "x", True],
-    "bin_edges": [3, "x"],
-    "score_tables": [3, "x"],
 }
 
 

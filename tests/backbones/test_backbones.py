@@ -347,7 +347,7 @@ def test_mlp_starts_from_torchs_generator():
     weights = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        weights.append(MLPBackbone((4,)).build((3,))[2].weight)
+        weights.append(MLPBackbone((4,)).build((3,))[0].weight)
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 

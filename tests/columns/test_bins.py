@@ -8,14 +8,24 @@ from sklearn.base import clone
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import MLPBackbone
-from sklearn_cfll.backbones.mlp import SideBySide
+from sklearn_cfll.backbones.mlp import Blocks
 from sklearn_cfll.columns.bins import PiecewiseLinear, bin_edges
 
 
 def rows(n=200, p=3, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, p)))
+
+
+def encoding(edges):
+    layer = PiecewiseLinear().double()
+    layer.set_edges([np.asarray(column, dtype=float) for column in edges])
+    return layer
+
+
+def binned(model):
+    return any(isinstance(part, Blocks) for part in model.backbone_.modules())
 
 
 def test_bins_hold_equal_shares_of_the_rows():
@@ -75,13 +85,13 @@ def test_order_of_rows_does_not_matter_and_scale_goes_through():
 
 
 def test_encoding_passes_through_each_bin_and_is_flat_outside():
-    layer = PiecewiseLinear([[0.0, 1.0, 3.0], [2.0], [-1.0, 1.0]])
+    layer = encoding([[0.0, 1.0, 3.0], [2.0], [-1.0, 1.0]])
     inputs = torch.tensor(
         [[-5.0, 0.0, -1.0], [0.5, 2.0, 0.0], [2.0, 9.0, 1.0], [99.0, 0.0, 7.0]]
     ).double()
     expected = [[-1, -1, -1], [0, -1, 0], [1, 0, 1], [1, 1, 1]]
     assert layer(inputs).tolist() == expected
-    assert layer.n_outputs == 3 and layer.n_columns == 3
+    assert layer.n_outputs == 3 and layer.column.tolist() == [0, 0, 2]
     assert layer(inputs.float()).dtype == torch.float32
 
 
@@ -90,7 +100,7 @@ def test_a_linear_layer_on_it_is_any_piecewise_linear_function_with_these_edges(
     edges = bin_edges(values, None, 6)
     knots = np.random.default_rng(2).normal(size=len(edges[0]))
     wanted = np.interp(values[:, 0].numpy(), edges[0], knots)
-    encoded = PiecewiseLinear(edges)(values).numpy()
+    encoded = encoding(edges)(values).numpy()
     design = np.column_stack([encoded, np.ones(len(values))])
     solution = np.linalg.lstsq(design, wanted, rcond=None)[0]
     np.testing.assert_allclose(design @ solution, wanted, atol=1e-10)
@@ -100,29 +110,24 @@ def test_large_offsets_keep_their_bins_in_float32():
     stamps = (1.6e9 + 1024.0 * torch.arange(64)).reshape(-1, 1).float()
     edges = bin_edges(stamps, None, 8)
     assert len(edges[0]) == 9
-    encoded = PiecewiseLinear(edges).float()(stamps)
+    encoded = encoding(edges).float()(stamps)
     assert (encoded.diff(dim=0) >= 0).all() and encoded.unique(dim=0).shape[0] == 64
 
 
 def test_half_of_the_units_see_the_bins():
-    edges = bin_edges(rows(), None, 4)
-    module = clone(MLPBackbone((9, 6), bin_edges=edges)).build((3,))
-    assert isinstance(module, SideBySide)
+    module = clone(MLPBackbone((9, 6))).build((15,), widths=(3, 12))
     widths = [
         [part.out_features for part in network if isinstance(part, nn.Linear)]
         for network in module.networks
     ]
     assert widths == [[5, 3], [4, 3]]
-    assert module.double()(rows(7)).shape == (7, 6)
+    assert module.double()(rows(7, 15)).shape == (7, 6)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "n_columns", "message"),
-    [((8, 1), 3, "`hidden_layer_sizes` is split in two"), ((8,), 2, "3 columns, but X has 2")],
-)
-def test_what_does_not_fit_the_bins_is_named(sizes, n_columns, message):
-    with pytest.raises(ValueError, match=message):
-        MLPBackbone(sizes, bin_edges=bin_edges(rows(), None, 4)).build((n_columns,))
+def test_a_layer_too_narrow_to_be_shared_is_named():
+    model = CFLLRegressor(hidden_layer_sizes=(8, 1), columns=ColumnEncoder(n_bins=4))
+    with pytest.raises(ValueError, match=r"split among 2 encodings .* must be at least 2, got"):
+        model.fit(rows().numpy(), rows()[:, 0].numpy())
 
 
 def test_bins_help_where_the_target_jumps():
@@ -131,14 +136,16 @@ def test_bins_help_where_the_target_jumps():
     y = np.sign(np.sin(25 * X[:, 0])) + X[:, 1]
     settings = {"hidden_layer_sizes": (32, 32), "max_epochs": 20, "random_state": 0}
     score = {
-        n: CFLLRegressor(n_bins=n, **settings).fit(X[:800], y[:800]).score(X[800:], y[800:])
+        n: CFLLRegressor(columns=ColumnEncoder(n), **settings)
+        .fit(X[:800], y[:800])
+        .score(X[800:], y[800:])
         for n in (0, 32)
     }
-    assert score[32] > score[0] + 0.1
+    assert score[32] > score[0] + 0.05
 
 
 @pytest.mark.parametrize(
-    ("X", "binned"),
+    ("X", "has_bins"),
     [
         (np.random.default_rng(0).normal(size=(40, 3)), True),
         (np.random.default_rng(0).integers(0, 2, (40, 3)), False),  # one bin is the column
@@ -146,24 +153,28 @@ def test_bins_help_where_the_target_jumps():
     ],
     ids=["continuous", "binary", "wide"],
 )
-def test_bins_are_used_where_they_say_something(X, binned):
+def test_bins_are_used_where_they_say_something(X, has_bins):
     model = CFLLRegressor(n_members=1, max_epochs=1, random_state=0).fit(X, X.sum(1))
-    assert isinstance(model.backbone_, SideBySide) == binned
+    assert binned(model) == has_bins
 
 
-@pytest.mark.parametrize(("sizes", "n_bins"), [((8, 8), 0), ((1,), 16), (5, 16)])
-def test_one_network_where_bins_are_off_or_cannot_be(sizes, n_bins):
+@pytest.mark.parametrize(
+    ("sizes", "columns"), [((8, 8), ColumnEncoder(0)), ((1,), None), (5, None)], ids=str
+)
+def test_one_network_where_bins_are_off_or_cannot_be(sizes, columns):
     X = rows(50).numpy()
     model = CFLLRegressor(
-        hidden_layer_sizes=sizes, n_bins=n_bins, n_members=1, max_epochs=1, random_state=0
+        hidden_layer_sizes=sizes, columns=columns, n_members=1, max_epochs=1, random_state=0
     ).fit(X, X[:, 0])
-    assert isinstance(model.backbone_, SideBySide) == (sizes == 5)
+    assert binned(model) == (sizes == 5)
 
 
 def test_binned_models_survive_saving(tmp_path):
     X = rows(80).numpy()
-    model = CFLLClassifier(n_bins=16, max_epochs=2, random_state=0).fit(X, X[:, 0] > 0)
-    assert isinstance(model.backbone_, SideBySide)
+    model = CFLLClassifier(columns=ColumnEncoder(), max_epochs=2, random_state=0).fit(
+        X, X[:, 0] > 0
+    )
+    assert binned(model)
     model.save(tmp_path / "model.npz")
     opened = CFLLClassifier.load(tmp_path / "model.npz")
     np.testing.assert_array_equal(model.predict_proba(X), opened.predict_proba(X))
@@ -183,5 +194,5 @@ def test_edges_are_the_same_however_the_rows_are_held(kind, tmp_path):
     settings = {"max_epochs": 2, "random_state": 0, "precision": "float32", "n_members": 1}
     plain = CFLLRegressor(**settings).fit(X, y)
     model = CFLLRegressor(**settings).fit(held, y)
-    assert isinstance(model.backbone_, SideBySide)
+    assert binned(model)
     np.testing.assert_allclose(model.predict(X), plain.predict(X), rtol=1e-5)

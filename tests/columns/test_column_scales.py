@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.columns.scaling import ColumnScale, Standardize
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
+from sklearn_cfll.columns.encoder import EncodedColumns
+from sklearn_cfll.columns.rows import as_rows
+from sklearn_cfll.columns.scaling import RobustStandardize, Standardize
 from sklearn_cfll.heads.closed_form import ClosedFormLastLayer
 from sklearn_cfll.training import column_scales as module_under_test
-from sklearn_cfll.training.batches import RowsDataset, as_rows
+from sklearn_cfll.training.batches import RowsDataset
 from sklearn_cfll.training.column_scales import column_scales, slopes
 from sklearn_cfll.training.net import CFLLNet
 from sklearn_cfll.training.steps import CFLLModule
@@ -113,11 +115,12 @@ def test_without_agreement_all_columns_count_the_same(fill):
 
 
 def test_a_module_scales_what_comes_from_a_column():
-    scale = ColumnScale(torch.tensor([0, 0, 2, 1])).double()
-    inputs = torch.randn(5, 4, dtype=DOUBLE)
-    assert torch.equal(scale(inputs), inputs)
-    scale.adapt_to(torch.tensor([2.0, 3.0, 5.0]))
-    assert torch.equal(scale(inputs), inputs * torch.tensor([2.0, 2.0, 5.0, 3.0]))
+    columns = EncodedColumns([RobustStandardize(), RobustStandardize()], True).double()
+    inputs = torch.randn(5, 3, dtype=DOUBLE)
+    columns.fit(as_rows(inputs, "cpu", DOUBLE))
+    before = columns(inputs)
+    columns.scale_columns(torch.tensor([2.0, 3.0, 5.0]))
+    assert torch.equal(columns(inputs), before * torch.tensor([2.0, 3.0, 5.0, 2.0, 3.0, 5.0]))
 
 
 # -- in the estimators ------------------------------------------------------------------
@@ -125,8 +128,8 @@ def test_a_module_scales_what_comes_from_a_column():
 
 def factors(model):
     """What each input of the networks is multiplied by."""
-    parts = [part for part in model.backbone_.modules() if isinstance(part, ColumnScale)]
-    return [part.factor for part in parts]
+    columns = model.backbone_.columns
+    return [] if columns.factor is None else list(columns.factor.split(columns.widths))
 
 
 def noisy_columns(n_rows=400, n_columns=20, seed=0):
@@ -154,7 +157,7 @@ def test_columns_that_matter_get_the_larger_scales(Estimator):
 def test_the_first_runs_leave_nothing_but_the_scales(monkeypatch, options):
     X, y = noisy_columns()
     settings = {"max_epochs": 5, "random_state": 0} | options
-    plain = CFLLRegressor(scale_columns=False, **settings).fit(X, y)
+    plain = CFLLRegressor(columns=ColumnEncoder(importance=False), **settings).fit(X, y)
     monkeypatch.setattr(module_under_test, "LOWEST", module_under_test.HIGHEST)  # all the same
     model = CFLLRegressor(**settings).fit(X, y)
     assert all(torch.equal(factor, torch.ones_like(factor)) for factor in factors(model))
@@ -175,7 +178,12 @@ def test_units_of_the_columns_do_not_matter():
 
 @pytest.mark.parametrize(
     ("n_rows", "parameters"),
-    [(30, {}), (90, {}), (400, {"scale_columns": False}), (400, {"early_stopping": False})],
+    [
+        (30, {}),
+        (90, {}),
+        (400, {"columns": ColumnEncoder(importance=False)}),
+        (400, {"early_stopping": False}),
+    ],
     ids=["few rows", "few training rows", "switched off", "no rows held out"],
 )
 def test_where_columns_are_not_scaled(n_rows, parameters):

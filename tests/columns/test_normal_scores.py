@@ -6,11 +6,10 @@ import torch
 from sklearn.datasets import make_friedman1
 from sklearn.preprocessing import QuantileTransformer
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from sklearn_cfll.backbones import MLPBackbone
-from sklearn_cfll.columns.normal_scores import SpreadStandardize, score_tables
-from sklearn_cfll.columns.scaling import RobustStandardize
-from sklearn_cfll.training.batches import RowsDataset, as_rows
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
+from sklearn_cfll.columns.normal_scores import NormalScores, score_tables
+from sklearn_cfll.columns.rows import as_rows
+from sklearn_cfll.training.batches import RowsDataset
 from sklearn_cfll.training.column_scales import slopes
 from sklearn_cfll.training.steps import CFLLModule
 
@@ -32,8 +31,9 @@ EVEN = {
 
 
 def standardize(tables, X):
-    module = SpreadStandardize(tables).double()
+    module = NormalScores(X.shape[1]).double()
     module.adapt_to(X.mean(0), X.std(0, correction=0))
+    module.set_tables(tables)
     return module
 
 
@@ -134,24 +134,12 @@ def test_slopes_are_by_scores():
     assert float(found.max()) == pytest.approx(1.0, abs=0.05)
 
 
-def test_tables_of_another_number_of_columns_are_refused():
-    tables = score_tables(SHAPES["cubed"](NORMAL), None)
-    with pytest.raises(ValueError, match="`score_tables` has 1 columns, but X has 2"):
-        MLPBackbone(score_tables=tables).build((2,))
-
-
-@pytest.mark.parametrize("tables", [None, [None, None]])
-def test_without_uneven_columns_the_network_is_the_plain_one(tables):
-    network = MLPBackbone((4,), score_tables=tables).build((2,))
-    assert type(network[0]) is RobustStandardize
-
-
 @pytest.mark.parametrize("Estimator", [CFLLClassifier, CFLLRegressor])
 def test_spread_models_survive_saving(Estimator, tmp_path):
     X = SHAPES["lognormal"](NORMAL.reshape(500, 4)).numpy()
     y = X[:, 0] > 1.0
-    model = Estimator(spread_columns=True, max_epochs=2, random_state=0).fit(X, y)
-    assert any(isinstance(part, SpreadStandardize) for part in model.backbone_.modules())
+    model = Estimator(columns=ColumnEncoder(quantiles=True), max_epochs=2, random_state=0).fit(X, y)
+    assert any(isinstance(part, NormalScores) for part in model.backbone_.modules())
     model.save(tmp_path / "model.npz")
     opened = Estimator.load(tmp_path / "model.npz")
     np.testing.assert_array_equal(model.predict(X), opened.predict(X))
@@ -168,7 +156,7 @@ def test_a_classifier_hardly_minds_how_columns_are_recorded():
     scores = {}
     for name, columns in {"normal": z, "lognormal": np.exp(3 * z)}.items():
         for spread in (False, True):
-            model = CFLLClassifier(spread_columns=spread, random_state=0)
+            model = CFLLClassifier(columns=ColumnEncoder(0, spread), random_state=0)
             scores[name, spread] = model.fit(columns[:800], y[:800]).score(columns[800:], y[800:])
     assert scores["normal", True] == scores["normal", False]
     assert scores["lognormal", True] > scores["normal", True] - 0.05

@@ -3,10 +3,14 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 
 # Of the default size once is enough: the others differ in how they train, not in their width.
-SMALL = {"hidden_layer_sizes": (16, 16), "max_epochs": 60, "scale_columns": False}
+SMALL = {
+    "hidden_layer_sizes": (16, 16),
+    "max_epochs": 60,
+    "columns": ColumnEncoder(importance=False),
+}
 OTHERS = [
     {"batch_size": "full"},
     {"memory": "statistics"},

@@ -24,7 +24,7 @@ from sklearn.utils import compute_sample_weight
 from skorch.callbacks import Callback, EpochScoring
 from torch import nn
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.estimator.defaults import DEFAULTS
 from sklearn_cfll.final_solve.intervals import Scores
 from sklearn_cfll.training.schedules import SCHEDULES
@@ -927,7 +927,7 @@ def test_activations_by_name(activation):
 
 def test_hidden_layer_sizes_shape_the_perceptron():
     X, y = data_for(CFLLRegressor)
-    model = small(CFLLRegressor, hidden_layer_sizes=[24, 12], n_bins=0).fit(X, y)
+    model = small(CFLLRegressor, hidden_layer_sizes=[24, 12], columns=ColumnEncoder(0)).fit(X, y)
     widths = [m.out_features for m in model.backbone_.modules() if isinstance(m, nn.Linear)]
     assert widths == [24, 12]
     assert small(CFLLRegressor, hidden_layer_sizes=9).fit(X, y).features(X).shape == (120, 9)

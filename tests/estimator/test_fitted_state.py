@@ -15,7 +15,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 import sklearn_cfll
-from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import FNOBackbone, MLPBackbone
 
 rng = np.random.default_rng(0)
@@ -67,10 +67,8 @@ OTHERS = {
     "hidden_layer_sizes": [(3,), 7, [4, 4, 4], np.array([5, 5]), range(8, 10)],
     "activation": ["tanh", "identity"],
     "dropout": [0.5],
-    "n_bins": [0, 3, 12],
     "n_members": [1, 2, 5],
-    "spread_columns": [True, False],
-    "scale_columns": [True, False],
+    "columns": [ColumnEncoder(0), ColumnEncoder(3, True, False), "passthrough"],
     "ridge": [0, 3.0, np.float32(0.5)],
     "decay": [0.0, 0.7],
     "memory": ["proximal", "statistics"],
@@ -106,7 +104,9 @@ FITTED = {
         **SMALL, memory="statistics", refit_last_layer=False, precision="float32", warm_start=True
     ).fit(X, np.column_stack([Y, -Y])),
     "stream": lambda: CFLLRegressor(**SMALL, optimizer=OwnSGD).partial_fit(X, Y),
-    "classifier": lambda: CFLLClassifier(**SMALL, n_members=3, n_bins=4).fit(X, LABELS),
+    "classifier": lambda: CFLLClassifier(**SMALL, n_members=3, columns=ColumnEncoder(4)).fit(
+        X, LABELS
+    ),
     "images": lambda: CFLLClassifier(WITH_CODE, **SMALL).fit(IMAGES, np.tile([0, 1], 30)),
     "function": lambda: CFLLRegressor(build, **SMALL).fit(X, Y),
     "recipe": lambda: CFLLRegressor(Recipe(), **SMALL).fit(X, Y),
@@ -261,10 +261,8 @@ SETTLED = {
     "hidden_layer_sizes": (6, 5),
     "activation": "tanh",
     "dropout": 0.5,
-    "n_bins": 3,
     "n_members": 1,
-    "spread_columns": True,
-    "scale_columns": False,
+    "columns": ColumnEncoder(3),
     "precision": "float32",
     "normalize_y": False,
     "linear_part": False,

@@ -22,7 +22,7 @@ from sklearn.datasets import make_friedman1
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.columns.bins import PiecewiseLinear
 from sklearn_cfll.columns.scaling import RobustStandardize
@@ -533,7 +533,9 @@ def test_predictions_that_overflow_say_so():
 
 
 def test_exact_buffers_stay_in_float64():
-    for module in (RobustStandardize(2), PiecewiseLinear([[0.0, 1.0], [1e9, 1e9 + 1]])):
+    bins = PiecewiseLinear()
+    bins.set_edges([np.array([0.0, 1.0]), np.array([1e9, 1e9 + 1])])
+    for module in (RobustStandardize(2), bins):
         cast = module.float().half().to("cpu", torch.float32)
         inputs = torch.tensor([[0.25, 1e9 + 0.25]], dtype=torch.float64)
         assert cast(inputs).dtype == torch.float32
@@ -542,7 +544,8 @@ def test_exact_buffers_stay_in_float64():
 
 
 def test_bins_narrower_than_any_float32():
-    encode = PiecewiseLinear([[0.0, 1e-44, 1.0]]).float()
+    encode = PiecewiseLinear().float()
+    encode.set_edges([np.array([0.0, 1e-44, 1.0])])
     assert torch.isfinite(encode(torch.tensor([[0.0], [1e-44], [0.5]]))).all()
     wide = np.exp(50 * np.random.default_rng(0).normal(size=(400, 1)))
     assert np.isfinite(CFLLRegressor(**QUICK).fit(wide, BIG_Y[:400]).predict(wide)).all()
@@ -743,10 +746,9 @@ NETWORK = nn.Sequential(nn.Linear(5, 6), nn.Tanh())
 NO_EFFECT = [
     ({"backbone": NETWORK, "hidden_layer_sizes": (7,)}, ["hidden_layer_sizes"]),
     ({"backbone": NETWORK, "activation": "tanh", "dropout": 0.1}, ["activation", "dropout"]),
-    ({"backbone": NETWORK, "n_bins": 8, "n_members": 8}, ["n_bins", "n_members"]),
-    ({"backbone": MLPBackbone((6,)), "spread_columns": True}, ["spread_columns"]),
-    ({"backbone": MLPBackbone((6,)), "linear_part": True}, ["linear_part"]),
-    ({"hidden_layer_sizes": (4, 1), "n_bins": 8}, ["n_bins"]),
+    ({"backbone": NETWORK, "n_members": 8}, ["n_members"]),
+    ({"backbone": MLPBackbone((6,)), "dropout": 0.2}, ["dropout"]),
+    ({"backbone": NETWORK, "linear_part": True}, ["linear_part"]),
     ({"batch_size": "full", "decay": 0.5}, ["decay"]),
     ({"early_stopping": False, "n_iter_no_change": 3, "tol": 0.1}, ["n_iter_no_change", "tol"]),
     ({"early_stopping": False, "validation_fraction": 0.3}, ["validation_fraction"]),
@@ -771,9 +773,16 @@ def test_parameters_without_effect_are_named(parameters, names):
     "parameters",
     [
         {},
-        {"n_bins": 8, "tol": 0.1, "validation_fraction": 0.2, "n_iter_no_change": 3, "decay": 0.5},
-        {"backbone": NETWORK, "hidden_layer_sizes": [64, 64], "n_bins": 0, "linear_part": False},
-        {"backbone": NETWORK, "scale_columns": False, "n_members": 1, "dropout": 0},
+        {
+            "columns": ColumnEncoder(8),
+            "tol": 0.1,
+            "validation_fraction": 0.2,
+            "n_iter_no_change": 3,
+            "decay": 0.5,
+        },
+        {"backbone": NETWORK, "hidden_layer_sizes": [64, 64], "linear_part": False},
+        {"backbone": NETWORK, "columns": ColumnEncoder(0), "n_members": 1, "dropout": 0},
+        {"backbone": MLPBackbone((6,)), "columns": "passthrough", "linear_part": True},
         {"batch_size": "full"},
         {"early_stopping": False, "validation_fraction": 0},
         {"optimizer": "sgd", "weight_decay": 0.1, "hidden_layer_sizes": np.array([4, 4])},
@@ -799,7 +808,7 @@ def test_rules_name_parameters_that_there_are():
 
 
 def test_members_of_a_recipe_have_a_last_layer_each():
-    model = CFLLRegressor(MLPBackbone((6, 4), n_members=3), max_epochs=2, random_state=0)
+    model = CFLLRegressor(MLPBackbone((6, 4), n_members=3), **QUICK, linear_part=False)
     model.fit(BIG_X[:100], BIG_Y[:100])
     assert model.net_.module_.last_layer.n_members == 3
     assert model.features(BIG_X).shape == (700, 12)

@@ -430,7 +430,7 @@ def test_a_backbone_that_does_not_fit_the_file_is_refused(tmp_path):
     model = small_regressor(backbone=nn.Sequential(nn.Linear(3, 5), nn.Tanh()), n_members=4)
     with pytest.warns(UserWarning, match="`backbone`"):
         model.fit(X, Y).save(tmp_path / "model")
-    for other in (nn.Linear(3, 6), nn.Sequential(nn.Linear(4, 5), nn.Tanh()), MLPBackbone((5,))):
+    for other in (nn.Linear(3, 6), nn.Sequential(nn.Linear(4, 5), nn.Tanh()), MLPBackbone((5, 5))):
         with pytest.raises(ModelFileError, match="model"):
             CFLLRegressor.load(tmp_path / "model", backbone=other)
 

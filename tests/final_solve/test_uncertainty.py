@@ -8,9 +8,9 @@ import torch
 from sklearn.metrics import r2_score
 from torch import nn
 
-from sklearn_cfll import CFLLRegressor, linalg
+from sklearn_cfll import CFLLRegressor, ColumnEncoder, linalg
 from sklearn_cfll.backbones import FNOBackbone
-from sklearn_cfll.estimator.checks import check_data, held_out_rows
+from sklearn_cfll.estimator.checks import Split, check_data
 from sklearn_cfll.estimator.defaults import DEFAULTS
 from sklearn_cfll.final_solve.intervals import KEPT, Scores
 from sklearn_cfll.final_solve.offset import less_offset
@@ -161,7 +161,7 @@ def test_a_constant_target_has_intervals_of_no_width(value):
     assert np.all(model.predict(X[:5], return_std=True)[1] < 1e-6 * max(1.0, value))
 
 
-def test_intervals_need_held_out_rows():
+def test_intervals_need_Split():
     X, y = draw(50, 0, SPREADS["equal"])
     model = CFLLRegressor(max_epochs=1, early_stopping=False).fit(X, y)
     with pytest.raises(ValueError, match="`predict_interval` needs rows that the network was"):
@@ -182,7 +182,7 @@ def test_quantile_is_the_finite_sample_one():
     np.testing.assert_allclose(found * scores.inflation, [1, 2, 3, 4, 4], rtol=1e-12)
 
 
-def test_deviations_are_scaled_by_the_held_out_rows_and_twenty_others():
+def test_deviations_are_scaled_by_the_Split_and_twenty_others():
     values = torch.rand(60, 2, generator=torch.Generator().manual_seed(0)).double()
     scores = Scores.of(Calibration(values, torch.ones(60), 60))
     expected = (values.square().sum(0) + 20 * 1.5) / 80
@@ -268,7 +268,7 @@ def test_ridge_path_holds_the_choice(noisy):
     assert path["error"].min() == pytest.approx(model.noise_variance_.mean())
 
 
-def test_no_ridge_path_without_held_out_rows(noisy):
+def test_no_ridge_path_without_Split(noisy):
     X, y = draw(60, 0, SPREADS["equal"])
     assert not hasattr(CFLLRegressor(max_epochs=1, early_stopping=False).fit(X, y), "ridge_path_")
 
@@ -278,10 +278,10 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
     """Each held-out row against the final fit without it, found here by refitting."""
     X, y = draw(120, 0, SPREADS["equal"])
     model = CFLLRegressor(
-        hidden_layer_sizes=(6,), n_members=2, n_bins=0, max_epochs=3, linear_part=linear_part,
-        scale_columns=False, random_state=0,
+        hidden_layer_sizes=(6,), n_members=2, max_epochs=3, linear_part=linear_part,
+        columns=ColumnEncoder(0, importance=False), random_state=0,
     ).fit(X, y)  # fmt: skip
-    rows = held_out_rows(120, DEFAULTS.n_held_out("auto", 120), None, 0)[1]
+    rows = Split.draw(120, DEFAULTS.n_held_out("auto", 120), None, 0).held_out
     data = model._plan.dataset(check_data(model, X, y, None, reset=False, min_samples=1))
     net, offset = model.net_, model._offset
     data = less_offset(data, offset)
@@ -328,7 +328,7 @@ def test_deviations_of_rare_events_are_no_smaller_than_the_training_rows_say():
         assert np.sqrt(np.mean(((mean - y[800:]) / std) ** 2)) < 3.0
 
 
-def test_held_out_rows_count_by_their_weights():
+def test_Split_count_by_their_weights():
     X, y = draw(300, 0, SPREADS["equal"])
     weights = np.where(np.arange(300) % 30 == 0, 1.0, 1e-9)
     model = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y, sample_weight=weights)

@@ -22,11 +22,11 @@ from sklearn_cfll import (
 )
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.mlp import MemberLinear
-from sklearn_cfll.columns.bins import bin_edges
+from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.final_solve.offset import LinearOffset
 from sklearn_cfll.final_solve.refit import shrink_to_evidence
 from sklearn_cfll.heads import Head
-from sklearn_cfll.training.batches import RowsDataset, as_rows
+from sklearn_cfll.training.batches import RowsDataset
 from sklearn_cfll.training.steps import squared_error, training_error
 
 M, D, K = 3, 5, 2
@@ -163,12 +163,11 @@ def test_uneven_blocks_are_refused():
 @pytest.mark.parametrize("binned", [False, True])
 def test_members_are_networks_of_their_own(binned):
     X = rows(30, 4)
-    edges = bin_edges(X, None, 4) if binned else None
-    build = MLPBackbone((8, 6), "tanh", bin_edges=edges, n_members=M).build
-    together = build((4,)).double()
+    widths = (1, 3) if binned else ()
+    together = MLPBackbone((8, 6), "tanh", n_members=M).build((4,), widths=widths).double()
     features = together(X)
     assert features.shape == (30, M * 6)
-    one = MLPBackbone((8, 6), "tanh", bin_edges=edges).build((4,)).double()
+    one = MLPBackbone((8, 6), "tanh").build((4,), widths=widths).double()
     layers = [part for part in together.modules() if isinstance(part, MemberLinear)]
     own = [part for part in one.modules() if isinstance(part, nn.Linear)]
     for member in range(M):

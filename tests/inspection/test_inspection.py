@@ -274,7 +274,8 @@ def test_ridge_path_of_an_estimator(fitted):
     assert display.ax_ is ax and display.chosen == model.final_ridge_
     np.testing.assert_array_equal(display.line_.get_xdata(), model.ridge_path_["ridge"])
     np.testing.assert_array_equal(display.line_.get_ydata(), model.ridge_path_["error"])
-    np.testing.assert_allclose(display.chosen_marker_.get_ydata(), display.errors.min())
+    at_chosen = display.errors[model.ridge_path_["ridge"] == model.final_ridge_]
+    np.testing.assert_array_equal(display.chosen_marker_.get_ydata(), at_chosen)
 
 
 def test_ridge_path_says_what_it_needs():

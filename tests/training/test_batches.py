@@ -6,13 +6,12 @@ import scipy.sparse
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from sklearn_cfll.columns.rows import as_rows
+from sklearn_cfll.columns.statistics import input_statistics, robust_statistics
 from sklearn_cfll.training.batches import (
     BatchIterator,
     RowsDataset,
-    as_rows,
     fetch,
-    input_statistics,
-    robust_statistics,
     unpack_batch,
 )
 from sklearn_cfll.training.seeding import mix_seed
@@ -208,7 +207,7 @@ def test_input_statistics_are_weighted_means_and_deviations(weighted, dtype, bat
     X = X.astype(np.float32).astype(np.float64)
     w = np.random.default_rng(1).integers(0, 4, N).astype(float) if weighted else np.ones(N)
     weight = torch.from_numpy(w).to(dtype) if weighted else None
-    mean, std = input_statistics(RowsDataset(make_rows(X, dtype), None, weight), batch_size)
+    mean, std = input_statistics(make_rows(X, dtype), weight, batch_size)
     expected = np.average(X, axis=0, weights=w)
     np.testing.assert_allclose(mean, expected, rtol=1e-12)
     variance = np.average((X - expected) ** 2, axis=0, weights=w)
@@ -218,13 +217,13 @@ def test_input_statistics_are_weighted_means_and_deviations(weighted, dtype, bat
 
 def robust(X, weight=None):
     weight = None if weight is None else torch.from_numpy(weight)
-    return robust_statistics(RowsDataset(make_rows(X, torch.float64), None, weight))[:2]
+    return robust_statistics(make_rows(X, torch.float64), weight)[:2]
 
 
 def test_entries_far_out_do_not_move_robust_statistics():
     rng = np.random.default_rng(0)
     X = np.column_stack([rng.normal(5.0, 2.0, 400), rng.lognormal(size=400), np.arange(400) % 2])
-    plain = input_statistics(RowsDataset(make_rows(X, torch.float64), None, None))
+    plain = input_statistics(make_rows(X, torch.float64), None)
     for found, expected in zip(robust(X), plain, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)  # nothing is far out here
     spoilt = X.copy()

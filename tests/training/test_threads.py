@@ -15,7 +15,7 @@ from skorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.backbones.dropout import SeededDropout, seed_dropout
 from sklearn_cfll.estimator.defaults import DEFAULTS
@@ -57,7 +57,12 @@ OURS = {
     "regressor": lambda seed: CFLLRegressor(random_state=seed, **TINY),
     "dropout": lambda seed: CFLLRegressor(random_state=seed, dropout=0.3, **TINY),
     "one member": lambda seed: CFLLRegressor(
-        random_state=seed, dropout=0.3, n_members=1, n_bins=0, early_stopping=False, **TINY
+        random_state=seed,
+        dropout=0.3,
+        n_members=1,
+        columns=ColumnEncoder(n_bins=0),
+        early_stopping=False,
+        **TINY,
     ),
     "recipe": lambda seed: CFLLRegressor(
         MLPBackbone((8, 8), dropout=0.3), random_state=seed, max_epochs=2, batch_size=20

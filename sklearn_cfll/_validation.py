@@ -1,4 +1,4 @@
-"""Validation of a recipe's parameters, as in scikit-learn."""
+"""Validation of the parameters of a recipe, as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._compat import (
+from ._compat import (
     Interval,
     InvalidParameterError,
     validate_parameter_constraints,
@@ -37,7 +37,8 @@ def check_parameters(recipe: Any) -> None:
     """Raise if a parameter violates ``recipe._parameter_constraints``."""
     name, parameters = type(recipe).__name__, recipe.get_params(deep=False)
     for parameter, value in parameters.items():
-        if isinstance(value, bool | np.bool_):  # an integer for Python
+        allowed = "boolean" in recipe._parameter_constraints[parameter]
+        if isinstance(value, bool | np.bool_) and not allowed:  # an integer for Python
             raise InvalidParameterError(
                 f"The {parameter!r} parameter of {name} cannot be {value!r}, a boolean."
             )

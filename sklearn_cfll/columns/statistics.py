@@ -1,0 +1,111 @@
+"""Statistics of columns: weighted means, deviations and quantiles of rows read in batches."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .rows import Rows
+
+__all__ = ["input_statistics", "quantiles", "robust_statistics", "some_rows", "spread_rows"]
+
+# Number of entries from which statistics and quantiles of the inputs are computed at once.
+ENTRIES = 2**22
+# Multiple of the 5-95% range: 35 standard deviations of a normal distribution. Skewed columns and
+# columns with few values are not clipped.
+FAR_OUT = 10.0
+# Cumulative weights that should be equal differ by rounding: a row of weight 2 and a duplicated row
+# must give the same quantiles.
+ROUNDING = 1e-9
+
+
+def spread_rows(n_rows: int, n_columns: int) -> Tensor:
+    """Indices of all rows, or of every second, third... row if there are too many entries."""
+    return torch.arange(0, n_rows, -(-n_rows * n_columns // ENTRIES))
+
+
+def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tensor:
+    """Values that cut each column into parts of equal weight, with the smallest and largest.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, p)
+    sample_weight : Tensor of shape (n,), or None
+        A weight is a number of repetitions.
+    n_parts : int
+
+    Returns
+    -------
+    Tensor of shape (p, n_parts + 1), float64
+        On the CPU; each entry is a value of the column.
+    """
+    values, order = rows.cpu().sort(0)
+    weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
+    passed = weights.double()[order].cumsum(0).T.contiguous()
+    wanted = torch.arange(1, n_parts + 1).double().div(n_parts) * (1.0 - ROUNDING)
+    positions = torch.searchsorted(passed, passed[:, -1:] * wanted)
+    first = (passed == 0).sum(1, keepdim=True)  # rows of weight zero are ignored
+    positions = torch.cat([first, positions], dim=1).clamp_max(len(rows) - 1)
+    return values.T.gather(1, positions).double()
+
+
+def input_statistics(
+    rows: Rows,
+    sample_weight: Tensor | None,
+    entries: int = ENTRIES,
+    within: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weighted mean and standard deviation of each entry of an input, in float64, in batches.
+
+    With ``within``, values are clipped to these bounds first.
+    """
+    n_rows = len(rows)
+    n_batches = max(1, -(-n_rows // max(1, entries // math.prod(rows.shape[1:]))))
+    edges = [n_rows * i // n_batches for i in range(n_batches + 1)]
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for start, stop in itertools.pairwise(edges):
+            batch = rows.take(slice(start, stop))
+            wide = batch.double() if within is None else batch.double().clamp(*within)
+            ones = batch.new_ones(len(batch))
+            weight = ones if sample_weight is None else sample_weight[start:stop]
+            yield wide, weight.double()
+
+    def average(values: Callable[[Tensor], Tensor]) -> Tensor:
+        total = weights = torch.zeros((), dtype=torch.float64)
+        for wide, weight in batches():
+            total = total.to(wide.device) + torch.tensordot(weight, values(wide), dims=1)
+            weights = weights.to(wide.device) + weight.sum()
+        return total / weights
+
+    mean = average(lambda wide: wide)
+    return mean, average(lambda wide: (wide - mean).square()).sqrt()
+
+
+def robust_statistics(rows: Rows, sample_weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`input_statistics` of columns (n, p), computed without the influence of outliers.
+
+    The third result is the largest distance of an entry from the mean of its column.
+
+    Entries are clipped at ``FAR_OUT`` times the 5-95% range beyond the 5% and 95% quantiles, which
+    are computed from every second, third... row if there are many. Columns in which both quantiles
+    are equal are not clipped.
+    """
+    some, weights = some_rows(rows, sample_weight)
+    levels = quantiles(some, weights, 20).to(some.device)
+    least, lower, upper, largest = levels[:, [0, 1, -2, -1]].T
+    reach = FAR_OUT * (upper - lower)
+    reach = torch.where(reach > 0, reach, torch.inf)
+    mean, std = input_statistics(rows, sample_weight, within=(lower - reach, upper + reach))
+    return mean, std, torch.maximum(mean - least, largest - mean)
+
+
+def some_rows(rows: Rows, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Rows of a table and their weights, evenly subsampled if there are many."""
+    chosen = spread_rows(len(rows), rows.shape[1])
+    weights = None if sample_weight is None else sample_weight[chosen.to(sample_weight.device)]
+    return rows.take(chosen), weights

@@ -1,0 +1,174 @@
+"""ColumnEncoder: before any network, in a grid, in a file, and with an encoder from outside."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
+from sklearn_cfll.backbones import MLPBackbone
+from sklearn_cfll.columns import Encoder
+from sklearn_cfll.columns.bins import PiecewiseLinear
+from sklearn_cfll.columns.encoder import ENCODERS
+from sklearn_cfll.columns.normal_scores import NormalScores
+from sklearn_cfll.columns.rows import as_rows
+from sklearn_cfll.columns.scaling import RobustStandardize
+from sklearn_cfll.estimator.defaults import DEFAULTS
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(200, 3)) * [1.0, 1e3, 1e-3] + [0.0, 5e3, 1.0]
+Y = np.sin(3 * X[:, 0]) + (X[:, 1] > 5e3)
+BRIEF = {"max_epochs": 5, "random_state": 0, "linear_part": False}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.LazyLinear(16), nn.Tanh())
+
+
+def table(n=200, p=3):
+    return as_rows(X[:n, :p], "cpu", torch.float64)
+
+
+class Squares(nn.Module):
+    """A toy: the squares of the columns, in units of their largest."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("largest", torch.ones(3))
+
+    @property
+    def n_outputs(self):
+        return len(self.largest)
+
+    @property
+    def column(self):
+        return torch.arange(self.n_outputs)
+
+    def fit(self, rows, sample_weight=None):
+        self.largest = rows.take(slice(None)).abs().amax(0).to(self.largest)
+
+    def forward(self, rows):
+        return (rows.to(self.largest) / self.largest).square()
+
+
+@pytest.mark.parametrize("make", [RobustStandardize, NormalScores, PiecewiseLinear, Squares])
+def test_every_encoder_keeps_the_protocol(make):
+    encoder = make()
+    assert isinstance(encoder, Encoder)
+    encoder.fit(table(), torch.ones(200))
+    encoded = encoder(table().take(slice(0, 7)))
+    assert encoded.shape == (7, encoder.n_outputs) and encoded.dtype == torch.float32
+    assert len(encoder.column) == encoder.n_outputs and encoder.column.max() == 2
+
+
+def test_an_encoder_from_outside_is_one_line_of_the_table(monkeypatch):
+    monkeypatch.setitem(ENCODERS, "squares", lambda encoder: Squares())
+    model = CFLLRegressor(**BRIEF).fit(X, Y)
+    columns = model.backbone_.columns
+    assert columns.widths == (3, 48, 3) and isinstance(columns.encoders[2], Squares)
+    assert len(columns.factor.unique()) <= 3  # one scale for all that comes from a column
+    assert model.score(X, Y) > 0.8
+
+
+def test_without_the_object_there_is_no_encoding():
+    model = CFLLRegressor(hidden_layer_sizes=8, columns="passthrough", **BRIEF).fit(X, Y)
+    assert model.backbone_(torch.zeros(1, 3).double()).shape == (1, 32)
+    assert isinstance(model.backbone_[0], nn.Sequential)  # the perceptrons, on X as it is
+
+
+@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+def test_the_default_is_the_encoder_that_the_docstring_names(Estimator):
+    y = Y > 0.5 if Estimator is CFLLClassifier else Y
+    named = ColumnEncoder(0, True) if Estimator is CFLLClassifier else ColumnEncoder()
+    assert repr(named).replace("'", "") in Estimator.__doc__.replace("(n_bins=16)", "()")
+    settings = {"max_epochs": 3, "random_state": 0}
+    default = Estimator(**settings).fit(X, y)
+    spelt_out = Estimator(columns=named, **settings).fit(X, y)
+    np.testing.assert_array_equal(default.predict(X), spelt_out.predict(X))
+
+
+def test_it_brings_a_frame_to_a_users_own_network():
+    frame = pd.DataFrame(X, columns=["dose", "income", "share"])
+    with pytest.warns(UserWarning, match="sees X unscaled"):
+        plain = CFLLRegressor(network(), **BRIEF).fit(frame, Y)
+    encoded = CFLLRegressor(network(), columns=ColumnEncoder(8), **BRIEF).fit(frame, Y)
+    assert encoded.backbone_.network[0].in_features == 3 + 3 * 8
+    assert encoded.score(frame, Y) > 0.85 > plain.score(frame, Y) + 0.1
+    assert list(encoded.feature_names_in_) == list(frame.columns)
+
+
+@pytest.mark.parametrize("backbone", [None, MLPBackbone((8,), n_members=2), network()], ids=str)
+def test_files_and_plain_modules_hold_it(backbone, tmp_path):
+    columns = ColumnEncoder(8, quantiles=True)
+    model = CFLLRegressor(backbone, columns=columns, **BRIEF).fit(X, Y)
+    own = {"backbone": backbone} if isinstance(backbone, nn.Module) else {}
+    if own:
+        with pytest.warns(UserWarning, match="`backbone`"):
+            model.save(tmp_path / "model.npz")
+    else:
+        model.save(tmp_path / "model.npz")
+    opened = CFLLRegressor.load(tmp_path / "model.npz", **own)
+    np.testing.assert_array_equal(opened.predict(X), model.predict(X))
+    with torch.no_grad():
+        exported = model.to_torch()(torch.from_numpy(X))[:, 0]
+    np.testing.assert_allclose(exported, model.predict(X), rtol=1e-4, atol=1e-5)
+
+
+def test_a_grid_goes_over_its_parameters():
+    search = GridSearchCV(
+        CFLLRegressor(columns=ColumnEncoder(), **BRIEF),
+        {"columns__n_bins": [0, 4], "columns__importance": [True, False]},
+        cv=2,
+        error_score="raise",
+    ).fit(X, Y)
+    assert search.best_params_["columns__n_bins"] == 4
+    assert len(set(search.cv_results_["mean_test_score"])) == 4
+
+
+def test_the_estimators_own_object_is_not_fitted():
+    columns = ColumnEncoder(4)
+    model = CFLLRegressor(columns=columns, **BRIEF).fit(X, Y)
+    assert vars(columns) == vars(ColumnEncoder(4))
+    columns.n_bins = 2  # has no effect on what is fitted, and a warm start would not follow it
+    with pytest.raises(ValueError, match="`columns` has changed"):
+        model.set_params(warm_start=True).fit(X, Y)
+    assert clone(model).columns is not columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (ColumnEncoder(1), "'n_bins' parameter of ColumnEncoder"),
+        (ColumnEncoder(4, quantiles="some"), "'quantiles' parameter of ColumnEncoder"),
+        (ColumnEncoder, "'columns' parameter of CFLLRegressor"),
+        ("none", "'columns' parameter of CFLLRegressor"),
+    ],
+    ids=str,
+)
+def test_bad_parameters_are_named(columns, message):
+    with pytest.raises(ValueError, match=message):
+        CFLLRegressor(columns=columns).fit(X, Y)
+
+
+def test_samples_that_are_no_rows_are_refused():
+    images = np.zeros((60, 1, 4, 4))
+    model = CFLLRegressor(nn.Flatten(), columns=ColumnEncoder())
+    with pytest.raises(ValueError, match=r"`columns` encodes tables, .* shape \(1, 4, 4\)"):
+        model.fit(images, np.arange(60.0))
+    named = CFLLRegressor(nn.Flatten(), columns=ColumnEncoder())
+    with pytest.raises(ValueError, match="`columns` encodes tables"):
+        named.fit({"a": X, "b": X}, Y)
+
+
+def test_rows_held_out_count_for_edges_but_their_targets_do_not():
+    """Edges are those of all rows, so that members with other held-out rows can share them."""
+    found = [
+        CFLLRegressor(random_state=seed, max_epochs=1).fit(X, Y).backbone_.columns.encoders[1].lower
+        for seed in (0, 1)
+    ]
+    assert torch.equal(*found)
+    assert DEFAULTS.column_encoder(None, MLPBackbone()).n_bins == 16
