@@ -59,7 +59,7 @@ types: env-test  ## mypy on the package
 
 check: lint types test test-slow test-oldest  ## what CI runs, without the demo
 
-bench: env  ## speed and error beside peers; DATA=folder with the sets that are not bundled
+bench: env-test  ## speed and error beside peers; DATA=folder with the sets that are not bundled
 	$(BIN)/python benchmarks/speed.py $(if $(DATA),--data $(DATA) --tasks friedman1-20k energy)
 
 clean:  ## remove the environments and caches

@@ -24,14 +24,14 @@ def columns_of(split: Task, seed: int) -> nn.Module:
     """What `CFLLClassifier` does to its columns before the network sees them."""
     model = CFLLClassifier(n_iter_no_change=1, random_state=seed)
     model.fit(*split.train, X_val=split.valid[0], y_val=split.valid[1])
-    return model.backbone_[:2].float()
+    return model.backbone_.columns.float()
 
 
-def perceptron(columns: nn.Module, n_columns: int, n_classes: int, seed: int) -> nn.Sequential:
+def perceptron(columns: nn.Module, n_classes: int, seed: int) -> nn.Sequential:
     """The default network of `CFLLClassifier` with an output layer."""
     torch.manual_seed(seed)
-    backbone = MLPBackbone().build((n_columns,))
-    return nn.Sequential(*columns, *backbone[2:], nn.Linear(256, n_classes))
+    backbone = MLPBackbone().build((len(columns.column),))
+    return nn.Sequential(columns, backbone, nn.Linear(256, n_classes))
 
 
 def fit(net: nn.Module, split: Task, setting: Setting, patience: int = 20) -> float:
@@ -65,7 +65,7 @@ def probabilities(split: Task, seed: int) -> dict[str, np.ndarray]:
     columns = columns_of(split, seed)
     best, chosen = np.inf, nn.Module()
     for rate in RATES:
-        net = perceptron(columns, split.train[0].shape[1], n_classes, seed)
+        net = perceptron(columns, n_classes, seed)
         loss = fit(net, split, Setting("adam", rate, epochs=100, seed=seed))
         if loss < best:
             best, chosen = loss, net

@@ -7,8 +7,7 @@ seed are fitted again with a second one. The measure is the mean over test sampl
 ‖prediction − y‖ / ‖y‖; settings are compared by its geometric mean over simulators.
 With ``--data`` the estimator's defaults, which follow from the search, are fitted once to
 neuraloperator's small Darcy set (DIR/darcy.npz: X, y on 16 × 16 points), which no choice has seen,
-beside the former defaults and Adam on all layers in batches of 20 for as many epochs, at the rate
-that ``operators.py`` chose for it.
+beside the former defaults. (``results/fields.txt`` has Adam on all layers beside them, too.)
 
     python benchmarks/fields.py                      # the search, half an hour on one core
     python benchmarks/fields.py --report             # print the stored records
@@ -18,18 +17,17 @@ that ``operators.py`` chose for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from fno import SIMULATORS, Samples, load_fields
-from fno import run_one as run_network
+from fno import SIMULATORS
 from harness import Bench, Record, cells, geometric_mean, means, print_origin, print_table
 from measures import relative_l2, stopwatch
 
 from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.backbones import FNOBackbone
-from sklearn_cfll.estimator.defaults import DEFAULTS
 
 TEST = 100  # samples
 
@@ -161,39 +159,23 @@ def report(records: list[Record]) -> None:
             print_table(f"{FILE}: {value}", means(chosen, value).T)
 
 
-def chosen_settings(bench: Bench) -> None:
-    """Defaults, former defaults and Adam on the shared Darcy file, one seed, 8 modes, width 24."""
-
-    def ours(task: Any, place: Record, settings: dict[str, Any]) -> Record:
-        stored = bench.where.stored("darcy")
-        X, y = stored["X"].astype(float), stored["y"]
-        with stopwatch() as taken:
-            model = CFLLRegressor(FNOBackbone(8, 24), random_state=0, **settings)
-            model.fit(X[:1000], y[:1000])  # a tenth of them is held out
-        error = relative_l2(model.predict(X[1000:]), y[1000:])
-        return {"error": error, "seconds": taken["cpu_seconds"]}
-
-    def adam(task: Any, place: Record) -> Record:
-        sizes = {"modes": 8, "width": 24, "layers": 4, "batch_size": 20, "seed": 0}
-        method = {"method": "all layers", "optimizer": "adam", "lr": 0.01, "loss": "squared"}
-        with stopwatch() as taken:
-            found = run_network(task, sizes | method | {"epochs": DEFAULTS.field_epochs})
-        return {"error": found["curve"][-1], "seconds": taken["cpu_seconds"]}
-
-    models: dict[str, Any] = {
-        name: lambda task, place, settings=settings: ours(task, place, settings)
-        for name, settings in CHOSEN.items()
-    }
-    load = lambda: load_fields(FILE, 0, bench.where, Samples(900))  # noqa: E731
-    models |= {"Adam on all layers": adam}
-    bench.run([({"task": FILE, "seed": 0}, load)], models, ("task", "seed", "model"))
+def on_file(stored: dict[str, np.ndarray], place: Record) -> Record:
+    """Former or present defaults on the shared Darcy file: 8 modes, width 24."""
+    X, y = stored["X"].astype(float), stored["y"]
+    with stopwatch() as taken:
+        model = CFLLRegressor(FNOBackbone(8, 24), random_state=0, **CHOSEN[place["model"]])
+        model.fit(X[:1000], y[:1000])  # a tenth of them is held out
+    error = relative_l2(model.predict(X[1000:]), y[1000:])
+    return {"error": error, "seconds": taken["cpu_seconds"]}
 
 
 def main(arguments: list[str] | None = None) -> None:
     bench = Bench(__doc__, "fields", arguments, smallest={"tasks": ["burgers"]})
     search(bench)
     if bench.where.data:
-        chosen_settings(bench)
+        place = {"task": FILE, "seed": 0}
+        tasks = [(place, partial(bench.where.stored, "darcy"))]
+        bench.run(tasks, dict.fromkeys(CHOSEN, on_file), ("task", "seed", "model"))
     report(bench.records)
 
 

@@ -12,14 +12,15 @@ geometric means over the seeds.
 - best: the ridge with the least test error.
 
 ``results/final_ridge.txt`` also has refits that are pulled towards the trained weights.
-Fields: a Fourier neural operator on Burgers' equation, 800 samples.
+Fields: a Fourier neural operator on Burgers' equation, 800 samples; held-out rows choose epoch and
+final ridge, or none are held out. (``operators.py`` compares it with Adam on all layers.)
 
     python benchmarks/final_ridge.py --data DIR            # about 20 minutes on an idle core
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -28,11 +29,10 @@ import torch
 from harness import Bench, Place, Record, geometric_mean, means, print_origin, print_table
 from measures import relative_l2, stopwatch
 from models import PLAIN
-from networks import Setting, predictor, train
 from pandas import DataFrame
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, make_friedman1
-from tasks import Where
-from torch import Tensor, nn
+from sklearn.datasets import load_breast_cancer, make_friedman1
+from tasks import Where, rows_of
+from torch import Tensor
 
 from sklearn_cfll import CFLLRegressor, linalg
 from sklearn_cfll.backbones import FNOBackbone
@@ -45,7 +45,6 @@ SIZES = {20: 6, 40: 6, 60: 6, 120: 6, 300: 4, 1000: 3, 5000: 2}  # rows and seed
 TEST_ROWS = 1000
 NETWORKS = {"four networks of 64-64, the defaults": {}, "one network of 256-256": PLAIN}
 RULES = ("fixed", "GCV", "x1.4", "x2", "x3", "few", "rule", "best")
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 Rows = list[np.ndarray]
 
 
@@ -54,16 +53,10 @@ def load(name: str, n_rows: int, seed: int, where: Where) -> Rows | None:
     if name.startswith("friedman1"):
         noise = float(name.split()[-1])
         X, y = make_friedman1(n_rows + TEST_ROWS, 10, noise=noise, random_state=seed)
-    elif name == "diabetes":
-        X, y = load_diabetes(return_X_y=True)
     elif name == "breast cancer":
         X, y = load_breast_cancer(return_X_y=True)
-    elif name == "digits":
-        X, y = load_digits(return_X_y=True)
-        y = np.eye(10)[y]
     else:
-        stored = where.stored(name)
-        X, y = stored["X"], stored["y"]
+        X, y = rows_of(name, where, np.random.RandomState(0))
     y = y.reshape(len(y), -1).astype(float)
     if len(X) < n_rows + 100:
         return None
@@ -143,7 +136,7 @@ def burgers(samples: int) -> Data:
     return X[:samples], y[:samples], X[samples:], y[samples:]
 
 
-def ours(data: Data, place: Record) -> Record:
+def on_field(data: Data, place: Record) -> Record:
     X, y, X_test, y_test = data
     n_epochs = place["epochs"]
     model = CFLLRegressor(
@@ -162,30 +155,11 @@ def ours(data: Data, place: Record) -> Record:
     return {"relative L2": error, "seconds": taken["seconds"]}
 
 
-def adam(data: Data, place: Record) -> Record:
-    """The whole network by gradient, same batches' size and schedule."""
-    X, y, X_test, y_test = data
-    torch.manual_seed(0)
-    net = nn.Sequential(RECIPE.build(X.shape[1:]), nn.Linear(32, 1), nn.Flatten(-2))
-    inputs, fresh = (((part - X.mean()) / X.std()).astype(np.float32) for part in (X, X_test))
-    targets = torch.as_tensor((y - y.mean()) / y.std()).float()
-    setting = Setting("adam", float(place["model"].split()[-1]), 0, 20, place["epochs"], 0)
-    with stopwatch() as taken:
-        list(train(net, (torch.from_numpy(inputs), targets), setting, fused=False))
-    error = relative_l2(y.mean() + y.std() * predictor(net)(fresh), y_test)
-    return {"relative L2": error, "seconds": taken["seconds"]}
-
-
 FIELDS: dict[str, dict[str, Any]] = {
-    "held-out rows choose epoch and final ridge": {
-        "early_stopping": True,
-        "validation_fraction": 0.1,
-    },
+    "held-out rows choose both": {"early_stopping": True, "validation_fraction": 0.1},
     "no rows held out, no refit": {"early_stopping": False, "refit_last_layer": False},
     "no rows held out, the rule": {"early_stopping": False},
 }
-FIELD_MODELS: dict[str, Callable[[Data, Record], Record]] = dict.fromkeys(FIELDS, ours)
-FIELD_MODELS |= {f"all layers, Adam, rate {rate:g}": adam for rate in RATES}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -196,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     bench.run(places, dict.fromkeys(NETWORKS, errors), key)
     samples, epochs = (40, 2) if bench.small else (800, 10)
     place = {"task": "burgers", "rows": samples, "seed": 0, "epochs": epochs}
-    bench.run([(place, partial(burgers, samples))], FIELD_MODELS, key)
+    bench.run([(place, partial(burgers, samples))], dict.fromkeys(FIELDS, on_field), key)
     print_origin(bench.records)
     report_tables([record for record in bench.records if "rule" in record])
     fields = [record for record in bench.records if record["task"] == "burgers"]

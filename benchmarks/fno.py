@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from sklearn_cfll import CFLLNet
 from sklearn_cfll.backbones import FNOBackbone
+from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.datasets import make_burgers, make_darcy, make_navier_stokes
-from sklearn_cfll.training.batches import RowsDataset, as_rows
+from sklearn_cfll.training.batches import RowsDataset
 
 Pair = tuple[Tensor, Tensor]
 Look = Callable[[float, nn.Module], None]  # seconds of the epoch, the network after it
@@ -118,10 +119,9 @@ def whole_network(task: Fields, place: dict[str, Any]) -> nn.Module:
 def all_layers(task: Fields, place: dict[str, Any], look: Look) -> None:
     """A plain loop on all layers."""
     net = whole_network(task, place)
-    sizes = {name: place[name] for name in ("optimizer", "lr", "batch_size", "epochs", "seed")}
     loss_of = lambda output, y: F.mse_loss(output[..., 0], y)  # noqa: E731
     # A fused optimiser cannot take the complex weights.
-    for seconds in train(net, task.train, Setting(**sizes), loss_of=loss_of, fused=False):
+    for seconds in train(net, task.train, Setting.of(place), loss_of=loss_of, fused=False):
         look(seconds, net)
 
 

@@ -126,8 +126,8 @@ class Bench:
             this one is measured.
         models : dict of callables
             ``model(task, place)`` gets what was loaded and these fields, its own name included; it
-            gives a record, several, or None if it cannot be used there. The name of a single model
-            may be None.
+            gives a record, several, or None if it cannot be used there. It is left out if a package
+            that it needs is missing. The name of a single model may be None.
         key : sequence of str
             Fields that identify a record; the last is the name of the model.
         """
@@ -151,8 +151,12 @@ class Bench:
                 continue
             for name in todo:
                 named = place | {of_model: name}
-                with quiet(self.options.threads):
-                    found = models[name](data, named)
+                try:
+                    with quiet(self.options.threads):
+                        found = models[name](data, named)
+                except ModuleNotFoundError as error:
+                    progress.write(f"left out, {name}: {error}", file=sys.stderr)
+                    continue
                 found = found if isinstance(found, list) else [found]
                 self.add([named | record for record in found if record])
 
@@ -246,6 +250,8 @@ def means(
     how: Any = "mean",
 ) -> pd.DataFrame:
     """Mean of ``value`` over the records of each cell, in the order of the records."""
+    if not records:
+        return pd.DataFrame()
     table = pd.DataFrame(records).pivot_table(
         index=list(rows), columns=columns, values=value, aggfunc=how, sort=False
     )
@@ -253,15 +259,9 @@ def means(
 
 
 def print_table(title: str, table: pd.DataFrame, form: str = ".4f") -> None:
+    """Print a table, unless it is empty."""
+    if table.empty:
+        return
     print(f"\n{title}")
     show = table.to_string(float_format=lambda v: f"{v:{form}}", index_names=False, sparsify=False)
     print(show)
-
-
-def print_ratios(title: str, table: pd.DataFrame, base: str) -> None:
-    """Ratios to the column ``base``: geometric mean over rows, the worst, and which row that is."""
-    ratios = table.div(table[base], axis=0)
-    found = pd.DataFrame(
-        {"geometric mean": geometric_mean(ratios), "worst": ratios.max(), "at": ratios.idxmax()}
-    )
-    print_table(title, found, ".3f")

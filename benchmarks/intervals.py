@@ -17,11 +17,10 @@ from measures import of_regression
 from pandas import DataFrame
 from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.model_selection import ShuffleSplit
-from tasks import Where
+from tasks import UCI, Where
 
 from sklearn_cfll import CFLLRegressor
 
-UCI = ("yacht", "energy", "concrete", "wine-quality-red", "kin8nm", "power-plant")
 SPLITS = 5
 SIMULATED = ("even noise", "uneven noise", "heavy tails", "friedman1", "diabetes")
 

@@ -24,21 +24,25 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.estimator.defaults import DEFAULTS
 
 Make = Callable[[int], Any]
 Measured = Callable[[Any, dict[str, Any]], dict[str, float]]
 
 COLUMNS: dict[str, dict[str, Any]] = {
-    "as they are": {"n_bins": 0, "scale_columns": False},
-    "no bins": {"n_bins": 0},
-    "unscaled": {"scale_columns": False},
-    "32 bins": {"n_bins": 32},
-    "classifier, unscaled": {"scale_columns": False},
-    "quantiles, 8 bins": {"n_bins": 8},  # of the classifier
-    "no quantiles": {"spread_columns": False},
-    "no quantiles, 8 bins": {"spread_columns": False, "n_bins": 8},
+    name: {"columns": encoder}
+    for name, encoder in {
+        "as they are": ColumnEncoder(n_bins=0, importance=False),
+        "no bins": ColumnEncoder(n_bins=0),
+        "unscaled": ColumnEncoder(importance=False),
+        "32 bins": ColumnEncoder(n_bins=32),
+        # changes of the classifier's encoder
+        "classifier, unscaled": ColumnEncoder(n_bins=0, quantiles=True, importance=False),
+        "no quantiles": ColumnEncoder(n_bins=0),
+        "no quantiles, 8 bins": ColumnEncoder(n_bins=8),
+        "quantiles, 8 bins": ColumnEncoder(n_bins=8, quantiles=True),
+    }.items()
 }
 # One perceptron on the columns as they are: the network that others are given, too.
 PLAIN: dict[str, Any] = COLUMNS["as they are"] | {
@@ -79,12 +83,8 @@ def mlp(seed: int) -> Any:
 
 
 def real_mlp(seed: int) -> Any:
-    try:
-        from pytabkit import RealMLP_TD_S_Regressor
-    except ImportError as error:
-        raise SystemExit(
-            "RealMLP needs pytabkit: `pip install pytabkit`, or leave it out of --models."
-        ) from error
+    from pytabkit import RealMLP_TD_S_Regressor  # `pip install pytabkit`
+
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return RealMLP_TD_S_Regressor(random_state=seed, device="cpu", n_threads=1)

@@ -42,6 +42,11 @@ class Setting(NamedTuple):
     seed: int = 0
     depth: int = 2
 
+    @classmethod
+    def of(cls, place: dict[str, Any]) -> Setting:
+        """Those fields of a record that are settings."""
+        return cls(**{name: place[name] for name in cls._fields if name in place})
+
 
 class Epoch(NamedTuple):
     """What a way to train shows after an epoch; features are None if it has none to show."""

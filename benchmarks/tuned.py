@@ -54,13 +54,12 @@ def run_one(task: Task, place: Record) -> Record:
         rows.append((*errors_of(epoch.predict, task), *refit))
 
     epochs = place["epochs"]
-    sizes = {name: place[name] for name in ("optimizer", "lr", *SIZES, "seed")}
     way, options = plain_loop, {}
     if place["method"] == "closed form":
         way = closed_form
         options = {"update_order": place["order"], "last_layer__ridge": place["ridge"]}
     with contextlib.suppress(FloatingPointError):  # diverged: the rest counts as infinitely bad
-        way(task, Setting(**sizes), look, **options)
+        way(task, Setting.of(place), look, **options)
     rows += [(np.inf,) * 4] * (epochs - len(rows))
     table = np.nan_to_num(np.array(rows), nan=np.inf)
     best = np.array([table[: e + 1, 0].argmin() for e in range(epochs)])

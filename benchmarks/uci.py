@@ -12,15 +12,16 @@ package's defaults beside those of other regressors, measured in the same run.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
-from harness import Bench, Record, cells, print_origin
+from harness import RESULTS, Bench, Record, cells, print_origin
 from measures import of_regression, stopwatch
 from models import REGRESSORS, gaussian_process, muted
 from pandas import DataFrame
 from sklearn.preprocessing import StandardScaler
-from tasks import uci_split
+from tasks import UCI, uci_split
 from uci_models import (
     COVERAGE,
     MEMBERS,
@@ -33,38 +34,11 @@ from uci_models import (
     single,
 )
 
-SETS = ("yacht", "energy", "concrete", "wine-quality-red", "kin8nm", "power-plant")
 FEW_SPLITS = {("adam400", "kin8nm"): 5, ("adam400", "power-plant"): 5}
 GP_ROWS = 2000
 
-# Mean ± standard error over the 20 splits. PBP, MC dropout 2016 and deep ensembles: as cited by
-# Lakshminarayanan et al. (2017), table 1; not read again in the papers themselves. MC dropout
-# 2018 and its point network: result files of yaringal/DropoutUncertaintyExps.
-PUBLISHED = {
-    (40, "rmse"): {
-        "PBP": "1.02±0.05 1.80±0.05 5.67±0.09 0.64±0.01 0.10±0.00 4.12±0.03",
-        "MC drop. 2016": "1.11±0.38 1.66±0.19 5.23±0.53 0.62±0.04 0.10±0.00 4.02±0.18",
-        "deep ensembles": "1.58±0.48 2.09±0.29 6.03±0.58 0.64±0.04 0.09±0.00 4.11±0.17",
-    },
-    (40, "log_likelihood"): {
-        "PBP": "-1.63±0.02 -2.04±0.02 -3.16±0.02 -0.97±0.01 0.90±0.01 -2.84±0.01",
-        "MC drop. 2016": "-1.55±0.12 -1.99±0.09 -3.04±0.09 -0.93±0.06 0.95±0.03 -2.80±0.05",
-        "deep ensembles": "-1.18±0.21 -1.38±0.22 -3.06±0.18 -0.94±0.12 1.20±0.02 -2.79±0.04",
-    },
-    (400, "rmse"): {
-        "MC drop. 2018": (
-            "0.666±0.049 0.539±0.014 4.826±0.161 0.622±0.008 0.0789±0.0006 4.014±0.037"
-        ),
-        "its point net": (
-            "1.229±0.373 0.967±0.060 5.448±0.188 0.657±0.010 0.0916±0.0011 4.176±0.040"
-        ),
-    },
-    (400, "log_likelihood"): {
-        "MC drop. 2018": (
-            "-1.250±0.015 -1.212±0.005 -2.937±0.025 -0.928±0.013 1.136±0.007 -2.808±0.009"
-        ),
-    },
-}
+# By epochs, measure and method; the file says where from.
+PUBLISHED = json.loads((RESULTS / "published_uci.json").read_text())
 TITLES = {"rmse": "Test RMSE", "log_likelihood": "Test log-likelihood"}
 MEASURES = (*TITLES, "squared_z", "coverage", "seconds")
 DEFAULTS = {  # name in the records: how it is called in the table, in models.py
@@ -181,13 +155,11 @@ class Report:
         ours = [f"cfll{epochs}", f"cfll{epochs}x5", f"adam{epochs}"]
         labels = ["CFLL", "5 CFLL", "Adam"]
         for measure, title in TITLES.items():
-            published = PUBLISHED[epochs, measure]
+            published = PUBLISHED[str(epochs)][measure]
             print(f"\n{title}, one hidden layer of 50, {epochs} epochs")
             print(f"{'':17s}" + cells([*published, *labels], ">20s"))
             for name in self.sets:
-                theirs = [
-                    row.split()[SETS.index(name)] for row in published.values() if name in SETS
-                ]
+                theirs = [row[UCI.index(name)] for row in published.values() if name in UCI]
                 print(f"{name:17s}" + cells(theirs, ">20s"), end="")
                 self.line(name, ours, measure, 3)
         print(f"\nRMSE less Adam's, split by split, {epochs} epochs")
@@ -231,10 +203,10 @@ def report(records: list[Record], sets: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     small = {"tasks": ["diabetes"], "models": ["cfll", "ridge", "adam40"]}
     bench = Bench(__doc__, "uci", arguments, seeds=20, smallest=small)
-    tasks = bench.grid(SETS, uci_split, ("set", "split"))
+    tasks = bench.grid(UCI, uci_split, ("set", "split"))
     bench.run(tasks, MODELS, ("set", "split", "model"))
     print_origin(bench.records)
-    report(bench.records, bench.options.tasks or SETS)
+    report(bench.records, bench.options.tasks or UCI)
 
 
 if __name__ == "__main__":
