@@ -57,8 +57,8 @@ class Bench:
         The records are ``results/NAME.jsonl``.
     arguments : list of str, optional
         Instead of those of the process.
-    seeds : int
-        Number of seeds (or splits) if ``--seeds`` is not given.
+    seeds, threads : int
+        Numbers of seeds (or splits) and of threads if ``--seeds`` or ``--threads`` is not given.
     smallest : dict, optional
         Options of the smallest case, ``--smallest``.
     **options : dict
@@ -72,6 +72,7 @@ class Bench:
         arguments: list[str] | None = None,
         *,
         seeds: int = 3,
+        threads: int = 1,
         smallest: dict[str, Any] | None = None,
         **options: dict[str, Any],
     ) -> None:
@@ -84,7 +85,7 @@ class Bench:
         parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these")
         parser.add_argument("--models", nargs="+", metavar="MODEL", help="only these")
         parser.add_argument("--seeds", type=int, default=seeds, help="number of seeds or splits")
-        parser.add_argument("--threads", type=int, default=1, help="threads of torch and BLAS")
+        parser.add_argument("--threads", type=int, default=threads, help="of torch and BLAS")
         parser.add_argument("--results", type=Path, help="file of the records")
         parser.add_argument("--report", action="store_true", help="print what is stored")
         parser.add_argument("--smallest", action="store_true", help="the smallest case, in seconds")

@@ -123,8 +123,9 @@ def compare(run: Run, place: Record, repeats: int) -> list[Record]:
 
 def main(arguments: list[str] | None = None) -> None:
     repeats = {"type": int, "default": 7}
-    small = {"repeats": 1, "threads": N_THREADS, "tasks": ["256³, 16.8e6 multiply-adds"]}
-    bench = Bench(__doc__, "threads", arguments, smallest=small, repeats=repeats)
+    small = {"repeats": 1, "tasks": ["256³, 16.8e6 multiply-adds"]}
+    given = {"threads": N_THREADS, "smallest": small, "repeats": repeats}
+    bench = Bench(__doc__, "threads", arguments, **given)
     chosen = {name: run for name, run in runs().items() if name in (bench.options.tasks or runs())}
     tasks = [
         ({"task": name, "busy": busy}, make)
