@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..linalg import is_constant
+
 __all__ = ["ColumnScale", "RobustStandardize", "Standardize"]
 
 # In standard deviations. Values within this limit are unchanged: if a heavy tail matters, as in a
@@ -68,7 +70,7 @@ class Standardize(nn.Module):
                 f"Column {column} of X holds values that are not finite, or so large that their "
                 "squares overflow. Remove NaN and infinity, and rescale the column."
             )
-        constant = std <= 10 * info.eps * mean.abs() + info.tiny
+        constant = is_constant(std, mean, info.eps, info.tiny)
         self.mean = mean.to(self.mean)
         self.scale = torch.where(constant, torch.ones_like(std), std).to(self.scale)
 
