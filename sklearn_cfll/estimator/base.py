@@ -30,7 +30,7 @@ from ..final_solve.refit import (
     mean_squared_residuals,
     refit_last_layer,
 )
-from ..heads.closed_form import as_linear
+from ..heads.member import as_linear
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset, input_statistics, robust_statistics
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge

@@ -10,7 +10,7 @@ import torch
 from .._compat import Interval, InvalidParameterError, Options, StrOptions
 from ..backbones.mlp import ACTIVATIONS
 from ..backbones.parameters import RealInterval
-from ..heads.closed_form import MEMORIES
+from ..heads.memory import MEMORIES
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
 from ..training.steps import UPDATE_ORDERS

@@ -216,8 +216,8 @@ def leave_one_out_errors(
 ) -> Tensor:
     """Sum of squared leave-one-out residuals for many ridges, from one decomposition.
 
-    The residual of a row under the ridge fit to all *other* rows is ``(yᵢ - ŷᵢ) / (1 - hᵢᵢ)``, where
-    h is the hat matrix of the fit. The penalty is held fixed while a row is left out.
+    The residual of a row under the ridge fit to all *other* rows is ``(yᵢ - ŷᵢ) / (1 - hᵢᵢ)`` with
+    the hat matrix h of the fit. The penalty is held fixed while a row is left out.
 
     Parameters
     ----------

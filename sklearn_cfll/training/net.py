@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..backbones.dropout import seed_dropout
-from ..heads.closed_form import ClosedFormLastLayer, NotFiniteError
+from ..heads.closed_form import ClosedFormLastLayer
+from ..heads.rows import NotFiniteError
 from ._skorch import SkorchConventions
 from .batches import (
     Batch,
