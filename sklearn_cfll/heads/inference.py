@@ -73,9 +73,9 @@ class LastLayer(SolvedLayer):
             rest = 1.0 - leverage * left_out
             leverage = leverage / rest.clamp_min(torch.finfo(leverage.dtype).eps)
         noise = torch.as_tensor(noise_variance, device=leverage.device, dtype=leverage.dtype)
-        variance = ((1.0 + leverage).unsqueeze(-1) * noise.expand(self.out_features)).mean(0)
-        spread = self.member_predictions(features).var(0, correction=0)
-        return (variance + spread).to(torch.promote_types(features.dtype, torch.float32))
+        own = (1.0 + leverage).unsqueeze(-1) * noise.expand(self.out_features)
+        own = own.to(torch.promote_types(features.dtype, torch.float32))
+        return own.mean(0) + self.member_predictions(features).var(0, correction=0)
 
     def leave_one_out_residuals(
         self,
