@@ -13,7 +13,7 @@ from ..backbones.parameters import RealInterval
 from ..heads.memory import MEMORIES
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
-from ..training.steps import UPDATE_ORDERS
+from ..training.update_orders import UPDATE_ORDERS
 from .defaults import DEFAULTS
 
 __all__ = ["CONSTRAINTS", "refuse_mistaken_kinds", "shared_docs"]

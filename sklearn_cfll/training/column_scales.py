@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..columns.scaling import Standardize
+from ..heads.module import CFLLModule
 from .batches import RowsDataset, spread_rows
-from .steps import CFLLModule
 
 __all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "mean_squared_slopes", "slopes"]
 

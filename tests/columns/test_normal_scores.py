@@ -10,9 +10,9 @@ from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.columns.normal_scores import SpreadStandardize, score_tables
 from sklearn_cfll.columns.scaling import RobustStandardize
+from sklearn_cfll.heads.module import CFLLModule
 from sklearn_cfll.training.batches import RowsDataset, as_rows
 from sklearn_cfll.training.column_scales import slopes
-from sklearn_cfll.training.steps import CFLLModule
 
 GENERATOR = torch.Generator().manual_seed(0)
 NORMAL = torch.randn(2000, 1, generator=GENERATOR, dtype=torch.float64)
