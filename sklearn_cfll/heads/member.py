@@ -49,14 +49,14 @@ class Member(nn.Module):
     def assign(self, weight: Tensor, bias: Tensor) -> None:
         """Set the weights, in the dtype of the layer."""
         # Not in place: an autograd graph may still hold the old tensors.
-        dtype = self.weight.dtype
-        self.remember(weight=weight.to(dtype))
+        dtype, buffers = self.weight.dtype, self._buffers
+        # nn.Module.__setattr__ would cost as much as the solve for the intercept.
+        buffers["weight"] = weight.to(dtype)
         if self.fit_intercept:
-            self.remember(bias=bias.to(dtype))
+            buffers["bias"] = bias.to(dtype)
 
     def remember(self, **state: Tensor | None) -> None:
         """Set buffers, such as the state of a memory."""
-        # nn.Module.__setattr__ would cost as much as the solve for the intercept.
         self._buffers.update(state)
 
     @property

@@ -38,7 +38,7 @@ class Proximal:
         first, *_ = members
         systems: list[tuple[Tensor, Tensor, Tensor | None]]
         if len(members) == 1 or iterates(first, rows):
-            blocks = zip(members, rows.features, strict=True)
+            blocks = zip(members, rows.features.unbind(), strict=True)
             systems = [(block, member.weight, member.feature_power) for member, block in blocks]
         else:  # members of one size are solved at once
             powers = [m.feature_power for m in members if m.feature_power is not None]

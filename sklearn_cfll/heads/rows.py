@@ -87,7 +87,7 @@ def as_rows(
     dtype = torch.promote_types(torch.promote_types(features.dtype, dtype), torch.float32)
     width = features.shape[-1] // n_members
     return Rows(
-        features.reshape(-1, n_members, width).movedim(1, 0).to(dtype),
+        features.reshape(-1, n_members, width).transpose(0, 1).to(dtype),
         targets.reshape(-1, n_targets).to(dtype),
         None if sample_weight is None else sample_weight.to(dtype),
         total,

