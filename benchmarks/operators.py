@@ -47,7 +47,7 @@ from operators_runs import (
 from records import add_records, read_records
 
 from sklearn_cfll.training.batches import Batch
-from sklearn_cfll.training.steps import UPDATE_ORDERS
+from sklearn_cfll.training.update_orders import UPDATE_ORDERS
 
 RESULTS = Path(__file__).parent / "results"
 DIVERGED = 1e6

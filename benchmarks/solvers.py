@@ -70,9 +70,7 @@ def main() -> None:
 
         left = [
             length(
-                linalg.conjugate_gradient_update(
-                    rows.features, rows.targets, weight, penalty, n_steps=n
-                )
+                linalg.SOLVERS["cg"](rows.features, rows.targets, weight, penalty, n_steps=n)
                 - exact
             )
             / length(exact - weight)
@@ -87,8 +85,8 @@ def main() -> None:
                 features, targets, weight = training_state(width, batch_size, n_targets, 30.0)
                 cells = [
                     microseconds(
-                        lambda solver=solver, f=features, t=targets, w=weight: (
-                            linalg.proximal_update(f, t, w, ridge=30.0, solver=solver)
+                        lambda solver=solver, f=features, t=targets, w=weight: linalg.proximal_step(
+                            f, t, w, ridge=30.0, solver=solver
                         )
                     )
                     for solver in ("primal", "dual", "cg")
