@@ -58,14 +58,14 @@ def left(state: State, place: Record) -> Record:
     )
     parts = rows.features, rows.targets, weight, penalty
     exact = linalg.primal_update(*parts)
-    found = linalg.conjugate_gradient_update(*parts, n_steps=place["model"])
+    found = linalg.SOLVERS["cg"](*parts, n_steps=place["model"])
     distances = (float((rows.features @ step.T).norm()) for step in (found - exact, exact - weight))
     return {"left": next(distances) / next(distances)}
 
 
 def microseconds(state: State, place: Record) -> Record:
     """Best of five of the mean time of an update; and the solver that "auto" chooses."""
-    update = partial(linalg.proximal_update, *state, ridge=place["ridge"], solver=place["model"])
+    update = partial(linalg.proximal_step, *state, ridge=place["ridge"], solver=place["model"])
     update()
     best = min(repeat(update, number=30, repeat=5)) / 30
     sizes = place["batch_size"], place["width"], place["targets"]

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..linalg import is_constant
 from .protocol import EncoderModule
 from .rows import Rows
 from .statistics import robust_statistics
@@ -46,7 +47,7 @@ class Standardize(nn.Module):
                 f"Column {column} of X holds values that are not finite, or so large that their "
                 "squares overflow. Remove NaN and infinity, and rescale the column."
             )
-        constant = std <= 10 * info.eps * mean.abs() + info.tiny
+        constant = is_constant(std, mean, info.eps, info.tiny)
         self.mean = mean.to(self.mean)
         self.scale = torch.where(constant, torch.ones_like(std), std).to(self.scale)
 

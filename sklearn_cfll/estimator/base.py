@@ -31,7 +31,8 @@ from ..final_solve.refit import (
     mean_squared_residuals,
     refit_last_layer,
 )
-from ..heads.closed_form import as_linear
+from ..heads.member import as_linear
+from ..heads.memory import memory_of
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
@@ -399,7 +400,7 @@ class BaseCFLL(GoingOnMixin, StateMixin, CallbackSupportMixin, BaseEstimator, me
         if net.optimizer_ is None:
             epochs = 1  # nothing to train
         batch_rows, ridge = self._batch_rows(n_rows), self._training_ridge(n_rows)
-        if stream and self.memory == "statistics":
+        if stream and memory_of(self.memory).holds_rows:
             ridge = self.__dict__.get("final_ridge_", ridge)
         elif stream:
             # The ridge is meant for a full batch: fewer rows must change the last layer less.

@@ -16,6 +16,7 @@ from ..columns.scaling import LIMIT, Standardize
 from ..columns.statistics import input_statistics
 from ..final_solve.offset import less_offset
 from ..final_solve.refit import Refit, mean_squared_residuals, path_errors
+from ..heads.memory import memory_of
 from ..linalg import RIDGES
 from ..training.batches import BatchIterator, RowsDataset
 from ..training.torch_settings import use_threads
@@ -114,7 +115,7 @@ class GoingOnMixin:
                 noise = mean_squared_residuals(self.net_, added)
                 self._judge_ridges(added)
                 kept = self._follow_scales(added)
-            adds = self.memory == "statistics"  # the pass itself adds the rows
+            adds = memory_of(self.memory).holds_rows  # the pass itself adds the rows
             data = added if adds else less_offset(plan.dataset(checked), self._offset)
             rate = 1.0 if self._is_stream else self._restart_rate(added)
             before: Any = (None, None)
@@ -263,7 +264,8 @@ class GoingOnMixin:
     def _judge_ridges(self: Any, rows: RowsDataset) -> None:
         """Add up the squared errors of each ridge on a stream's rows before they are learnt."""
         layer = self.net_.module_.last_layer
-        if not self._is_stream or not layer.holds_moments or self.memory == "statistics":
+        adds = memory_of(self.memory).holds_rows
+        if not self._is_stream or not layer.holds_moments or adds:
             return
         if self._own_ridge() is not None or self._seen_before(rows):
             return
@@ -306,7 +308,7 @@ class GoingOnMixin:
         layer = self.net_.module_.last_layer
         self.decay_ = layer.decay
         if first:
-            ridge = layer.ridge if self.memory == "statistics" else self._stream_ridge()
+            ridge = layer.ridge if layer.holds_rows else self._stream_ridge()
             self._n_known = self._target_reach = 0.0
             # The noise is unknown yet: use the variance of the targets with the weight of one row.
             self._set_solved(Parts(rows, rows, None), Refit(ridge, torch.ones(self.n_outputs_)))

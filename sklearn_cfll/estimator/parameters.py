@@ -11,10 +11,10 @@ from .._compat import Interval, InvalidParameterError, StrOptions
 from .._validation import RealInterval
 from ..backbones.mlp import ACTIVATIONS
 from ..columns.encoder import ColumnEncoder
-from ..heads.closed_form import MEMORIES
+from ..heads.memory import MEMORIES
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
-from ..training.steps import UPDATE_ORDERS
+from ..training.update_orders import UPDATE_ORDERS
 from .defaults import DEFAULTS
 
 __all__ = ["CONSTRAINTS", "refuse_mistaken_kinds", "shared_docs"]

@@ -359,7 +359,7 @@ class Plan:
 
 
 def _is_table(sample_shape: Any, recipe: Any) -> bool:
-    """Whether samples are rows of columns; if not, raise unless the recipe's own error is better."""
+    """Whether samples are rows of columns; raise if not, unless the recipe does."""
     table = not isinstance(sample_shape, dict) and len(sample_shape) == 1
     if not table and not isinstance(recipe, MLPBackbone):
         raise ValueError(

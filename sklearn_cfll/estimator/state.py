@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .. import persistence
 from .._version import __version__
 from ..backbones.splitting import Backbone
-from ..training.net import LAST_LAYER
+from ..heads.member import SETTINGS
 from ..training.optimizers import OPTIMIZERS, optimizer_class
 from ..training.torch_settings import default_modes, resolve_device
 from .plan import Plan
@@ -215,7 +215,7 @@ def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
         "version": __version__,
         "module": map_tensors(net.module_.state_dict()),
         "offset": None if offset is None else map_tensors(offset.state_dict()),
-        "last_layer": {name: getattr(layer, name) for name in ("n_members", *LAST_LAYER)},
+        "last_layer": {name: getattr(layer, name) for name in ("n_members", *SETTINGS)},
         "optimizer": map_tensors(optimizer),
         "optimizer_class": names.get(net.optimizer, net.optimizer),
         "compile": bool(net.compile),

@@ -20,7 +20,8 @@ from torch import nn
 from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import cast_module, takes_generator
 from ..columns.encoder import ColumnEncoder
-from ..heads.closed_form import MEMORIES, SOLVERS
+from ..heads.closed_form import SOLVERS
+from ..heads.memory import MEMORIES
 from ..linalg import RIDGES, Moments
 from ..persistence import ModelFileError, recipe_name
 from ..training.optimizers import OPTIMIZERS
@@ -151,7 +152,7 @@ LAST_LAYER: Fields = {
     "n_members": lambda v: is_count(v) and v > 0,
     "ridge": lambda v: is_number(v) and v >= 0,
     "decay": lambda v: is_number(v) and 0 <= v <= 1,
-    "memory": lambda v: v in MEMORIES,
+    "memory": lambda v: v in tuple(MEMORIES),
     "solver": lambda v: v in SOLVERS,
 }
 

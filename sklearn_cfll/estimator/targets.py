@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..linalg import is_constant
 from .arrays import LARGEST_32, SMALLEST_32
 
 __all__ = ["TargetLayout", "TargetScale"]
@@ -97,7 +98,7 @@ class TargetScale(NamedTuple):
     def fit(cls, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         """Weighted statistics; a constant target keeps scale one."""
         mean, std = weighted_mean_std(rows, sample_weight)
-        constant = std <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+        constant = is_constant(std, mean, float(np.finfo(np.float64).eps))
         return cls(mean, np.where(constant, 1.0, std))
 
     def transform(self, rows: np.ndarray) -> np.ndarray:

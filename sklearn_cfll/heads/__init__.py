@@ -2,6 +2,17 @@
 
 from .closed_form import ClosedFormLastLayer
 from .ensemble import EnsembleLastLayer
-from .protocol import Head
+from .member import Member
+from .memory import MEMORIES
+from .protocol import Head, Memory
+from .rows import Rows
 
-__all__ = ["ClosedFormLastLayer", "EnsembleLastLayer", "Head"]
+__all__ = [
+    "MEMORIES",
+    "ClosedFormLastLayer",
+    "EnsembleLastLayer",
+    "Head",
+    "Member",
+    "Memory",
+    "Rows",
+]

@@ -1,13 +1,53 @@
-"""Head: the interface of a last layer that training and the final solve use."""
+"""Head and Memory: the interfaces of a last layer and of what it keeps of earlier batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Sequence
+from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["Head"]
+from .member import Member
+from .rows import Rows
+
+__all__ = ["Head", "Memory"]
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """What a last layer keeps of earlier batches, and how a batch updates its weights.
+
+    An object of this kind has no state of its own: it serves any number of layers, and what it
+    keeps are buffers of these, which are saved and copied with them. See ``heads/memory.py``.
+
+    Attributes
+    ----------
+    holds_rows : bool
+        Whether the rows of a batch stay in the layer's moments after an update. A second update on
+        the same rows would then count them twice.
+    state : tuple of str
+        Names of the buffers that the memory keeps in each member. They are None at first and set by
+        :meth:`Member.remember`.
+    """
+
+    @property
+    def holds_rows(self) -> bool: ...
+
+    @property
+    def state(self) -> tuple[str, ...]: ...
+
+    def update(self, members: Sequence[Member], rows: Rows) -> None:
+        """Solve for the weights of all members on a batch, and keep what later batches need.
+
+        Parameters
+        ----------
+        members : sequence of Member
+            The layers of the head, with the same settings and sizes. :meth:`Member.assign` sets
+            their weights. If an error is raised, none of them is changed.
+        rows : Rows
+            The batch, with the features of each member.
+        """
+        ...
 
 
 @runtime_checkable
@@ -15,7 +55,7 @@ class Head(Protocol):
     """A linear layer on features (..., d) whose weights are computed in closed form.
 
     :class:`ClosedFormLastLayer` and :class:`EnsembleLastLayer` are heads. The methods are
-    documented in :class:`ClosedFormLastLayer`, which also defines the shapes.
+    documented in :class:`LastLayer`, which implements them for any number of members.
 
     Attributes
     ----------
@@ -25,21 +65,26 @@ class Head(Protocol):
     weight : Tensor of shape (k, d)
     bias : Tensor of shape (k,), or None without intercept
     in_features, out_features : int
-        Numbers d of features and k of targets.
+        Numbers d of features and k of targets; None before the first rows if they were not given.
     """
 
     n_members: int
-    in_features: Any
-    out_features: Any
 
     @property
-    def weight(self) -> Tensor:
-        """Weights of the prediction on all features; shape (k, d)."""
-        ...
+    def in_features(self) -> int: ...
 
     @property
-    def bias(self) -> Tensor | None:
-        """Intercept; shape (k,)."""
+    def out_features(self) -> int: ...
+
+    @property
+    def weight(self) -> Tensor: ...
+
+    @property
+    def bias(self) -> Tensor | None: ...
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether the rows of an update stay in the moments, see :class:`Memory`."""
         ...
 
     @property
@@ -77,15 +122,15 @@ class Head(Protocol):
 
     def accumulate(
         self, features: Tensor, targets: Tensor, sample_weight: Tensor | None = None
-    ) -> Any:
+    ) -> Self:
         """Add rows to the moments, without a solve."""
         ...
 
-    def solve(self, ridge: float | None = None, shrinkage: Tensor | None = None) -> Any:
+    def solve(self, ridge: float | None = None, shrinkage: Tensor | None = None) -> Self:
         """Exact ridge fit to all rows in the moments."""
         ...
 
-    def refit(self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None) -> Any:
+    def refit(self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None) -> Self:
         """Exact ridge fit over batches of rows, in one pass."""
         ...
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import build_backbone, takes_generator
+from ..linalg import is_constant
 from ..training.seeding import LentStream, draws_globally, own_generator
 from .stages import Networks
 
@@ -50,7 +51,7 @@ class InputScale:
             return cls(None, None, inside)
         mean = np.average(rows, axis=0, weights=sample_weight)
         std = np.sqrt(np.average(np.square(rows - mean), axis=0, weights=sample_weight))
-        constant = std <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+        constant = is_constant(std, mean, float(np.finfo(np.float64).eps))
         return cls(mean, np.where(constant, 1.0, std), inside)
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:

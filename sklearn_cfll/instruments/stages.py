@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .. import linalg
-from ..linalg._symmetric import solve_symmetric
 from . import two_stage as maths
 
 __all__ = [
@@ -177,7 +176,10 @@ def shrunken_fit(
     scale = scale.to(block.gram)
     gram = block.gram * scale * scale.unsqueeze(1)
     penalty = ridge * block.total if ridge else 0.0
-    return solve_symmetric(gram, penalty, scale.diag() if invert else block.cross * scale) * scale
+    return (
+        linalg.solve_symmetric(gram, penalty, scale.diag() if invert else block.cross * scale)
+        * scale
+    )
 
 
 def structural_design(

@@ -19,8 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..linalg._proximal import dual_update, primal_update
-from ..linalg._rows import center_rows
+from ..linalg import center_rows, dual_update, is_constant, primal_update
 
 __all__ = [
     "LinearMap",
@@ -69,7 +68,7 @@ def feature_scaling(features: Tensor, sample_weight: Tensor | None = None) -> Sc
         squares = squares * sample_weight.unsqueeze(1)
     variance = squares.sum(0) / total
     info = torch.finfo(features.dtype)
-    constant = variance <= (10 * info.eps * mean).square() + info.tiny
+    constant = is_constant(variance.detach().sqrt(), mean.detach(), info.eps, info.tiny**0.5)
     # `where` comes before the root, whose gradient at zero is infinite.
     return Scaling(mean, torch.where(constant, torch.ones_like(variance), variance).sqrt())
 

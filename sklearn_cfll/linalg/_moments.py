@@ -13,11 +13,9 @@ from ._symmetric import solve_symmetric
 __all__ = [
     "Moments",
     "leave_one_out_errors",
-    "leave_one_out_residuals",
     "leverage",
     "merge_moments",
     "moments",
-    "moments_power",
     "residual_square",
     "ridge_path",
     "safe_total",
@@ -106,7 +104,7 @@ def scale_moments(block: Moments, factor: float) -> Moments:
     )
 
 
-def moments_power(block: Moments, eps: float | None = None) -> Tensor:
+def _power(block: Moments, eps: float | None = None) -> Tensor:
     """:func:`feature_power` of the rows that a block of moments summarises."""
     total = safe_total(block)
     square_sum = block.gram.diagonal().sum()
@@ -203,49 +201,23 @@ def safe_total(block: Moments) -> Tensor:
 def without_noise(block: Moments, eps: float | None) -> tuple[Moments, Tensor]:
     """The block without the products of constant features, and its feature power."""
     eps = torch.finfo(block.gram.dtype).eps if eps is None else eps
-    power = moments_power(block, eps)
+    power = _power(block, eps)
     # On an accelerator, this check would stall the device.
     if block.gram.device.type == "cpu" and not bool(near_rounding(power, block.feature_mean, eps)):
         return block, power
     variance = block.gram.diagonal() / safe_total(block)
     kept = (~constant_features(variance, block.feature_mean, eps)).to(block.gram)
     block = block._replace(gram=block.gram * torch.outer(kept, kept), cross=block.cross * kept)
-    return block, moments_power(block, eps)
-
-
-def leave_one_out_residuals(
-    features: Tensor,
-    targets: Tensor,
-    penalty: float,
-    sample_weight: Tensor | None = None,
-    *,
-    fit_intercept: bool = True,
-) -> Tensor:
-    """Residual of each row under the ridge fit to all *other* rows, without refitting.
-
-    The residual is ``(yᵢ - ŷᵢ) / (1 - hᵢᵢ)``, where h is the hat matrix of the fit. The sum-form
-    penalty ``n·penalty‖W‖²`` is held fixed while a row is left out (n = ``Σ w`` of all rows).
-
-    Returns
-    -------
-    Tensor of shape (n, k)
-    """
-    block = moments(features, targets, sample_weight, center=fit_intercept)
-    weight = solve_symmetric(block.gram, penalty * block.total, block.cross)
-    centered = features - block.feature_mean
-    residual = targets - block.target_mean - centered @ weight.T
-    hat = (solve_symmetric(block.gram, penalty * block.total, centered) * centered).sum(1)
-    if fit_intercept:
-        hat = hat + 1.0 / block.total
-    if sample_weight is not None:
-        hat = hat * sample_weight
-    return residual / (1.0 - hat).unsqueeze(1)
+    return block, _power(block, eps)
 
 
 def leave_one_out_errors(
     features: Tensor, targets: Tensor, ridges: Tensor, sample_weight: Tensor | None = None
 ) -> Tensor:
-    """Sum of squared :func:`leave_one_out_residuals` for many ridges, from one decomposition.
+    """Sum of squared leave-one-out residuals for many ridges, from one decomposition.
+
+    The residual of a row under the ridge fit to all *other* rows is ``(yᵢ - ŷᵢ) / (1 - hᵢᵢ)`` with
+    the hat matrix h of the fit. The penalty is held fixed while a row is left out.
 
     Parameters
     ----------

@@ -27,7 +27,6 @@ __all__ = [
     "dual_update",
     "primal_update",
     "proximal_step",
-    "proximal_update",
 ]
 
 # Products of uncentred rows have an error of about eps · ‖φ̄‖². They are used only if the feature
@@ -215,7 +214,7 @@ def choose_solver(n_rows: int, n_features: int, n_targets: int, ridge: float) ->
     return "primal" if n_features <= n_rows else "dual"
 
 
-def proximal_update(
+def proximal_step(
     features: Tensor,
     targets: Tensor,
     weight: Tensor,
@@ -226,7 +225,8 @@ def proximal_update(
     total: float | None = None,
     fit_intercept: bool = True,
     solver: str = "auto",
-) -> tuple[Tensor, Tensor]:
+    least_power: Tensor | None = None,
+) -> ProximalStep:
     """One proximal update of weights and (unpenalised) intercept on a batch of uncentred rows.
 
     Parameters
@@ -246,45 +246,6 @@ def proximal_update(
     fit_intercept : bool, default=True
     solver : {"auto", "cholesky", "primal", "dual", "cg"}, default="auto"
         "cholesky" is the smaller of "primal" and "dual".
-
-    Returns
-    -------
-    weight : Tensor of shape (k, d)
-    bias : Tensor of shape (k,)
-    """
-    found = proximal_step(
-        features,
-        targets,
-        weight,
-        ridge=ridge,
-        decay=decay,
-        sample_weight=sample_weight,
-        total=total,
-        fit_intercept=fit_intercept,
-        solver=solver,
-    )
-    return found.weight, found.bias
-
-
-def proximal_step(
-    features: Tensor,
-    targets: Tensor,
-    weight: Tensor,
-    *,
-    ridge: float,
-    decay: float = 1.0,
-    sample_weight: Tensor | None = None,
-    total: float | None = None,
-    fit_intercept: bool = True,
-    solver: str = "auto",
-    least_power: Tensor | None = None,
-) -> ProximalStep:
-    """:func:`proximal_update` that also returns the feature power of the batch.
-
-    Parameters
-    ----------
-    features, targets, weight, ridge, decay, sample_weight, total, fit_intercept, solver
-        As for :func:`proximal_update`.
     least_power : Tensor of shape (), optional
         Lower bound of the power that multiplies ``ridge``: in a batch whose features hardly vary,
         the penalty would otherwise be close to zero.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,12 +13,15 @@ __all__ = [
     "center_rows",
     "constant_features",
     "feature_power",
+    "is_constant",
     "near_rounding",
     "weighted_means",
 ]
 
 # Deviations of fewer than this many units in the last place of the mean are rounding errors.
 ROUNDING = 10.0
+
+Columns = TypeVar("Columns", Tensor, np.ndarray[Any, Any])
 
 
 class CenteredRows(NamedTuple):
@@ -144,5 +148,28 @@ def constant_features(variance: Tensor, feature_mean: Tensor, eps: float) -> Ten
     """
     squares = feature_mean.square()
     unit = torch.maximum(squares, squares.mean(-1, keepdim=True))
-    constant: Tensor = variance <= (ROUNDING * eps) ** 2 * unit
+    return is_constant(variance.sqrt(), unit.sqrt(), eps)
+
+
+def is_constant(deviation: Columns, mean: Columns, eps: float, least: float = 0.0) -> Columns:
+    """Whether columns are constant up to rounding: ``deviation <= 10 eps |mean| + least``.
+
+    Such columns are only centred. Division by their standard deviation, which is a rounding error,
+    would turn a small change of a new value into 1e9.
+
+    Parameters
+    ----------
+    deviation, mean : Tensor or array of shape (..., d)
+        Standard deviation and mean of each column.
+    eps : float
+        Machine epsilon of the precision in which the columns are used.
+    least : float, default=0.0
+        Deviations up to this number count as zero, too: the smallest normal number of a precision
+        that is lower than that of the deviations.
+
+    Returns
+    -------
+    Tensor or array of bool of shape (..., d)
+    """
+    constant: Columns = deviation <= ROUNDING * eps * abs(mean) + least
     return constant

@@ -19,9 +19,11 @@ from sklearn.metrics import r2_score
 from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
+from ..heads.member import SETTINGS
+from ..heads.module import CFLLModule
 from .batches import Batch, unpack_batch
 from .schedules import SCHEDULES
-from .steps import UPDATE_ORDERS, CFLLModule
+from .update_orders import UPDATE_ORDERS
 
 __all__ = ["SkorchConventions"]
 
@@ -34,9 +36,7 @@ STEPS = (
     "get_loss",
     "get_train_step_accumulator",
 )
-OURS = (f"{__package__}.net", "skorch.net")
-# Settings that can be changed on an existing last layer; others create a new one.
-LAYER_SETTINGS = ("ridge", "decay", "memory", "solver", "shrinkage")
+OURS = (f"{__package__}.steps", "skorch.net")
 
 
 class SkorchConventions(RegressorMixin, skorch.NeuralNet):
@@ -115,6 +115,8 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
             kwargs["batch"] = tuple(kwargs["batch"][:2])
         if method_name == "on_epoch_end":
             self.whole_epochs_ = len(self.history)
+        if method_name == "on_grad_computed" and not self.listeners_[method_name]:
+            return  # of each batch, and nobody listens
         try:
             super().notify(method_name, **kwargs)
         except KeyboardInterrupt:
@@ -139,7 +141,7 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
             setattr(self, key, value)
             self._params_to_validate.add(key)
         names = [key.removeprefix("last_layer__") for key in params]
-        if all(name in LAYER_SETTINGS for name in names):
+        if all(name in SETTINGS for name in names):  # others need a new last layer
             for name, value in zip(names, params.values(), strict=True):
                 setattr(self.module_.last_layer, name, value)
             return

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..columns.scaling import Standardize
 from ..columns.statistics import spread_rows
+from ..heads.module import CFLLModule
 from .batches import RowsDataset
-from .steps import CFLLModule
 
 __all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "mean_squared_slopes", "slopes"]
 

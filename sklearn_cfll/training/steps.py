@@ -1,207 +1,256 @@
-"""One batch of training: the module, its loss and the solve of its last layer."""
+"""Steps: one epoch, one training step, one validation step, and the loss of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import math
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from skorch.dataset import get_len
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..heads.closed_form import ClosedFormLastLayer
-from ..heads.ensemble import EnsembleLastLayer
+from ..backbones.dropout import seed_dropout
+from ..heads.module import apply, as_tuple, match_targets, with_feature_dimension
+from ..heads.rows import NotFiniteError
+from .batches import fetches_by_own_code
+from .errors import squared_error, training_error
+from .feeding import Feeding
+from .schedules import SCHEDULES
+from .seeding import LentStream, mix_seed, own_generator
+from .torch_settings import default_modes
+from .update_orders import UPDATE_ORDERS, BackboneFirst, StepBatch
 
-__all__ = [
-    "UPDATE_ORDERS",
-    "CFLLModule",
-    "apply",
-    "as_tuple",
-    "match_targets",
-    "module_dtype",
-    "solve",
-    "solve_again",
-    "squared_error",
-    "training_error",
-    "with_feature_dimension",
-    "with_samples",
-]
+__all__ = ["Steps"]
 
 
-class CFLLModule(nn.Module):
-    """A backbone followed by a last layer; a call returns predictions.
+class Steps(Feeding):
+    """The part of CFLLNet that trains: what skorch calls for each epoch and each batch."""
 
-    A backbone of one feature may leave its dimension off, as in (n,); so do then predictions
-    of one target. Of several outputs in a tuple the first are the features, the others are
-    passed on. Attributes that the module does not have are looked up on the backbone.
-    """
+    # Attributes of CFLLNet.
+    _optimizers: list[str]
+    first_epoch_: int
+    n_epochs_: int
+    seed_: int
+    lends_: bool  # whether a step may draw from torch's global generators
+    last_batch_: StepBatch | None  # the batch whose step has changed the backbone
+    solved_first_: bool  # whether the last layer was solved on it before
 
-    # While a fitted model goes on: a few rows' own statistics are no scale to see them by.
-    holds_statistics = False
-
-    def __init__(
-        self, backbone: nn.Module, last_layer: ClosedFormLastLayer | EnsembleLastLayer
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.last_layer = last_layer
-        self.register_state_dict_post_hook(_drop_metadata)
+        """One pass over the batches, which records the mean loss over their rows."""
+        if iterator is None:
+            return
+        if training:
+            # All random numbers of an epoch depend only on (seed, epoch): a run resumed from a
+            # checkpoint gives the same result as an uninterrupted one.
+            seed = mix_seed(self.seed_, len(self.history))
+            seed_dropout(self.module_, own_generator(self.device, seed))
+            self.stream_ = LentStream(self.device, seed)
+            self.n_batches_ = len(iterator)
+            self.step_ = (len(self.history) - 1 - self.first_epoch_) * self.n_batches_
+        solve_after = self._solve_after_epoch
+        if fetches_by_own_code(iterator):
+            iterator = self.stream_.batches(iterator)
+        if self.lends_:
+            lend = self.stream_.lent()
+            step_fn, solve_after = lend(step_fn), lend(solve_after)
+        self._set_training(training)
+        if training:
+            self._listen()
+        losses: list[Any] = []
+        sizes: list[int] = []
+        if self._records_batches():
+            super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+            names = (f"{prefix}_loss", f"{prefix}_batch_size")
+            losses, sizes = map(list, zip(*self.history[-1, "batches", :, names], strict=True))
+        else:
+            for batch in iterator:
+                losses.append(step_fn(batch, **fit_params)["loss"].detach())
+                sizes.append(get_len(batch[0] if isinstance(batch, list | tuple) else batch))
+            # skorch's loggers and Checkpoint read the last batch of an epoch, so record one.
+            if not self.history[-1]["batches"]:
+                self.history.new_batch()
+            self.history.record_batch(f"{prefix}_loss", float(losses[-1]))
+            self.history.record_batch(f"{prefix}_batch_size", sizes[-1])
+            self.history.record(f"{prefix}_batch_count", len(sizes))
+        if training:
+            solve_after()
+            self.history.record("learning_rate", self._current_rate())
+            self.epoch_losses_ = {}
+        loss = float(np.average([float(value) for value in losses], weights=sizes))
+        self.epoch_losses_[f"{prefix}_loss"] = loss
 
-    def __getattr__(self, name: str) -> Any:
-        modules = self.__dict__.get("_modules", ())
-        if name in modules:  # each step looks it up a few times: faster than torch
-            return modules[name]
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Update both parts on one batch, in ``update_order``; raise if the loss is not finite."""
+        self._follow_schedule()
+        self.last_batch_ = None
+        with self.naming_divergence():
+            step: dict[str, Any] = super().train_step(batch, **fit_params)
+            order, last = UPDATE_ORDERS[self.update_order], self.last_batch_
+            if last is not None and order.update(self.module_, last, None):
+                self.last_batch_ = None
+        loss = step["loss"]
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            self._raise_diverged()
+        return step
+
+    def _step_optimizer(self, step_fn: Any) -> None:
+        if self._optimizers:
+            super()._step_optimizer(step_fn)
+        else:  # fixed features: only the last layer is fitted
+            step_fn()
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Loss and gradients of one batch; with "last_layer_first" the solve comes first."""
+        inputs, targets, sample_weight = self._unpack(batch)
+        if targets is None:
+            raise ValueError(
+                "CFLLNet needs targets to solve for its last layer, got y=None and a data set "
+                "without targets."
+            )
+        if not self.module_.training:
+            self._set_training(True)
+        order, last = UPDATE_ORDERS[self.update_order], self.last_batch_
+        evaluated = last is not None and last.given is batch  # by an optimiser such as LBFGS
+        if last is not None and not evaluated:  # a user's own `train_step` has not done it
+            order.update(self.module_, last, None)
+        inputs, kwargs = self._merged(inputs, fit_params)
+        features, *more = self.module_.outputs(inputs, **kwargs)
+        if not evaluated:  # the last layer is fixed in further evaluations
+            self.last_batch_ = last = StepBatch(batch, inputs, targets, sample_weight, kwargs)
+            self.solved_first_ = order.update(self.module_, last, features)
+        targets = self.module_.matched_targets(targets, features)
+
+        def loss(prediction: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
+            options = {} if weight is None else {"sample_weight": weight}
+            y_pred = (prediction, *more) if more else prediction
+            return self.get_loss(y_pred, wanted, X=inputs, training=True, **options)
+
+        layer = self.module_.last_layer
+        error, prediction = training_error(layer, features, targets, sample_weight, loss)
+        if error.requires_grad:
+            error.backward()
+        if layer.n_members > 1:
+            error = error / layer.n_members
+        prediction = prediction.detach()
+        return {"loss": error, "y_pred": (prediction, *more) if more else prediction}
+
+    def _follow_schedule(self) -> None:
+        if self.lr_schedule == "constant" or not self._optimizers:
+            return
+        factor = SCHEDULES[self.lr_schedule](self.step_ / (self.n_epochs_ * self.n_batches_))
+        self.step_ += 1
+        for group in self.optimizer_.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+    def _solve_after_epoch(self) -> None:
+        """Solve again after the last step of an epoch, before the net is evaluated.
+
+        With "last_layer_first", the last layer does not reflect that step; at large learning rates,
+        errors between epochs were up to three times as large and erratic (benchmarks/operators.py).
+        """
+        last, self.last_batch_ = self.last_batch_, None
+        if last is None or not self._optimizers:
+            return
+        # The moments hold the batch already; for one batch of all rows, it would cost a step more.
+        if self.solved_first_ and (self.module_.last_layer.holds_rows or self.n_batches_ == 1):
+            return
+        with self.naming_divergence():
+            BackboneFirst().update(self.module_, last, None)
+
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        inputs, targets, sample_weight = self._unpack(batch)
+        if self.module_.training:
+            self._set_training(False)
+        with torch.no_grad():
+            inputs, kwargs = self._merged(inputs, fit_params)
+            output = apply(self.module_, inputs, **kwargs)
+            first, *more = as_tuple(output)
+            prediction = with_feature_dimension(first)
+            targets = match_targets(targets, prediction, prediction.shape[-1])
+            y_pred = (prediction, *more) if more else prediction
+            options = {} if sample_weight is None else {"sample_weight": sample_weight}
+            loss = self.get_loss(y_pred, targets, X=inputs, training=False, **options)
+        if not torch.isfinite(loss):
+            self._raise_diverged()
+        return {"loss": loss, "y_pred": y_pred}
+
+    def mean_loss(self, dataset: Any) -> float:
+        """The loss on a labelled data set, computed as in the validation of an epoch."""
+        losses, sizes = [], []
+        for batch in self._batches(dataset):
+            losses.append(float(self.validation_step(batch)["loss"]))
+            sizes.append(get_len(batch[0]))
+        return float(np.average(losses, weights=sizes))
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
+        self.check_is_fitted()
+        with default_modes(), torch.set_grad_enabled(training):
+            self._set_training(training)
+            return apply(self.module_, self._inputs(batch))
+
+    def get_loss(
+        self,
+        y_pred: Any,
+        y_true: Any,
+        X: Any = None,
+        training: bool = False,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """Squared error by ``criterion``: the loss of the backbone.
+
+        Parameters
+        ----------
+        y_pred, y_true : Tensor of shape (n, ..., k)
+            Those of all members are concatenated when an ensemble is trained. ``y_pred`` is a tuple
+            that starts with the predictions if the module returns a tuple.
+        X : optional
+            The batch's inputs.
+        training : bool, default=False
+        sample_weight : Tensor of shape (n,), optional
+            Given only if the rows have weights.
+        """
+        y_pred = y_pred[0] if isinstance(y_pred, tuple) else y_pred
+        y_true = y_true if isinstance(y_true, Tensor) else self._on_device(y_true)
+        if sample_weight is None:
+            loss: Tensor = self.criterion_(y_pred, y_true)
+            return loss
+        if type(self.criterion_) is not nn.MSELoss or self.criterion_.reduction != "mean":
+            raise ValueError(
+                f"Rows with sample weights need `criterion`=torch.nn.MSELoss with "
+                f'reduction="mean", got {self.criterion_!r}. Override `get_loss`, which receives '
+                "the weights."
+            )
+        return squared_error(y_pred, y_true, sample_weight)
+
+    def _current_rate(self) -> float:
+        optimizer = getattr(self, "optimizer_", None)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            return optimizer.param_groups[0]["lr"]
+        return 0.0 if optimizer is None else math.nan  # NaN: not a torch optimiser
+
+    def check_finite(self) -> None:
+        """Raise if the last layer's weights are not finite."""
+        if not torch.isfinite(self.module_.last_layer.weight).all():
+            self._raise_diverged()
+
+    @contextlib.contextmanager
+    def naming_divergence(self) -> Iterator[None]:
+        """Report features that are not finite as divergence of the backbone."""
         try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_") or "backbone" not in modules:
+            yield
+        except NotFiniteError as error:
+            if error.argument != "features":
                 raise
-            return getattr(modules["backbone"], name)
+            self._raise_diverged()
 
-    def train(self, mode: bool = True) -> CFLLModule:
-        """Set the mode; batch normalisation stays in evaluation mode if its statistics are held."""
-        super().train(mode)
-        if mode and self.holds_statistics:
-            for part in self.backbone.modules():
-                if isinstance(part, _BatchNorm) and part.track_running_stats:
-                    part.eval()
-        return self
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output, *more = as_tuple(self.backbone(*args, **kwargs))
-        output = with_samples(output, (*args, *kwargs.values()))
-        prediction = self.last_layer(with_feature_dimension(output))
-        prediction = prediction.squeeze(-1) if output.ndim == 1 else prediction
-        return (prediction, *more) if more else prediction
-
-    def matched_targets(self, targets: Tensor, features: Tensor) -> Tensor:
-        """Targets in the shape of the last layer's predictions, whose sizes are known then."""
-        layer = self.last_layer
-        targets = match_targets(targets, features, layer.out_features)
-        if layer.in_features is None or layer.out_features is None:
-            layer.materialize_for(features, targets)
-        return targets
-
-    def features(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Tensor:
-        """The backbone's first output, always with a last dimension of features."""
-        return self.outputs(inputs, **kwargs)[0]
-
-    def outputs(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> tuple[Any, ...]:
-        """Features, and the other outputs of the backbone."""
-        features, *more = as_tuple(apply(self.backbone, inputs, **kwargs))
-        named = not isinstance(inputs, Tensor) and isinstance(inputs, Mapping)
-        features = with_samples(features, inputs.values() if named else (inputs,))
-        return (with_feature_dimension(features), *more)
-
-
-def _drop_metadata(module: nn.Module, state: dict, prefix: str, local_metadata: Any) -> None:
-    # neuraloperator's models put their constructor's arguments under this key.
-    state.pop("_metadata", None)
-
-
-def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Tensor:
-    """Call a module on one input, or on several named ones in a dict."""
-    if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping):
-        return module(**inputs, **kwargs)
-    return module(inputs, **kwargs)
-
-
-def as_tuple(output: Any) -> tuple[Any, ...]:
-    """The output of a module as a tuple: the features or predictions first."""
-    return output if isinstance(output, tuple) else (output,)
-
-
-def with_samples(output: Any, inputs: Iterable[Any]) -> Any:
-    """Restore the axis of samples of a single sample's output, which ``squeeze()`` drops."""
-    first = next((part for part in inputs if isinstance(part, Tensor)), None)
-    if first is None or len(first) != 1 or not isinstance(output, Tensor):
-        return output
-    return output if output.ndim and len(output) == 1 else output.unsqueeze(0)
-
-
-def with_feature_dimension(output: Any) -> Tensor:
-    """A backbone's output as features (n, ..., d): a single feature may have shape (n,)."""
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            "The module must return a tensor of features of shape (n, ..., d) for the last layer, "
-            f"or a tuple that starts with one; it returned {type(output).__name__}."
+    def _raise_diverged(self) -> None:
+        layer = self.module_.last_layer
+        raise FloatingPointError(
+            f"Training diverged in epoch {len(self.history)}: the loss is not finite. Lower "
+            f"`learning_rate` (now {self.lr:g}) or raise `ridge` (now {layer.ridge:g})."
         )
-    return output.unsqueeze(-1) if output.ndim == 1 else output
-
-
-def module_dtype(module: nn.Module) -> torch.dtype:
-    """Floating dtype in which a module computes; float32 if it has no floating tensors."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.is_floating_point():
-            return tensor.dtype
-    return torch.float32
-
-
-def squared_error(
-    prediction: Tensor, targets: Tensor, sample_weight: Tensor | None = None
-) -> Tensor:
-    """Mean of weight × squared error over samples and outputs; the divisor is their number."""
-    if sample_weight is None:
-        return F.mse_loss(prediction, targets)
-    squares = (prediction - targets).square().flatten(1).mean(1)
-    return (sample_weight * squares).mean()
-
-
-def match_targets(targets: Tensor, features: Tensor, n_targets: int | None) -> Tensor:
-    """Add the last dimension of a single target of shape (n, ...)."""
-    if n_targets in (1, None) and targets.shape == features.shape[:-1]:
-        return targets.unsqueeze(-1)
-    return targets
-
-
-def training_error(
-    layer: Any,
-    features: Tensor,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    loss: Callable[..., Tensor] = squared_error,
-) -> tuple[Tensor, Tensor]:
-    """Error and predictions of the layer on a batch.
-
-    The error of an ensemble is the sum over its members, so that the gradient of each member is the
-    same as if it were trained alone.
-    """
-    if layer.n_members == 1:
-        prediction = layer(features)
-        return loss(prediction, targets, sample_weight), prediction
-    predictions = layer.member_predictions(features)
-    # Members are concatenated as outputs of one sample, over which the loss averages.
-    beside = predictions.movedim(0, -1).flatten(-2)
-    wanted = targets.repeat_interleave(layer.n_members, -1)
-    return layer.n_members * loss(beside, wanted, sample_weight), predictions.mean(0)
-
-
-def solve(
-    module: CFLLModule, features: Tensor, targets: Tensor, sample_weight: Tensor | None
-) -> None:
-    """Update the last layer on a batch's features."""
-    total = _total(features, sample_weight)
-    module.last_layer.step(features.detach(), targets, sample_weight, total)
-
-
-@torch.no_grad()
-def solve_again(
-    module: CFLLModule,
-    inputs: Any,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    **kwargs: Any,
-) -> None:
-    """Update the last layer on a batch after its step has changed the backbone."""
-    features = module.features(inputs, **kwargs)
-    solve(module, features, module.matched_targets(targets, features), sample_weight)
-
-
-def _total(features: Tensor, sample_weight: Tensor | None) -> float | None:
-    # Weights average one over the whole training set. Dividing by the number of rows, not by the
-    # sum of the batch's weights, gives a batch of rows with small weights little influence.
-    return None if sample_weight is None else float(features[..., 0].numel())
-
-
-UPDATE_ORDERS = ("last_layer_first", "backbone_first")

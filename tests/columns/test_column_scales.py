@@ -12,11 +12,11 @@ from sklearn_cfll.columns.encoder import EncodedColumns
 from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.columns.scaling import RobustStandardize, Standardize
 from sklearn_cfll.heads.closed_form import ClosedFormLastLayer
+from sklearn_cfll.heads.module import CFLLModule
 from sklearn_cfll.training import column_scales as module_under_test
 from sklearn_cfll.training.batches import RowsDataset
 from sklearn_cfll.training.column_scales import column_scales, slopes
 from sklearn_cfll.training.net import CFLLNet
-from sklearn_cfll.training.steps import CFLLModule
 
 DOUBLE = torch.float64
 

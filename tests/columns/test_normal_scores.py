@@ -9,9 +9,9 @@ from sklearn.preprocessing import QuantileTransformer
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.columns.normal_scores import NormalScores, score_tables
 from sklearn_cfll.columns.rows import as_rows
+from sklearn_cfll.heads.module import CFLLModule
 from sklearn_cfll.training.batches import RowsDataset
 from sklearn_cfll.training.column_scales import slopes
-from sklearn_cfll.training.steps import CFLLModule
 
 GENERATOR = torch.Generator().manual_seed(0)
 NORMAL = torch.randn(2000, 1, generator=GENERATOR, dtype=torch.float64)

@@ -288,7 +288,8 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
     features, targets, _ = next(net.labelled_features(data))
     lefts = []
     for part, member in zip(features.chunk(2, -1), net.module_.last_layer.members, strict=True):
-        penalty = member.moments_ridge * linalg.moments_power(member.moments) * 120
+        power = member.moments.gram.diagonal().mean() / member.moments.total
+        penalty = member.moments_ridge * power * 120
         share = 1.0 if member.shrinkage is None else member.shrinkage
         predictions = []
         for i in rows:  # the penalty is held fixed while a row is left out

@@ -27,7 +27,7 @@ from sklearn_cfll.final_solve.offset import LinearOffset
 from sklearn_cfll.final_solve.refit import shrink_to_evidence
 from sklearn_cfll.heads import Head
 from sklearn_cfll.training.batches import RowsDataset
-from sklearn_cfll.training.steps import squared_error, training_error
+from sklearn_cfll.training.errors import squared_error, training_error
 
 M, D, K = 3, 5, 2
 

@@ -454,7 +454,8 @@ def test_optimiser_with_a_closure_trains(order, memory):
     assert net.score(X, y) > 0.9
 
 
-def test_optimiser_that_evaluates_again_finds_the_last_layer_held():
+@orders
+def test_optimiser_that_evaluates_again_finds_the_last_layer_held(order):
     class Thrice(torch.optim.SGD):
         def step(self, closure=None):
             losses.append([float(super(Thrice, self).step(closure)) for _ in range(3)])
@@ -462,7 +463,8 @@ def test_optimiser_that_evaluates_again_finds_the_last_layer_held():
     X, y = make_data()
     losses, nets = [], []
     for kind, lr in ((Thrice, 0.0), (torch.optim.SGD, 0.0)):
-        nets.append(make_net(optimizer=kind, lr=lr, last_layer__memory="statistics").fit(X, y))
+        options = {"last_layer__memory": "statistics", "update_order": order}
+        nets.append(make_net(optimizer=kind, lr=lr, **options).fit(X, y))
     assert all(len(set(each)) == 1 for each in losses)  # nothing moved in between
     assert_equal_nets(*nets)
 

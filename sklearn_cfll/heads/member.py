@@ -1,0 +1,108 @@
+"""Member: the weights of one network's last layer, and the moments of rows for exact fits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .. import linalg
+from ..linalg import Moments
+
+__all__ = ["FIT_BUFFERS", "SETTINGS", "Kept", "Member", "as_linear"]
+
+SETTINGS = ("ridge", "decay", "memory", "solver")  # may be changed between two updates
+MOMENT_BUFFERS = tuple(f"moments_{name}" for name in Moments._fields)
+FIT_BUFFERS = (*MOMENT_BUFFERS, "moments_ridge", "shrinkage")
+Kept = tuple[Moments | None, Tensor | None]  # moments and shrinkage
+
+
+class Member(nn.Module):
+    """What one member of a head holds: a memory and the methods of a head read and set it.
+
+    Attributes
+    ----------
+    ridge, decay : float
+    solver : str
+    fit_intercept : bool
+        Settings, see :class:`ClosedFormLastLayer`.
+    weight : Tensor of shape (k, d)
+    bias : Tensor of shape (k,), or None without intercept
+    moments_ridge : Tensor of shape (), or None
+        Ridge of the last exact solve.
+    shrinkage : Tensor of shape (k,), or None
+        Factor on the predictions of exact solves.
+    feature_power : Tensor of shape (), or None
+        State of the proximal memory.
+    """
+
+    ridge: float
+    decay: float
+    solver: str
+    fit_intercept: bool
+    weight: Tensor
+    bias: Tensor | None
+    moments_total: Tensor | None
+    moments_ridge: Tensor | None
+    shrinkage: Tensor | None
+    feature_power: Tensor | None
+
+    def assign(self, weight: Tensor, bias: Tensor) -> None:
+        """Set the weights, in the dtype of the layer."""
+        # Not in place: an autograd graph may still hold the old tensors.
+        dtype, buffers = self.weight.dtype, self._buffers
+        # nn.Module.__setattr__ would cost as much as the solve for the intercept.
+        buffers["weight"] = weight.to(dtype)
+        if self.fit_intercept:
+            buffers["bias"] = bias.to(dtype)
+
+    def remember(self, **state: Tensor | None) -> None:
+        """Set buffers, such as the state of a memory."""
+        self._buffers.update(state)
+
+    @property
+    def eps(self) -> float:
+        """Machine epsilon of the features, which are computed in the weights' dtype."""
+        return torch.finfo(torch.promote_types(self.weight.dtype, torch.float32)).eps
+
+    @property
+    def moments(self) -> Moments | None:
+        """Moments of the rows seen, or None (see :class:`linalg.Moments`)."""
+        if self.moments_total is None:
+            return None
+        return Moments(*(getattr(self, name) for name in MOMENT_BUFFERS))
+
+    def hold(self, block: Moments) -> None:
+        """Replace the moments."""
+        self.remember(**dict(zip(MOMENT_BUFFERS, block, strict=True)))
+
+    def drop(self) -> None:
+        """Discard the moments and the shrinkage; the weights are kept."""
+        self.remember(**dict.fromkeys(FIT_BUFFERS))
+
+    def solve_moments(self, ridge: float) -> None:
+        """Exact ridge fit to the rows in the moments, times the shrinkage."""
+        block = self.moments
+        assert block is not None
+        self.moments_ridge = torch.tensor(ridge, dtype=block.total.dtype)
+        weight, bias = linalg.solve_moments(block, ridge, eps=self.eps)
+        if self.shrinkage is not None:
+            factor = self.shrinkage.to(weight)
+            weight, bias = factor[:, None] * weight, factor * bias
+        self.assign(weight, bias)
+
+
+def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A :class:`torch.nn.Linear` with copies of these weights."""
+    linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear,
+        weight.shape[1],
+        weight.shape[0],
+        bias=bias is not None,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        if bias is not None:
+            linear.bias.copy_(bias)
+    return linear

@@ -1,0 +1,114 @@
+"""Memories of a last layer: what it keeps of earlier batches. ``MEMORIES`` is their table.
+
+A new memory is a class with the attributes and the method of :class:`Memory`, and one line in the
+table. It can also be passed to a last layer as an object, without a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import linalg
+from ..linalg import ProximalStep
+from .member import Member
+from .protocol import Memory
+from .rows import Rows, add_rows, check_solved
+
+__all__ = ["MEMORIES", "Proximal", "Statistics", "memory_of"]
+
+# The penalty is relative to the feature power, or to this share of its running mean if that is
+# larger: in a batch whose features hardly vary, a penalty close to zero would make the weights
+# erratic. Each batch enters the running mean with weight 0.01.
+LEAST_SHARE, NEWEST_SHARE = 1e-3, 0.01
+
+
+class Proximal:
+    """Keep the previous weights: the penalty of an update is on the distance to them.
+
+    With ``decay`` 1 this is the update of arXiv 2510.04606; 0 fits each batch from scratch.
+    """
+
+    holds_rows = False
+    state = ("feature_power",)
+
+    def update(self, members: Sequence[Member], rows: Rows) -> None:
+        first, *_ = members
+        systems: list[tuple[Tensor, Tensor, Tensor | None]]
+        if len(members) == 1 or iterates(first, rows):
+            blocks = zip(members, rows.features.unbind(), strict=True)
+            systems = [(block, member.weight, member.feature_power) for member, block in blocks]
+        else:  # members of one size are solved at once
+            powers = [m.feature_power for m in members if m.feature_power is not None]
+            weight = torch.stack([member.weight for member in members])
+            systems = [(rows.features, weight, torch.stack(powers) if powers else None)]
+        found = []
+        for features, weight, power in systems:
+            step = linalg.proximal_step(
+                features,
+                rows.targets,
+                weight.to(features.dtype),
+                ridge=first.ridge,
+                decay=first.decay,
+                sample_weight=rows.sample_weight,
+                total=rows.total,
+                fit_intercept=first.fit_intercept,
+                solver=first.solver,
+                least_power=None if power is None else LEAST_SHARE * power.to(features.dtype),
+            )
+            check_solved(features, rows.targets, rows.sample_weight, step.weight, step.bias)
+            found.append(step)
+        if len(found) < len(members):
+            found = [ProximalStep(*each) for each in zip(*found[0], strict=True)]
+        for member, step in zip(members, found, strict=True):
+            if member.moments_total is not None:
+                member.drop()  # moments of an earlier refit do not match the new weights
+            usual, power = member.feature_power, step.power
+            member.assign(step.weight, step.bias)
+            member.remember(
+                feature_power=power if usual is None else usual.lerp(power.to(usual), NEWEST_SHARE)
+            )
+
+
+class Statistics:
+    """Keep the moments of all rows seen, earlier rows with weights decayed at each update.
+
+    With ``decay`` 1 and a frozen backbone, the weights are the exact ridge fit to all rows.
+    Otherwise it is the forgetting factor of recursive least squares.
+    """
+
+    holds_rows = True
+    state = ()
+
+    def update(self, members: Sequence[Member], rows: Rows) -> None:
+        blocks = [
+            add_rows(
+                member.moments,
+                features,
+                rows.targets,
+                rows.sample_weight,
+                center=member.fit_intercept,
+                decay=member.decay,
+            )
+            for member, features in zip(members, rows.features, strict=True)
+        ]
+        for member, block in zip(members, blocks, strict=True):
+            member.hold(block)
+            member.solve_moments(member.ridge)
+
+
+MEMORIES: dict[str, Memory] = {"proximal": Proximal(), "statistics": Statistics()}
+
+
+def memory_of(memory: str | Memory) -> Memory:
+    """The memory of this name; an object is returned unchanged."""
+    return MEMORIES[memory] if isinstance(memory, str) else memory
+
+
+def iterates(member: Member, rows: Rows) -> bool:
+    """Whether members are so wide that conjugate gradients on each one are cheaper."""
+    n_rows, n_features = rows.features.shape[1:]
+    sizes = n_rows, n_features, rows.targets.shape[1], member.ridge
+    return member.solver == "auto" and linalg.choose_solver(*sizes) == "cg"

@@ -1,0 +1,44 @@
+"""The error of a batch: the loss of the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..heads import Head
+
+__all__ = ["squared_error", "training_error"]
+
+
+def squared_error(
+    prediction: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+) -> Tensor:
+    """Mean of weight × squared error over samples and outputs; the divisor is their number."""
+    if sample_weight is None:
+        return F.mse_loss(prediction, targets)
+    squares = (prediction - targets).square().flatten(1).mean(1)
+    return (sample_weight * squares).mean()
+
+
+def training_error(
+    layer: Head,
+    features: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None,
+    loss: Callable[..., Tensor] = squared_error,
+) -> tuple[Tensor, Tensor]:
+    """Error and predictions of the layer on a batch.
+
+    The error of an ensemble is the sum over its members, so that the gradient of each member is the
+    same as if it were trained alone.
+    """
+    if layer.n_members == 1:  # the general path is the same, and 50 microseconds slower
+        prediction = layer(features)
+        return loss(prediction, targets, sample_weight), prediction
+    predictions = layer.member_predictions(features)
+    # Members are concatenated as outputs of one sample, over which the loss averages.
+    beside = predictions.movedim(0, -1).flatten(-2)
+    wanted = targets.repeat_interleave(layer.n_members, -1)
+    return layer.n_members * loss(beside, wanted, sample_weight), predictions.mean(0)
