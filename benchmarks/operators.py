@@ -128,7 +128,7 @@ def measure(bench: Bench, case: str) -> None:
 
 
 def report(records: list[Record], case: str) -> None:
-    """One line a method: its test errors averaged over the seeds that were run."""
+    """One line per method: its test errors averaged over the seeds that were run."""
     setting = setting_of(case)
     found = {name: full_runs(records, setting, name) for name in METHODS}
     found = {name: runs for name, runs in found.items() if runs}

@@ -120,7 +120,7 @@ class Watch(Callback):
     """Validation curve and ridges of a run, and the state of its best epoch.
 
     With a ``highest`` ridge it goes back to the best epoch with ten times the ridge where
-    validation stalls, if training is far below it: a gap is noise, none is misfit. The optimiser's
+    validation stalls, if training is far below it: a gap means noise, no gap means misfit. The optimiser's
     state and the schedule go on.
     """
 

@@ -1,4 +1,4 @@
-"""Few rows: test error against ridge regression's, with and without the linear part.
+"""Few rows: test error relative to ridge regression's, with and without the linear part.
 
 Random subsets of tables, ridge regression on standardised columns by RidgeCV. Cells are ratios of
 the mean test MSE over seeds.

@@ -141,7 +141,7 @@ class Report:
         self.values = found.pivot_table(measures, ["set", "split"], "model", aggfunc="last")
 
     def column(self, model: str, name: str, measure: str) -> np.ndarray:
-        """One value a split, NaN where there is none."""
+        """One value per split, NaN where there is none."""
         if (measure, model) not in self.values:
             return np.full(20, np.nan)
         return self.values[measure, model].reindex([(name, i) for i in range(20)]).to_numpy()

@@ -1,7 +1,7 @@
-"""Targets far beyond all others: what the rule against them leaves, and what it costs elsewhere.
+"""Targets far beyond all others: errors with the rule that clips them, and what the rule costs.
 
 A few training targets are replaced by values up to 1e6 deviations away; test rows are clean. Below,
-honest targets with heavy tails, where a rule that draws targets in could do harm. Errors are the
+correct targets with heavy tails, where a rule that clips targets could do harm. Errors are the
 median and the mean absolute error on the test rows, over the interquartile range of y.
 ``results/wild_targets.txt`` also has fits without the rule and with another gap, a constant of the
 package.
