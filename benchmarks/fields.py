@@ -6,8 +6,8 @@ then other batch sizes and schedules, most of them at the two best; the best sev
 seed are fitted again with a second one. The measure is the mean over test samples of
 ‖prediction − y‖ / ‖y‖; settings are compared by its geometric mean over simulators.
 With ``--data`` the estimator's defaults, which follow from the search, are fitted once to
-neuraloperator's small Darcy set (DIR/darcy.npz: X, y on 16 × 16 points), which nothing was chosen on,
-beside the former defaults. (``results/fields.txt`` has Adam on all layers beside them, too.)
+neuraloperator's small Darcy set (DIR/darcy.npz: X, y on 16 × 16 points), which nothing was chosen
+on, beside the former defaults. (``results/fields.txt`` has Adam on all layers beside them, too.)
 
     python benchmarks/fields.py                      # the search, half an hour on one core
     python benchmarks/fields.py --report             # print the stored records

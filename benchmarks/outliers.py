@@ -1,8 +1,8 @@
 """Inputs with heavy tails and wrong entries, left as they are.
 
 Friedman's first function of 4,000 rows, its columns transformed by increasing functions or given
-wrong entries: the information in the columns stays the same in the upper part of the table. Below, a
-linear function of such columns, for which soft-clipping of outliers costs something.
+wrong entries: the information in the columns stays the same in the upper part of the table. Below,
+a linear function of such columns, for which soft-clipping of outliers costs something.
 
     python benchmarks/outliers.py      # all defaults; six minutes
 """

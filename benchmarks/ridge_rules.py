@@ -120,8 +120,8 @@ class Watch(Callback):
     """Validation curve and ridges of a run, and the state of its best epoch.
 
     With a ``highest`` ridge it goes back to the best epoch with ten times the ridge where
-    validation stalls, if training is far below it: a gap means noise, no gap means misfit. The optimiser's
-    state and the schedule go on.
+    validation stalls, if training is far below it: a gap means noise, no gap means misfit. The
+    optimiser's state and the schedule go on.
     """
 
     def __init__(self, task: Task, highest: float = 0.0) -> None:
