@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..heads.module import module_dtype
 from ._skorch import SkorchConventions
-from .batches import Batch, BatchIterator, RowsDataset, as_rows, as_tensor, unpack_batch
+from .batches import Batch, BatchIterator, RowsDataset, as_rows, unpack_batch
+from .tensors import as_tensor
 
 __all__ = ["Feeding"]
 
