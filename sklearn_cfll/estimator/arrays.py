@@ -15,7 +15,7 @@ import torch
 from sklearn.utils import check_array
 
 from .._compat import check_sample_weight
-from ..training.tensors import check_unmasked, native
+from ..training.batches import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
 __all__ += ["check_range", "named_columns", "outside", "to_numpy", "told_of"]

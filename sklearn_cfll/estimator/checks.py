@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 
 from ..columns.bins import bin_edges, quantiles
 from ..columns.normal_scores import score_tables
-from ..training.batches import RowsDataset, as_rows, spread_rows
-from ..training.tensors import from_numpy
+from ..training.batches import RowsDataset, as_rows, from_numpy, spread_rows
 from .arrays import (
     HELD_32,
     HELD_64,

@@ -25,11 +25,10 @@ from ..backbones.recipe import (
 from ..backbones.splitting import Backbone
 from ..final_solve.offset import LinearOffset
 from ..heads.ensemble import EnsembleLastLayer
-from ..training.batches import Rows, RowsDataset, as_rows
+from ..training.batches import Rows, RowsDataset, as_rows, from_numpy
 from ..training.net import CFLLNet
 from ..training.optimizers import optimizer_options
 from ..training.seeding import LentStream, draws_globally, own_generator
-from ..training.tensors import from_numpy
 from .checks import Checked
 from .inputs import integers_fit
 from .targets import TargetLayout, TargetScale

@@ -22,7 +22,7 @@ from ..estimator.arrays import (
 )
 from ..estimator.checks import Checked
 from ..estimator.wild_targets import warn_of_wild_targets
-from ..training.tensors import native
+from ..training.batches import native
 from .networks import is_own
 
 __all__ = [

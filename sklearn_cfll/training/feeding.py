@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..heads.module import module_dtype
 from ._skorch import SkorchConventions
-from .batches import Batch, BatchIterator, RowsDataset, as_rows, unpack_batch
-from .tensors import as_tensor
+from .batches import Batch, BatchIterator, RowsDataset, as_rows, as_tensor, unpack_batch
 
 __all__ = ["Feeding"]
 
