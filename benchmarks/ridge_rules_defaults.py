@@ -39,7 +39,7 @@ class OneByOne(EnsembleLastLayer):
     """Members that each choose a ridge of their own."""
 
     def step(self, features: Tensor, *args: Any) -> None:
-        for member, block in self._parts(features):
+        for member, block in self.parts(features):
             member.step(block, *args)
 
 
