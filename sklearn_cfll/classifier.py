@@ -20,7 +20,9 @@ from .estimator.arrays import as_targets, check_labels
 from .estimator.base import BaseCFLL
 from .estimator.checks import Parts
 from .estimator.defaults import DEFAULTS
+from .estimator.fitted import FittedModel
 from .estimator.parameters import shared_docs
+from .estimator.run import Run
 from .final_solve.probabilities import Probabilities
 from .final_solve.refit import Refit
 
@@ -70,7 +72,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
     _decision_threshold = 0.5  # halfway between a class's indicators 0 and 1
     # benchmarks/classifier_defaults.py
-    defaults = replace(DEFAULTS, epochs=100, n_bins=0, quantiles=True)
+    defaults = replace(DEFAULTS, epochs=100, n_bins=0, quantiles=True, fields_differ=False)
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseCFLL._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
@@ -233,7 +235,7 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             Rows sum to one. For multilabel targets, the probability of each label.
         """
         scores = self._outputs(X)  # first, because it checks that the model is fitted
-        found = Probabilities(*self._probabilities)(scores, exclusive=self._is_exclusive)
+        found = self._model.probabilities(scores, exclusive=self._is_exclusive)
         return np.hstack([1.0 - found, found]) if self._is_binary else found
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -251,9 +253,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             return np.log(self.predict_proba(X))
 
     # -- specific to classification --------------------------------------------------
-
-    def _on_fields(self) -> bool:
-        return False  # the defaults for fields were tuned for regression only
 
     @property
     def _is_binary(self) -> bool:
@@ -372,19 +371,17 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         """Whether each row belongs to one of at least three classes, with a score for each."""
         return not (self._is_binary or self.multilabel_)
 
-    def _finish(self, parts: Parts, solved: Refit) -> None:
+    def _calibrated(self, model: FittedModel, run: Run, parts: Parts, solved: Refit) -> FittedModel:
         """Fit the map from scores to probabilities."""
-        self._probabilities = Probabilities()
         valid = parts.valid
         if valid is None:
-            return
+            return model
         assert valid.targets is not None and solved.calibration is not None
         targets = valid.targets.double().cpu().numpy()
         scores = targets - solved.calibration.residuals.double().cpu().numpy()
         weights = None if valid.sample_weight is None else valid.sample_weight.cpu().numpy()
-        self._probabilities = Probabilities.fit(
-            scores, targets, weights, exclusive=self._is_exclusive
-        )
+        found = Probabilities.fit(scores, targets, weights, exclusive=self._is_exclusive)
+        return replace(model, probabilities=found)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

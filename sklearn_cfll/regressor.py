@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +15,16 @@ from ._compat import StrOptions, fit_context
 from .estimator.arrays import as_targets, as_values, as_weights
 from .estimator.base import BaseCFLL
 from .estimator.checks import Checked, Parts
+from .estimator.fitted import FittedModel
+from .estimator.going_on import NO_MOMENTS
 from .estimator.parameters import shared_docs
+from .estimator.plan import Plan
+from .estimator.run import Run
 from .estimator.targets import TargetScale
 from .estimator.wild_targets import disregard_wild, tame_added, tame_targets
 from .final_solve.intervals import Scores, check_coverage
-from .final_solve.noise import NoiseModel, leave_one_out
-from .final_solve.refit import Refit, predictive_variance
+from .final_solve.noise import leave_one_out
+from .final_solve.refit import Refit
 from .training.torch_settings import default_modes
 
 __all__ = ["CFLLRegressor"]
@@ -191,31 +196,16 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         """
         if not return_std:
             outputs = self._outputs(X)  # first, because it checks that the model is fitted
-            return self._plan.layout.from_rows(outputs)
+            return self._model.plan.layout.from_rows(outputs)
         check_is_fitted(self)
-        plan, layer = self._plan, self.net_.module_.last_layer
-        if not layer.holds_moments:
-            raise ValueError(f"`return_std` {self._no_moments()}")
-        if not self._n_judges:
+        model = self._model
+        if not model.head.holds_moments:
+            raise ValueError(f"`return_std` {NO_MOMENTS}")
+        if not model.n_judges:
             raise ValueError(f"`return_std` {self._no_residuals()}")
-        means, deviations = [], []
-        unit_noise = torch.as_tensor(self.noise_variance_ / plan.scale.scale**2)
-        noise = None
-        if self._noise is not None:
-            noise = NoiseModel(*(torch.as_tensor(a, device=plan.device) for a in self._noise))
-        with self._rows_to_predict(X) as dataset, torch.no_grad():
-            for features in self.net_.iterate_features(dataset):
-                means.append(layer(features).cpu())
-                variance = predictive_variance(layer, features, unit_noise, noise)
-                deviations.append(variance.sqrt().cpu())
-            if self._offset is not None:
-                means = [torch.cat(means) + self._offset(dataset.X).cpu()]
-        mean = plan.unscale(torch.cat(means).numpy())
-        scale = plan.scale.scale
-        if self._scores is not None:
-            scale = scale * Scores(*self._scores).inflation
-        std = (torch.cat(deviations).numpy() * scale).astype(mean.dtype)
-        return plan.layout.from_rows(mean), plan.layout.from_rows(std)
+        with self._rows_to_predict(X) as rows:
+            mean, std = model.deviations(rows)
+        return model.plan.layout.from_rows(mean), model.plan.layout.from_rows(std)
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Prediction intervals that contain a new observation with a given probability.
@@ -244,12 +234,13 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         """
         check_coverage(coverage)
         check_is_fitted(self)
-        if self._scores is None:
+        model = self._model
+        if model.scores is None:
             raise ValueError(f"`predict_interval` {self._no_residuals()}")
-        if not self.net_.module_.last_layer.holds_moments:
-            raise ValueError(f"`predict_interval` {self._no_moments()}")
+        if not model.head.holds_moments:
+            raise ValueError(f"`predict_interval` {NO_MOMENTS}")
         mean, std = self.predict(X, return_std=True)
-        layout, quantiles = self._plan.layout, Scores(*self._scores).quantile(coverage)
+        layout, quantiles = model.plan.layout, model.scores.quantile(coverage)
         factor = layout.from_rows(np.broadcast_to(quantiles, layout.to_rows(std).shape))
         half = (factor * std).astype(mean.dtype)
         return mean - half, mean + half
@@ -259,7 +250,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         enough = self.defaults.held_out_from
         if self.early_stopping is False or self.validation_fraction == 0:
             remedy = "call `fit` with early_stopping=True and `validation_fraction` above 0"
-        elif self._is_stream:
+        elif self._progress.is_stream:
             remedy = (
                 f"`partial_fit` holds none out. Call `fit` first, on at least {enough} rows, and "
                 "then `partial_fit`"
@@ -295,54 +286,49 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     # -- specific to regression ------------------------------------------------------
 
-    def _finish(self, parts: Parts, solved: Refit) -> None:
-        """Set the attributes that intervals and leave-one-out scores need."""
-        self._scores = None if solved.calibration is None else Scores.of(solved.calibration)
-        noise = solved.noise
-        self._noise = None if noise is None else tuple(a.cpu().numpy() for a in noise)
-        self._left_out = None
-        rows, fixed = parts.rows, self.net_.optimizer_ is None
-        if not (fixed and solved.exact) or len(self._plan.backbone.feature_shape) > 1:
-            return
-        residuals = [part for _, part, _ in leave_one_out(self.net_, rows, solved.ridge)]
+    def _calibrated(self, model: FittedModel, run: Run, parts: Parts, solved: Refit) -> FittedModel:
+        """Add what standard deviations, intervals and leave-one-out scores need."""
+        known = None if solved.calibration is None else Scores.of(solved.calibration)
+        left_out = None
+        if solved.exact and not run.trains and not run.network.on_fields:
+            left_out = self._leave_one_out(run, parts, solved)
+        return replace(model, scores=known, noise=solved.noise, left_out=left_out)
+
+    def _leave_one_out(self, run: Run, parts: Parts, solved: Refit) -> tuple[np.ndarray, float]:
+        """Residual of each row under the fit to all others, and their score."""
+        rows, plan = parts.rows, run.plan
+        residuals = [part for _, part, _ in leave_one_out(run.net, rows, solved.ridge)]
         scaled = torch.cat(residuals).cpu().numpy()
         weights = None if rows.sample_weight is None else rows.sample_weight.cpu().numpy()
         assert rows.targets is not None
         wanted = rows.targets.cpu().numpy()
         score = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
-        self._left_out = self._plan.layout.from_rows(scaled * self._plan.scale.scale), score
+        return plan.layout.from_rows(scaled * plan.scale.scale), score
 
     @property
     def loo_residuals_(self) -> np.ndarray:
         """Residual of each training row under the fit to all others, in y's shape at fit."""
-        return self._rows_left_out("loo_residuals_")[0]
+        return self._left_out("loo_residuals_")[0]
 
     @property
     def loo_score_(self) -> float:
         """Coefficient of determination of the leave-one-out predictions."""
-        return self._rows_left_out("loo_score_")[1]
+        return self._left_out("loo_score_")[1]
 
-    def _rows_left_out(self, name: str) -> Any:
-        self._fitted_layer(name)
-        if self._left_out is None:
+    def _left_out(self, name: str) -> tuple[np.ndarray, float]:
+        found = self._fitted(name).left_out
+        if found is None:
             raise AttributeError(
                 f"This {type(self).__name__} has no `{name}`: leaving a row out of the last layer "
                 "alone is exact only if the backbone was not trained on it. It requires a backbone "
                 "without parameters to train, samples without positions and "
                 "refit_last_layer=True. With a trained backbone, use cross_val_predict."
             )
-        return self._left_out
+        return found
 
-    def _noise_changed(self, before: np.ndarray, after: np.ndarray) -> None:
-        """Rescale the noise model by the change of the mean noise level."""
-        if self._noise is not None:
-            weight, *logs = self._noise
-            ratio = np.log(after / before, out=np.zeros_like(after), where=before * after > 0)
-            self._noise = (weight, *(log + ratio for log in logs))
-
-    def _takes_linear_part(self, parts: Parts) -> bool:
-        if not self._is_perceptron() or self.linear_part != "auto":
-            return bool(self.linear_part) and self._is_perceptron()
+    def _takes_linear_part(self, plan: Plan, parts: Parts) -> bool:
+        if not plan.network.is_perceptron or self.linear_part != "auto":
+            return bool(self.linear_part) and plan.network.is_perceptron
         few = len(parts.rows) < self.defaults.linear_part_below
         return few and parts.valid is not None and self.refit_last_layer
 
@@ -357,11 +343,12 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     def _tame_added(self, checked: Checked) -> Checked:
         # The scale of a stream is that of its first rows; without `normalize_y` there is none.
-        few = self._is_stream and self._n_known < FEW_ROWS
-        if few or not self._plan.parameters["normalize_y"]:
+        plan, progress = self._model.plan, self._progress
+        few = progress.is_stream and progress.n_known < FEW_ROWS
+        if few or not plan.parameters["normalize_y"]:
             return checked
-        known, reach = self._n_known, self._target_reach
-        return tame_added(checked, self._plan, known, reach, clip=not self._is_stream)
+        known, reach = progress.n_known, progress.target_reach
+        return tame_added(checked, plan, known, reach, clip=not progress.is_stream)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:

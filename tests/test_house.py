@@ -29,6 +29,8 @@ ROOMS = (
     "_compat",
     "_version",
 )
+# Rooms whose files stay below 400 lines and whose classes stay below 300.
+SIZED = ("training", "heads", "linalg")
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -80,6 +82,16 @@ def test_no_file_imports_in_a_circle():
 def test_the_first_line_says_what_lives_there(path):
     first, *_ = ast.get_docstring(ast.parse(path.read_text())).splitlines()
     assert 20 < len(first) < 100 and first.endswith(".")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_and_classes_have_a_size_to_read(path):
+    if room(name(path)) not in SIZED:
+        return
+    text = path.read_text()
+    assert text.count("\n") < 400
+    classes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    assert all(node.end_lineno - node.lineno < 300 for node in classes)
 
 
 def test_the_page_for_developers_names_files_that_are_there():

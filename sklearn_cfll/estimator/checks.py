@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from ..columns.rows import as_rows, from_numpy
 from ..columns.statistics import quantiles, spread_rows
+from ..final_solve.offset import less_offset
 from ..training.batches import RowsDataset
 from .arrays import (
     HELD_32,
@@ -94,11 +95,20 @@ class Parts(NamedTuple):
     train: RowsDataset
     valid: RowsDataset | None
 
+    def less(self, offset: Any) -> Parts:
+        """The same rows, with the residuals of the offset as targets."""
+        rows, train = less_offset(self.rows, offset), less_offset(self.train, offset)
+        return Parts(rows, train, None if self.valid is None else less_offset(self.valid, offset))
+
 
 def check_data(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool, min_samples: int
+    estimator: Any, X: Any, y: Any, sample_weight: Any, *, plan: Any, min_samples: int
 ) -> Checked:
-    """Check and encode the arguments of a fit; the estimator encodes its targets and weights."""
+    """Check and encode the arguments of a fit; the estimator encodes its targets and weights.
+
+    ``plan`` is that of an earlier fit, None for the first.
+    """
+    reset = plan is None
     lazy = isinstance(X, np.memmap)
     if isinstance(X, Dataset) and y is None:
         y = _targets_of_dataset(X)
@@ -107,8 +117,8 @@ def check_data(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
     if not reset:
-        check_sample_shape(X, estimator._plan.sample_shape)
-    given, X = X, check_inputs(estimator, X, reset=reset, min_samples=min_samples)
+        check_sample_shape(X, plan.network.sample_shape)
+    given, X = X, check_inputs(estimator, X, plan, min_samples)
     check_range(X, given, "X")
     y = as_targets(y)
     _check_lengths(X, y)
@@ -134,8 +144,9 @@ def check_data(
     return Checked(X, rows, targets, weights, mean_weight, lazy)
 
 
-def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
+def check_inputs(estimator: Any, X: Any, plan: Any, min_samples: int = 1) -> Any:
     """Validate X with scikit-learn's checks and convert it for the backbone."""
+    reset = plan is None
     if isinstance(X, Dataset):
         if len(X) < min_samples:  # type: ignore[arg-type]
             raise ValueError(
@@ -157,8 +168,8 @@ def check_inputs(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -
     lazy, X = isinstance(X, np.memmap), as_table(X, "X")
     # If the features of the backbone have positions, X is a field, and its first axis may be the
     # grid. Predictions on another grid are allowed, so the backbone itself checks the shape.
-    fields = not reset and len(estimator._plan.backbone.feature_shape) > 1
-    own = estimator.backbone is not None if reset else estimator._plan.takes_any_shape
+    fields = plan is not None and plan.network.on_fields
+    own = estimator.backbone is not None if plan is None else plan.takes_any_shape
     with named_columns(X, "X"):
         checked = validate_data(
             estimator,

@@ -140,6 +140,12 @@ class Defaults:
     )
     short_run: int = reasoned(100, "Runs with fewer steps shrink the weights by less than that.")
 
+    fields_differ: bool = reasoned(
+        True,
+        "Whether networks on fields have their own rate, schedule, epochs and batch size, which "
+        "were tuned for regression only.",
+    )
+
     # -- precision and threads ------------------------------------------------------------
 
     float64_rows: int = reasoned(

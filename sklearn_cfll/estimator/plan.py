@@ -1,56 +1,23 @@
-"""Plan: everything that the first fit determines and later calls use."""
+"""Plan: what is decided before training and holds for all later calls."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import clone
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.fno import FNOBackbone
-from ..backbones.mlp import MLPBackbone
-from ..backbones.products import product_size
-from ..backbones.recipe import (
-    build_backbone,
-    cast_module,
-    input_shape_of,
-    kept_recipe,
-    rebuild_backbone,
-    takes_generator,
-)
-from ..backbones.splitting import Backbone
-from ..columns.encoder import ColumnEncoder, Encoded, EncodedColumns
-from ..columns.rows import ChosenRows, Rows, as_rows, from_numpy
-from ..final_solve.offset import LinearOffset
-from ..heads.ensemble import EnsembleLastLayer
+from ..columns.rows import Rows, as_rows, from_numpy
 from ..training.batches import RowsDataset
-from ..training.net import CFLLNet
-from ..training.optimizers import optimizer_options
-from ..training.seeding import LentStream, draws_globally, own_generator
 from .checks import Checked
-from .inputs import integers_fit
+from .network import Network
 from .targets import TargetLayout, TargetScale
 
-__all__ = ["Plan", "fixed_parameters"]
-
-# Parameters that a continued fit cannot change: a new value of one of them raises an error.
-FIXED = (
-    "backbone",
-    "hidden_layer_sizes",
-    "activation",
-    "dropout",
-    "n_members",
-    "columns",
-    "linear_part",
-    "normalize_y",
-    "precision",
-)
+__all__ = ["Plan", "prediction_batch", "target_layout"]
 
 # Largest targets and weights whose squares and sums of products can be held.
 LARGEST_SQUARED = {torch.float32: 1e15, torch.float64: 1e140}
@@ -68,242 +35,58 @@ def prediction_batch(feature_shape: tuple[int, ...]) -> int:
     return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(feature_shape[:-1])))
 
 
-def fixed_parameters(estimator: Any, recipe: Any) -> dict[str, Any]:
-    """The :data:`FIXED` parameters of an estimator, for a later comparison.
-
-    A backbone with ``get_params`` is compared by the parameters of ``recipe``, its copy; any other
-    is compared by identity.
-    """
-    found = {name: getattr(estimator, name) for name in FIXED if hasattr(estimator, name)}
-    if hasattr(found["backbone"], "get_params"):
-        found["backbone"] = recipe
-    if isinstance(found["columns"], ColumnEncoder):
-        found["columns"] = clone(found["columns"])
-    sizes = found["hidden_layer_sizes"]
-    found["hidden_layer_sizes"] = list(sizes) if _is_sequence(sizes) else sizes
-    return found
+def target_layout(network: Network, y_shape: tuple[int, ...]) -> TargetLayout:
+    """How targets of this shape match the features of a network."""
+    backbone, recipe = network.backbone, network.recipe
+    try:
+        return TargetLayout.infer(y_shape, backbone.feature_shape, backbone.channels_first)
+    except ValueError as error:
+        if isinstance(recipe, FNOBackbone):
+            raise ValueError(
+                f"{error} Samples of X have shape {network.sample_shape}, and `channels`="
+                f"{recipe.channels!r} of FNOBackbone says which of their axes holds channels."
+            ) from error
+        raise
 
 
 @dataclass
 class Plan:
-    """Backbone, target layout and scale, device and precision of one fitted model.
+    """Network, layout and scale of the targets: from the user's arrays to rows, and back.
 
     Attributes
     ----------
-    recipe : recipe, torch.nn.Module or callable
-        Source from which the backbone is built and rebuilt. It is a copy, so later changes of the
-        estimator's parameter have no effect.
-    encoder : ColumnEncoder or None
-        Recipe of the encoding of the columns.
-    sample_shape : tuple of int, or dict of them
-        Shape of one input, or of each named input.
-    seed : int
-    device : torch.device
-    dtype : torch.dtype
-    mean_weight : float
-        Mean sample weight at fit, by which the weights of rows added later are divided.
-    parameters : dict
-        The estimator's :data:`FIXED` parameters at fit.
-    columns : EncodedColumns or None
-        The fitted encoding.
-    backbone : Backbone
-        The network behind it.
+    network : Network
     layout : TargetLayout
     scale : TargetScale
+    parameters : dict
+        The estimator's parameters that later calls cannot change, at fit.
+    mean_weight : float
+        Mean sample weight at fit, by which the weights of rows added later are divided.
     """
 
-    recipe: Any
-    encoder: ColumnEncoder | None
-    sample_shape: Any
-    seed: int
-    device: torch.device
-    dtype: torch.dtype
+    network: Network
+    layout: TargetLayout
+    scale: TargetScale
+    parameters: dict[str, Any]
     mean_weight: float = 1.0
-    parameters: dict[str, Any] = field(default_factory=dict)
-    columns: EncodedColumns | None = field(init=False, default=None)
-    backbone: Backbone = field(init=False)
-    layout: TargetLayout = field(init=False)
-    scale: TargetScale = field(init=False)
-
-    @classmethod
-    def make(
-        cls,
-        recipe: Any,
-        encoder: ColumnEncoder | None,
-        checked: Checked,
-        *,
-        n_outputs: int | None,
-        seed: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        mean_weight: float,
-    ) -> Plan:
-        """Build the network and infer the layout of the targets; the caller sets ``scale``.
-
-        Columns are encoded by all rows, those that are held out included: no target is looked at.
-        """
-        recipe = kept_recipe(recipe)
-        sample = as_rows(checked.X, device, None, lazy=True).take(slice(0, 2))
-        if len(checked.y) == 1:  # batch normalisation and the like need two rows
-            sample = _twice(sample)
-        plan = cls(recipe, encoder, input_shape_of(sample), seed, device, dtype, mean_weight)
-        y_shape = checked.y.shape
-        widths: tuple[int, ...] = ()
-        if encoder is not None and _is_table(plan.sample_shape, recipe):
-            plan.columns = plan._new_columns()
-            plan.columns.fit(*_rows_to_encode(checked))
-            widths = plan.columns.widths
-            with torch.no_grad():
-                sample = plan.columns(sample)
-        with plan._random_numbers() as generator:
-            plan.backbone = build_backbone(
-                recipe,
-                sample,
-                dtype,
-                n_outputs,
-                exact=integers_fit(checked.X, dtype),
-                generator=generator,
-                widths=widths,
-            )
-        backbone = plan.backbone
-        try:
-            plan.layout = TargetLayout.infer(
-                y_shape, backbone.feature_shape, backbone.channels_first
-            )
-        except ValueError as error:
-            if isinstance(recipe, FNOBackbone):
-                raise ValueError(
-                    f"{error} Samples of X have shape {plan.sample_shape}, and `channels`="
-                    f"{recipe.channels!r} of FNOBackbone says which of their axes holds channels."
-                ) from error
-            raise
-        return plan
-
-    @property
-    def n_members(self) -> int:
-        """Number of networks that are trained side by side, each with its own last layer."""
-        own = hasattr(self.recipe, "build") and not isinstance(self.recipe, nn.Module)
-        return int(getattr(self.recipe, "n_members", 1)) if own else 1
-
-    def rebuild(self, arrays: dict[str, Tensor]) -> None:
-        """Rebuild the modules that were not kept with the plan, for a state of these tensors."""
-        widths: tuple[int, ...] = ()
-        sample = self._blank
-        if self.encoder is not None:
-            self.columns = self._new_columns()
-            self.columns.load_state_dict(arrays)
-            widths, sample = self.columns.widths, self.columns(sample)
-        with self._random_numbers() as generator:
-            self.backbone = rebuild_backbone(
-                self.recipe, sample, self.dtype, self.backbone, generator=generator, widths=widths
-            )
-
-    def _new_columns(self) -> EncodedColumns:
-        """An encoding of the columns that is not fitted yet."""
-        assert self.encoder is not None
-        return cast_module(self.encoder.build(), self.device, self.dtype)
-
-    @property
-    def module(self) -> nn.Module:
-        """From inputs to features: the encoding of the columns, if any, and the network."""
-        network = self.backbone.module
-        return network if self.columns is None else Encoded(self.columns, network)
-
-    def make_net(
-        self,
-        optimizer: type[torch.optim.Optimizer],
-        *,
-        n_members: int,
-        memory: str,
-        compile: bool,
-    ) -> CFLLNet:
-        """An untrained net around the backbone."""
-        module = self.module
-        options = optimizer_options(optimizer, module)
-        kind: dict[str, Any] = {}
-        if n_members > 1:
-            kind = {"last_layer": EnsembleLastLayer, "last_layer__n_members": n_members}
-        net = CFLLNet(
-            module,
-            optimizer=optimizer,
-            **{f"optimizer__{name}": value for name, value in options.items()},
-            **kind,
-            last_layer__in_features=self.backbone.feature_shape[-1],
-            last_layer__out_features=self.layout.n_targets,
-            last_layer__memory=memory,
-            last_layer__dtype=self.dtype,
-            device=str(self.device),
-            compile=compile,
-            random_state=self.seed,
-            iterator_valid__batch_size=prediction_batch(self.backbone.feature_shape),
-            verbose=0,
-        )
-        net.initialize()
-        return net
-
-    def make_offset(self) -> LinearOffset:
-        """An offset that is not fitted yet."""
-        offset = LinearOffset(self.sample_shape[0], self.layout.n_targets, self.dtype)
-        return offset.to(self.device)
-
-    @property
-    def is_perceptron(self) -> bool:
-        """Whether the defaults tuned for perceptrons apply."""
-        return isinstance(self.recipe, MLPBackbone)
 
     @property
     def takes_any_shape(self) -> bool:
-        """Whether the backbone is user-defined, so that samples may have any shape."""
+        """Whether the network is user-defined, so that samples may have any shape."""
         return self.parameters["backbone"] is not None
-
-    def check_unchanged(self, estimator: Any) -> None:
-        """Raise if a parameter that is fixed after a fit has changed."""
-        for name, fitted in self.parameters.items():
-            value = getattr(estimator, name)
-            if not _same(value, fitted):
-                raise ValueError(
-                    f"`{name}` has changed since the model was fitted, from {fitted!r:.200} to "
-                    f"{value!r:.200}, and training cannot continue with the new value. Set it "
-                    "back, or start again: `fit` with warm_start=False."
-                )
-
-    @property
-    def _blank(self) -> Any:
-        """Two rows of zeros, for each input if there are several."""
-        dtypes, shape = self.backbone.input_dtype, self.sample_shape
-
-        def zeros(shape: Any, dtype: torch.dtype) -> Tensor:
-            return torch.zeros((), device=self.device, dtype=dtype).expand(2, *shape)
-
-        if isinstance(dtypes, dict):
-            return {name: zeros(shape[name], dtype) for name, dtype in dtypes.items()}
-        return zeros(shape, dtypes)
-
-    @functools.cached_property
-    def product_size(self) -> float:
-        """Multiply-adds of all products per row, from which the number of threads follows."""
-        with self._random_numbers():
-            return product_size(self.module, self._blank)
-
-    def _random_numbers(self) -> contextlib.AbstractContextManager[torch.Generator | None]:
-        """Generator of the initial weights; torch's global generators only if necessary."""
-        recipe = self.recipe
-        fixed = isinstance(recipe, nn.Module) and not draws_globally(recipe)
-        if fixed or takes_generator(recipe):
-            return contextlib.nullcontext(own_generator("cpu", self.seed))
-        return LentStream(self.device, self.seed).lent()
 
     def rows(self, X: Any, lazy: bool) -> Rows:
         """Inputs as rows, in full precision for an encoding, which casts after standardising."""
-        dtype = self.backbone.input_dtype
-        if self.columns is not None:
-            narrow = getattr(X, "dtype", None) in NARROW or self.device.type == "mps"
-            dtype = self.dtype if narrow else torch.float64
-        return as_rows(X, self.device, dtype, lazy)
+        network = self.network
+        dtype: Any = network.backbone.input_dtype
+        if network.columns is not None:
+            narrow = getattr(X, "dtype", None) in NARROW or network.device.type == "mps"
+            dtype = network.dtype if narrow else torch.float64
+        return as_rows(X, network.device, dtype, lazy)
 
     def check_targets(self, checked: Checked) -> None:
         """Raise if targets have another layout than at fit."""
-        self.layout.check(checked.y.shape, len(self.backbone.feature_shape) - 1)
+        self.layout.check(checked.y.shape, len(self.network.feature_shape) - 1)
 
     def dataset(self, checked: Checked, *, as_added: bool = False) -> RowsDataset:
         """Checked rows on the device, with targets on the scale of training.
@@ -322,12 +105,12 @@ class Plan:
         weights, relative = checked.sample_weight, checked.mean_weight / self.mean_weight
         if as_added and relative != 1.0:
             weights = relative * (np.ones(len(rows)) if weights is None else weights)
-        if weights is not None and weights.max() > LARGEST_SQUARED[self.dtype]:
+        if weights is not None and weights.max() > LARGEST_SQUARED[self.network.dtype]:
             raise ValueError(
                 f"`sample_weight` goes up to {weights.max() / relative * checked.mean_weight:g}, "
                 f"{weights.max():g} times the mean weight at fit, too large for "
-                f"{str(self.dtype).removeprefix('torch.')}. Weights are numbers of repetitions on "
-                "the scale of those at fit. Rescale them."
+                f"{str(self.network.dtype).removeprefix('torch.')}. Weights are numbers of "
+                "repetitions on the scale of those at fit. Rescale them."
             )
         data.sample_weight = None if weights is None else self.tensor(weights)
         return data
@@ -336,18 +119,18 @@ class Plan:
         """Raise if a target is too far from those of the fit to be squared."""
         size = np.abs(scaled).reshape(len(scaled), -1).max(axis=1)
         row = int(size.argmax())
-        if not size[row] <= LARGEST_SQUARED[self.dtype]:
+        if not size[row] <= LARGEST_SQUARED[self.network.dtype]:
             value = checked.y[row].ravel()[np.abs(checked.y[row].ravel()).argmax()]
             position = row if checked.rows is None else checked.rows[row]
             raise ValueError(
                 f"y[{position}] = {value:g} lies {size[row]:.2g} standard deviations from the "
                 "targets that the model was fitted to, too far for "
-                f"{str(self.dtype).removeprefix('torch.')}. Check its units. If they are the same, "
-                "`fit` again on old and new rows together, or on a transformed y."
+                f"{str(self.network.dtype).removeprefix('torch.')}. Check its units. If they are "
+                "the same, `fit` again on old and new rows together, or on a transformed y."
             )
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        return from_numpy(np.ascontiguousarray(array)).to(self.device, self.dtype)
+        return from_numpy(np.ascontiguousarray(array)).to(self.network.device, self.network.dtype)
 
     def unscale(self, rows: np.ndarray) -> np.ndarray:
         """Outputs (n, positions..., k) of the net in y's units."""
@@ -356,57 +139,3 @@ class Plan:
     def unscale_variance(self, variance: Tensor) -> np.ndarray:
         """Variances (k,) of the net's outputs in y's units."""
         return np.asarray(variance.double().cpu().numpy() * self.scale.scale**2)
-
-
-def _is_table(sample_shape: Any, recipe: Any) -> bool:
-    """Whether samples are rows of columns; raise if not, unless the recipe does."""
-    table = not isinstance(sample_shape, dict) and len(sample_shape) == 1
-    if not table and not isinstance(recipe, MLPBackbone):
-        raise ValueError(
-            f"`columns` encodes tables, but samples of X have shape {sample_shape}. Omit it, or "
-            "pass X of shape (n_samples, n_features)."
-        )
-    return table
-
-
-def _rows_to_encode(checked: Checked) -> tuple[Rows, Tensor | None]:
-    """Rows of a table and their weights, on the CPU, read only when they are needed."""
-    rows: Rows = as_rows(checked.X, "cpu", torch.float64, lazy=True)
-    if checked.rows is not None:
-        rows = ChosenRows(rows, torch.as_tensor(checked.rows))
-    weights = checked.sample_weight
-    return rows, None if weights is None else from_numpy(weights)
-
-
-def _twice(sample: Any) -> Any:
-    """Repeat a single row."""
-    if isinstance(sample, dict):
-        return {name: _twice(part) for name, part in sample.items()}
-    return sample.repeat(2, *[1] * (sample.ndim - 1))
-
-
-def _same(value: Any, other: Any) -> bool:
-    """Whether two values of a parameter mean the same."""
-    if value is other:
-        return True
-    if hasattr(value, "get_params"):
-        same_type = type(value) is type(other)
-        return same_type and _same(value.get_params(deep=False), other.get_params(deep=False))
-    if isinstance(value, dict):
-        same_keys = isinstance(other, dict) and value.keys() == other.keys()
-        return same_keys and all(_same(value[key], other[key]) for key in value)
-    if _is_sequence(value) and _is_sequence(other):  # a list may equal an array
-        pairs = zip(value, other, strict=False)
-        return len(value) == len(other) and all(_same(*pair) for pair in pairs)
-    if _is_sequence(value) or _is_sequence(other):
-        return False
-    try:
-        return bool(value == other)
-    except Exception:  # some objects cannot be compared
-        return False
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, list | tuple | range) or (
-        hasattr(value, "__array__") and np.ndim(value) > 0
-    )

@@ -1,8 +1,8 @@
-"""An estimator's state as arrays plus the recipe that rebuilds its modules.
+"""An estimator's state as arrays and plain data, for copies, pickles and files.
 
-Pickle, joblib, copies and :meth:`save` use it. It holds no live module, optimiser or device tensor,
-so a model that was fitted on a GPU can be loaded on a CPU. It holds everything that was determined
-at fit, so later changes of the estimator's parameters have no effect.
+It holds no live module, optimiser or device tensor, so a model that was fitted on a GPU can be
+loaded on a CPU. It holds everything that was determined at fit, so later changes of the estimator's
+parameters have no effect.
 """
 
 from __future__ import annotations
@@ -10,43 +10,31 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
-from skorch.history import History
-from torch import Tensor, nn
 
 from .. import persistence
-from .._version import __version__
-from ..backbones.splitting import Backbone
-from ..heads.member import SETTINGS
-from ..training.optimizers import OPTIMIZERS, optimizer_class
 from ..training.torch_settings import default_modes, resolve_device
-from .plan import Plan
-from .state_checks import (
-    INPUT_DTYPES,
-    check_attributes,
-    check_learnt,
-    check_optimizer,
-    check_packed,
-    check_sizes,
-    part_of,
-    try_out,
-)
-from .targets import TargetLayout, TargetScale
+from .file_checks import check_attributes
+from .packing import available_device, check_version
 
 __all__ = ["StateMixin"]
 
 
 class StateMixin:
-    """Mixin for copying, pickling, saving and loading a fitted estimator."""
+    """Mixin for copying, pickling, saving and loading a fitted estimator.
+
+    An estimator defines what it packs (``_pack``, ``_unpack``), where its packed state holds code
+    (``_code_in``), and the checks of a file (``_check_file``, ``_check_loaded``).
+    """
 
     random_state: Any
+    _code_parameters: ClassVar[tuple[str, ...]]  # parameters that may be code
 
-    def save(self, path: Any) -> None:
+    def save(self: Any, path: Any) -> None:
         """Save the fitted estimator to one file that can be loaded without running code.
 
         An existing file is replaced only once the new one is complete and on the disk. If the
@@ -60,8 +48,8 @@ class StateMixin:
         Warns
         -----
         UserWarning
-            If something is not in the file: a ``backbone`` or ``optimizer`` that is code must be
-            passed again to :meth:`load`; callbacks and metadata requests must be set again. A
+            If something is not in the file: a network or optimiser that is code must be passed
+            again to :meth:`load`; callbacks and metadata requests must be set again. A
             ``random_state`` that is a generator is saved as the seed that was drawn from it.
 
         Raises
@@ -71,19 +59,14 @@ class StateMixin:
         """
         check_is_fitted(self)
         state = self.__getstate__()
-        packed = state["_packed"]
-        plan, settled = packed["plan"], packed["plan"]["parameters"]
-        plan["recipe"] = code_out(plan["recipe"], "backbone", needed=True)
-        packed["optimizer_class"] = code_out(packed["optimizer_class"], "optimizer", needed=True)
-        settled["backbone"] = code_out(settled["backbone"], "backbone")
-        for name in ("backbone", "optimizer"):
+        for holder, key, parameter in self._code_in(state["_packed"]):
+            holder[key] = code_out(holder[key], parameter, needed=True)
+        for name in self._code_parameters:
             state[name] = code_out(state[name], name)
-        write(self, state, plan["seed"], path)
+        write(self, state, path)
 
     @classmethod
-    def load(
-        cls, path: Any, *, backbone: Any = None, optimizer: Any = None, device: str = "cpu"
-    ) -> Any:
+    def load(cls: Any, path: Any, *, device: str = "cpu", **code: Any) -> Any:
         """Load an estimator that was saved with :meth:`save`.
 
         No code named in the file is run, and nothing is compiled: a backbone that was
@@ -92,13 +75,12 @@ class StateMixin:
         Parameters
         ----------
         path : str or path-like
-        backbone : optional
-            The ``backbone`` at fit, if it was code: a module or a callable.
-            Recipes of this package are in the file.
-        optimizer : class, optional
-            The ``optimizer`` at fit, if it was a class other than those that have a name.
         device : str, default="cpu"
             Device of the loaded estimator, whatever the device at fit.
+        **code
+            Parameters that were code at fit, such as ``backbone=`` for a module or a callable, or
+            ``optimizer=`` for a class that has no name. :meth:`save` warns about them. Recipes of
+            this package are in the file.
 
         Returns
         -------
@@ -108,48 +90,78 @@ class StateMixin:
         ------
         ModelFileError
             If the file was not written by :meth:`save`, was changed since, or holds another class
-            of estimator, or if a required ``backbone`` or ``optimizer`` is not passed.
+            of estimator, or if a required parameter is not passed.
         """
+        for name in code:
+            if name not in cls._code_parameters:
+                raise TypeError(
+                    f"{cls.__name__}.load() got an unexpected keyword argument {name!r}. It takes "
+                    f"`device` and parameters that are code: {', '.join(cls._code_parameters)}."
+                )
         where = str(resolve_device(device))
-        state = persistence.load(cls.__name__, path, {"backbone": backbone, "optimizer": optimizer})
+        state = persistence.load(cls.__name__, path, dict.fromkeys(cls._code_parameters) | code)
         with persistence.naming(path):
             check_attributes(cls, state)
-            packed = state["_packed"]
-            check_packed(packed)
-            check_sizes(packed, state)
-            check_learnt(cls, state, packed)
-            packed["compile"] = False
-            if state["optimizer"] is None:  # set after fit, to code that was not passed again
-                state["optimizer"] = packed["optimizer_class"]
+            cls._check_file(state)
+            packed = state["_packed"] = {**state["_packed"], "device": where}
             names = state.pop("feature_names_in_", None)
             estimator: Any = cls.__new__(cls)
-            with naming_backbone(backbone):
-                estimator.__setstate__({**state, "callbacks": None, "device_": where})
-            check_optimizer(estimator.net_.optimizer_)
-            try_out(estimator)
+            with naming_backbone(code):
+                estimator.__setstate__(state)
+            estimator._check_loaded(packed)
             if names is not None:
                 estimator.feature_names_in_ = names
         return estimator
 
-    def __getstate__(self) -> dict[str, Any]:
-        state: Any = super().__getstate__()
-        return to_arrays(state)
+    def __getstate__(self: Any) -> dict[str, Any]:
+        parent: Any = super()
+        state = dict(parent.__getstate__())
+        return self._pack(state) if self.__sklearn_is_fitted__() else state
 
     @default_modes()
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        from_arrays(self, state)
+    def __setstate__(self: Any, state: dict[str, Any]) -> None:
+        state = dict(state)
+        packed = state.pop("_packed", None)
+        if packed is not None:
+            check_version(packed)
+            state |= self._unpack(packed, available_device(packed["device"]))
+        vars(self).update(state)
+
+    # -- hooks ------------------------------------------------------------------------
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state with ``_packed`` (arrays and plain data) in place of fitted objects."""
+        raise NotImplementedError
+
+    @classmethod
+    def _unpack(cls, packed: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """The fitted objects, on a device."""
+        raise NotImplementedError
+
+    @classmethod
+    def _code_in(cls, packed: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+        """Places where a packed state may hold code: a dict, its key, and the parameter."""
+        raise NotImplementedError
+
+    @classmethod
+    def _check_file(cls, state: dict[str, Any]) -> None:
+        """Check a state from a file before anything is built from it."""
+
+    def _check_loaded(self, packed: dict[str, Any]) -> None:
+        """Check what was built from a file."""
 
 
 @contextlib.contextmanager
-def naming_backbone(backbone: Any) -> Iterator[None]:
-    """Explain in errors that the backbone passed to `load` differs from the one at fit."""
+def naming_backbone(code: dict[str, Any]) -> Iterator[None]:
+    """Explain in errors that a network passed to `load` differs from the one at fit."""
     try:
         yield
     except Exception as error:
-        if backbone is None:
+        given = [name for name, value in code.items() if value is not None and "backbone" in name]
+        if not given:
             raise
         raise persistence.ModelFileError(
-            f"the given `backbone` differs from the one at fit: {str(error).rstrip('.')}. "
+            f"the given `{given[0]}` differs from the one at fit: {str(error).rstrip('.')}. "
             "Pass the same module, with the same sizes, or the same callable."
         ) from error
 
@@ -166,7 +178,7 @@ def code_out(value: Any, parameter: str, *, needed: bool = False) -> Any:
     return persistence.Code(description, parameter, needed)
 
 
-def write(estimator: Any, state: dict[str, Any], seed: int, path: Any) -> None:
+def write(estimator: Any, state: dict[str, Any], path: Any) -> None:
     """Write a state to a file, and warn about what is not in it."""
     dropped = []
     for name, again in (
@@ -177,7 +189,7 @@ def write(estimator: Any, state: dict[str, Any], seed: int, path: Any) -> None:
         if state.pop(name, None):
             dropped.append(again)
     if isinstance(estimator.random_state, np.random.RandomState):
-        state["random_state"] = seed
+        state["random_state"] = state["_packed"]["seed"]
     persistence.save(type(estimator).__name__, state, path)
     absent = {part.parameter: part.kind for part in _codes(state)}
     if not absent and not dropped:
@@ -196,135 +208,3 @@ def _codes(value: Any) -> list[persistence.Code]:
         return [value]
     parts = value.values() if isinstance(value, dict) else ()
     return [code for part in parts for code in _codes(part)]
-
-
-def to_arrays(state: dict[str, Any]) -> dict[str, Any]:
-    """An estimator's ``__dict__`` with the net and the backbone as plain data."""
-    state = dict(state)
-    net = state.pop("net_", None)
-    if net is None:
-        return state
-    plan, offset = state.pop("_plan"), state.pop("_offset")
-    backbone, layer = plan.backbone, net.module_.last_layer
-    optimizer = None if net.optimizer_ is None else net.optimizer_.state_dict()
-    if optimizer is not None and not optimizer["state"]:
-        optimizer = None  # no step yet, so nothing to keep
-    names = {optimizer: name for name, optimizer in OPTIMIZERS.items()}
-    state["_packed"] = {
-        "format": persistence.FORMAT,
-        "version": __version__,
-        "module": map_tensors(net.module_.state_dict()),
-        "offset": None if offset is None else map_tensors(offset.state_dict()),
-        "last_layer": {name: getattr(layer, name) for name in ("n_members", *SETTINGS)},
-        "optimizer": map_tensors(optimizer),
-        "optimizer_class": names.get(net.optimizer, net.optimizer),
-        "compile": bool(net.compile),
-        "history": [dict(row, batches=[]) for row in net.history],
-        "plan": {
-            **{each.name: getattr(plan, each.name) for each in fields(plan) if each.init},
-            "parameters": dict(plan.parameters),
-            "dtype": dtype_name(plan.dtype),
-            "device": None,
-        },
-        "backbone": (backbone.feature_shape, backbone.channels_first, backbone.removed),
-        "input_dtype": map_values(dtype_name, backbone.input_dtype),
-        "layout": tuple(plan.layout),
-        "scale": tuple(plan.scale),
-    }
-    state["device_"] = str(state["device_"])
-    return state
-
-
-def from_arrays(estimator: Any, state: dict[str, Any]) -> None:
-    """Set an estimator's ``__dict__`` from :func:`to_arrays`, rebuilding its net."""
-    state = dict(state)
-    packed = state.pop("_packed", None)
-    if packed is None:
-        vars(estimator).update(state)
-        return
-    check_version(packed)
-    state["device_"] = available_device(state["device_"])
-    dtype = getattr(torch, packed["plan"]["dtype"])
-    plan = Plan(**{**packed["plan"], "device": state["device_"], "dtype": dtype})
-    if not isinstance(plan.sample_shape, dict):
-        plan.sample_shape = tuple(plan.sample_shape)
-    feature_shape, channels_first, removed = packed["backbone"]
-    input_dtype = map_values(INPUT_DTYPES.__getitem__, packed["input_dtype"])
-    plan.backbone = Backbone(
-        nn.Identity(), tuple(feature_shape), channels_first, removed, input_dtype
-    )
-    own_shape, channels_first = packed["layout"]
-    plan.layout = TargetLayout(tuple(own_shape), channels_first)
-    plan.scale = TargetScale(*packed["scale"])
-    plan.rebuild(map_arrays(part_of(packed["module"], "backbone.columns.")))
-    settings = dict(packed["last_layer"])
-    net = plan.make_net(
-        optimizer_class(packed["optimizer_class"]),
-        n_members=settings.pop("n_members"),
-        memory=settings["memory"],
-        compile=packed["compile"],
-    )
-    net.module_.load_state_dict(map_arrays(packed["module"]))
-    offset = None
-    if packed["offset"] is not None:
-        offset = plan.make_offset()
-        offset.load_state_dict(map_arrays(packed["offset"]))
-    for name, value in settings.items():
-        setattr(net.module_.last_layer, name, value)
-    net.history_ = History(packed["history"])
-    if packed["optimizer"] is not None and net.optimizer_ is not None:
-        net.optimizer_.load_state_dict(map_arrays(packed["optimizer"]))
-    vars(estimator).update(state, _plan=plan, _offset=offset, net_=net)
-
-
-def check_version(packed: dict[str, Any]) -> None:
-    """Raise if a pickle has the format of another version."""
-    if packed.get("format") != persistence.FORMAT:
-        raise ValueError(
-            f"The estimator was pickled by sklearn_cfll {packed.get('version')} in format "
-            f"{packed.get('format')}, but this version reads format {persistence.FORMAT}. Load it "
-            "with that version, or fit again."
-        )
-
-
-def available_device(name: str) -> torch.device:
-    """The device of this name, or the CPU if this machine does not have it."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        return torch.device("cpu")
-    return torch.device(name)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Name of a dtype in the module torch."""
-    return str(dtype).removeprefix("torch.")
-
-
-def map_values(function: Any, value: Any) -> Any:
-    """Apply a function to a value, or to each value of a dict."""
-    if isinstance(value, dict):
-        return {key: function(part) for key, part in value.items()}
-    return function(value)
-
-
-def map_tensors(value: Any) -> Any:
-    """Convert tensors to NumPy arrays in nested dicts, lists and tuples."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().numpy().copy()
-    if isinstance(value, dict):
-        return {key: map_tensors(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(part) for part in value)
-    return value
-
-
-def map_arrays(value: Any) -> Any:
-    """Inverse of :func:`map_tensors`."""
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    if isinstance(value, dict):
-        return {key: map_arrays(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map_arrays(part) for part in value)
-    return value

@@ -1,101 +1,45 @@
-"""Checks on a state from a file, before anything is built from it.
-
-A digest shows that a file is unchanged, not who wrote it. These checks prevent a hand-made file
-from shadowing methods, from requesting more memory than it holds, and from causing uninformative
-errors.
-"""
+"""Checks on the state of a regressor or classifier from a file, before anything is built."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..backbones.mlp import MLPBackbone
-from ..backbones.recipe import cast_module, takes_generator
+from ..backbones.recipe import cast_module
 from ..columns.encoder import ColumnEncoder
 from ..heads.closed_form import SOLVERS
 from ..heads.memory import MEMORIES
 from ..linalg import RIDGES, Moments
 from ..persistence import ModelFileError, recipe_name
 from ..training.optimizers import OPTIMIZERS
-from ..training.seeding import own_generator
-from .plan import FIXED
+from .file_checks import (
+    Fields,
+    check_fields,
+    check_layers,
+    is_amount,
+    is_arrays,
+    is_count,
+    is_floats,
+    is_history,
+    is_list_of_dicts,
+    is_number,
+    is_optional,
+    is_sample_shape,
+    is_shape,
+    without_memory,
+)
+from .fitted import INPUT_DTYPES
+from .network import members_of
+from .packing import part_of
+from .unchanged import FIXED
 
-__all__ = ["INPUT_DTYPES", "check_attributes", "check_fields", "check_layers", "check_learnt"]
-__all__ += ["check_optimizer", "check_packed"]
-__all__ += ["Fields", "check_sizes", "is_arrays", "is_count", "is_history", "is_number"]
-__all__ += ["is_shape", "try_out", "without_memory"]
-
-INPUT_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "bool")}
-MOST_INPUTS = 2**28  # numbers in one sample
-Fields = dict[str, Callable[[Any], bool]]
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
-
-
-def is_amount(value: Any) -> bool:
-    return is_number(value) and value >= 0
-
-
-def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def is_shape(value: Any) -> bool:
-    """Whether a value is a tuple of sizes with at most ``MOST_INPUTS`` numbers."""
-    return (
-        isinstance(value, tuple | list)
-        and all(is_count(size) for size in value)
-        and math.prod(max(1, size) for size in value) <= MOST_INPUTS
-    )
-
-
-def is_sample_shape(value: Any) -> bool:
-    """Whether a value is the shape of a sample, or of each named input."""
-    if isinstance(value, dict):
-        return bool(value) and all(
-            isinstance(name, str) and is_shape(part) for name, part in value.items()
-        )
-    return is_shape(value) and len(value) > 0
-
-
-def is_arrays(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biufc"
-        for name, array in value.items()
-    )
-
-
-def is_floats(value: Any, *shape: int | None) -> bool:
-    """Whether a value is an array of floats of this shape; None allows any size."""
-    return (
-        isinstance(value, np.ndarray)
-        and value.dtype in (np.float32, np.float64)
-        and value.ndim == len(shape)
-        and all(wanted in (None, size) for wanted, size in zip(shape, value.shape, strict=True))
-    )
-
-
-def is_list_of_dicts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
-
-
-def is_history(value: Any) -> bool:
-    """Whether losses are numbers; the validation loss may be None if no rows were held out."""
-    return is_list_of_dicts(value) and all(
-        is_number(row[name]) or (row[name] is None and name != "train_loss")
-        for row in value
-        for name in {"train_loss", "valid_loss"} & set(row)
-    )
+__all__ = ["check_optimizer", "check_packed", "try_out"]
 
 
 def is_optimizer_state(value: Any) -> bool:
@@ -110,46 +54,26 @@ def is_optimizer_state(value: Any) -> bool:
     )
 
 
-PACKED: Fields = {
-    "module": is_arrays,
-    "offset": lambda v: v is None or is_arrays(v),
-    "last_layer": lambda v: isinstance(v, dict),
+TRAINING: Fields = {
     "optimizer": is_optimizer_state,
     "optimizer_class": lambda v: isinstance(v, type) or (isinstance(v, str) and v in OPTIMIZERS),
     "compile": lambda v: isinstance(v, bool),
     "history": lambda v: is_history(v) and all(row.get("valid_loss", 0.0) is not None for row in v),
-    "plan": lambda v: isinstance(v, dict),
-    "backbone": lambda v: (
-        isinstance(v, tuple)
-        and len(v) == 3
-        and is_shape(v[0])
-        and len(v[0]) > 0
-        and isinstance(v[1], bool)
-        and isinstance(v[2], str | None)
-    ),
-    "input_dtype": lambda v: all(
-        part in INPUT_DTYPES for part in (v.values() if isinstance(v, dict) else [v])
-    ),
-    "layout": lambda v: (
-        isinstance(v, tuple) and len(v) == 2 and is_shape(v[0]) and isinstance(v[1], bool)
-    ),
-    "scale": lambda v: (
-        isinstance(v, tuple)
-        and len(v) == 2
-        and all(isinstance(part, np.ndarray) and part.dtype == np.float64 for part in v)
-    ),
 }
-PLAN: Fields = {
+NETWORK: Fields = {
     "recipe": lambda v: v is not None,
     "encoder": lambda v: v is None or isinstance(v, ColumnEncoder),
     "sample_shape": is_sample_shape,
     "seed": lambda v: is_count(v) and v < 2**63,
     "dtype": lambda v: v in ("float32", "float64"),
-    "mean_weight": lambda v: is_number(v) and v > 0,
-    "parameters": lambda v: isinstance(v, dict) and "backbone" in v and set(v) <= set(FIXED),
+    "feature_shape": lambda v: is_shape(v) and len(v) > 0,
+    "channels_first": lambda v: isinstance(v, bool),
+    "removed": lambda v: isinstance(v, str | None),
+    "input_dtype": lambda v: all(
+        part in INPUT_DTYPES for part in (v.values() if isinstance(v, dict) else [v])
+    ),
 }
-LAST_LAYER: Fields = {
-    "n_members": lambda v: is_count(v) and v > 0,
+HEAD: Fields = {
     "ridge": lambda v: is_number(v) and v >= 0,
     "decay": lambda v: is_number(v) and 0 <= v <= 1,
     "memory": lambda v: v in tuple(MEMORIES),
@@ -157,88 +81,162 @@ LAST_LAYER: Fields = {
 }
 
 
-def check_fields(values: dict[str, Any], fields: Fields, where: str) -> None:
-    """Raise if a field is missing or invalid."""
-    for name, fits in fields.items():
-        if name not in values:
-            raise ModelFileError(f"{where}: `{name}` is missing.")
-        if not fits(values[name]):
-            raise ModelFileError(f"{where}: `{name}` cannot be {values[name]!r:.80}.")
+def check_packed(cls: Any, state: dict[str, Any]) -> None:
+    """Check that all parts of a state have the structure and the sizes that fit together."""
+    packed = state["_packed"]
+    for name in ("model", "training", "progress"):
+        if not isinstance(packed.get(name), dict):
+            raise ModelFileError(f"state: `{name}` is missing.")
+    model = packed["model"]
+    check_fields(packed["training"], TRAINING, "training")
+    for name, fields in (("network", NETWORK), ("head", HEAD)):
+        if not isinstance(model.get(name), dict):
+            raise ModelFileError(f"model: `{name}` is missing.")
+        check_fields(model[name], fields, name)
+    layout = model.get("layout")
+    if not (isinstance(layout, tuple) and len(layout) == 2 and is_shape(layout[0])):
+        raise ModelFileError(f"model: `layout` cannot be {layout!r:.80}.")
+    shape, k = model["network"]["sample_shape"], math.prod(layout[0])
+    columns = shape[0] if not isinstance(shape, dict) and len(shape) == 1 else None
+    check_fields(model, model_fields(model["network"], k, columns), "model")
+    check_fields(packed["progress"], progress_fields(columns), "progress")
+    check_attributes_of(cls, state, k)
+    check_sizes(model, k)
 
 
-def check_attributes(cls: Any, state: dict[str, Any]) -> None:
-    """Check that all parameters are present and no method or property is shadowed."""
-    parameters = set(cls._get_param_names()) - {"callbacks"}
-    missing = parameters - set(state)
-    if missing or not isinstance(state.get("_packed"), dict):
-        raise ModelFileError(f"state: `{min(missing | {'_packed'})}` is missing.")
-    for name in set(state) - parameters:
-        own = inspect.getattr_static(cls, name, None)
-        defined = callable(own) or hasattr(own, "__get__")  # a method or a property
-        if defined or not name.isidentifier() or name.startswith("__"):
-            raise ModelFileError(f"state: there is no attribute `{name}`.")
-    fields: Fields = {
-        "n_outputs_": is_count,
-        "n_features_in_": is_count,
-        "n_threads": lambda v: v is None or (is_count(v) and v > 0),
-    }
-    if "multilabel_" in state and not state["multilabel_"]:
-        n_outputs = state.get("n_outputs_")
-        fields["classes_"] = lambda v: (
-            isinstance(v, np.ndarray) and v.shape == (2 if n_outputs == 1 else n_outputs,)
+def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields:
+    """Fields of a model with k targets, on a table of so many columns (None for other inputs)."""
+    d = network["feature_shape"][-1] // max(1, members_of(network["recipe"]))
+
+    def is_scores(value: Any) -> bool:
+        """Whether a value is a tuple of calibration `Scores`."""
+        if not isinstance(value, tuple) or len(value) != 4:
+            return False
+        scores, shares, n_samples, inflation = value
+        return (
+            is_floats(scores, None, k)
+            and len(scores) > 0
+            and is_floats(shares, *scores.shape)
+            and is_amount(n_samples)
+            and n_samples > 0
+            and is_floats(inflation, k)
         )
-    check_fields(state, {name: fits for name, fits in fields.items() if name in state}, "state")
+
+    def is_noise(value: Any) -> bool:
+        """Whether a value is a `NoiseModel` on one network's features; fields add one input."""
+        return (
+            isinstance(value, tuple)
+            and len(value) == 4
+            and (is_floats(value[0], k, d) or is_floats(value[0], k, d + 1))
+            and all(is_floats(part, k) for part in value[1:])
+        )
+
+    def is_left_out(value: Any) -> bool:
+        return (
+            isinstance(value, tuple)
+            and len(value) == 2
+            and isinstance(value[0], np.ndarray)
+            and value[0].dtype.kind == "f"
+            and is_number(value[1])
+        )
+
+    return {
+        "module": is_arrays,
+        "offset": is_optional(is_arrays),
+        "layout": lambda v: isinstance(v[1], bool),
+        "scale": lambda v: (
+            isinstance(v, tuple)
+            and len(v) == 2
+            and all(isinstance(part, np.ndarray) and part.dtype == np.float64 for part in v)
+            and all(part.shape == (k,) for part in v)
+        ),
+        "parameters": lambda v: isinstance(v, dict) and "backbone" in v and set(v) <= set(FIXED),
+        "mean_weight": lambda v: is_number(v) and v > 0,
+        "final_ridge": is_amount,
+        "noise_variance": lambda v: is_floats(v, k),
+        "n_judges": is_amount,
+        "noise": is_optional(is_noise),
+        "scores": is_optional(is_scores),
+        "probabilities": lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(is_amount, v)),
+        "left_out": is_optional(is_left_out),
+        "slope_squares": is_optional(lambda v: is_floats(v, columns)),
+    }
 
 
-def check_packed(packed: dict[str, Any]) -> None:
-    """Check that the data of the net have the structure that ``to_arrays`` produces."""
-    check_fields(packed, PACKED, "state")
-    check_fields(packed["plan"], PLAN, "plan")
-    check_fields(packed["last_layer"], LAST_LAYER, "last_layer")
+def progress_fields(columns: int | None) -> Fields:
+    """Fields of a `Progress`."""
+
+    def is_moments(value: Any) -> bool:
+        """Whether a value is a tuple of `ColumnMoments`."""
+        return (
+            isinstance(value, tuple)
+            and len(value) == 3
+            and is_amount(value[0])
+            and all(isinstance(part, np.ndarray) and part.dtype.kind == "f" for part in value[1:])
+            and value[1].shape == value[2].shape
+            and columns in (None, *value[1].shape)
+        )
+
+    return {
+        "is_stream": lambda v: isinstance(v, bool),
+        "n_known": is_amount,
+        "target_reach": is_amount,
+        "rows_seen": lambda v: isinstance(v, np.ndarray) and v.dtype == np.uint32 and v.ndim == 1,
+        "columns": is_optional(is_moments),
+        "ridge_errors": is_optional(lambda v: is_floats(v, len(RIDGES))),
+    }
 
 
-def check_sizes(packed: dict[str, Any], state: dict[str, Any]) -> None:
+def check_attributes_of(cls: Any, state: dict[str, Any], k: int) -> None:
+    """Check the fitted attributes that are no part of the model."""
+    fields: Fields = {
+        "history_": is_history,
+        "n_iter_": is_count,
+        "best_iteration_": is_count,
+        "resolved_": lambda v: isinstance(v, dict),
+    }
+    if hasattr(cls, "predict_proba"):
+        one_label = not state.get("multilabel_")
+        fields |= {
+            "multilabel_": lambda v: isinstance(v, bool),
+            "classes_": lambda v: (
+                isinstance(v, np.ndarray) and (not one_label or v.shape == (2 if k == 1 else k,))
+            ),
+        }
+    check_fields(state, fields, "state")
+
+
+def check_sizes(model: dict[str, Any], n_targets: int) -> None:
     """Check that the modules to build have the sizes of the stored arrays."""
-    module, plan = packed["module"], packed["plan"]
-    (*_, width), _, removed = packed["backbone"]
-    own_shape, _ = packed["layout"]
-    n_targets, n_members = math.prod(own_shape), packed["last_layer"]["n_members"]
-    if state.get("n_outputs_", n_targets) != n_targets:
-        raise ModelFileError(f"state: `n_outputs_` is not the {n_targets} of the layout.")
-    for part in packed["scale"]:
-        if part.shape != (n_targets,):
-            raise ModelFileError(f"scale: {part.shape} is not the shape of {n_targets} targets.")
-    if n_members > len(module) or width % n_members:
-        raise ModelFileError(f"last_layer: `n_members` cannot be {n_members}.")
+    module, network = model["module"], model["network"]
+    *_, width = network["feature_shape"]
+    n_members = members_of(network["recipe"])
+    if n_members > len(module) or n_members < 1 or width % n_members:
+        raise ModelFileError(f"network: `n_members` cannot be {n_members}.")
     members = [f"members.{i}." for i in range(n_members)] if n_members > 1 else [""]
     for member in members:
         check_last_layer(module, f"last_layer.{member}", n_targets, width // n_members)
-    offset = packed["offset"]
+    offset, shape = model["offset"], network["sample_shape"]
     if offset is not None:
-        if isinstance(plan["sample_shape"], dict) or len(plan["sample_shape"]) != 1:
+        if isinstance(shape, dict) or len(shape) != 1:
             raise ModelFileError("offset: a linear part needs samples of shape (n_features,).")
-        (columns,) = plan["sample_shape"]
+        (columns,) = shape
         check_last_layer(offset, "layer.", n_targets, columns)
         if not is_floats(offset.get("columns.mean"), columns):
             raise ModelFileError(f"offset: `columns.mean` is not of shape {(columns,)}.")
-    if recipe_name(plan["recipe"]) is None:
-        return  # user-defined and passed to `load`
-    if removed is not None:
-        raise ModelFileError("state: no layer is split off a recipe's network.")
-    dtype, shape = getattr(torch, plan["dtype"]), plan["sample_shape"]
+    dtype, prefix = getattr(torch, network["dtype"]), "backbone."
     widths: tuple[int, ...] = ()
-    prefix = "backbone."
-    if plan["encoder"] is not None:
+    if network["encoder"] is not None:
         prefix = "backbone.network."
-        widths = check_columns(plan["encoder"], shape, part_of(module, "backbone.columns."), dtype)
+        columns = part_of(module, "backbone.columns.")
+        widths = check_columns(network["encoder"], shape, columns, dtype)
         shape = (sum(widths),)
+    if recipe_name(network["recipe"]) is None:
+        return  # user-defined and passed to `load`
+    if network["removed"] is not None:
+        raise ModelFileError("network: no layer is split off a recipe's network.")
     held = part_of(module, prefix)
-    check_layers(without_memory(plan["recipe"], shape, widths, held, dtype), held)
-
-
-def part_of(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The entries of a state whose names start with a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+    check_layers(without_memory(network["recipe"], shape, widths, held, dtype), held)
 
 
 def check_columns(
@@ -287,130 +285,6 @@ def check_last_layer(
         raise ModelFileError(f"module: `{prefix}moments_...` have several dtypes.")
 
 
-def check_learnt(cls: Any, state: dict[str, Any], packed: dict[str, Any]) -> None:
-    """Check that the fitted attributes are present and match the sizes of the net."""
-    (*_, width), _, _ = packed["backbone"]
-    k, shape = math.prod(packed["layout"][0]), packed["plan"]["sample_shape"]
-    columns = shape[0] if not isinstance(shape, dict) and len(shape) == 1 else None
-
-    def is_seen(value: Any) -> bool:
-        """Whether a value is a tuple of `ColumnMoments`."""
-        return (
-            isinstance(value, tuple)
-            and len(value) == 3
-            and is_amount(value[0])
-            and all(isinstance(part, np.ndarray) and part.dtype.kind == "f" for part in value[1:])
-            and value[1].shape == value[2].shape
-            and columns in (None, *value[1].shape)
-        )
-
-    def is_scores(value: Any) -> bool:
-        """Whether a value is a tuple of calibration `Scores`."""
-        if not isinstance(value, tuple) or len(value) != 4:
-            return False
-        scores, shares, n_samples, inflation = value
-        return (
-            is_floats(scores, None, k)
-            and len(scores) > 0
-            and is_floats(shares, *scores.shape)
-            and is_amount(n_samples)
-            and n_samples > 0
-            and is_floats(inflation, k)
-        )
-
-    def is_noise(value: Any) -> bool:
-        """Whether a value is a `NoiseModel` on one network's features; fields add one input."""
-        d = width // packed["last_layer"]["n_members"]
-        return (
-            isinstance(value, tuple)
-            and len(value) == 4
-            and (is_floats(value[0], k, d) or is_floats(value[0], k, d + 1))
-            and all(is_floats(part, k) for part in value[1:])
-        )
-
-    def is_optional(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-        return lambda value: value is None or fits(value)
-
-    fields: Fields = {
-        "history_": is_history,
-        "n_iter_": is_count,
-        "best_iteration_": is_count,
-        "final_ridge_": is_amount,
-        "decay_": is_amount,
-        "noise_variance_": lambda v: is_floats(v, k),
-        "resolved_": lambda v: isinstance(v, dict),
-        "_is_stream": lambda v: isinstance(v, bool),
-        "_n_known": is_amount,
-        "_n_judges": is_amount,
-        "_rows_seen": lambda v: isinstance(v, np.ndarray) and v.dtype == np.uint32 and v.ndim == 1,
-        "_slope_squares": is_optional(lambda v: is_floats(v, columns)),
-        "_columns_seen": is_optional(is_seen),
-        "_ridge_errors": is_optional(lambda v: is_floats(v, len(RIDGES))),
-        "_target_reach": is_amount,
-    }
-    if hasattr(cls, "predict_proba"):
-        fields |= {
-            "multilabel_": lambda v: isinstance(v, bool),
-            "classes_": lambda v: isinstance(v, np.ndarray),
-            "_probabilities": lambda v: (
-                isinstance(v, tuple) and len(v) == 2 and all(map(is_amount, v))
-            ),
-        }
-    else:
-        fields |= {
-            "_scores": is_optional(is_scores),
-            "_noise": is_optional(is_noise),
-            "_left_out": is_optional(
-                lambda v: (
-                    isinstance(v, tuple)
-                    and len(v) == 2
-                    and isinstance(v[0], np.ndarray)
-                    and v[0].dtype.kind == "f"
-                    and is_number(v[1])
-                )
-            ),
-        }
-    check_fields(state, fields, "state")
-
-
-def without_memory(
-    recipe: Any,
-    sample_shape: tuple[int, ...],
-    widths: tuple[int, ...],
-    held: dict[str, np.ndarray],
-    dtype: torch.dtype,
-) -> nn.Module:
-    """The network that a recipe of this package builds, on torch's meta device.
-
-    ``held`` contains the arrays that it should have, and possibly those of other networks.
-    """
-    layers = getattr(recipe, "hidden_layer_sizes", ())
-    n_layers = len(layers) if hasattr(layers, "__len__") else getattr(recipe, "n_layers", 0)
-    n_layers = max(n_layers, getattr(recipe, "n_layers", 0))
-    if n_layers > len(held):  # each layer has an array
-        raise ModelFileError(f"recipe: {len(held)} arrays are too few for {n_layers} layers.")
-    try:
-        options: dict[str, Any] = {"widths": widths} if widths else {}
-        if takes_generator(recipe):
-            options["generator"] = own_generator("cpu", 0)
-        with torch.device("meta"):
-            module = recipe.build(tuple(sample_shape), **options)
-        return cast_module(module, torch.device("meta"), dtype)
-    except Exception as error:
-        raise ModelFileError(f"recipe: the network cannot be built ({error}).") from error
-
-
-def check_layers(module: nn.Module, held: dict[str, np.ndarray]) -> None:
-    """Check that the arrays match the ``state_dict`` of this module in shape and dtype."""
-    for name, tensor in module.state_dict().items():
-        array, wanted = held.get(name), str(tensor.dtype).removeprefix("torch.")
-        if array is None or array.shape != tuple(tensor.shape) or array.dtype.name != wanted:
-            raise ModelFileError(
-                f"module: `{name}` is not the array of shape {tuple(tensor.shape)} and dtype "
-                f"{wanted} that the recipe requires."
-            )
-
-
 def check_optimizer(optimizer: Any) -> None:
     """Check settings and state against those of a new optimiser after one step.
 
@@ -450,8 +324,8 @@ def try_out(estimator: Any) -> None:
 
     Other networks are not run, because their memory use is not bounded by the file's size.
     """
-    plan = estimator._plan
-    if isinstance(plan.recipe, MLPBackbone):
+    network = estimator._model.plan.network
+    if network.is_perceptron:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            estimator.predict(np.zeros((1, *plan.sample_shape)))
+            estimator.predict(np.zeros((1, *network.sample_shape)))

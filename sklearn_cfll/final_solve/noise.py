@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +43,13 @@ class NoiseModel(NamedTuple):
         """The same noise everywhere."""
         level = variance.double().clamp_min(torch.finfo(torch.float64).tiny).log()
         return cls(level.new_zeros(len(level), n_features), level, level.clone(), level.clone())
+
+    def scaled(self, after: np.ndarray, before: np.ndarray) -> NoiseModel:
+        """The model after a change of the mean noise level from ``before`` to ``after``."""
+        ratio = np.log(after / before, out=np.zeros_like(after), where=before * after > 0)
+        shift = torch.as_tensor(ratio, device=self.bias.device)
+        logs = (each + shift.to(each) for each in (self.bias, self.low, self.high))
+        return NoiseModel(self.weight, *logs)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Noise variance of each row; shape (..., k)."""

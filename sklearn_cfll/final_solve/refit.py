@@ -81,7 +81,7 @@ class Refit(NamedTuple):
     path_errors: Tensor | None = None
     noise: NoiseModel | None = None
     calibration: Calibration | None = None
-    offset: Offset | None = None
+    offset: Any = None
 
 
 def refit_last_layer(

@@ -5,7 +5,7 @@ from .ensemble import EnsembleLastLayer
 from .member import Member
 from .memory import MEMORIES
 from .protocol import Head, Memory
-from .rows import Rows
+from .rows import MemberRows
 
 __all__ = [
     "MEMORIES",
@@ -13,6 +13,6 @@ __all__ = [
     "EnsembleLastLayer",
     "Head",
     "Member",
+    "MemberRows",
     "Memory",
-    "Rows",
 ]

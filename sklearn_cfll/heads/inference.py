@@ -68,14 +68,15 @@ class LastLayer(SolvedLayer):
         RuntimeError
             If there are no moments, that is, before :meth:`refit` with ``memory="proximal"``.
         """
-        leverage = self._leverages("variance", features)
-        if left_out is not None:
-            rest = 1.0 - leverage * left_out
-            leverage = leverage / rest.clamp_min(torch.finfo(leverage.dtype).eps)
-        noise = torch.as_tensor(noise_variance, device=leverage.device, dtype=leverage.dtype)
-        own = (1.0 + leverage).unsqueeze(-1) * noise.expand(self.out_features)
-        own = own.to(torch.promote_types(features.dtype, torch.float32))
-        return own.mean(0) + self.member_predictions(features).var(0, correction=0)
+        with full_precision(features.device):
+            leverage = self._leverages("variance", features)
+            if left_out is not None:
+                rest = 1.0 - leverage * left_out
+                leverage = leverage / rest.clamp_min(torch.finfo(leverage.dtype).eps)
+            noise = torch.as_tensor(noise_variance, device=leverage.device, dtype=leverage.dtype)
+            own = (1.0 + leverage).unsqueeze(-1) * noise.expand(self.out_features)
+            own = own.to(torch.promote_types(features.dtype, torch.float32))
+            return own.mean(0) + self.member_predictions(features).var(0, correction=0)
 
     def leave_one_out_residuals(
         self,
@@ -94,7 +95,9 @@ class LastLayer(SolvedLayer):
         # The difference is 0 for an exactly fitted row.
         rests = (1.0 - shares).clamp_min(torch.finfo(shares.dtype).eps)
         found = []
-        parts = zip(self.members, self.member_predictions(features), shares, rests, strict=True)
+        with full_precision(features.device):
+            predictions = self.member_predictions(features)
+        parts = zip(self.members, predictions, shares, rests, strict=True)
         for member, prediction, share, rest in parts:
             residuals = targets - prediction
             if member.shrinkage is None:
@@ -116,8 +119,8 @@ class LastLayer(SolvedLayer):
         with full_precision(features.device):
             for member, block, part in parts:
                 rows = part.reshape(-1, part.shape[-1]).to(block.gram)
-                centered = self.fit_intercept
-                found.append(
-                    linalg.leverage(rows, block, ridge, fit_intercept=centered, eps=member.eps)
+                share = linalg.leverage(
+                    rows, block, ridge, fit_intercept=self.fit_intercept, eps=member.eps
                 )
+                found.append(share)
         return torch.stack(found).reshape(-1, *features.shape[:-1])

@@ -15,7 +15,7 @@ from .. import linalg
 from ..linalg import ProximalStep
 from .member import Member
 from .protocol import Memory
-from .rows import Rows, add_rows, check_solved
+from .rows import MemberRows, add_rows, check_solved
 
 __all__ = ["MEMORIES", "Proximal", "Statistics", "memory_of"]
 
@@ -34,7 +34,7 @@ class Proximal:
     holds_rows = False
     state = ("feature_power",)
 
-    def update(self, members: Sequence[Member], rows: Rows) -> None:
+    def update(self, members: Sequence[Member], rows: MemberRows) -> None:
         first, *_ = members
         systems: list[tuple[Tensor, Tensor, Tensor | None]]
         if len(members) == 1 or iterates(first, rows):
@@ -82,7 +82,7 @@ class Statistics:
     holds_rows = True
     state = ()
 
-    def update(self, members: Sequence[Member], rows: Rows) -> None:
+    def update(self, members: Sequence[Member], rows: MemberRows) -> None:
         blocks = [
             add_rows(
                 member.moments,
@@ -107,7 +107,7 @@ def memory_of(memory: str | Memory) -> Memory:
     return MEMORIES[memory] if isinstance(memory, str) else memory
 
 
-def iterates(member: Member, rows: Rows) -> bool:
+def iterates(member: Member, rows: MemberRows) -> bool:
     """Whether members are so wide that conjugate gradients on each one are cheaper."""
     n_rows, n_features = rows.features.shape[1:]
     sizes = n_rows, n_features, rows.targets.shape[1], member.ridge

@@ -8,7 +8,7 @@ from typing import Protocol, Self, runtime_checkable
 from torch import Tensor
 
 from .member import Member
-from .rows import Rows
+from .rows import MemberRows
 
 __all__ = ["Head", "Memory"]
 
@@ -36,7 +36,7 @@ class Memory(Protocol):
     @property
     def state(self) -> tuple[str, ...]: ...
 
-    def update(self, members: Sequence[Member], rows: Rows) -> None:
+    def update(self, members: Sequence[Member], rows: MemberRows) -> None:
         """Solve for the weights of all members on a batch, and keep what later batches need.
 
         Parameters
@@ -44,7 +44,7 @@ class Memory(Protocol):
         members : sequence of Member
             The layers of the head, with the same settings and sizes. :meth:`Member.assign` sets
             their weights. If an error is raised, none of them is changed.
-        rows : Rows
+        rows : MemberRows
             The batch, with the features of each member.
         """
         ...

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import linalg
 from ..linalg import Moments
 
-__all__ = ["NotFiniteError", "Rows", "add_rows", "as_dtype", "as_rows", "check_solved"]
+__all__ = ["MemberRows", "NotFiniteError", "add_rows", "as_dtype", "check_solved", "member_rows"]
 __all__ += ["full_precision"]
 
 HALF = (torch.float16, torch.bfloat16)
@@ -26,7 +26,7 @@ class NotFiniteError(ValueError):
         self.argument = argument
 
 
-class Rows(NamedTuple):
+class MemberRows(NamedTuple):
     """A batch as rows, in float32 or better.
 
     Attributes
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     total: float | None
 
 
-def as_rows(
+def member_rows(
     features: Tensor,
     targets: Tensor,
     sample_weight: Tensor | None,
@@ -55,7 +55,7 @@ def as_rows(
     in_features: int | None,
     out_features: int | None,
     dtype: torch.dtype,
-) -> Rows:
+) -> MemberRows:
     """Flatten leading dimensions; repeat a weight per sample over its positions.
 
     Sizes that are not known yet are None; ``dtype`` is that of the layer.
@@ -86,7 +86,7 @@ def as_rows(
     # Never in half precision, whose three digits are too few for sums of products.
     dtype = torch.promote_types(torch.promote_types(features.dtype, dtype), torch.float32)
     width = features.shape[-1] // n_members
-    return Rows(
+    return MemberRows(
         features.reshape(-1, n_members, width).transpose(0, 1).to(dtype),
         targets.reshape(-1, n_targets).to(dtype),
         None if sample_weight is None else sample_weight.to(dtype),

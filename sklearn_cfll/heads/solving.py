@@ -13,7 +13,7 @@ from ..linalg import Moments
 from .member import Kept
 from .memory import memory_of
 from .protocol import Memory
-from .rows import Rows, add_rows, as_rows, full_precision
+from .rows import MemberRows, add_rows, full_precision, member_rows
 
 __all__ = ["SolvedLayer"]
 
@@ -191,11 +191,11 @@ class SolvedLayer(nn.Module):
         targets: Tensor,
         sample_weight: Tensor | None,
         total: float | None = None,
-    ) -> Rows:
+    ) -> MemberRows:
         """The batch as rows of this layer, whose sizes are known then."""
         if not self.has_sizes:
             self.materialize_for(features, targets)
-        return as_rows(
+        return member_rows(
             features,
             targets,
             sample_weight,
@@ -206,7 +206,7 @@ class SolvedLayer(nn.Module):
             dtype=self.members[0].weight.dtype,
         )
 
-    def _with_rows(self, held: Sequence[Moments | None], rows: Rows) -> list[Moments]:
+    def _with_rows(self, held: Sequence[Moments | None], rows: MemberRows) -> list[Moments]:
         """Moments of each member's rows, added to those held."""
         shared = rows.targets, rows.sample_weight
         return [

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..backbones.mlp import ACTIVATIONS
-from ..estimator.state_checks import (
+from ..estimator.file_checks import (
     Fields,
     check_fields,
     check_layers,

@@ -27,7 +27,6 @@ from sklearn_cfll.final_solve.offset import LinearOffset
 from sklearn_cfll.final_solve.refit import shrink_to_evidence
 from sklearn_cfll.heads import Head
 from sklearn_cfll.training.batches import RowsDataset
-from sklearn_cfll.training.errors import squared_error, training_error
 
 M, D, K = 3, 5, 2
 
@@ -133,23 +132,6 @@ def test_spread_of_the_members_adds_to_the_variance():
     own = torch.stack([m.variance(b, 2.0) for m, b in zip(alone, blocks(features), strict=True)])
     spread = together.member_predictions(features).var(0, correction=0)
     torch.testing.assert_close(together.variance(features, 2.0), own.mean(0) + spread)
-
-
-def test_each_member_gets_the_gradient_of_its_own_error():
-    together, alone = pair()
-    features, targets = rows().requires_grad_(), rows(width=K)
-    weights = torch.rand(40, dtype=torch.float64)
-    together.step(features.detach(), targets, weights, 40.0)
-    error, prediction = training_error(together, features, targets, weights)
-    (found,) = torch.autograd.grad(error, features)
-    expected = []
-    for layer, block in zip(alone, blocks(features.detach()), strict=True):
-        block = block.clone().requires_grad_()
-        layer.step(block.detach(), targets, weights, 40.0)
-        own = squared_error(layer(block), targets, weights)
-        expected.append(torch.autograd.grad(own, block)[0])
-    torch.testing.assert_close(found, torch.cat(expected, 1))
-    torch.testing.assert_close(prediction, together(features))
 
 
 def test_uneven_blocks_are_refused():

@@ -777,3 +777,15 @@ def test_automatic_solver_iterates_only_where_it_pays():
     assert linalg.choose_solver(256, 256, 1, 1e-4) == "primal"  # would not converge
     assert linalg.choose_solver(256, 256, 100, 1.0) == "primal"  # many columns share a factor
     assert linalg.choose_solver(32, 256, 1, 1.0) == "dual"
+
+
+@pytest.mark.parametrize("kind", [torch.from_numpy, np.asarray], ids=["tensor", "array"])
+def test_a_column_is_constant_up_to_rounding_of_its_mean(kind):
+    eps = torch.finfo(torch.float64).eps
+    deviation = kind(np.array([0.0, 0.0, 1e-13, 1e-11, 1e-50, 1.0]))
+    mean = kind(np.array([0.0, -3.0, 1e3, -1e3, 0.0, 1e3]))
+    expected = [True, True, True, False, False, False]
+    assert linalg.is_constant(deviation, mean, eps).tolist() == expected
+    expected[4] = True  # float32 would round it to zero
+    tiny = torch.finfo(torch.float32).tiny
+    assert linalg.is_constant(deviation, mean, eps, tiny).tolist() == expected

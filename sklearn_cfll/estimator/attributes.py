@@ -1,0 +1,185 @@
+"""Fitted attributes and methods that read the fitted model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from ..training.net import CFLLNet
+from ..training.torch_settings import default_modes
+from .fitted import FittedModel
+from .packing import versions
+from .progress import Progress
+from .run import pack_net, unpack_net
+from .state import StateMixin
+from .state_checks import check_optimizer, check_packed, try_out
+
+__all__ = ["FittedAttributes"]
+
+
+class FittedAttributes(StateMixin):
+    """Mixin of attributes that only a fitted estimator has."""
+
+    _model: FittedModel
+
+    _code_parameters = ("backbone", "optimizer")
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_model" in self.__dict__
+
+    def _fitted(self, name: str) -> FittedModel:
+        """The fitted model; AttributeError before a fit, so that hasattr is False."""
+        if not self.__sklearn_is_fitted__():
+            raise AttributeError(f"{type(self).__name__} has no `{name}` before it is fitted.")
+        return self._model
+
+    @property
+    def net_(self) -> CFLLNet:
+        """The skorch net; that of a loaded model is built when it is needed to train on."""
+        model = self._fitted("net_")
+        if "_net" not in self.__dict__:
+            self._net = unpack_net(model, self.__dict__.pop("_training"))
+        return self._net
+
+    @property
+    def backbone_(self) -> nn.Module:
+        """The trained backbone, with the encoding of the columns."""
+        return self._fitted("backbone_").module.backbone
+
+    @property
+    def device_(self) -> torch.device:
+        """Where the model computes."""
+        return self._fitted("device_").plan.network.device
+
+    @property
+    def n_outputs_(self) -> int:
+        """Number of targets per sample or position."""
+        return self._fitted("n_outputs_").plan.layout.n_targets
+
+    @property
+    def final_ridge_(self) -> float:
+        """Ridge of the final solve."""
+        return self._fitted("final_ridge_").final_ridge
+
+    @property
+    def decay_(self) -> float:
+        """Decay used in training."""
+        return float(self._fitted("decay_").head.decay)
+
+    @property
+    def noise_variance_(self) -> np.ndarray:
+        """Mean squared residual; shape (k,)."""
+        return self._fitted("noise_variance_").noise_variance
+
+    @property
+    def last_layer_coef_(self) -> np.ndarray:
+        """Weights of the last layer in y's units; shape (k, d).
+
+        Predictions are ``features(X) @ last_layer_coef_.T + last_layer_intercept_``.
+        """
+        return self._fitted("last_layer_coef_").coef()
+
+    @property
+    def last_layer_intercept_(self) -> np.ndarray:
+        """Intercept of the last layer in y's units; shape (k,)."""
+        return self._fitted("last_layer_intercept_").intercept()
+
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        """Mean squared slope of the predictions along each column; shape (p,), summing to one.
+
+        The mean is over the training rows, in units of the columns' standard deviations.
+        """
+        squares = self._fitted("feature_importances_").slope_squares
+        if squares is None:
+            raise AttributeError(
+                f"This {type(self).__name__} has no `feature_importances_`: they are slopes along "
+                "the columns of a table, and require X of shape (n_samples, n_features) and a "
+                "backbone that is differentiable with respect to X."
+            )
+        total = squares.sum()
+        if not total > 0:  # a constant prediction
+            return np.full(len(squares), 1.0 / len(squares))
+        importances: np.ndarray = squares / total
+        return importances
+
+    def features(self: Any, X: Any) -> np.ndarray:
+        """Compute the features: the output of the backbone and input of the last layer.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, ..., d)
+            With a linear part, the standardised columns of X are appended.
+        """
+        with self._rows_to_predict(X) as rows:
+            return self._model.features(rows).to(self._model.plan.network.dtype).numpy()
+
+    @default_modes()
+    def to_torch(self: Any) -> nn.Module:
+        """Export a plain module that maps raw X to predictions and ends in an ``nn.Linear``.
+
+        The module includes the scaling of inputs and targets. If the last layer was split off a
+        network, it is put back with the fitted weights (a 1 × 1 convolution stays one). The module
+        is on the CPU, in evaluation mode and independent of the estimator.
+
+        Returns
+        -------
+        torch.nn.Module
+            Its output has shape (n, ..., k) and holds the decision values for a classifier. Named
+            inputs are keyword arguments, and integer inputs of embeddings are ``torch.int64``.
+        """
+        check_is_fitted(self)
+        return self._model.to_torch(self._decision_threshold)
+
+    # -- state ----------------------------------------------------------------------
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        model, progress = state.pop("_model"), state.pop("_progress")
+        net, training = state.pop("_net", None), state.pop("_training", None)
+        packed = {
+            **versions(),
+            "device": str(model.plan.network.device),
+            "seed": model.plan.network.seed,
+            "model": model.pack(),
+            "training": training if net is None else pack_net(net),
+            "progress": progress.pack(),
+        }
+        return {**state, "_packed": packed}
+
+    @classmethod
+    def _unpack(cls, packed: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        return {
+            "_model": FittedModel.unpack(packed["model"], device),
+            "_training": packed["training"],
+            "_progress": Progress.unpack(packed["progress"]),
+        }
+
+    @classmethod
+    def _code_in(cls, packed: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+        return [
+            (packed["model"]["network"], "recipe", "backbone"),
+            (packed["model"]["parameters"], "backbone", "backbone"),
+            (packed["training"], "optimizer_class", "optimizer"),
+        ]
+
+    @classmethod
+    def _check_file(cls, state: dict[str, Any]) -> None:
+        check_packed(cls, state)
+        packed = state["_packed"]
+        packed["training"]["compile"] = False
+        if state["optimizer"] is None:  # set after fit, to code that was not passed again
+            state["optimizer"] = packed["training"]["optimizer_class"]
+        state["callbacks"] = None
+
+    def _check_loaded(self, packed: dict[str, Any]) -> None:
+        if packed["training"]["optimizer"] is not None:
+            check_optimizer(self.net_.optimizer_)
+        try_out(self)

@@ -1,0 +1,158 @@
+"""Checks on a state from a file that all estimators share.
+
+A digest shows that a file is unchanged, not who wrote it. These checks prevent a hand-made file
+from shadowing methods, from requesting more memory than it holds, and from causing uninformative
+errors.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..backbones.recipe import cast_module, takes_generator
+from ..persistence import ModelFileError
+from ..training.seeding import own_generator
+
+__all__ = ["Fields", "check_attributes", "check_fields", "check_layers", "is_amount", "is_arrays"]
+__all__ += ["is_count", "is_floats", "is_history", "is_list_of_dicts", "is_number", "is_optional"]
+__all__ += ["is_sample_shape", "is_shape", "without_memory"]
+
+MOST_INPUTS = 2**28  # numbers in one sample
+Fields = dict[str, Callable[[Any], bool]]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def is_amount(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_shape(value: Any) -> bool:
+    """Whether a value is a tuple of sizes with at most ``MOST_INPUTS`` numbers."""
+    return (
+        isinstance(value, tuple | list)
+        and all(is_count(size) for size in value)
+        and math.prod(max(1, size) for size in value) <= MOST_INPUTS
+    )
+
+
+def is_sample_shape(value: Any) -> bool:
+    """Whether a value is the shape of a sample, or of each named input."""
+    if isinstance(value, dict):
+        return bool(value) and all(
+            isinstance(name, str) and is_shape(part) for name, part in value.items()
+        )
+    return is_shape(value) and len(value) > 0
+
+
+def is_arrays(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biufc"
+        for name, array in value.items()
+    )
+
+
+def is_floats(value: Any, *shape: int | None) -> bool:
+    """Whether a value is an array of floats of this shape; None allows any size."""
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype in (np.float32, np.float64)
+        and value.ndim == len(shape)
+        and all(wanted in (None, size) for wanted, size in zip(shape, value.shape, strict=True))
+    )
+
+
+def is_list_of_dicts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+
+
+def is_history(value: Any) -> bool:
+    """Whether losses are numbers; the validation loss may be None if no rows were held out."""
+    return is_list_of_dicts(value) and all(
+        is_number(row[name]) or (row[name] is None and name != "train_loss")
+        for row in value
+        for name in {"train_loss", "valid_loss"} & set(row)
+    )
+
+
+def is_optional(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A predicate that also holds for None."""
+    return lambda value: value is None or fits(value)
+
+
+def check_fields(values: dict[str, Any], fields: Fields, where: str) -> None:
+    """Raise if a field is missing or invalid."""
+    for name, fits in fields.items():
+        if name not in values:
+            raise ModelFileError(f"{where}: `{name}` is missing.")
+        if not fits(values[name]):
+            raise ModelFileError(f"{where}: `{name}` cannot be {values[name]!r:.80}.")
+
+
+def check_attributes(cls: Any, state: dict[str, Any]) -> None:
+    """Check that all parameters are present and no method or property is shadowed."""
+    parameters = set(cls._get_param_names()) - {"callbacks"}
+    missing = parameters - set(state)
+    if missing or not isinstance(state.get("_packed"), dict):
+        raise ModelFileError(f"state: `{min(missing | {'_packed'})}` is missing.")
+    for name in set(state) - parameters - {"_packed", "_sklearn_version"}:
+        own = inspect.getattr_static(cls, name, None)
+        defined = callable(own) or hasattr(own, "__get__")  # a method or a property
+        if defined or not name.isidentifier() or name.startswith("_"):
+            raise ModelFileError(f"state: there is no attribute `{name}`.")
+    fields: Fields = {
+        "n_features_in_": is_count,
+        "n_threads": lambda v: v is None or (is_count(v) and v > 0),
+    }
+    check_fields(state, {name: fits for name, fits in fields.items() if name in state}, "state")
+
+
+def without_memory(
+    recipe: Any,
+    sample_shape: tuple[int, ...],
+    widths: tuple[int, ...],
+    held: dict[str, np.ndarray],
+    dtype: torch.dtype,
+) -> nn.Module:
+    """The network that a recipe of this package builds, on torch's meta device.
+
+    ``held`` contains the arrays that it should have, and possibly those of other networks.
+    """
+    layers = getattr(recipe, "hidden_layer_sizes", ())
+    n_layers = len(layers) if hasattr(layers, "__len__") else getattr(recipe, "n_layers", 0)
+    n_layers = max(n_layers, getattr(recipe, "n_layers", 0))
+    if n_layers > len(held):  # each layer has an array
+        raise ModelFileError(f"recipe: {len(held)} arrays are too few for {n_layers} layers.")
+    try:
+        options: dict[str, Any] = {"widths": widths} if widths else {}
+        if takes_generator(recipe):
+            options["generator"] = own_generator("cpu", 0)
+        with torch.device("meta"):
+            module = recipe.build(tuple(sample_shape), **options)
+        return cast_module(module, torch.device("meta"), dtype)
+    except Exception as error:
+        raise ModelFileError(f"recipe: the network cannot be built ({error}).") from error
+
+
+def check_layers(module: nn.Module, held: dict[str, np.ndarray]) -> None:
+    """Check that the arrays match the ``state_dict`` of this module in shape and dtype."""
+    for name, tensor in module.state_dict().items():
+        array, wanted = held.get(name), str(tensor.dtype).removeprefix("torch.")
+        if array is None or array.shape != tuple(tensor.shape) or array.dtype.name != wanted:
+            raise ModelFileError(
+                f"module: `{name}` is not the array of shape {tuple(tensor.shape)} and dtype "
+                f"{wanted} that the recipe requires."
+            )

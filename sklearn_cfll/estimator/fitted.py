@@ -1,0 +1,274 @@
+"""FittedModel: what a fit leaves, whole. It predicts, and is packed as arrays and plain data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..backbones.mlp import SideBySide
+from ..backbones.splitting import Backbone, WithLastLayer, join_last_layer
+from ..columns.encoder import Encoded
+from ..final_solve.intervals import Scores
+from ..final_solve.noise import NoiseModel
+from ..final_solve.offset import LinearOffset, WithOffset
+from ..final_solve.probabilities import Probabilities
+from ..final_solve.refit import predictive_variance
+from ..heads import ClosedFormLastLayer, EnsembleLastLayer
+from ..heads.member import SETTINGS, as_linear
+from ..heads.module import CFLLModule, apply
+from ..training.batches import BatchIterator, RowsDataset
+from .network import Network
+from .packing import dtype_name, map_arrays, map_tensors, map_values, part_of
+from .plan import Plan, prediction_batch
+from .targets import TargetLayout, TargetScale
+
+__all__ = ["INPUT_DTYPES", "FittedModel", "head_of", "new_offset"]
+
+INPUT_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "bool")}
+
+
+def head_of(network: Network, n_targets: int) -> tuple[type, dict[str, Any]]:
+    """Class and options of the head of a network."""
+    options = {"in_features": network.feature_shape[-1], "out_features": n_targets}
+    if network.n_members == 1:
+        return ClosedFormLastLayer, options | {"dtype": network.dtype}
+    return EnsembleLastLayer, options | {"dtype": network.dtype, "n_members": network.n_members}
+
+
+def new_offset(plan: Plan) -> LinearOffset:
+    """A linear offset that is not fitted yet."""
+    network = plan.network
+    offset = LinearOffset(network.sample_shape[0], plan.layout.n_targets, network.dtype)
+    return offset.to(network.device)
+
+
+@dataclass
+class FittedModel:
+    """What a fit leaves.
+
+    Attributes
+    ----------
+    plan : Plan
+        The network's description, layout and scale of the targets.
+    module : CFLLModule
+        The encoding of the columns, the backbone and the head.
+    offset : LinearOffset or None
+        The linear part.
+    final_ridge : float
+        Ridge of the final solve.
+    noise_variance : ndarray of shape (k,)
+        Mean squared residual in y's units.
+    n_judges : float
+        Number of rows, outside the training set, from which the noise is estimated.
+    noise : NoiseModel or None
+        Noise of individual rows.
+    scores : Scores or None
+        Calibration of standard deviations and intervals.
+    probabilities : Probabilities
+        Map from a classifier's scores to probabilities.
+    left_out : tuple or None
+        Leave-one-out residuals in y's shape, and their coefficient of determination.
+    slope_squares : ndarray of shape (p,), or None
+        Mean squared slope of the predictions along each column of a table.
+    """
+
+    plan: Plan
+    module: CFLLModule
+    offset: LinearOffset | None = None
+    final_ridge: float = 0.0
+    noise_variance: np.ndarray = None  # type: ignore[assignment]
+    n_judges: float = 0.0
+    noise: NoiseModel | None = None
+    scores: Scores | None = None
+    probabilities: Probabilities = field(default_factory=Probabilities)
+    left_out: tuple[np.ndarray, float] | None = None
+    slope_squares: np.ndarray | None = None
+
+    # -- predicting -----------------------------------------------------------------
+
+    @property
+    def head(self) -> Any:
+        """The last layer."""
+        return self.module.last_layer
+
+    def batches(self, rows: RowsDataset) -> Iterator[Any]:
+        """Inputs in batches of a fixed size, with the module in evaluation mode."""
+        if self.module.training:
+            self.module.eval()
+        for batch in BatchIterator(rows, prediction_batch(self.plan.network.feature_shape)):
+            yield batch.inputs
+
+    @torch.no_grad()
+    def features(self, rows: RowsDataset) -> Tensor:
+        """Features on the CPU; with a linear part, the standardised columns are appended."""
+        found = torch.cat([self.module.features(x).cpu() for x in self.batches(rows)])
+        if self.offset is None:
+            return found
+        return torch.cat([found, self.offset.columns(rows.X).cpu()], 1)
+
+    @torch.no_grad()
+    def raw(self, rows: RowsDataset) -> Tensor:
+        """Predictions (n, positions..., k) on the scale of training, on the CPU."""
+        found = torch.cat([apply(self.module, x).cpu() for x in self.batches(rows)])
+        return found if self.offset is None else found + self.offset(rows.X).cpu()
+
+    def outputs(self, rows: RowsDataset) -> np.ndarray:
+        """Predictions (n, positions..., k) in y's units."""
+        return self.plan.unscale(self.raw(rows).numpy())
+
+    @torch.no_grad()
+    def deviations(self, rows: RowsDataset) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions and standard deviations of new observations, in y's units."""
+        plan, head, noise = self.plan, self.head, self.noise
+        if noise is not None:
+            noise = NoiseModel(*(part.to(plan.network.device) for part in noise))
+        level = torch.as_tensor(self.noise_variance / plan.scale.scale**2)
+        means, deviations = [], []
+        for inputs in self.batches(rows):
+            features = self.module.features(inputs)
+            means.append(head(features).cpu())
+            deviations.append(predictive_variance(head, features, level, noise).sqrt().cpu())
+        raw, scale = torch.cat(means), plan.scale.scale
+        if self.offset is not None:
+            raw = raw + self.offset(rows.X).cpu()
+        if self.scores is not None:
+            scale = scale * self.scores.inflation
+        mean = plan.unscale(raw.numpy())
+        return mean, (torch.cat(deviations).numpy() * scale).astype(mean.dtype)
+
+    # -- the last layer ---------------------------------------------------------------
+
+    @property
+    def whole(self) -> Any:
+        """Module that predicts on the scale of training, the linear part included."""
+        return self.module if self.offset is None else WithOffset(self.module, self.offset)
+
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """Weights and intercept on :meth:`features`, on the scale of training."""
+        head = self.head
+        if self.offset is None:
+            return head.weight, head.bias
+        linear = self.offset.layer
+        assert linear.bias is not None
+        return torch.cat([head.weight, linear.weight], 1), head.bias + linear.bias
+
+    def coef(self) -> np.ndarray:
+        """Weights (k, d) in y's units."""
+        weight, _ = self.last_layer()
+        coef: np.ndarray = weight.double().cpu().numpy() * self.plan.scale.scale[:, None]
+        return coef
+
+    def intercept(self) -> np.ndarray:
+        """Intercept (k,) in y's units."""
+        _, bias = self.last_layer()
+        return self.plan.unscale(bias.double().cpu().numpy())
+
+    def to_torch(self, threshold: float) -> nn.Module:
+        """A plain module from raw inputs to predictions less a threshold, on the CPU."""
+        linear = as_linear(*self.last_layer())
+        with torch.no_grad():
+            linear.weight.copy_(torch.as_tensor(self.coef()))
+            if not torch.isfinite(linear.weight).all():
+                raise ValueError(
+                    "The targets are so large that the last layer's weights on their scale "
+                    f"overflow {linear.weight.dtype}. Rescale y, or fit in float64."
+                )
+            linear.bias.copy_(torch.as_tensor(self.intercept() - threshold))
+        network = self.plan.network
+        if self.offset is not None:
+            features = SideBySide(network.module, self.offset.columns)
+            module: nn.Module = copy.deepcopy(WithLastLayer(features, linear))
+        else:
+            module = join_last_layer(network.backbone, linear)
+            if network.columns is not None:
+                module = Encoded(copy.deepcopy(network.columns), module)
+        return module.cpu().eval()
+
+    # -- packing ----------------------------------------------------------------------
+
+    def pack(self) -> dict[str, Any]:
+        """Arrays and plain data, but for a recipe that is code."""
+        plan, network = self.plan, self.plan.network
+        backbone = network.backbone
+        return {
+            "module": map_tensors(self.module.state_dict()),
+            "offset": None if self.offset is None else map_tensors(self.offset.state_dict()),
+            "head": {name: getattr(self.head, name) for name in SETTINGS},
+            "network": {
+                "recipe": network.recipe,
+                "encoder": network.encoder,
+                "sample_shape": network.sample_shape,
+                "seed": network.seed,
+                "dtype": dtype_name(network.dtype),
+                "feature_shape": backbone.feature_shape,
+                "channels_first": backbone.channels_first,
+                "removed": backbone.removed,
+                "input_dtype": map_values(dtype_name, backbone.input_dtype),
+            },
+            "layout": tuple(plan.layout),
+            "scale": tuple(plan.scale),
+            "parameters": dict(plan.parameters),
+            "mean_weight": plan.mean_weight,
+            "final_ridge": self.final_ridge,
+            "noise_variance": self.noise_variance,
+            "n_judges": self.n_judges,
+            "noise": map_tensors(self.noise),
+            "scores": None if self.scores is None else tuple(self.scores),
+            "probabilities": tuple(self.probabilities),
+            "left_out": self.left_out,
+            "slope_squares": self.slope_squares,
+        }
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any], device: torch.device) -> FittedModel:
+        """Inverse of :meth:`pack`: new modules on this device, with the state of the old ones."""
+        facts, arrays = packed["network"], map_arrays(packed["module"])
+        shape, dtype = facts["sample_shape"], getattr(torch, facts["dtype"])
+        backbone = Backbone(
+            nn.Identity(),
+            tuple(facts["feature_shape"]),
+            facts["channels_first"],
+            facts["removed"],
+            map_values(INPUT_DTYPES.__getitem__, facts["input_dtype"]),
+        )
+        shape = shape if isinstance(shape, dict) else tuple(shape)
+        described = Network(
+            facts["recipe"], facts["encoder"], shape, facts["seed"], device, dtype, None, backbone
+        )
+        network = described.with_state(part_of(arrays, "backbone."))
+        own_shape, channels_first = packed["layout"]
+        layout = TargetLayout(tuple(own_shape), channels_first)
+        plan = Plan(
+            network,
+            layout,
+            TargetScale(*packed["scale"]),
+            packed["parameters"],
+            packed["mean_weight"],
+        )
+        kind, options = head_of(network, layout.n_targets)
+        module = CFLLModule(network.module, kind(**options, **packed["head"])).to(device)
+        module.load_state_dict(arrays)
+        offset = None
+        if packed["offset"] is not None:
+            offset = new_offset(plan)
+            offset.load_state_dict(map_arrays(packed["offset"]))
+        noise, scores, left_out = (packed[name] for name in ("noise", "scores", "left_out"))
+        return cls(
+            plan,
+            module.eval(),
+            offset,
+            packed["final_ridge"],
+            packed["noise_variance"],
+            packed["n_judges"],
+            None if noise is None else NoiseModel(*map_arrays(noise)),
+            None if scores is None else Scores(*scores),
+            Probabilities(*packed["probabilities"]),
+            None if left_out is None else tuple(left_out),
+            packed["slope_squares"],
+        )

@@ -1,0 +1,99 @@
+"""Progress: what later calls have to know of the rows that a model was fitted to."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..training.batches import BatchIterator, RowsDataset
+from .column_moments import ColumnMoments, total_weight
+
+__all__ = ["Progress", "share_kept"]
+
+# The moments of earlier rows were computed on outdated features. A run whose learning rates sum to
+# this value leaves exp(-1) of their weight. Three times as much and a third of the forgetting were
+# no better on two simulated streams (benchmarks/going_on.py).
+FORGOTTEN_BY = 1 / 3
+MOST_ROWS_REMEMBERED, SHARE_SEEN = 1024, 0.2
+
+
+def share_kept(total_rate: float) -> float:
+    """Weight that earlier rows keep after steps whose learning rates sum to ``total_rate``."""
+    return math.exp(-total_rate / FORGOTTEN_BY)
+
+
+@dataclass
+class Progress:
+    """What was learnt so far, besides the model.
+
+    Attributes
+    ----------
+    is_stream : bool
+        Whether the model was begun by ``partial_fit``; scales and ridge are not fixed then.
+    n_known : float
+        Total weight of the rows that the model was fitted to.
+    target_reach : float
+        Largest absolute target on the scale of training, 0 if unknown.
+    rows_seen : ndarray of uint32
+        Checksums of the rows that were learnt last.
+    columns : ColumnMoments or None
+        Moments of a stream's columns.
+    ridge_errors : ndarray of shape (len(RIDGES),), or None
+        Sum of squared errors of each ridge on a stream's rows before they were learnt.
+    """
+
+    is_stream: bool = False
+    n_known: float = 0.0
+    target_reach: float = 0.0
+    rows_seen: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint32))
+    columns: ColumnMoments | None = None
+    ridge_errors: np.ndarray | None = None
+
+    @classmethod
+    def after_fit(cls, rows: RowsDataset) -> Progress:
+        """After a fit to these rows."""
+        progress = cls(n_known=total_weight(rows))
+        progress.reach(rows)
+        progress.remember(rows)
+        return progress
+
+    def reach(self, rows: RowsDataset) -> None:
+        """Extend the range of known targets."""
+        assert rows.targets is not None
+        self.target_reach = max(self.target_reach, float(rows.targets.abs().max()))
+
+    def remember(self, rows: RowsDataset) -> None:
+        """Keep checksums of learnt rows; repeated rows are uninformative about the noise."""
+        found = np.concatenate([self.rows_seen, checksums(rows)])
+        self.rows_seen = found[-MOST_ROWS_REMEMBERED:]
+
+    def has_seen(self, rows: RowsDataset) -> bool:
+        """Whether these rows were learnt before, as in a loop of epochs over the same rows."""
+        return bool(np.isin(checksums(rows), self.rows_seen).mean() > SHARE_SEEN)
+
+    def pack(self) -> dict[str, Any]:
+        """Plain data."""
+        columns = None if self.columns is None else tuple(self.columns)
+        return {**asdict(self), "columns": columns}
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> Progress:
+        """Inverse of :meth:`pack`."""
+        columns = packed["columns"]
+        return cls(**{**packed, "columns": None if columns is None else ColumnMoments(*columns)})
+
+
+def checksums(rows: RowsDataset) -> np.ndarray:
+    """Checksum of each row and its targets; many rows are evenly subsampled."""
+    chosen = torch.arange(0, len(rows), -(-len(rows) // MOST_ROWS_REMEMBERED))
+    found = []
+    for batch in BatchIterator(rows.subset(chosen), 256):
+        inputs = batch.inputs.values() if isinstance(batch.inputs, dict) else [batch.inputs]
+        parts = [p.reshape(len(p), -1).cpu().numpy() for p in (*inputs, batch.targets)]
+        found += [zlib.crc32(b"".join(map(bytes, row))) for row in zip(*parts, strict=True)]
+    return np.array(found, dtype=np.uint32)

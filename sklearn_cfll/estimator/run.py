@@ -1,0 +1,355 @@
+"""Run: the net of a fit, the values that "auto" stands for, and the record of its training."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from skorch.history import History
+from torch import Tensor
+
+from ..final_solve.offset import LinearOffset, WithOffset
+from ..final_solve.refit import Refit, calibrate, mean_squared_residuals, refit_last_layer
+from ..heads.memory import memory_of
+from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
+from ..training.column_scales import FEWEST_ROWS, FIRST_RUN_STEPS, column_scales, slopes
+from ..training.net import CFLLNet
+from ..training.optimizers import OPTIMIZERS, optimizer_class, optimizer_options
+from ..training.schedules import mean_factor
+from .checks import Parts, Split
+from .fitted import FittedModel, head_of
+from .inputs import out_of_range
+from .packing import map_arrays, map_tensors
+from .plan import Plan, prediction_batch
+from .unusable_features import unusable_features
+
+__all__ = ["Run", "new_net", "pack_net", "unpack_net"]
+
+
+def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
+    """A net around the plan's network, initialised."""
+    network, kind = plan.network, optimizer_class(optimizer)
+    module = network.module
+    last_layer, options = head_of(network, plan.layout.n_targets)
+    net = CFLLNet(
+        module,
+        optimizer=kind,
+        **{f"optimizer__{name}": value for name, value in optimizer_options(kind, module).items()},
+        last_layer=last_layer,
+        **{f"last_layer__{name}": value for name, value in options.items()},
+        last_layer__memory=memory,
+        device=str(network.device),
+        compile=compile,
+        random_state=network.seed,
+        iterator_valid__batch_size=prediction_batch(network.feature_shape),
+        verbose=0,
+    )
+    net.initialize()
+    return net
+
+
+def pack_net(net: CFLLNet) -> dict[str, Any]:
+    """What a net has besides its module: the optimiser and the history."""
+    optimizer = None if net.optimizer_ is None else net.optimizer_.state_dict()
+    if optimizer is not None and not optimizer["state"]:
+        optimizer = None  # no step yet, so nothing to keep
+    names = {kind: name for name, kind in OPTIMIZERS.items()}
+    return {
+        "optimizer": map_tensors(optimizer),
+        "optimizer_class": names.get(net.optimizer, net.optimizer),
+        "compile": bool(net.compile),
+        "history": [dict(row, batches=[]) for row in net.history],
+    }
+
+
+def unpack_net(model: FittedModel, packed: dict[str, Any]) -> CFLLNet:
+    """A net that trains a fitted model on, from the result of :func:`pack_net`."""
+    head = model.head
+    net = new_net(model.plan, packed["optimizer_class"], packed["compile"], head.memory)
+    net.module_.last_layer = head
+    model.module = net.module_
+    net.history_ = History(packed["history"])
+    if packed["optimizer"] is not None and net.optimizer_ is not None:
+        net.optimizer_.load_state_dict(map_arrays(packed["optimizer"]))
+    return net
+
+
+class Run:
+    """One or several runs of a net with an estimator's parameters.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its parameters and its table of defaults are read, and nothing is set.
+    plan : Plan
+    net : CFLLNet
+
+    Attributes
+    ----------
+    history : list of dict
+        Per epoch of the last run.
+    best_iteration : int
+        Number of the epoch that was kept, counted from the first fit.
+    """
+
+    def __init__(self, estimator: Any, plan: Plan, net: CFLLNet) -> None:
+        self.estimator, self.plan, self.net = estimator, plan, net
+        self.network, self.defaults = plan.network, estimator.defaults
+        self.on_fields = self.network.on_fields and self.defaults.fields_differ
+        self.trains = net.optimizer_ is not None
+        self.history: list[dict[str, Any]] = []
+        self.best_iteration = 0
+
+    # -- what "auto" stands for -----------------------------------------------------
+
+    @property
+    def epochs(self) -> int:
+        """Maximum number of epochs."""
+        return self.defaults.max_epochs(self.estimator.max_epochs, self.on_fields)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate at the start of the schedule."""
+        return self.defaults.rate(self.estimator.learning_rate, self.on_fields)
+
+    @property
+    def schedule(self) -> str:
+        """Schedule of the learning rate."""
+        return self.defaults.rate_schedule(self.estimator.learning_rate_schedule, self.on_fields)
+
+    def batch_rows(self, n_rows: int) -> int:
+        """Samples per batch."""
+        perceptron, size = self.network.is_perceptron, self.estimator.batch_size
+        return self.defaults.batch_size(size, n_rows, perceptron, self.on_fields)
+
+    def n_batches(self, n_rows: int) -> int:
+        """Batches per epoch."""
+        return math.ceil(n_rows / self.batch_rows(n_rows))
+
+    def ridge(self, n_rows: int) -> float:
+        """Training ridge; that of one member's width."""
+        *grid, width = self.network.feature_shape
+        shape = (*grid, width // self.network.n_members)
+        full = self.estimator.batch_size == "full"
+        batch = "full" if full else self.batch_rows(n_rows)
+        return self.defaults.ridge(self.estimator.ridge, shape, batch, n_rows)
+
+    def given_ridge(self) -> float | None:
+        """The parameter ``ridge`` where it is the penalty of an exact solve itself, else None.
+
+        It is with fixed features and full batches.
+        """
+        exact = not self.trains or self.estimator.batch_size == "full"
+        return float(self.estimator.ridge) if exact and self.estimator.ridge != "auto" else None
+
+    def weight_decay(self, n_steps: int | None) -> float:
+        """Weight decay for ``n_steps`` steps; "auto" is 0 if their number is unknown."""
+        if self.estimator.weight_decay != "auto":
+            return float(self.estimator.weight_decay)
+        decoupled = optimizer_class(self.estimator.optimizer) is torch.optim.AdamW
+        if n_steps is None or not self.network.is_perceptron or not decoupled:
+            return 0.0
+        return self.defaults.weight_decay(self.rate, self.schedule, n_steps)
+
+    def n_threads(self, n_rows: int) -> int:
+        """Number of threads to train on ``n_rows`` rows."""
+        at_once = min(n_rows, self.batch_rows(n_rows))
+        return self.defaults.n_threads(self.estimator.n_threads, at_once, self.network.product_size)
+
+    def configure(
+        self,
+        n_rows: int,
+        epochs: int,
+        *,
+        stream: bool = False,
+        rate: float = 1.0,
+        going_on: bool = False,
+        fixed_rate: bool = False,
+        solved_ridge: float | None = None,
+    ) -> None:
+        """Configure the net for a run of ``epochs`` epochs, independently of earlier runs.
+
+        Parameters
+        ----------
+        n_rows, epochs : int
+        stream : bool
+            Whether the number of steps to come is unknown.
+        rate : float
+            Fraction of the learning rate.
+        going_on : bool
+            Whether a finished fit is continued on a few rows: the statistics of batch
+            normalisation are then kept.
+        fixed_rate : bool
+            Whether the learning rate stays constant.
+        solved_ridge : float or None
+            Ridge of the last exact solve, for a memory that holds all rows.
+        """
+        net, estimator, full = self.net, self.estimator, self.estimator.batch_size == "full"
+        net.module_.holds_statistics = going_on
+        if not self.trains:
+            epochs = 1  # nothing to train
+        batch_rows, ridge = self.batch_rows(n_rows), self.ridge(n_rows)
+        if stream and memory_of(estimator.memory).holds_rows:
+            ridge = ridge if solved_ridge is None else solved_ridge
+        elif stream:
+            # The ridge is meant for a full batch: fewer rows must change the last layer less.
+            ridge *= max(1.0, batch_rows / n_rows)
+            rate *= min(1.0, n_rows / batch_rows) ** 0.5  # adaptive steps are noisier
+        net.configure(
+            update_order=estimator.update_order,
+            lr_schedule="constant" if fixed_rate else self.schedule,
+            lr=rate * self.rate,
+            weight_decay=self.weight_decay(None if stream else epochs * self.n_batches(n_rows)),
+            max_epochs=epochs,
+            batch_size=batch_rows,
+            ridge=ridge,
+            # A batch of all rows needs no memory: γ = 0 gives the exact minimiser.
+            decay=0.0 if full and not stream else float(estimator.decay),
+            memory=estimator.memory,
+            solver="cholesky" if full else "auto",
+            verbose=max(0, int(estimator.verbose) - 1),
+        )
+
+    # -- running --------------------------------------------------------------------
+
+    def may_scale_columns(self, parts: Parts) -> bool:
+        """Whether to scale columns; not without held-out rows, as such fits use no random split."""
+        columns = self.network.columns
+        if columns is None or not columns.importance or parts.valid is None:
+            return False
+        return len(parts.train) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
+
+    def scale_columns(self, parts: Parts, offset: LinearOffset | None) -> None:
+        """Scale the columns by the slopes that two short, discarded runs agree on."""
+        net, train, n_rows = self.net, parts.train, len(parts.train)
+        module: Any = net.module_ if offset is None else WithOffset(net.module_, offset)
+        untrained, found = net.snapshot(), []
+        for half in Split.draw(n_rows, n_rows // 2, None, self.network.seed):
+            epochs = math.ceil(FIRST_RUN_STEPS / self.n_batches(len(half)))
+            self.configure(len(half), min(epochs, self.epochs))
+            net.verbose = 0
+            net.run(train.subset(half), None, [], provisional=True)
+            if net.interrupted_:
+                raise KeyboardInterrupt
+            found.append(slopes(module, train))
+            net.restore(untrained)
+        assert self.network.columns is not None
+        self.network.columns.scale_columns(column_scales(*found))
+
+    def callbacks(
+        self, parts: Parts, task: Any, given: tuple[Any, Any], as_fitted: Any,
+        warm: bool = False,
+    ) -> list[Any]:  # fmt: skip
+        """Callbacks of the next run.
+
+        Parameters
+        ----------
+        parts : Parts
+        task : sklearn.callback.CallbackContext or None
+        given : tuple
+            X and y, which scikit-learn's callbacks receive.
+        as_fitted : callable
+            Returns the attributes of the estimator as if training had stopped here.
+        warm : bool
+            Whether the first state may be the best one.
+        """
+        estimator, found = self.estimator, list(self.estimator.callbacks or ())
+        self.stopper = None
+        if parts.valid is not None and estimator.early_stopping is not False:
+            first = parts.valid if warm else None
+            self.stopper = BestEpoch(estimator.n_iter_no_change, estimator.tol, first)
+            found.append(("early_stopping", self.stopper))
+        if estimator.verbose == 1:
+            found.append(("epoch_bar", EpochBar()))
+        if task is not None:
+            X, y = given
+            task.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
+            found.append(("task_bridge", TaskBridge(estimator, task, X, y, as_fitted)))
+        return found
+
+    @contextlib.contextmanager
+    def explained(self, parts: Parts, X: Any) -> Iterator[None]:
+        """Explain errors of a run, and record its epochs."""
+        net = self.net
+        backbone = net.module_.backbone
+        untrained = copy.deepcopy(backbone.state_dict())
+        try:
+            yield
+        except IndexError as error:
+            raise out_of_range(backbone, X) from error
+        except FloatingPointError as error:
+            backbone.load_state_dict(untrained)
+            said = unusable_features(net, parts)
+            if said is None:
+                raise
+            raise FloatingPointError(said) from error
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "The backbone's batch normalisation needs at least two rows per batch, got a batch "
+                "of a single row. Pass more rows to the first `partial_fit`, set `batch_size` to 2 "
+                "or more, or use nn.LayerNorm."
+            ) from error
+        self.history = [_history_row(row) for row in net.history[net.first_epoch_ :]]
+        self.best_iteration = net.first_epoch_ + len(self.history)
+        if self.stopper is not None and hasattr(self.stopper, "best_epoch_"):
+            self.best_iteration = int(self.stopper.best_epoch_)
+
+    @property
+    def total_rate(self) -> float:
+        """Sum of the learning rates of the last run's steps."""
+        net = self.net
+        if not self.trains:
+            return 0.0
+        steps = net.n_batches_ * (len(net.history) - net.first_epoch_)
+        return net.lr * mean_factor(net.lr_schedule) * steps
+
+    def solve(self, parts: Parts, offset: LinearOffset | None) -> Refit:
+        """Solve exactly for the last layer and estimate the noise."""
+        net, train, valid = self.net, parts.train, parts.valid
+        if self.estimator.refit_last_layer:
+            points = math.prod(self.network.feature_shape[:-1])  # each is a row of the solve
+            lowest = self.defaults.lowest_ridge(points * len(parts.rows))
+            solved = refit_last_layer(net, train, valid, self.given_ridge(), lowest, offset)
+        else:
+            _, train, valid = parts.less(offset)
+            noise: Tensor = mean_squared_residuals(net, train if valid is None else valid)
+            calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
+            ridge = self.ridge(len(train))
+            solved = Refit(ridge, noise, calibration=calibration, offset=offset)
+        net.check_finite()
+        return solved
+
+    def resolved(self, parts: Parts, offset: LinearOffset | None) -> dict[str, Any]:
+        """Settings of the last run, with every "auto" replaced by its value."""
+        net, head = self.net, self.net.module_.last_layer
+        options = net.optimizer_.param_groups[0] if self.trains else {}
+        return {
+            "ridge": head.ridge,
+            "decay": head.decay,
+            "learning_rate": net.lr,
+            "weight_decay": options.get("weight_decay", 0.0),
+            "batch_size": net.batch_size,
+            "max_epochs": net.max_epochs,
+            "n_held_out": 0 if parts.valid is None else len(parts.valid),
+            "linear_part": offset is not None,
+            "precision": str(self.network.dtype).removeprefix("torch."),
+            "device": str(self.network.device),
+            "n_threads": self.n_threads(len(parts.train)),
+        }
+
+
+def _history_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Entries of skorch's record of an epoch that `history_` keeps."""
+    return {
+        "epoch": row["epoch"],
+        "train_loss": row["train_loss"],
+        "valid_loss": row.get("valid_loss"),
+        "learning_rate": row["learning_rate"],
+        "seconds": row.get("dur"),
+    }

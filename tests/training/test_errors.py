@@ -1,0 +1,40 @@
+"""The error of a batch, from which the backbone's gradient comes."""
+
+import torch
+
+from sklearn_cfll import ClosedFormLastLayer, EnsembleLastLayer
+from sklearn_cfll.training.errors import squared_error, training_error
+
+M, D, K = 3, 5, 2
+
+
+def rows(n=40, width=M * D, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, width, generator=generator, dtype=torch.float64)
+
+
+def test_each_member_gets_the_gradient_of_its_own_error():
+    options = {"ridge": 0.7, "dtype": torch.float64}
+    together = EnsembleLastLayer(M * D, K, n_members=M, **options)
+    alone = [ClosedFormLastLayer(D, K, **options) for _ in range(M)]
+    features, targets = rows().requires_grad_(), rows(width=K)
+    weights = torch.rand(40, dtype=torch.float64)
+    together.step(features.detach(), targets, weights, 40.0)
+    error, prediction = training_error(together, features, targets, weights)
+    (found,) = torch.autograd.grad(error, features)
+    expected = []
+    for layer, block in zip(alone, features.detach().split(D, -1), strict=True):
+        block = block.clone().requires_grad_()
+        layer.step(block.detach(), targets, weights, 40.0)
+        own = squared_error(layer(block), targets, weights)
+        expected.append(torch.autograd.grad(own, block)[0])
+    torch.testing.assert_close(found, torch.cat(expected, 1))
+    torch.testing.assert_close(prediction, together(features))
+
+
+def test_weights_are_repetitions_over_the_number_of_samples():
+    prediction, targets = rows(8, K), rows(8, K, seed=1)
+    counts = torch.arange(8.0, dtype=torch.float64)
+    repeated = [part.repeat_interleave(counts.long(), 0) for part in (prediction, targets)]
+    expected = squared_error(*repeated) * counts.sum() / 8
+    torch.testing.assert_close(squared_error(prediction, targets, counts), expected)
