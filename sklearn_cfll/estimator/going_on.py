@@ -56,7 +56,7 @@ class GoingOnMixin:
         """Train for one epoch on these rows, with none held out."""
         with self._previous_fit_kept() as settings:
             first = not self.__sklearn_is_fitted__()
-            known, adds = None, memory_of(self.memory).holds_rows  # the pass itself adds the rows
+            known = None
             if first:
                 checked = check_data(self, X, y, sample_weight, plan=None, min_samples=1)
                 checked = self._tame_targets(checked)
@@ -86,6 +86,7 @@ class GoingOnMixin:
                 noise = mean_squared_residuals(net, added)
                 addition.judge_ridges()
                 addition.follow_scales()
+            adds = memory_of(self.memory).holds_rows  # the pass itself adds the rows
             if not adds:
                 addition.take_last_layer()
             data = added if adds else less_offset(plan.dataset(checked), model.offset)

@@ -182,7 +182,7 @@ def test_integers_beyond_float_are_not_rounded():
     large = CODES + 12 * (2**60 // 12)
     model = regressor(Hashed(), max_epochs=60).fit(large, Y)
     assert model.score(large, Y) > 0.8
-    assert model._plan.backbone.input_dtype == torch.int64
+    assert model._model.plan.network.backbone.input_dtype == torch.int64
 
 
 def test_numbers_that_cannot_be_looked_up_are_refused():
@@ -210,7 +210,10 @@ def test_codes_beyond_the_embedding_are_named(method):
 def test_named_inputs_reach_the_arguments_of_forward(Network):
     model = regressor(Network(), max_epochs=40).fit(NAMED, Y_NAMED)
     assert model.score(NAMED, Y_NAMED) > 0.8
-    assert model._plan.backbone.input_dtype == {"numbers": torch.float32, "codes": torch.int64}
+    assert model._model.plan.network.backbone.input_dtype == {
+        "numbers": torch.float32,
+        "codes": torch.int64,
+    }
     assert not hasattr(model, "n_features_in_")
     backwards = dict(reversed(NAMED.items()))
     np.testing.assert_array_equal(model.predict(backwards), model.predict(NAMED))

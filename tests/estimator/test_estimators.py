@@ -26,7 +26,6 @@ from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.estimator.defaults import DEFAULTS
-from sklearn_cfll.final_solve.intervals import Scores
 from sklearn_cfll.training.schedules import SCHEDULES
 
 BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
@@ -508,7 +507,7 @@ def test_early_stopping_auto_goes_by_the_number_of_rows(Estimator, n_rows, held_
 def test_a_tenth_is_held_out_and_more_of_few_rows(n_rows, n_held):
     X, y = data_for(CFLLRegressor, n_rows)
     model = small(CFLLRegressor, max_epochs=1, validation_fraction="auto").fit(X, y)
-    assert model._scores.n_samples == n_held
+    assert model.resolved_["n_held_out"] == n_held
 
 
 @BOTH
@@ -731,7 +730,7 @@ def test_predictive_deviation_is_bayesian_linear_regression():
     inverse = np.linalg.inv(centred.T @ centred + penalty(model, X) * np.eye(X.shape[1]))
     leverage = 1 / len(X) + np.einsum("nd,de,ne->n", centred, inverse, centred)
     expected = np.sqrt(model.noise_variance_[0] * (1 + leverage))
-    expected *= Scores(*model._scores).inflation  # by rows left out, one by one
+    expected *= model._model.scores.inflation  # by rows left out, one by one
     np.testing.assert_allclose(model.predict(X, return_std=True)[1], expected, rtol=1e-6)
 
 

@@ -1,5 +1,6 @@
 """A fitted estimator holds all that it needs, whatever its parameters are set to afterwards."""
 
+import contextlib
 import copy
 import functools
 import io
@@ -119,10 +120,9 @@ def outputs(model):
         rows = IMAGES if model.n_features_in_ == 1 else X
         return b"".join(part(rows).tobytes() for part in (model.predict, model.predict_proba))
     parts = [model.predict(X)]
-    if model.net_.module_.last_layer.holds_moments and model._n_judges:
+    with contextlib.suppress(ValueError):  # no moments, or no rows held out
         parts += model.predict(X, return_std=True)
-        if model._scores is not None:
-            parts += model.predict_interval(X, 0.8)
+        parts += model.predict_interval(X, 0.8)
     return b"".join(part.tobytes() for part in parts)
 
 

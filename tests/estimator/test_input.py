@@ -817,7 +817,7 @@ def test_members_of_a_recipe_have_a_last_layer_each():
     ridge = CFLLRegressor(MLPBackbone((6, 4)), max_epochs=2, random_state=0)
     ridge.fit(BIG_X[:100], BIG_Y[:100])
     # The training ridge is that of one member's width.
-    assert model._training_ridge(100) == ridge._training_ridge(100)
+    assert model.resolved_["ridge"] == ridge.resolved_["ridge"]
 
 
 @pytest.mark.parametrize(("own", "given"), [(1, 8), (3, 8), (3, 1)])

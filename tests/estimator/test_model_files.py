@@ -259,17 +259,19 @@ def recipe(**parameters):
     return {"recipe": ["MLPBackbone", {"dict": encoded}]}
 
 
-PLAN = ("_packed", "plan")
+MODEL = ("_packed", "model")
+NETWORK = (*MODEL, "network")
+PROGRESS = ("_packed", "progress")
 BY_HAND = {
-    "a huge network": ((*PLAN, "recipe"), recipe(hidden_layer_sizes=[20_000, 20_000])),
-    "a network of many layers": ((*PLAN, "recipe"), recipe(hidden_layer_sizes=[2] * 100_000)),
-    "many members": (("_packed", "last_layer"), {"dict": [["n_members", 10**9]]}),
-    "a huge sample": ((*PLAN, "sample_shape"), {"tuple": [10**12]}),
-    "many targets": (("_packed", "layout"), {"tuple": [{"tuple": [10**9]}, False]}),
-    "another class": ((*PLAN, "recipe"), {"recipe": ["Popen", {"dict": [["args", "true"]]}]}),
+    "a huge network": ((*NETWORK, "recipe"), recipe(hidden_layer_sizes=[20_000, 20_000])),
+    "a network of many layers": ((*NETWORK, "recipe"), recipe(hidden_layer_sizes=[2] * 100_000)),
+    "many members": ((*NETWORK, "recipe"), recipe(n_members=10**9)),
+    "a huge sample": ((*NETWORK, "sample_shape"), {"tuple": [10**12]}),
+    "many targets": ((*MODEL, "layout"), {"tuple": [{"tuple": [10**9]}, False]}),
+    "another class": ((*NETWORK, "recipe"), {"recipe": ["Popen", {"dict": [["args", "true"]]}]}),
     "any optimiser": (("optimizer",), {"optimizer": "Optimizer"}),
-    "no optimiser": (("_packed", "optimizer_class"), "lr_scheduler"),
-    "another dtype": ((*PLAN, "dtype"), "load"),
+    "no optimiser": (("_packed", "training", "optimizer_class"), "lr_scheduler"),
+    "another dtype": ((*NETWORK, "dtype"), "load"),
     "a method": (("predict",), 1),
     "a property": (("backbone_",), 1),
     "a dunder": (("__class__",), "CFLLClassifier"),
@@ -295,27 +297,27 @@ ONE_MORE_AXIS = object()
 # By kind of model: where a value stands, and one that fits nowhere.
 MISFITS = {
     "regressor": [
-        (("final_ridge_",), "x"),
-        (("_n_known",), None),
-        (("_columns_seen",), 0),
-        (("_scores",), {"tuple": [1, 2, 3, 4]}),
-        (("_noise",), False),
-        (("_packed", "history"), [{"dict": [["valid_loss", None]]}]),
-        ((*PLAN, "parameters", "tol"), 0.0),
-        (("_rows_seen",), ONE_MORE_AXIS),
-        (("_slope_squares",), ONE_MORE_AXIS),
-        (("_packed", "module", "last_layer.members.1.moments_gram"), ONE_MORE_AXIS),
-        (("_packed", "module", "last_layer.members.1.feature_power"), ONE_MORE_AXIS),
+        ((*MODEL, "final_ridge"), "x"),
+        ((*PROGRESS, "n_known"), None),
+        ((*PROGRESS, "columns"), 0),
+        ((*MODEL, "scores"), {"tuple": [1, 2, 3, 4]}),
+        ((*MODEL, "noise"), False),
+        (("_packed", "training", "history"), [{"dict": [["valid_loss", None]]}]),
+        ((*MODEL, "parameters", "tol"), 0.0),
+        ((*PROGRESS, "rows_seen"), ONE_MORE_AXIS),
+        ((*MODEL, "slope_squares"), ONE_MORE_AXIS),
+        ((*MODEL, "module", "last_layer.members.1.moments_gram"), ONE_MORE_AXIS),
+        ((*MODEL, "module", "last_layer.members.1.feature_power"), ONE_MORE_AXIS),
     ],
     "classifier": [
-        (("_probabilities",), {"tuple": ["x", 0.01]}),
+        ((*MODEL, "probabilities"), {"tuple": ["x", 0.01]}),
         (("multilabel_",), None),
     ],
     "instruments": [
         (("n_threads",), "x"),
         (("shrinkage_",), []),
         (("diagnostics_",), {"dict": [["effective_f", 1.0]]}),
-        ((*PLAN, "scales"), {"dict": []}),
+        (("_packed", "plan", "scales"), {"dict": []}),
     ],
 }
 
@@ -353,7 +355,7 @@ def test_every_optimizer_goes_on_from_a_file(name, tmp_path):
     # Not to the last bit: torch casts a state in float32 to float64 when it loads it.
     np.testing.assert_allclose(loaded.predict(X), model.predict(X), rtol=1e-6)
     content = json_of(data)
-    optimizer = found_in(content["state"], ("_packed", "optimizer"))
+    optimizer = found_in(content["state"], ("_packed", "training", "optimizer"))
     if optimizer is not None:
         (group,) = found_in(optimizer, ("param_groups",))
         set_in(group, ("differentiable",), None)
@@ -410,7 +412,7 @@ def test_a_file_starts_no_compiler(files, tmp_path, monkeypatch):
     cls, data, before = files["regressor"]
     content = json_of(data)
     set_in(content["state"], ("compile",), True)
-    set_in(content["state"], ("_packed", "compile"), True)
+    set_in(content["state"], ("_packed", "training", "compile"), True)
     (tmp_path / "model").write_bytes(forged(data, content))
     monkeypatch.setattr(nn.Module, "compile", lambda *args, **kwargs: pytest.fail("compiled"))
     model = cls.load(tmp_path / "model")

@@ -95,7 +95,7 @@ def test_even_noise_stays_a_constant():
     for seed in range(5):
         model = CFLLRegressor(hidden_layer_sizes=(8,), max_epochs=10, random_state=seed)
         model.fit(X[:, :1], y - np.sin(2 * X[:, 0]))
-        kinds.append(bool(np.any(model._noise[0])))
+        kinds.append(bool(model._model.noise.weight.any()))
     assert sum(kinds) <= 2  # a standard error is passed by chance one time in six
 
 
@@ -105,7 +105,7 @@ def test_one_held_out_row_says_nothing_of_uneven_noise():
     model = CFLLRegressor(
         max_epochs=2, early_stopping=True, validation_fraction=0.1, random_state=0
     ).fit(X, y)
-    assert not np.any(model._noise[0])
+    assert not model._model.noise.weight.any()
 
 
 def test_noise_of_weighted_rows_is_that_of_repeated_rows():
@@ -120,7 +120,7 @@ def test_noise_of_weighted_rows_is_that_of_repeated_rows():
         X.repeat(times, 0), y.repeat(times), X_val=X_val, y_val=y_val
     )
     assert weighted.final_ridge_ == repeated.final_ridge_
-    for part, other in zip(weighted._noise, repeated._noise, strict=True):
+    for part, other in zip(weighted._model.noise, repeated._model.noise, strict=True):
         np.testing.assert_allclose(part, other, rtol=1e-5)
 
 
@@ -282,8 +282,8 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
         columns=ColumnEncoder(0, importance=False), random_state=0,
     ).fit(X, y)  # fmt: skip
     rows = Split.draw(120, DEFAULTS.n_held_out("auto", 120), None, 0).held_out
-    data = model._plan.dataset(check_data(model, X, y, None, reset=False, min_samples=1))
-    net, offset = model.net_, model._offset
+    net, offset, plan = model.net_, model._model.offset, model._model.plan
+    data = plan.dataset(check_data(model, X, y, None, plan=plan, min_samples=1))
     data = less_offset(data, offset)
     features, targets, _ = next(net.labelled_features(data))
     lefts = []
@@ -305,7 +305,7 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
     left_out = _left_out_residuals(net, data.subset(rows), lambda *_: None, offset)
     found = torch.cat([residuals for residuals, *_ in left_out])
     torch.testing.assert_close(found, expected)
-    assert model._scores[2] == len(rows)
+    assert model._model.scores.n_samples == len(rows)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -336,4 +336,4 @@ def test_Split_count_by_their_weights():
     with pytest.raises(ValueError, match="needs at least 9 held-out rows of equal weight"):
         model.predict_interval(X)
     equal = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y, sample_weight=np.full(300, 7.0))
-    assert Scores(*equal._scores).n_samples == pytest.approx(equal.resolved_["n_held_out"])
+    assert equal._model.scores.n_samples == pytest.approx(equal.resolved_["n_held_out"])
