@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 from ._compat import (
     Interval,
     InvalidParameterError,
+    StrOptions,
     validate_parameter_constraints,
 )
 
-__all__ = ["RealInterval", "check_parameters", "positive_integers"]
+__all__ = ["Choice", "RealInterval", "check_parameters", "positive_integers"]
 
 
 class RealInterval(Interval):
@@ -31,6 +33,17 @@ class RealInterval(Interval):
             return bool(super().__contains__(float(value)))
         except OverflowError:
             return False
+
+
+class Choice(StrOptions):
+    """The names in a table, to which a line may be added."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        super().__init__(set(table))
+        self.table = table
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return isinstance(val, str) and val in self.table
 
 
 def check_parameters(recipe: Any) -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.exceptions import DataConversionWarning
-from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import check_array, compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted
 
 from ._compat import StrOptions, fit_context
-from .estimator.arrays import as_targets, check_labels
 from .estimator.base import BaseCFLL
-from .estimator.checks import Parts
 from .estimator.defaults import DEFAULTS
 from .estimator.fitted import FittedModel
+from .estimator.labels import (
+    check_classes,
+    checked_labels,
+    class_weights,
+    classes_of,
+    indicators,
+)
 from .estimator.parameters import shared_docs
 from .estimator.run import Run
+from .estimator.split import Parts
 from .final_solve.probabilities import Probabilities
 from .final_solve.refit import Refit
 
@@ -259,104 +259,18 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         return not self.multilabel_ and len(self.classes_) == 2
 
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
-        if y.ndim == 2 and y.shape[1] == 1:
-            warnings.warn(
-                "A column-vector y was passed when a 1d array was expected. Please change the "
-                "shape of y to (n_samples,), for example using ravel().",
-                DataConversionWarning,
-                stacklevel=2,
-            )
-            y = y.ravel()
-        if y.dtype.kind in "fc":
-            y = check_array(y, ensure_2d=False, dtype=None, input_name="y", estimator=self)
-        y = check_labels(y, "y")
-        check_classification_targets(y)
-        kind = type_of_target(y, input_name="y")
-        if kind == "multiclass-multioutput":
-            raise ValueError(
-                "y holds several columns of classes. Fit one classifier per column (for example "
-                "sklearn.multioutput.MultiOutputClassifier); columns of 0 and 1 are multilabel."
-            )
+        y, kind = checked_labels(y, self)
         multilabel = kind == "multilabel-indicator"
         if reset:
             self.multilabel_ = multilabel
             given = getattr(self, "_given_classes", None)
-            self.classes_ = unique_labels(y) if given is None else given
-            if len(self.classes_) < 2 and not multilabel:
-                source = "y" if given is None else "`classes`"
-                raise ValueError(
-                    f"CFLLClassifier needs at least two classes, but {source} holds one class: "
-                    f"{self.classes_[0]!r}."
-                )
+            self.classes_ = classes_of(y, given, multilabel)
         elif multilabel != self.multilabel_:
             raise ValueError(f"y is {kind}, unlike the y of the first fit.")
-        if multilabel:
-            return y.astype(np.float64)
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(
-                f"y holds classes {unknown.tolist()} that are not in classes_ "
-                f"{self.classes_.tolist()}. Drop these rows, or `fit` on rows of all classes. In a "
-                "stream, pass all of them as `classes` to the first `partial_fit`."
-            )
-        indicators = LabelBinarizer().fit(self.classes_).transform(y)
-        return indicators[:, 0] * 1.0 if len(self.classes_) == 2 else indicators * 1.0
+        return y.astype(np.float64) if multilabel else indicators(y, self.classes_)
 
     def _fit_weights(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
-        if self.class_weight is None:
-            return sample_weight
-        if self.class_weight != "balanced":
-            weights = self._given_weights(y)
-            return weights if sample_weight is None else weights * sample_weight
-        if self.class_weight == "balanced" and sample_weight is not None and y.ndim == 1:
-            # Weights are numbers of repetitions, so balance the weighted class sizes.
-            codes = np.unique(y, return_inverse=True)[1]
-            sizes = np.bincount(codes, sample_weight)
-            present = np.count_nonzero(sizes)
-            share = np.divide(sample_weight.sum(), present * sizes, where=sizes > 0, out=sizes * 0)
-            return sample_weight * share[codes]
-        weights = compute_sample_weight(self.class_weight, y)
-        return weights if sample_weight is None else weights * sample_weight
-
-    def _given_weights(self, y: np.ndarray) -> np.ndarray:
-        """Weight of each row from a dict, or from one dict per label for multilabel targets."""
-        given = self.class_weight
-        if not self.multilabel_ and isinstance(given, dict):
-            return self._class_weights(given, self.classes_)[np.searchsorted(self.classes_, y)]
-        if not self.multilabel_:
-            raise ValueError(
-                f"`class_weight` may be a list for multilabel targets only, got {given!r}, but y "
-                "has one column. Pass one dict."
-            )
-        k = y.shape[1]
-        if not isinstance(given, list) or len(given) != k:
-            raise ValueError(
-                f'`class_weight` must be "balanced" or a list of {k} dicts, one for each label of '
-                f"the multilabel y, such as [{{0: 1, 1: 5}}, ...], got {given!r}."
-            )
-        labels = [self._class_weights(each, np.arange(2)) for each in given]
-        columns = zip(labels, y.astype(np.int64).T, strict=True)
-        return np.prod([weights[column] for weights, column in columns], axis=0)
-
-    def _class_weights(self, given: Any, classes: np.ndarray) -> np.ndarray:
-        """Weight of each class; one where none is given, as in scikit-learn."""
-        if not isinstance(given, dict):
-            raise ValueError(f"`class_weight` must hold dicts, got {given!r}.")
-        for label, weight in given.items():
-            if not isinstance(weight, Real) or not 0 <= float(weight) < np.inf:
-                raise ValueError(
-                    "`class_weight` must hold finite, non-negative weights, got "
-                    f"{weight!r} for class {label!r}."
-                )
-        known = classes.tolist()
-        unknown = [label for label in given if label not in known]
-        missing = [label for label in known if label not in given]
-        if unknown and missing:
-            raise ValueError(
-                f"`class_weight` holds weights of {unknown}, which are not classes, but none of "
-                f"the classes {missing}. The classes are {known}."
-            )
-        return np.array([float(given.get(label, 1.0)) for label in known])
+        return class_weights(self, y, sample_weight)
 
     def _n_network_outputs(self, y: np.ndarray) -> int | None:
         return len(self.classes_)  # networks often have two outputs for two classes
@@ -387,13 +301,3 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def check_classes(classes: Any) -> np.ndarray:
-    """Sorted unique labels of ``partial_fit(classes=)``."""
-    given = as_targets(classes, "classes")
-    if given.ndim != 1 or not len(given):
-        raise ValueError(
-            f"`classes` must be a list of all labels that will occur in y, got {classes!r}."
-        )
-    return unique_labels(check_labels(given, "classes"))

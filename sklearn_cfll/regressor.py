@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
@@ -14,16 +13,16 @@ from sklearn.utils.validation import check_is_fitted
 from ._compat import StrOptions, fit_context
 from .estimator.arrays import as_targets, as_values, as_weights
 from .estimator.base import BaseCFLL
-from .estimator.checks import Checked, Parts
+from .estimator.checks import Checked
 from .estimator.fitted import FittedModel
-from .estimator.going_on import NO_MOMENTS
+from .estimator.held_out import NO_MOMENTS, leave_one_out_score, left_out, no_residuals
 from .estimator.parameters import shared_docs
 from .estimator.plan import Plan
 from .estimator.run import Run
+from .estimator.split import Parts
 from .estimator.targets import TargetScale
 from .estimator.wild_targets import disregard_wild, tame_added, tame_targets
 from .final_solve.intervals import Scores, check_coverage
-from .final_solve.noise import leave_one_out
 from .final_solve.refit import Refit
 from .training.torch_settings import default_modes
 
@@ -202,7 +201,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         if not model.head.holds_moments:
             raise ValueError(f"`return_std` {NO_MOMENTS}")
         if not model.n_judges:
-            raise ValueError(f"`return_std` {self._no_residuals()}")
+            raise ValueError(f"`return_std` {no_residuals(self)}")
         with self._rows_to_predict(X) as rows:
             mean, std = model.deviations(rows)
         return model.plan.layout.from_rows(mean), model.plan.layout.from_rows(std)
@@ -236,7 +235,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         check_is_fitted(self)
         model = self._model
         if model.scores is None:
-            raise ValueError(f"`predict_interval` {self._no_residuals()}")
+            raise ValueError(f"`predict_interval` {no_residuals(self)}")
         if not model.head.holds_moments:
             raise ValueError(f"`predict_interval` {NO_MOMENTS}")
         mean, std = self.predict(X, return_std=True)
@@ -244,27 +243,6 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         factor = layout.from_rows(np.broadcast_to(quantiles, layout.to_rows(std).shape))
         half = (factor * std).astype(mean.dtype)
         return mean - half, mean + half
-
-    def _no_residuals(self) -> str:
-        """Reason for missing residuals of held-out rows, and the remedy."""
-        enough = self.defaults.held_out_from
-        if self.early_stopping is False or self.validation_fraction == 0:
-            remedy = "call `fit` with early_stopping=True and `validation_fraction` above 0"
-        elif self._progress.is_stream:
-            remedy = (
-                f"`partial_fit` holds none out. Call `fit` first, on at least {enough} rows, and "
-                "then `partial_fit`"
-            )
-        else:
-            remedy = (
-                f"`fit` holds none out of fewer than {enough} rows. Call `fit` on more rows, or "
-                "with early_stopping=True"
-            )
-        return (
-            "needs rows that the network was not trained on, because residuals of training rows "
-            f"are too small, but none were held out: {remedy}, or pass `X_val` and `y_val` to "
-            "`fit`."
-        )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination; fields are scored point by point.
@@ -291,40 +269,18 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         known = None if solved.calibration is None else Scores.of(solved.calibration)
         left_out = None
         if solved.exact and not run.trains and not run.network.on_fields:
-            left_out = self._leave_one_out(run, parts, solved)
+            left_out = leave_one_out_score(run, parts, solved.ridge)
         return replace(model, scores=known, noise=solved.noise, left_out=left_out)
-
-    def _leave_one_out(self, run: Run, parts: Parts, solved: Refit) -> tuple[np.ndarray, float]:
-        """Residual of each row under the fit to all others, and their score."""
-        rows, plan = parts.rows, run.plan
-        residuals = [part for _, part, _ in leave_one_out(run.net, rows, solved.ridge)]
-        scaled = torch.cat(residuals).cpu().numpy()
-        weights = None if rows.sample_weight is None else rows.sample_weight.cpu().numpy()
-        assert rows.targets is not None
-        wanted = rows.targets.cpu().numpy()
-        score = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
-        return plan.layout.from_rows(scaled * plan.scale.scale), score
 
     @property
     def loo_residuals_(self) -> np.ndarray:
         """Residual of each training row under the fit to all others, in y's shape at fit."""
-        return self._left_out("loo_residuals_")[0]
+        return left_out(self, "loo_residuals_")[0]
 
     @property
     def loo_score_(self) -> float:
         """Coefficient of determination of the leave-one-out predictions."""
-        return self._left_out("loo_score_")[1]
-
-    def _left_out(self, name: str) -> tuple[np.ndarray, float]:
-        found = self._fitted(name).left_out
-        if found is None:
-            raise AttributeError(
-                f"This {type(self).__name__} has no `{name}`: leaving a row out of the last layer "
-                "alone is exact only if the backbone was not trained on it. It requires a backbone "
-                "without parameters to train, samples without positions and "
-                "refit_last_layer=True. With a trained backbone, use cross_val_predict."
-            )
-        return found
+        return left_out(self, "loo_score_")[1]
 
     def _takes_linear_part(self, plan: Plan, parts: Parts) -> bool:
         if not plan.network.is_perceptron or self.linear_part != "auto":

@@ -12,8 +12,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from .._compat import Interval, StrOptions
-from .._validation import RealInterval, check_parameters, positive_integers
+from .._compat import Interval
+from .._validation import Choice, RealInterval, check_parameters, positive_integers
 from .dropout import SeededDropout
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
@@ -133,7 +133,7 @@ class MLPBackbone(BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": [Interval(Integral, 1, None, closed="left"), "array-like"],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        "activation": [Choice(ACTIVATIONS)],
         "dropout": [RealInterval(0, 1, closed="left")],
         "n_members": [Interval(Integral, 1, None, closed="left")],
     }

@@ -19,8 +19,9 @@ __all__ = [
     "ChannelsLast",
     "copy_module",
     "evaluation_mode",
-    "join_last_layer",
     "keep_whole",
+    "replace_module",
+    "set_width",
     "split_last_layer",
     "strip_last_layer",
 ]
@@ -66,17 +67,6 @@ class ChannelsLast(nn.Module):
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         return self.network(*args, **kwargs).movedim(1, -1)
-
-
-class WithLastLayer(nn.Module):
-    """A backbone followed by a last layer, to whose dtype the features are cast."""
-
-    def __init__(self, backbone: nn.Module, last: nn.Linear) -> None:
-        super().__init__()
-        self.backbone, self.last = backbone, last
-
-    def forward(self, *args: Tensor, **inputs: Tensor) -> Tensor:
-        return self.last(self.backbone(*args, **inputs).to(self.last.weight.dtype))
 
 
 class SplitOff(nn.Identity):
@@ -174,15 +164,15 @@ def strip_last_layer(network: nn.Module, removed: str | None, channels_first: bo
             f"`backbone`, a {type(network).__name__}, has no linear layer {removed!r}, which was "
             "the last one of the network at fit."
         )
-    _set_width(network, removed, *_widths(layer)[::-1])
-    network = _replace(network, removed, SplitOff(layer))
+    set_width(network, removed, *_widths(layer)[::-1])
+    network = replace_module(network, removed, SplitOff(layer))
     return ChannelsLast(network) if channels_first else network
 
 
 def _put_back(network: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     """Undo what :func:`strip_last_layer` did to a network."""
-    _set_width(network, name, *_widths(layer))
-    return _replace(network, name, layer)
+    set_width(network, name, *_widths(layer))
+    return replace_module(network, name, layer)
 
 
 def _widths(layer: nn.Module) -> tuple[int, int]:
@@ -191,7 +181,7 @@ def _widths(layer: nn.Module) -> tuple[int, int]:
     return layer.weight.shape[1], layer.weight.shape[0]
 
 
-def _set_width(network: nn.Module, name: str, old: int, new: int) -> None:
+def set_width(network: nn.Module, name: str, old: int, new: int) -> None:
     """Set the new width in the module that contains the layer.
 
     neuraloperator's ``ChannelMLP`` reshapes the output of its last layer to ``out_channels``.
@@ -199,36 +189,6 @@ def _set_width(network: nn.Module, name: str, old: int, new: int) -> None:
     parent = network.get_submodule(name.rpartition(".")[0].removesuffix(".fcs")) if name else None
     if getattr(parent, "out_channels", None) == old:
         parent.out_channels = new  # type: ignore[union-attr, assignment]
-
-
-def join_last_layer(backbone: Backbone, linear: nn.Linear) -> nn.Module:
-    """Restore the whole network: a copy of the backbone with ``linear`` as its last layer."""
-    module = copy_module(backbone.module)
-    if backbone.removed is None:
-        return WithLastLayer(module, linear)
-    if not backbone.channels_first:
-        return _replace(module, backbone.removed, linear)
-    assert isinstance(module, ChannelsLast)
-    network = module.network
-    split_off: Any = network.get_submodule(backbone.removed)
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    kind = next(kind for kind in kinds if issubclass(split_off.kind, kind))
-    # Skip the initialisation, which would draw from torch's global generator.
-    last: Any = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        kind,
-        linear.in_features,
-        linear.out_features,
-        1,
-        bias=linear.bias is not None,
-        device=linear.weight.device,
-        dtype=linear.weight.dtype,
-    )
-    with torch.no_grad():
-        last.weight.copy_(linear.weight.reshape(last.weight.shape))
-        if last.bias is not None:
-            last.bias.copy_(linear.bias)
-    _set_width(network, backbone.removed, linear.in_features, linear.out_features)
-    return _replace(network, backbone.removed, last)
 
 
 def copy_module(module: nn.Module) -> nn.Module:
@@ -396,7 +356,7 @@ def _dtypes(sample: Inputs) -> torch.dtype | dict[str, torch.dtype]:
     return sample.dtype
 
 
-def _replace(network: nn.Module, name: str, new: nn.Module) -> nn.Module:
+def replace_module(network: nn.Module, name: str, new: nn.Module) -> nn.Module:
     """Replace the module at a dotted name; an empty name is the network itself."""
     if not name:
         return new

@@ -10,50 +10,29 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from sklearn.base import BaseEstimator, is_regressor
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
-from torch.utils.data import Dataset
 
 from .._compat import CallbackSupportMixin, fit_context
-from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import input_shape_of
-from ..backbones.splitting import CannotTakeInputs
-from ..columns.scaling import RobustStandardize, Standardize
-from ..columns.statistics import input_statistics
 from ..final_solve.refit import Refit
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
-from ..training.net import CFLLNet
-from ..training.seeding import draw_seed
-from ..training.torch_settings import default_modes, resolve_device, use_threads
-from .arrays import told_of
+from ..training.torch_settings import default_modes, use_threads
 from .attributes import FittedAttributes
-from .checks import (
-    Checked,
-    Parts,
-    Split,
-    check_data,
-    check_inputs,
-    check_sample_shape,
-    check_sizes,
-    needs_float64,
-    seen_as_given,
-)
+from .checks import Checked, check_data, check_inputs, check_sample_shape
 from .defaults import DEFAULTS, Defaults
-from .effects import warn_of_fixed_features, warn_without_effect
+from .effects import warn_of_fixed_features
 from .fitted import FittedModel, new_offset
 from .going_on import GoingOnMixin, measured_slopes
 from .inputs import out_of_range
-from .network import Network
 from .parameters import CONSTRAINTS, refuse_mistaken_kinds
-from .plan import Plan, prediction_batch, target_layout
+from .plan import Plan, make_plan, prediction_batch
 from .progress import Progress
-from .run import Run, new_net
+from .run import Run, begin, new_net
+from .split import Parts, parts_of
 from .targets import TargetScale
-from .unchanged import fixed_parameters
-from .unusable_features import warn_of_equal_features
-from .validation_scale import warn_of_other_scale, warn_of_useless_validation
+from .validation_scale import warn_of_useless_validation
 
 
 class BaseCFLL(
@@ -159,13 +138,13 @@ class BaseCFLL(
                 return self._fit_again(X, y, sample_weight, X_val, y_val, settings)
             checked = check_data(self, X, y, sample_weight, plan=None, min_samples=2)
             checked = self._tame_targets(checked)
-            plan = self._make_plan(checked)
-            parts = self._parts(plan, checked, X_val, y_val)
+            plan = make_plan(self, checked)
+            parts = parts_of(self, plan, checked, X_val, y_val)
             net = new_net(plan, self.optimizer, self.compile, self.memory)
             run = Run(self, plan, net)
             task = self._init_callback_context(max_subtasks=run.epochs)
             settings.enter_context(use_threads(run.n_threads(len(parts.train))))
-            self._begin(plan, net, parts.train)
+            begin(plan.network, net, parts.train)
             offset = None
             if self._takes_linear_part(plan, parts):
                 offset = new_offset(plan).fit(parts.train)
@@ -186,90 +165,6 @@ class BaseCFLL(
                 net.reset_optimizer()  # a later partial_fit starts without its state
             self._finish(run, parts, offset)
             return self._end(task, X, y, as_fitted)
-
-    def _make_plan(self, checked: Checked) -> Plan:
-        """Build the network for checked rows, in the precision that they need."""
-        device, recipe = resolve_device(self.device), self.backbone
-        if recipe is None:
-            recipe = MLPBackbone(
-                self.hidden_layer_sizes, self.activation, self.dropout, self.n_members
-            )
-        encoder = self.defaults.column_encoder(self.columns, recipe)
-        encoded = encoder is not None
-        as_given = seen_as_given(
-            checked,
-            inputs=not encoded or device.type == "mps",
-            targets=not getattr(self, "normalize_y", True),
-        )
-        coarse = self.precision == "auto" and needs_float64(checked, encoded, as_given)
-        dtype = self.defaults.dtype(self.precision, checked.y.shape, device, coarse)
-        check_sizes(as_given, dtype)
-        dtypes, failures, network = [dtype], [], None
-        if self.precision == "auto" and device.type != "mps":  # its forward may cast to the other
-            dtypes.append(torch.float32 if dtype == torch.float64 else torch.float64)
-        seed, n_outputs = draw_seed(self.random_state), self._n_network_outputs(checked.y)
-        for dtype in dtypes:
-            try:
-                network = Network.build(
-                    recipe,
-                    encoder,
-                    checked,
-                    n_outputs=n_outputs,
-                    seed=seed,
-                    device=device,
-                    dtype=dtype,
-                )
-                break
-            except CannotTakeInputs as error:
-                failures.append(error)
-        if network is None:
-            raise failures[0]
-        layout = target_layout(network, checked.y.shape)
-        scale = self._fit_scale(layout.to_rows(checked.y), checked.sample_weight)
-        parameters = fixed_parameters(self, network.recipe)
-        return Plan(network, layout, scale, parameters, checked.mean_weight)
-
-    def _parts(self, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
-        """All rows in their order, the training rows and the held-out rows."""
-        if (X_val is None) != (y_val is None) and not isinstance(X_val, Dataset):
-            raise ValueError("Give both `X_val` and `y_val`, or neither.")
-        given, n_rows = X_val is not None, len(checked.y)
-        holds_out = not given and self._holds_out(n_rows)
-        warn_without_effect(self, holds_out=holds_out, given=given)
-        data = plan.dataset(checked)
-        if given:
-            with told_of("In `X_val` and `y_val`, called X and y here"):
-                held_out = check_data(self, X_val, y_val, None, plan=plan, min_samples=1)
-                valid = plan.dataset(self._tame_held_out(held_out))
-            warn_of_other_scale(data, valid, plan.scale if is_regressor(self) else None)
-            return Parts(data, data, valid)
-        if not holds_out:
-            return Parts(data, data, None)
-        if n_rows < 10:
-            raise ValueError(
-                f"`early_stopping`=True holds out rows and needs at least 10, got n_samples="
-                f'{n_rows}. Use early_stopping="auto" or False, or give `X_val` and `y_val`.'
-            )
-        n_held = self.defaults.n_held_out(self.validation_fraction, n_rows)
-        split = Split.draw(n_rows, n_held, self._stratify(checked.y), plan.network.seed)
-        return Parts(data, data.subset(split.train), data.subset(split.held_out))
-
-    def _holds_out(self, n_rows: int) -> bool:
-        """Whether some of ``n_rows`` rows are held out."""
-        if self.validation_fraction == 0:
-            return False
-        return self.defaults.holds_out(self.early_stopping, n_rows)
-
-    def _begin(self, plan: Plan, net: CFLLNet, train: RowsDataset) -> None:
-        """Standardise inputs inside a user's network by the training rows."""
-        for part in plan.network.backbone.module.modules():
-            if isinstance(part, RobustStandardize):
-                part.fit(train.inputs, train.sample_weight)
-            elif isinstance(part, Standardize):
-                part.adapt_to(*input_statistics(train.inputs, train.sample_weight))
-        if plan.network.columns is None:
-            with contextlib.suppress(IndexError):  # index out of range: training raises it
-                warn_of_equal_features(net, train)
 
     def _finish(self, run: Run, parts: Parts, offset: Any) -> None:
         """Solve for the last layer, and set the fitted attributes."""

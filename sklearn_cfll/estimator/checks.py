@@ -8,14 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 import torch
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
 from ..columns.rows import as_rows, from_numpy
 from ..columns.statistics import quantiles, spread_rows
-from ..final_solve.offset import less_offset
-from ..training.batches import RowsDataset
 from .arrays import (
     HELD_32,
     HELD_64,
@@ -31,7 +28,7 @@ from .arrays import (
 )
 from .inputs import check_named_inputs, check_names, n_samples
 
-__all__ = ["Checked", "Parts", "Split", "check_data", "check_inputs", "check_sample_shape"]
+__all__ = ["Checked", "check_data", "check_inputs", "check_sample_shape"]
 __all__ += ["check_sizes", "needs_float64", "seen_as_given"]
 
 # Float32 must resolve differences of this fraction of a column's standard deviation.
@@ -61,44 +58,6 @@ class Checked(NamedTuple):
     sample_weight: np.ndarray | None
     mean_weight: float
     lazy: bool
-
-
-class Split(NamedTuple):
-    """Indices of the training rows and of the held-out rows."""
-
-    train: np.ndarray
-    held_out: np.ndarray
-
-    @classmethod
-    def draw(cls, n_rows: int, n_held: int, classes: np.ndarray | None, seed: int) -> Split:
-        """Hold out random rows, stratified by class if there are enough of each."""
-        if n_rows - n_held < 2:
-            raise ValueError(
-                f"`validation_fraction` holds out {n_held} of {n_rows} rows, which leaves "
-                f"{max(0, n_rows - n_held)} to train on. Use a smaller fraction, or pass `X_val` "
-                "and `y_val`."
-            )
-        if classes is not None:
-            counts = np.unique(classes, return_counts=True)[1]
-            if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):
-                classes = None  # too few rows to have every class in both parts
-        train, held = train_test_split(
-            np.arange(n_rows), test_size=n_held, stratify=classes, random_state=seed
-        )
-        return cls(np.sort(train), np.sort(held))
-
-
-class Parts(NamedTuple):
-    """All rows of a fit in their order, the training rows and the held-out rows."""
-
-    rows: RowsDataset
-    train: RowsDataset
-    valid: RowsDataset | None
-
-    def less(self, offset: Any) -> Parts:
-        """The same rows, with the residuals of the offset as targets."""
-        rows, train = less_offset(self.rows, offset), less_offset(self.train, offset)
-        return Parts(rows, train, None if self.valid is None else less_offset(self.valid, offset))
 
 
 def check_data(

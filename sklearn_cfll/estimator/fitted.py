@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..backbones.joining import WithLastLayer, join_last_layer
 from ..backbones.mlp import SideBySide
-from ..backbones.splitting import Backbone, WithLastLayer, join_last_layer
+from ..backbones.splitting import Backbone
 from ..columns.encoder import Encoded
 from ..final_solve.intervals import Scores
 from ..final_solve.noise import NoiseModel

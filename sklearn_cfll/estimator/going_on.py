@@ -18,20 +18,18 @@ from ..training.column_scales import mean_squared_slopes
 from ..training.optimizers import optimizer_class
 from ..training.torch_settings import use_threads
 from .additions import Additions
-from .checks import Parts, check_data
+from .checks import check_data
 from .column_moments import total_weight
 from .effects import warn_without_effect
 from .fitted import FittedModel
+from .held_out import NO_MOMENTS
+from .plan import make_plan
 from .progress import Progress
-from .run import Run, new_net
+from .run import Run, begin, new_net
+from .split import Parts, parts_of
 from .unchanged import check_unchanged
 
-__all__ = ["NO_MOMENTS", "GoingOnMixin", "measured_slopes"]
-
-NO_MOMENTS = (
-    "needs the moments of the training rows, which were not kept. Fit with "
-    'refit_last_layer=True, or use memory="statistics".'
-)
+__all__ = ["GoingOnMixin", "measured_slopes"]
 
 
 def measured_slopes(model: FittedModel, rows: RowsDataset) -> np.ndarray | None:
@@ -60,7 +58,7 @@ class GoingOnMixin:
             if first:
                 checked = check_data(self, X, y, sample_weight, plan=None, min_samples=1)
                 checked = self._tame_targets(checked)
-                plan, progress = self._make_plan(checked), Progress(is_stream=True)
+                plan, progress = make_plan(self, checked), Progress(is_stream=True)
                 warn_without_effect(self, holds_out=True, given=False)
                 plan.mean_weight = 1.0  # a stream's weights are not normalised
                 net = new_net(plan, self.optimizer, self.compile, self.memory)
@@ -79,7 +77,7 @@ class GoingOnMixin:
             added = less_offset(rows, model.offset)
             addition, noise = Additions(run, progress, known, added), None
             if first:
-                self._begin(plan, net, added)
+                begin(plan.network, net, added)
                 addition.see_columns()
             else:
                 # Before they are learnt, these rows serve as held-out rows.
@@ -129,7 +127,7 @@ class GoingOnMixin:
         checked = self._tame_targets(checked)
         plan.check_targets(checked)
         checked = self._tame_added(checked)
-        parts = self._parts(plan, checked, X_val, y_val)
+        parts = parts_of(self, plan, checked, X_val, y_val)
         rest, run = parts.less(model.offset), Run(self, plan, net)
         task = self._init_callback_context(max_subtasks=run.epochs)
         settings.enter_context(use_threads(run.n_threads(len(parts.train))))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .._compat import Interval, InvalidParameterError, StrOptions
-from .._validation import RealInterval
+from .._validation import Choice, RealInterval
 from ..backbones.mlp import ACTIVATIONS
 from ..columns.encoder import ColumnEncoder
 from ..heads.memory import MEMORIES
@@ -22,15 +22,15 @@ __all__ = ["CONSTRAINTS", "refuse_mistaken_kinds", "shared_docs"]
 CONSTRAINTS: dict[str, Any] = {
     "backbone": "no_validation",  # build_backbone validates it
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-    "activation": [StrOptions(set(ACTIVATIONS))],
+    "activation": [Choice(ACTIVATIONS)],
     "dropout": [RealInterval(0, 1, closed="left")],
     "n_members": [Interval(Integral, 1, None, closed="left")],
     "columns": [ColumnEncoder, StrOptions({"passthrough"}), None],
     "ridge": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
     "decay": [RealInterval(0, 1, closed="both")],
-    "memory": [StrOptions(set(MEMORIES))],
-    "update_order": [StrOptions(set(UPDATE_ORDERS))],
-    "optimizer": [StrOptions(set(OPTIMIZERS)), type],
+    "memory": [Choice(MEMORIES)],
+    "update_order": [Choice(UPDATE_ORDERS)],
+    "optimizer": [Choice(OPTIMIZERS), type],
     "learning_rate": [RealInterval(0, None, closed="neither"), StrOptions({"auto"})],
     "weight_decay": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
     "learning_rate_schedule": [StrOptions({*SCHEDULES, "auto"})],

@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from ..backbones.fno import FNOBackbone
+from ..backbones.mlp import MLPBackbone
+from ..backbones.splitting import CannotTakeInputs
 from ..columns.rows import Rows, as_rows, from_numpy
 from ..training.batches import RowsDataset
-from .checks import Checked
+from ..training.seeding import draw_seed
+from ..training.torch_settings import resolve_device
+from .checks import Checked, check_sizes, needs_float64, seen_as_given
 from .network import Network
 from .targets import TargetLayout, TargetScale
+from .unchanged import fixed_parameters
 
-__all__ = ["Plan", "prediction_batch", "target_layout"]
+__all__ = ["Plan", "make_plan", "prediction_batch"]
 
 # Largest targets and weights whose squares and sums of products can be held.
 LARGEST_SQUARED = {torch.float32: 1e15, torch.float64: 1e140}
@@ -139,3 +144,49 @@ class Plan:
     def unscale_variance(self, variance: Tensor) -> np.ndarray:
         """Variances (k,) of the net's outputs in y's units."""
         return np.asarray(variance.double().cpu().numpy() * self.scale.scale**2)
+
+
+def make_plan(estimator: Any, checked: Checked) -> Plan:
+    """Build the network for checked rows, in the precision that they need."""
+    device, recipe = resolve_device(estimator.device), estimator.backbone
+    if recipe is None:
+        recipe = MLPBackbone(
+            estimator.hidden_layer_sizes,
+            estimator.activation,
+            estimator.dropout,
+            estimator.n_members,
+        )
+    encoder = estimator.defaults.column_encoder(estimator.columns, recipe)
+    encoded = encoder is not None
+    as_given = seen_as_given(
+        checked,
+        inputs=not encoded or device.type == "mps",
+        targets=not getattr(estimator, "normalize_y", True),
+    )
+    coarse = estimator.precision == "auto" and needs_float64(checked, encoded, as_given)
+    dtype = estimator.defaults.dtype(estimator.precision, checked.y.shape, device, coarse)
+    check_sizes(as_given, dtype)
+    dtypes, failures, network = [dtype], [], None
+    if estimator.precision == "auto" and device.type != "mps":  # its forward may cast to the other
+        dtypes.append(torch.float32 if dtype == torch.float64 else torch.float64)
+    seed, n_outputs = draw_seed(estimator.random_state), estimator._n_network_outputs(checked.y)
+    for dtype in dtypes:
+        try:
+            network = Network.build(
+                recipe,
+                encoder,
+                checked,
+                n_outputs=n_outputs,
+                seed=seed,
+                device=device,
+                dtype=dtype,
+            )
+            break
+        except CannotTakeInputs as error:
+            failures.append(error)
+    if network is None:
+        raise failures[0]
+    layout = target_layout(network, checked.y.shape)
+    scale = estimator._fit_scale(layout.to_rows(checked.y), checked.sample_weight)
+    parameters = fixed_parameters(estimator, network.recipe)
+    return Plan(network, layout, scale, parameters, checked.mean_weight)

@@ -12,22 +12,26 @@ import torch
 from skorch.history import History
 from torch import Tensor
 
+from ..columns.scaling import RobustStandardize, Standardize
+from ..columns.statistics import input_statistics
 from ..final_solve.offset import LinearOffset, WithOffset
 from ..final_solve.refit import Refit, calibrate, mean_squared_residuals, refit_last_layer
 from ..heads.memory import memory_of
+from ..training.batches import RowsDataset
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
 from ..training.column_scales import FEWEST_ROWS, FIRST_RUN_STEPS, column_scales, slopes
 from ..training.net import CFLLNet
 from ..training.optimizers import OPTIMIZERS, optimizer_class, optimizer_options
 from ..training.schedules import mean_factor
-from .checks import Parts, Split
 from .fitted import FittedModel, head_of
 from .inputs import out_of_range
+from .network import Network
 from .packing import map_arrays, map_tensors
 from .plan import Plan, prediction_batch
-from .unusable_features import unusable_features
+from .split import Parts, Split
+from .unusable_features import unusable_features, warn_of_equal_features
 
-__all__ = ["Run", "new_net", "pack_net", "unpack_net"]
+__all__ = ["Run", "begin", "new_net", "pack_net", "unpack_net"]
 
 
 def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
@@ -50,6 +54,18 @@ def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
     )
     net.initialize()
     return net
+
+
+def begin(network: Network, net: CFLLNet, train: RowsDataset) -> None:
+    """Standardise inputs inside a user's network by the training rows."""
+    for part in network.backbone.module.modules():
+        if isinstance(part, RobustStandardize):
+            part.fit(train.inputs, train.sample_weight)
+        elif isinstance(part, Standardize):
+            part.adapt_to(*input_statistics(train.inputs, train.sample_weight))
+    if network.columns is None:
+        with contextlib.suppress(IndexError):  # index out of range: training raises it
+            warn_of_equal_features(net, train)
 
 
 def pack_net(net: CFLLNet) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..training.batches import BatchIterator, RowsDataset, fetches_by_own_code
-from .checks import Parts
 
 __all__ = ["unusable_features", "warn_of_equal_features"]
 
@@ -44,7 +43,7 @@ def warn_of_equal_features(net: Any, rows: RowsDataset) -> None:
     )
 
 
-def unusable_features(net: Any, parts: Parts) -> str | None:
+def unusable_features(net: Any, parts: Any) -> str | None:
     """Message about unusable features of an untrained net; None if there are none."""
     for name, rows in (("X", parts.rows), ("X_val", parts.valid)):
         said = None if rows is None else _first_bad_row(net, rows, name)

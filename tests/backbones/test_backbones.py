@@ -10,9 +10,10 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import nn
 
+from sklearn_cfll.backbones.joining import join_last_layer
 from sklearn_cfll.backbones.mlp import ACTIVATIONS, MLPBackbone
 from sklearn_cfll.backbones.recipe import build_backbone, cast_module, rebuild_backbone
-from sklearn_cfll.backbones.splitting import join_last_layer, split_last_layer
+from sklearn_cfll.backbones.splitting import split_last_layer
 from sklearn_cfll.columns.scaling import LIMIT, RobustStandardize, Standardize
 
 

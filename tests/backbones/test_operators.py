@@ -12,7 +12,8 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.backbones.fno import FNOBackbone
-from sklearn_cfll.backbones.splitting import join_last_layer, split_last_layer
+from sklearn_cfll.backbones.joining import join_last_layer
+from sklearn_cfll.backbones.splitting import split_last_layer
 from sklearn_cfll.datasets import make_burgers
 
 pytest.importorskip("neuralop")

@@ -10,8 +10,9 @@ from torch import nn
 
 from sklearn_cfll import CFLLRegressor, ColumnEncoder, linalg
 from sklearn_cfll.backbones import FNOBackbone
-from sklearn_cfll.estimator.checks import Split, check_data
+from sklearn_cfll.estimator.checks import check_data
 from sklearn_cfll.estimator.defaults import DEFAULTS
+from sklearn_cfll.estimator.split import Split
 from sklearn_cfll.final_solve.intervals import KEPT, Scores
 from sklearn_cfll.final_solve.offset import less_offset
 from sklearn_cfll.final_solve.refit import Calibration as FullCalibration

@@ -1,0 +1,67 @@
+"""What held-out and left-out rows give, and messages where there are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import r2_score
+
+from ..final_solve.noise import leave_one_out
+from .run import Run
+from .split import Parts
+
+__all__ = ["NO_MOMENTS", "leave_one_out_score", "left_out", "no_residuals"]
+
+NO_MOMENTS = (
+    "needs the moments of the training rows, which were not kept. Fit with "
+    'refit_last_layer=True, or use memory="statistics".'
+)
+
+
+def no_residuals(estimator: Any) -> str:
+    """Reason for missing residuals of held-out rows, and the remedy."""
+    enough = estimator.defaults.held_out_from
+    if estimator.early_stopping is False or estimator.validation_fraction == 0:
+        remedy = "call `fit` with early_stopping=True and `validation_fraction` above 0"
+    elif estimator._progress.is_stream:
+        remedy = (
+            f"`partial_fit` holds none out. Call `fit` first, on at least {enough} rows, and "
+            "then `partial_fit`"
+        )
+    else:
+        remedy = (
+            f"`fit` holds none out of fewer than {enough} rows. Call `fit` on more rows, or "
+            "with early_stopping=True"
+        )
+    return (
+        "needs rows that the network was not trained on, because residuals of training rows "
+        f"are too small, but none were held out: {remedy}, or pass `X_val` and `y_val` to "
+        "`fit`."
+    )
+
+
+def leave_one_out_score(run: Run, parts: Parts, ridge: float) -> tuple[np.ndarray, float]:
+    """Residual of each row under the fit to all others, in y's shape, and their R²."""
+    rows, plan = parts.rows, run.plan
+    residuals = [part for _, part, _ in leave_one_out(run.net, rows, ridge)]
+    scaled = torch.cat(residuals).cpu().numpy()
+    weights = None if rows.sample_weight is None else rows.sample_weight.cpu().numpy()
+    assert rows.targets is not None
+    wanted = rows.targets.cpu().numpy()
+    score = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
+    return plan.layout.from_rows(scaled * plan.scale.scale), score
+
+
+def left_out(estimator: Any, name: str) -> tuple[np.ndarray, float]:
+    """The result of :func:`leave_one_out_score` for the attribute of this name."""
+    found: tuple[np.ndarray, float] | None = estimator._fitted(name).left_out
+    if found is None:
+        raise AttributeError(
+            f"This {type(estimator).__name__} has no `{name}`: leaving a row out of the last layer "
+            "alone is exact only if the backbone was not trained on it. It requires a backbone "
+            "without parameters to train, samples without positions and refit_last_layer=True. "
+            "With a trained backbone, use cross_val_predict."
+        )
+    return found
