@@ -153,8 +153,9 @@ def make_navier_stokes(
 def _discretisation(viscosity: float, final_time: float) -> tuple[int, int]:
     """Numbers of grid points per axis, to resolve the thinnest filaments, and of time steps."""
     grid = max(64, 2 ** math.ceil(math.log2(40 * math.sqrt(1e-3 / viscosity))))
-    # Velocities stay below about 1/2, so that a Runge-Kutta method of order four can follow the
-    # rotation of the fastest kept mode in one step.
+    # Velocities of about 1/2 pass 1.6 grid cells in a step. Modes that rotate too fast for a
+    # Runge-Kutta method of order four are damped by the viscosity; the errors that this leaves are
+    # in the docstring of `make_navier_stokes`.
     return grid, max(20, math.ceil(final_time * 20 * grid / 64))
 
 
