@@ -56,6 +56,9 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
     ----------
     {attributes}
     classes_ : ndarray of shape (n_classes,)
+        Labels; the indices of the labels for multilabel targets.
+    multilabel_ : bool
+        Whether y was multilabel at fit.
 
     References
     ----------
@@ -221,7 +224,8 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
 
         With squared loss, a score estimates the probability itself. Scores are kept positive by a
         softplus and a floor, raised to a power, and normalised; floor and power minimise the log
-        loss on held-out rows that the last layer was not fitted to.
+        loss on held-out rows that the last layer was not fitted to. Without such rows, the power is
+        1 and the floor 0.01.
         ``benchmarks/classification.py --calibration`` compares this with a temperature, vector
         and matrix scaling, projection on the simplex and Gaussian posteriors.
 

@@ -15,7 +15,7 @@ from .estimator.arrays import as_targets, as_values, as_weights
 from .estimator.base import BaseCFLL
 from .estimator.checks import Checked
 from .estimator.fitted import FittedModel
-from .estimator.held_out import NO_MOMENTS, leave_one_out_score, left_out, no_residuals
+from .estimator.left_out import NO_MOMENTS, leave_one_out_score, left_out, no_residuals
 from .estimator.parameters import shared_docs
 from .estimator.plan import Plan
 from .estimator.run import Run
@@ -299,12 +299,12 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
 
     def _tame_added(self, checked: Checked) -> Checked:
         # The scale of a stream is that of its first rows; without `normalize_y` there is none.
-        plan, progress = self._model.plan, self._progress
-        few = progress.is_stream and progress.n_known < FEW_ROWS
+        plan, known_rows = self._model.plan, self._known_rows
+        few = known_rows.is_stream and known_rows.n_known < FEW_ROWS
         if few or not plan.parameters["normalize_y"]:
             return checked
-        known, reach = progress.n_known, progress.target_reach
-        return tame_added(checked, plan, known, reach, clip=not progress.is_stream)
+        known, reach = known_rows.n_known, known_rows.target_reach
+        return tame_added(checked, plan, known, reach, clip=not known_rows.is_stream)
 
     def _fit_scale(self, rows: np.ndarray, sample_weight: np.ndarray | None) -> TargetScale:
         if not self.normalize_y:

@@ -26,6 +26,7 @@ ROOMS = (
     "linalg",
     "datasets",
     "_validation",
+    "_warnings",
     "_compat",
     "_version",
 )

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._warnings import user_level
+
 __all__ = ["SIGMOIDS", "SOFTMAXES", "Trace", "one_per_target", "refuse_probabilities"]
 
 # Modules that turn a linear layer's output into probabilities, or logarithms of them.
@@ -61,7 +63,7 @@ def refuse_probabilities(network: nn.Module, trace: Trace, n_outputs: int | None
                 "the last linear layer's output itself, so that the layer can be split off and "
                 "solved in closed form; if it is meant as features, make that layer wider.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=user_level(),
             )
         return
     raise ValueError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .._compat import Interval
 from .._validation import Choice, RealInterval, check_parameters, positive_integers
+from .._warnings import user_level
 from .dropout import SeededDropout
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
@@ -185,7 +186,7 @@ class MLPBackbone(BaseEstimator):
                 f"`dropout`={float(self.dropout):g} has no effect with one hidden layer: units are "
                 "dropped between hidden layers. Add a second one to `hidden_layer_sizes`.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=user_level(),
             )
         network = self._network(input_shape[0], sizes, widths, generator)
         return network if self.n_members == 1 else nn.Sequential(network, JoinMembers())
@@ -205,7 +206,7 @@ class MLPBackbone(BaseEstimator):
             raise ValueError(
                 f"Each of `hidden_layer_sizes` is split among {m} encodings of the columns and "
                 f"must be at least {m}, got {self.hidden_layer_sizes!r}. Use wider layers, or "
-                "`columns`=ColumnEncoder(n_bins=0)."
+                "fewer encodings (`n_bins`=0)."
             )
         shares = [size // m for size in sizes]
         first = [size - (m - 1) * share for size, share in zip(sizes, shares, strict=True)]

@@ -1,4 +1,4 @@
-"""Split the last linear layer off a whole network, and put one back."""
+"""Split the last linear layer off a whole network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._warnings import user_level
 from .ends import SIGMOIDS, SOFTMAXES, Trace, one_per_target, refuse_probabilities
 
 __all__ = [
@@ -140,7 +141,7 @@ def split_last_layer(network: nn.Module, sample: Inputs, n_outputs: int | None =
                     "network's output is used as features of a new last layer. Return the "
                     "layer's output unchanged.",
                     UserWarning,
-                    stacklevel=2,
+                    stacklevel=user_level(),
                 )
     features = _check_output(features, sample)
     return Backbone(network, tuple(features.shape[1:]), channels_first, name, _dtypes(sample))

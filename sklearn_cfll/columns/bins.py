@@ -1,4 +1,4 @@
-"""Binned columns, which let a network change sharply along one column."""
+"""Bins of columns: sharp changes along a column, and codes of categories."""
 
 from __future__ import annotations
 
@@ -74,7 +74,6 @@ class PiecewiseLinear(EncoderModule):
     """
 
     exact: ClassVar[tuple[str, ...]] = ("center", "width")
-    sized: ClassVar[tuple[str, ...]] = ("center", "width", "column", "lower", "rate")
     center: Tensor
     width: Tensor
     column: Tensor

@@ -14,7 +14,7 @@ from .._compat import Interval, Options
 from .._validation import check_parameters
 from .bins import PiecewiseLinear
 from .normal_scores import NormalScores
-from .protocol import Encoder
+from .protocol import Encoder, take_sizes
 from .rows import Rows
 from .scaling import RobustStandardize
 
@@ -24,8 +24,9 @@ __all__ = ["ENCODERS", "ColumnEncoder", "Encoded", "EncodedColumns"]
 class ColumnEncoder(BaseEstimator):
     """Recipe of what a network sees of a table's columns.
 
-    An estimator fits it to the training rows and puts it before the network, in ``fit`` and in
-    ``predict``.
+    An estimator fits it to all rows that are passed to ``fit``, those that are held out included
+    (but not ``X_val``): it looks at no target, except for ``importance``, which looks at those of
+    the training rows. Then it stands before the network, in ``fit`` and in ``predict``.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ class ColumnEncoder(BaseEstimator):
     importance : bool, default=True
         Whether to multiply each column by how much predictions vary along it, to the extent that
         two short runs on halves of the rows agree; both runs are discarded. Uninformative features
-        then have less influence. This requires held-out rows and at least 75 training rows.
+        then have less influence. This requires held-out rows, at least 75 training rows and two
+        columns.
 
     Examples
     --------
@@ -70,8 +72,10 @@ class ColumnEncoder(BaseEstimator):
         return EncodedColumns([each for each in encoders if each is not None], self.importance)
 
 
-# What is made of a table's columns, side by side in this order. None leaves an encoder out.
-ENCODERS: dict[str, Callable[[ColumnEncoder], Any]] = {
+# What is made of a table's columns, side by side in this order. None leaves an encoder out: a new
+# line should do so unless a parameter of ColumnEncoder asks for it, because every model whose
+# encodings change can no longer be loaded.
+ENCODERS: dict[str, Callable[[ColumnEncoder], Encoder | None]] = {
     "numbers": lambda encoder: NormalScores() if encoder.quantiles else RobustStandardize(),
     "bins": lambda encoder: PiecewiseLinear(encoder.n_bins) if encoder.n_bins else None,
 }
@@ -90,13 +94,13 @@ class EncodedColumns(nn.Module):
         Whether columns have scales.
     """
 
-    factor: Tensor | None
+    column_scale: Tensor | None
 
     def __init__(self, encoders: list[Encoder], importance: bool) -> None:
         super().__init__()
         self.encoders: Any = nn.ModuleList(encoders)  # type: ignore[arg-type]
         self.importance = importance
-        self.register_buffer("factor", torch.ones(0) if importance else None)
+        self.register_buffer("column_scale", torch.ones(0) if importance else None)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -112,23 +116,21 @@ class EncodedColumns(nn.Module):
         """Fit all encoders to the same rows."""
         for encoder in self.encoders:
             encoder.fit(rows, sample_weight)
-        if self.factor is not None:
-            self.factor = self.factor.new_ones(sum(self.widths))
+        if self.column_scale is not None:
+            self.column_scale = self.column_scale.new_ones(sum(self.widths))
 
     def scale_columns(self, scales: Tensor) -> None:
         """Set the scale of every input column."""
-        assert self.factor is not None
-        self.factor = scales[self.column].to(self.factor)
+        assert self.column_scale is not None
+        self.column_scale = scales[self.column].to(self.column_scale)
 
     def forward(self, rows: Tensor) -> Tensor:
         parts = [encoder(rows) for encoder in self.encoders if encoder.n_outputs]
         encoded = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return encoded if self.factor is None else encoded * self.factor
+        return encoded if self.column_scale is None else encoded * self.column_scale
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        factor = state_dict.get(prefix + "factor")
-        if self.factor is not None and factor is not None:
-            self.factor = self.factor.new_ones(len(factor))
+        take_sizes(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -76,10 +76,6 @@ class NormalScores(RobustStandardize):
     """
 
     exact: ClassVar[tuple[str, ...]] = ("mean", "scale", "values", "scores")
-    sized: ClassVar[tuple[str, ...]] = (
-        *RobustStandardize.sized,
-        *("columns", "values", "scores", "last"),
-    )
     columns: Tensor
     values: Tensor
     scores: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,14 +11,14 @@ from torch import Tensor, nn
 
 from .rows import Rows
 
-__all__ = ["Encoder", "EncoderModule"]
+__all__ = ["Encoder", "EncoderModule", "take_sizes"]
 
 
 @runtime_checkable
 class Encoder(Protocol):
     """A torch module from the columns of a table to numbers that a network sees.
 
-    Its constructor takes hyperparameters; what is fitted are buffers.
+    Its constructor takes hyperparameters; what is fitted are buffers, of any size.
     """
 
     @property
@@ -31,19 +32,23 @@ class Encoder(Protocol):
         ...
 
     def fit(self, rows: Rows, sample_weight: Tensor | None = None) -> None:
-        """Set the buffers from training rows.
+        """Set the buffers from the rows of a fit.
 
         Parameters
         ----------
         rows : Rows
-            n rows of p columns, of which ``rows.take(indices)`` returns some as a tensor.
+            n rows of p columns, of which ``rows.take(indices)`` returns some as a tensor: float64,
+            on the CPU, whatever the device of the module.
         sample_weight : Tensor of shape (n,), optional
             A weight is a number of repetitions.
         """
         ...
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Encode rows (n, p) as (n, n_outputs)."""
+        """Encode rows (n, p) as (n, n_outputs).
+
+        Rows may be float64 in a float32 network; outputs have the dtype of the network.
+        """
         ...
 
 
@@ -53,11 +58,10 @@ class EncoderModule(nn.Module):
     Buffers named in ``exact`` stay in float64 when the network is cast. They hold numbers in the
     units of the user's columns, which float32 may round too much (milliseconds since 1970) or not
     represent at all (1e-50). Outputs have the dtype of the network. Apple's MPS has no float64, so
-    the buffers are cast there. A state is loaded whatever the sizes of the buffers in ``sized``.
+    the buffers are cast there.
     """
 
     exact: ClassVar[tuple[str, ...]] = ()
-    sized: ClassVar[tuple[str, ...]] = ()
     column: Tensor
     like: Tensor
 
@@ -87,8 +91,15 @@ class EncoderModule(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        for name in self.sized:
-            if prefix + name in state_dict:
-                value, own = state_dict[prefix + name], getattr(self, name)
-                setattr(self, name, torch.empty_like(value, device=own.device, dtype=own.dtype))
+        take_sizes(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def take_sizes(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+    """Give all buffers of a module the sizes that they have in a state, before it is loaded."""
+    for name, own in list(module.named_buffers()):
+        value = state_dict.get(prefix + name)
+        if value is not None and value.shape != own.shape:
+            parent, _, last = name.rpartition(".")
+            empty = torch.empty_like(value, device=own.device, dtype=own.dtype)
+            module.get_submodule(parent)._buffers[last] = empty

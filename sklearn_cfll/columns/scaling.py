@@ -72,7 +72,6 @@ class RobustStandardize(Standardize, EncoderModule):
     """
 
     exact: ClassVar[tuple[str, ...]] = ("mean", "scale")
-    sized: ClassVar[tuple[str, ...]] = ("mean", "scale", "limit")
     limit: Tensor
 
     def __init__(self, n_features: int = 0) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .._warnings import user_level
+
 __all__ = ["CONSTRAINT", "cached"]
 
 # Allowed values of `cache_dir`, for scikit-learn's parameter validation.
@@ -56,7 +58,7 @@ def cached(
             warnings.warn(
                 f"The cached file {path} is damaged ({error}); it is computed again.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=user_level(),
             )
     arrays = simulate()
     _write(path, arrays)

@@ -22,7 +22,7 @@ from .column_moments import (
     warn_of_other_columns,
 )
 from .fitted import FittedModel
-from .progress import Progress, share_kept
+from .known_rows import KnownRows, share_kept
 from .run import Run
 
 __all__ = ["Additions"]
@@ -41,66 +41,75 @@ class Additions:
     Parameters
     ----------
     run : Run
-    progress : Progress
+    known_rows : KnownRows
         Of the earlier rows. It is changed.
     final_ridge : float or None
         Ridge of the last exact solve, None in the first call of a stream.
     rows : RowsDataset
         New rows, with residuals of the offset as targets and weights on the scale of those at fit.
+
+    Attributes
+    ----------
+    kept : float
+        Share of their weight that earlier rows keep.
+    memory : list or None
+        The head's memory of earlier rows, see :meth:`take_last_layer`.
+    weights : dict or None
+        The head's weights before the pass, if it has no such memory.
     """
 
     def __init__(
-        self, run: Run, progress: Progress, final_ridge: float | None, rows: RowsDataset
+        self, run: Run, known_rows: KnownRows, final_ridge: float | None, rows: RowsDataset
     ) -> None:
-        self.run, self.progress, self.final_ridge, self.rows = run, progress, final_ridge, rows
+        self.run, self.known_rows, self.final_ridge, self.rows = run, known_rows, final_ridge, rows
         self.head: Any = run.net.module_.last_layer
-        self.kept = 1.0  # weight that earlier rows keep
+        self.kept = 1.0
         self.memory: Any = None
         self.weights: dict[str, Tensor] | None = None
 
     @property
-    def restart_rate(self) -> float:
+    def restart_share(self) -> float:
         """Fraction of the learning rate at which training of a fitted model continues.
 
         It is one for as many rows as the model was fitted to and enough steps for the optimiser to
         estimate the size of gradients.
         """
         steps = self.run.n_batches(len(self.rows))
-        share = min(1.0, total_weight(self.rows) / self.progress.n_known)
+        share = min(1.0, total_weight(self.rows) / self.known_rows.n_known)
         return share * min(1.0, steps / self.run.defaults.short_run)
 
     # -- before the pass --------------------------------------------------------------
 
     def judge_ridges(self) -> None:
         """Add up the squared errors of each ridge on a stream's rows before they are learnt."""
-        run, progress, head = self.run, self.progress, self.head
+        run, known_rows, head = self.run, self.known_rows, self.head
         adds = memory_of(run.estimator.memory).holds_rows
-        if not progress.is_stream or not head.holds_moments or adds:
+        if not known_rows.is_stream or not head.holds_moments or adds:
             return
-        if run.given_ridge() is not None or progress.has_seen(self.rows):
+        if run.given_ridge() is not None or known_rows.has_seen(self.rows):
             return
         errors = path_errors(run.net, self.rows, head.ridge_path(torch.tensor(RIDGES))).sum(1)
         new = total_weight(self.rows) * errors.double().cpu().numpy()
-        before = 0.0 if progress.ridge_errors is None else progress.ridge_errors
-        progress.ridge_errors = before + new
+        before = 0.0 if known_rows.ridge_errors is None else known_rows.ridge_errors
+        known_rows.ridge_errors = before + new
 
     def see_columns(self) -> None:
         """Keep the moments of a stream's first columns if the network standardises them."""
         parts = self.run.net.module_.backbone.modules()
         if any(isinstance(part, Standardize) for part in parts):
-            self.progress.columns = ColumnMoments.of(self.rows)
+            self.known_rows.columns = ColumnMoments.of(self.rows)
 
     def follow_scales(self) -> None:
         """Update the scales of a stream's columns; after a ``fit`` they are fixed, and compared."""
-        progress, parts = self.progress, list(self.run.net.module_.backbone.modules())
+        known_rows, parts = self.known_rows, list(self.run.net.module_.backbone.modules())
         scales = [part for part in parts if isinstance(part, Standardize)]
         if not scales:
             return
-        new, before = ColumnMoments.of(self.rows), progress.columns
+        new, before = ColumnMoments.of(self.rows), known_rows.columns
         if before is None:
             warn_of_other_columns(scales[0], new)
             return
-        after = progress.columns = before.merge(new)
+        after = known_rows.columns = before.merge(new)
         mean, std = after.mean, np.sqrt(after.variance)
         device = self.run.network.device
         for part in scales:
@@ -124,9 +133,9 @@ class Additions:
     @property
     def ridge(self) -> float:
         """Ridge of the last layer's solve; for a stream, the one that predicted best so far."""
-        progress, given = self.progress, self.run.given_ridge()
-        if progress.is_stream and progress.ridge_errors is not None:
-            return float(RIDGES[int(progress.ridge_errors.argmin())])
+        known_rows, given = self.known_rows, self.run.given_ridge()
+        if known_rows.is_stream and known_rows.ridge_errors is not None:
+            return float(RIDGES[int(known_rows.ridge_errors.argmin())])
         if self.final_ridge is not None:
             return self.final_ridge
         return STREAM_RIDGE if given is None else given
@@ -146,7 +155,7 @@ class Additions:
                 head.accumulate(*batch)
             head.solve(self.ridge)
         elif self.weights is not None:
-            known, new = self.kept * self.progress.n_known, total_weight(self.rows)
+            known, new = self.kept * self.known_rows.n_known, total_weight(self.rows)
             share, found = new / (known + new), head.state_dict()
             mixed = {k: v.lerp(found[k], share) for k, v in self.weights.items()}
             head.load_state_dict(found | mixed)
@@ -165,12 +174,12 @@ class Additions:
 
         ``rows`` have the targets themselves.
         """
-        progress, n_judges, before = self.progress, model.n_judges, model.noise_variance
+        known_rows, n_judges, before = self.known_rows, model.n_judges, model.noise_variance
         ridge = self.head.final_ridge or model.final_ridge
         model = replace(model, left_out=None, final_ridge=ridge)
-        if progress.ridge_errors is not None:
-            progress.ridge_errors = self.kept * progress.ridge_errors
-        if not n_judges or progress.has_seen(rows):
+        if known_rows.ridge_errors is not None:
+            known_rows.ridge_errors = self.kept * known_rows.ridge_errors
+        if not n_judges or known_rows.has_seen(rows):
             return model
         n_judges, weight = n_judges * self.kept, total_weight(self.rows)
         share = weight / (n_judges + weight)
@@ -180,9 +189,9 @@ class Additions:
 
     def remember(self, rows: RowsDataset) -> float:
         """Count the rows as learnt; return their share of the weight of all."""
-        progress, weight = self.progress, total_weight(rows)
-        if progress.is_stream:
-            progress.reach(rows)
-        progress.remember(rows)
-        progress.n_known = self.kept * progress.n_known + weight
-        return weight / progress.n_known
+        known_rows, weight = self.known_rows, total_weight(rows)
+        if known_rows.is_stream:
+            known_rows.reach(rows)
+        known_rows.remember(rows)
+        known_rows.n_known = self.kept * known_rows.n_known + weight
+        return weight / known_rows.n_known

@@ -15,6 +15,7 @@ import torch
 from sklearn.utils import check_array
 
 from .._compat import check_sample_weight
+from .._warnings import user_level
 from ..columns.rows import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
@@ -107,7 +108,7 @@ def _check_integers(checked: np.ndarray, X: Any, name: str) -> None:
             f"{_label(X, int(column), name)} holds integers beyond 2**53, which float64 cannot "
             "hold exactly. Subtract an offset, or encode them as categories.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=user_level(),
         )
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from ..training.net import CFLLNet
 from ..training.torch_settings import default_modes
 from .fitted import FittedModel
+from .known_rows import KnownRows
 from .packing import versions
-from .progress import Progress
 from .run import pack_net, unpack_net
 from .state import StateMixin
 from .state_checks import check_optimizer, check_packed, try_out
@@ -142,7 +142,7 @@ class FittedAttributes(StateMixin):
     # -- state ----------------------------------------------------------------------
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
-        model, progress = state.pop("_model"), state.pop("_progress")
+        model, known_rows = state.pop("_model"), state.pop("_known_rows")
         net, training = state.pop("_net", None), state.pop("_training", None)
         packed = {
             **versions(),
@@ -150,7 +150,7 @@ class FittedAttributes(StateMixin):
             "seed": model.plan.network.seed,
             "model": model.pack(),
             "training": training if net is None else pack_net(net),
-            "progress": progress.pack(),
+            "known_rows": known_rows.pack(),
         }
         return {**state, "_packed": packed}
 
@@ -159,7 +159,7 @@ class FittedAttributes(StateMixin):
         return {
             "_model": FittedModel.unpack(packed["model"], device),
             "_training": packed["training"],
-            "_progress": Progress.unpack(packed["progress"]),
+            "_known_rows": KnownRows.unpack(packed["known_rows"]),
         }
 
     @classmethod

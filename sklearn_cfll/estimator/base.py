@@ -1,4 +1,4 @@
-"""Base class of the regressor and the classifier: check, encode, train, solve, keep."""
+"""Base class of the regressor and the classifier: check, plan, run, solve, keep."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat import CallbackSupportMixin, fit_context
+from .._warnings import user_level
 from ..backbones.recipe import input_shape_of
 from ..final_solve.refit import Refit
 from ..linalg import RIDGES
@@ -24,25 +25,25 @@ from .checks import Checked, check_data, check_inputs, check_sample_shape
 from .defaults import DEFAULTS, Defaults
 from .effects import warn_of_fixed_features
 from .fitted import FittedModel, new_offset
-from .going_on import GoingOnMixin, measured_slopes
+from .incremental import IncrementalMixin
 from .inputs import out_of_range
+from .known_rows import KnownRows
 from .parameters import CONSTRAINTS, refuse_mistaken_kinds
 from .plan import Plan, make_plan, prediction_batch
-from .progress import Progress
-from .run import Run, begin, new_net
+from .run import Run, new_net, standardise_inside
 from .split import Parts, parts_of
 from .targets import TargetScale
 from .validation_scale import warn_of_useless_validation
 
 
 class BaseCFLL(
-    GoingOnMixin, FittedAttributes, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
+    IncrementalMixin, FittedAttributes, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
 ):
     """From parameters and data to a fitted model: checks, training, the final solve."""
 
     _decision_threshold = 0.0  # threshold on raw outputs
     defaults: ClassVar[Defaults] = DEFAULTS
-    _progress: Progress
+    _known_rows: KnownRows
 
     _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
 
@@ -114,7 +115,7 @@ class BaseCFLL(
             a tenth of the rows, they are only named.
         sample_weight : array-like of shape (n_samples,), default=None
             A weight is a number of repetitions; it applies to the solve and to the gradient.
-        X_val, y_val : optional
+        X_val, y_val : array-like, default=None
             Validation set to use instead of ``validation_fraction``. Earlier steps of a pipeline do
             not transform it unless ``transform_input`` is set; a warning is issued if it is on
             another scale.
@@ -129,7 +130,7 @@ class BaseCFLL(
         Raises
         ------
         ValueError
-            If the input cannot be fitted; raised before any work starts.
+            If the input cannot be fitted; nearly always raised before training starts.
         FloatingPointError
             If training diverges; raised at that batch.
         """
@@ -144,7 +145,7 @@ class BaseCFLL(
             run = Run(self, plan, net)
             task = self._init_callback_context(max_subtasks=run.epochs)
             settings.enter_context(use_threads(run.n_threads(len(parts.train))))
-            begin(plan.network, net, parts.train)
+            standardise_inside(plan.network, net, parts.train)
             offset = None
             if self._takes_linear_part(plan, parts):
                 offset = new_offset(plan).fit(parts.train)
@@ -154,12 +155,13 @@ class BaseCFLL(
             if run.may_scale_columns(rest):
                 run.scale_columns(rest, offset)
             run.configure(len(rest.train), run.epochs)
-            as_fitted = self._as_fitted(run, FittedModel(plan, net.module_, offset))
+            unsolved = FittedModel(plan, net.module_, offset)
+            as_fitted = self._as_fitted(run, unsolved)
             callbacks = run.callbacks(rest, task, (X, y), as_fitted)
             with run.explained(rest, X):
                 net.run(rest.train, rest.valid, callbacks)
             if X_val is not None and run.best_iteration == 1 and parts.valid is not None:
-                found = FittedModel(plan, net.module_, offset).raw(parts.valid)
+                found = unsolved.raw(parts.valid)
                 warn_of_useless_validation(found, len(run.history), parts.train, parts.valid)
             if not self.warm_start:
                 net.reset_optimizer()  # a later partial_fit starts without its state
@@ -180,20 +182,20 @@ class BaseCFLL(
         )
         model = replace(
             self._calibrated(model, run, parts, solved),
-            slope_squares=measured_slopes(model, parts.rows),
+            slope_squares=model.slopes(parts.rows),
         )
         path = None
         if solved.path_errors is not None:
             errors = plan.unscale_variance(solved.path_errors).mean(1)
             path = {"ridge": np.array(RIDGES), "error": errors}
-        self._set_fitted(run, model, Progress.after_fit(parts.rows), parts, path)
+        self._set_fitted(run, model, KnownRows.after_fit(parts.rows), parts, path)
 
     def _set_fitted(
-        self, run: Run, model: FittedModel, progress: Progress, parts: Parts, path: Any = None
+        self, run: Run, model: FittedModel, known_rows: KnownRows, parts: Parts, path: Any = None
     ) -> None:
         """Keep what a call has left."""
         first = run.net.first_epoch_
-        self._model, self._net, self._progress = model, run.net, progress
+        self._model, self._net, self._known_rows = model, run.net, known_rows
         self.history_ = [*self.__dict__.get("history_", ())][:first] + run.history
         self.n_iter_, self.best_iteration_ = len(self.history_), run.best_iteration
         self.resolved_ = run.resolved(parts, model.offset)
@@ -206,7 +208,7 @@ class BaseCFLL(
 
         def attributes() -> dict[str, Any]:
             public = {k: v for k, v in self.__dict__.items() if k.endswith("_")}
-            return public | {"_model": model, "_net": run.net, "_progress": Progress()}
+            return public | {"_model": model, "_net": run.net, "_known_rows": KnownRows()}
 
         return attributes
 
@@ -228,7 +230,7 @@ class BaseCFLL(
                 f"{(~finite).sum()} of {len(finite)} predictions are not finite, the first in row "
                 f"{finite.argmin()}: the network overflows for these values of X.",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=user_level(),
             )
         return outputs
 

@@ -1,4 +1,4 @@
-"""Checks on X, y and sample weights, before any work starts."""
+"""Checks on X, y and sample weights together; arrays.py checks each of them."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._warnings import user_level
 from ..columns.bins import PiecewiseLinear
 from ..columns.scaling import LIMIT, Standardize
 from ..columns.statistics import input_statistics
@@ -68,7 +69,7 @@ def warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
             "`partial_fit` keeps. Check the units of the rows. If they are the same, `fit` again "
             "on old and new rows together.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )
 
 
@@ -90,5 +91,5 @@ def warn_of_narrow_bins(bins: PiecewiseLinear, before: ColumnMoments, after: Col
             "lie outside, where half of each network gets no information. Start with shuffled "
             "rows, or use `columns`=ColumnEncoder(n_bins=0).",
             UserWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )

@@ -1,4 +1,4 @@
-"""The table of defaults: every threshold, the script that measured it, and values of "auto"."""
+"""The table of defaults: values of "auto", and the sizes of data at which they change."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from .._warnings import user_level
 from ..backbones.mlp import MLPBackbone
 from ..training.optimizers import optimizer_class
 
@@ -34,6 +35,7 @@ class Situation(NamedTuple):
 
     holds_out: bool  # some of the training rows are held out
     given: bool  # X_val and y_val were passed
+    stream: bool = False  # the model is begun by `partial_fit`
 
 
 RULES = (
@@ -47,6 +49,11 @@ RULES = (
         ("linear_part",),
         lambda est, _: est.backbone is not None and not isinstance(est.backbone, MLPBackbone),
         "together with a `backbone` other than MLPBackbone.",
+    ),
+    Rule(
+        ("linear_part",),
+        lambda est, fit: fit.stream and getattr(est, "linear_part", None) is True,
+        "in `partial_fit` without a previous `fit`: later rows would change it.",
     ),
     Rule(
         ("decay",),
@@ -86,7 +93,9 @@ RULES = (
 OF_TRAINING = ("optimizer", "learning_rate", "learning_rate_schedule", "weight_decay")
 
 
-def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None:
+def warn_without_effect(
+    estimator: Any, *, holds_out: bool, given: bool, stream: bool = False
+) -> None:
     """Warn about changed parameters without effect; raise if two contradict each other.
 
     Parameters
@@ -97,6 +106,8 @@ def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None
         Whether rows are held out by ``validation_fraction``.
     given : bool
         Whether ``X_val`` and ``y_val`` were passed.
+    stream : bool, default=False
+        Whether the model is begun by ``partial_fit``.
     """
     own = getattr(estimator.backbone, "n_members", None)
     changed = dict(changed_parameters(estimator))
@@ -106,7 +117,7 @@ def warn_without_effect(estimator: Any, *, holds_out: bool, given: bool) -> None
             f"`n_members`={estimator.n_members} was given with `backbone`={estimator.backbone!r}, "
             f"which has its own n_members={own}. Set it on the backbone only."
         )
-    situation = Situation(holds_out, given)
+    situation = Situation(holds_out, given, stream)
     for rule in RULES:
         if rule.applies(estimator, situation):
             warn_of([name for name in rule.names if name in changed], changed, rule.reason)
@@ -130,7 +141,7 @@ def warn_of(names: list[str], values: dict[str, Any], reason: str) -> None:
         return
     listed = ", ".join(f"`{name}`={values[name]!r}" for name in names)
     has = "has" if len(names) == 1 else "have"
-    warnings.warn(f"{listed} {has} no effect {reason}", UserWarning, stacklevel=4)
+    warnings.warn(f"{listed} {has} no effect {reason}", UserWarning, stacklevel=user_level())
 
 
 def changed_parameters(estimator: Any) -> Iterator[tuple[str, Any]]:

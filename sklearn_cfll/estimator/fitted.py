@@ -20,10 +20,11 @@ from ..final_solve.noise import NoiseModel
 from ..final_solve.offset import LinearOffset, WithOffset
 from ..final_solve.probabilities import Probabilities
 from ..final_solve.refit import predictive_variance
-from ..heads import ClosedFormLastLayer, EnsembleLastLayer
+from ..heads import ClosedFormLastLayer, EnsembleLastLayer, Head
 from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
 from ..training.batches import BatchIterator, RowsDataset
+from ..training.column_scales import mean_squared_slopes
 from .network import Network
 from .packing import dtype_name, map_arrays, map_tensors, map_values, part_of
 from .plan import Plan, prediction_batch
@@ -83,7 +84,7 @@ class FittedModel:
     module: CFLLModule
     offset: LinearOffset | None = None
     final_ridge: float = 0.0
-    noise_variance: np.ndarray = None  # type: ignore[assignment]
+    noise_variance: np.ndarray = field(default_factory=lambda: np.empty(0))
     n_judges: float = 0.0
     noise: NoiseModel | None = None
     scores: Scores | None = None
@@ -94,9 +95,11 @@ class FittedModel:
     # -- predicting -----------------------------------------------------------------
 
     @property
-    def head(self) -> Any:
+    def head(self) -> Head:
         """The last layer."""
-        return self.module.last_layer
+        last: Any = self.module.last_layer
+        head: Head = last
+        return head
 
     def batches(self, rows: RowsDataset) -> Iterator[Any]:
         """Inputs in batches of a fixed size, with the module in evaluation mode."""
@@ -143,6 +146,11 @@ class FittedModel:
         mean = plan.unscale(raw.numpy())
         return mean, (torch.cat(deviations).numpy() * scale).astype(mean.dtype)
 
+    def slopes(self, rows: RowsDataset) -> np.ndarray | None:
+        """Mean squared slope of the predictions along each column, None if X is no table."""
+        squares = mean_squared_slopes(self.whole, rows)
+        return None if squares is None else squares.cpu().numpy()
+
     # -- the last layer ---------------------------------------------------------------
 
     @property
@@ -152,12 +160,13 @@ class FittedModel:
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         """Weights and intercept on :meth:`features`, on the scale of training."""
-        head = self.head
+        weight, bias = self.head.weight, self.head.bias
+        assert bias is not None
         if self.offset is None:
-            return head.weight, head.bias
+            return weight, bias
         linear = self.offset.layer
         assert linear.bias is not None
-        return torch.cat([head.weight, linear.weight], 1), head.bias + linear.bias
+        return torch.cat([weight, linear.weight], 1), bias + linear.bias
 
     def coef(self) -> np.ndarray:
         """Weights (k, d) in y's units."""

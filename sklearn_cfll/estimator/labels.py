@@ -12,6 +12,7 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_array, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 
+from .._warnings import user_level
 from .arrays import as_targets, check_labels
 
 __all__ = ["check_classes", "checked_labels", "class_weights", "classes_of", "indicators"]
@@ -24,7 +25,7 @@ def checked_labels(y: Any, estimator: Any) -> tuple[np.ndarray, str]:
             "A column-vector y was passed when a 1d array was expected. Please change the "
             "shape of y to (n_samples,), for example using ravel().",
             DataConversionWarning,
-            stacklevel=3,
+            stacklevel=user_level(),
         )
         y = y.ravel()
     if y.dtype.kind in "fc":

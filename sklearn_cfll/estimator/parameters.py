@@ -63,7 +63,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         an error. Inputs are passed as floats; integers stay integers (``torch.int64``) if the
         network does not accept floats (``nn.Embedding``). If X is a dict of arrays, they are passed
         as keyword arguments to the network's forward.
-    hidden_layer_sizes : tuple of int, default={sizes}
+    hidden_layer_sizes : int or tuple of int, default={sizes}
         Widths of the hidden layers of the perceptron; the last is the number of features.
     activation : {{"relu", "tanh", "silu", "gelu", "elu", "identity"}}, default="relu"
         Activation function of the perceptron.
@@ -75,8 +75,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     columns : ColumnEncoder, "passthrough" or None, default=None
         What the network sees of the columns of X. None is ``{columns}`` before a perceptron, and
         "passthrough" before other networks: they receive X unchanged, so that integers stay
-        integers. A :class:`~sklearn_cfll.ColumnEncoder` may stand before any network on tables; its
-        parameters are ``columns__n_bins`` etc. in a grid.
+        integers. A perceptron with a layer of one unit gets no bins. A
+        :class:`~sklearn_cfll.ColumnEncoder` may stand before any network on tables. To search over
+        its parameters (``columns__n_bins`` in a grid), pass it: None has none.
     ridge : float or "auto", default="auto"
         Strength of the penalty towards the previous weights (or moments, see ``memory``), relative
         to the mean feature power. With a small value the last layer fits each batch, with a large
@@ -149,6 +150,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         images and fields. The caller's setting is restored afterwards. Another number of threads
         changes results by rounding.
     callbacks : list of skorch callbacks, default=None
+        Called during training, as in skorch.
     warm_start : bool, default=False
         Whether ``fit`` continues from the previous fit. Training parameters that were changed in
         between (the optimiser, rates, penalties, ``memory``, batch and epochs) take effect, as in

@@ -31,7 +31,7 @@ from .plan import Plan, prediction_batch
 from .split import Parts, Split
 from .unusable_features import unusable_features, warn_of_equal_features
 
-__all__ = ["Run", "begin", "new_net", "pack_net", "unpack_net"]
+__all__ = ["Run", "new_net", "pack_net", "standardise_inside", "unpack_net"]
 
 
 def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
@@ -56,8 +56,11 @@ def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
     return net
 
 
-def begin(network: Network, net: CFLLNet, train: RowsDataset) -> None:
-    """Standardise inputs inside a user's network by the training rows."""
+def standardise_inside(network: Network, net: CFLLNet, train: RowsDataset) -> None:
+    """Standardise inputs inside a user's network by the training rows.
+
+    Without an encoding of the columns, warn if the network cannot tell rows apart.
+    """
     for part in network.backbone.module.modules():
         if isinstance(part, RobustStandardize):
             part.fit(train.inputs, train.sample_weight)
@@ -117,6 +120,7 @@ class Run:
         self.network, self.defaults = plan.network, estimator.defaults
         self.on_fields = self.network.on_fields and self.defaults.fields_differ
         self.trains = net.optimizer_ is not None
+        self.stopper: BestEpoch | None = None
         self.history: list[dict[str, Any]] = []
         self.best_iteration = 0
 
@@ -182,7 +186,7 @@ class Run:
         epochs: int,
         *,
         stream: bool = False,
-        rate: float = 1.0,
+        share: float = 1.0,
         going_on: bool = False,
         fixed_rate: bool = False,
         solved_ridge: float | None = None,
@@ -194,7 +198,7 @@ class Run:
         n_rows, epochs : int
         stream : bool
             Whether the number of steps to come is unknown.
-        rate : float
+        share : float
             Fraction of the learning rate.
         going_on : bool
             Whether a finished fit is continued on a few rows: the statistics of batch
@@ -214,11 +218,11 @@ class Run:
         elif stream:
             # The ridge is meant for a full batch: fewer rows must change the last layer less.
             ridge *= max(1.0, batch_rows / n_rows)
-            rate *= min(1.0, n_rows / batch_rows) ** 0.5  # adaptive steps are noisier
+            share *= min(1.0, n_rows / batch_rows) ** 0.5  # adaptive steps are noisier
         net.configure(
             update_order=estimator.update_order,
             lr_schedule="constant" if fixed_rate else self.schedule,
-            lr=rate * self.rate,
+            lr=share * self.rate,
             weight_decay=self.weight_decay(None if stream else epochs * self.n_batches(n_rows)),
             max_epochs=epochs,
             batch_size=batch_rows,
@@ -349,6 +353,7 @@ class Run:
             "ridge": head.ridge,
             "decay": head.decay,
             "learning_rate": net.lr,
+            "learning_rate_schedule": net.lr_schedule,
             "weight_decay": options.get("weight_decay", 0.0),
             "batch_size": net.batch_size,
             "max_epochs": net.max_epochs,

@@ -17,6 +17,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .. import persistence
+from .._warnings import user_level
 from ..training.torch_settings import default_modes, resolve_device
 from .file_checks import check_attributes
 from .packing import available_device, check_version
@@ -200,7 +201,7 @@ def write(estimator: Any, state: dict[str, Any], path: Any) -> None:
         text += f" Pass these arguments of the fit to `load` again: {arguments}."
     if dropped:
         text += f" Set these again after `load`: {', '.join(dropped)}."
-    warnings.warn(text, UserWarning, stacklevel=3)
+    warnings.warn(text, UserWarning, stacklevel=user_level())
 
 
 def _codes(value: Any) -> list[persistence.Code]:

@@ -84,7 +84,7 @@ HEAD: Fields = {
 def check_packed(cls: Any, state: dict[str, Any]) -> None:
     """Check that all parts of a state have the structure and the sizes that fit together."""
     packed = state["_packed"]
-    for name in ("model", "training", "progress"):
+    for name in ("model", "training", "known_rows"):
         if not isinstance(packed.get(name), dict):
             raise ModelFileError(f"state: `{name}` is missing.")
     model = packed["model"]
@@ -99,7 +99,7 @@ def check_packed(cls: Any, state: dict[str, Any]) -> None:
     shape, k = model["network"]["sample_shape"], math.prod(layout[0])
     columns = shape[0] if not isinstance(shape, dict) and len(shape) == 1 else None
     check_fields(model, model_fields(model["network"], k, columns), "model")
-    check_fields(packed["progress"], progress_fields(columns), "progress")
+    check_fields(packed["known_rows"], known_fields(columns), "known_rows")
     check_attributes_of(cls, state, k)
     check_sizes(model, k)
 
@@ -163,8 +163,8 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
     }
 
 
-def progress_fields(columns: int | None) -> Fields:
-    """Fields of a `Progress`."""
+def known_fields(columns: int | None) -> Fields:
+    """Fields of a `KnownRows`."""
 
     def is_moments(value: Any) -> bool:
         """Whether a value is a tuple of `ColumnMoments`."""

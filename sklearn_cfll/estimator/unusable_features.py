@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._warnings import user_level
 from ..training.batches import BatchIterator, RowsDataset, fetches_by_own_code
 
 __all__ = ["unusable_features", "warn_of_equal_features"]
@@ -39,7 +40,7 @@ def warn_of_equal_features(net: Any, rows: RowsDataset) -> None:
         f"in X is lost. The network sees X unscaled, up to {_largest(inputs)}. {STANDARDISE}, or "
         "use other initial weights.",
         UserWarning,
-        stacklevel=5,
+        stacklevel=user_level(),
     )
 
 

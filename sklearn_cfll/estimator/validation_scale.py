@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._warnings import user_level
 from ..columns.statistics import quantiles, spread_rows
 from ..training.batches import RowsDataset
 from .targets import TargetScale
@@ -77,7 +78,7 @@ def warn_of_useless_validation(
             f"error there is {float(error / baseline):.3g} times that of the mean of y: the model "
             f"does not generalise to `X_val`. Check that it was transformed like X. {PIPELINE}",
             UserWarning,
-            stacklevel=3,
+            stacklevel=user_level(),
         )
 
 
@@ -110,5 +111,5 @@ def _compare(name: str, other: str, known: Tensor, given: Tensor, remedy: str) -
             f"{column} is {found_low[column]:.4g} to {found_high[column]:.4g}, in training "
             f"{low[column]:.4g} to {high[column]:.4g}. {remedy}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._warnings import user_level
 from .checks import Checked
 
 __all__ = ["disregard_wild", "tame_added", "tame_targets", "warn_of_wild_targets"]
@@ -100,7 +101,7 @@ def tame_targets(checked: Checked) -> Checked:
     few, many = _found(checked)
     done = "Training clips them to that range, because they would dominate the squared error"
     for text in _remarks(checked, "y", few, many, done):
-        warnings.warn(text, UserWarning, stacklevel=5)
+        warnings.warn(text, UserWarning, stacklevel=user_level())
     if not few:
         return checked
     y = checked.y.copy()
@@ -114,7 +115,7 @@ def disregard_wild(checked: Checked, name: str) -> Checked:
     few, many = _found(checked)
     done = "They are ignored in the choice of epoch and ridge"
     for text in _remarks(checked, name, few, many, done):
-        warnings.warn(text, UserWarning, stacklevel=5)
+        warnings.warn(text, UserWarning, stacklevel=user_level())
     if not few:
         return checked
     weights = np.ones(len(checked.y)) if checked.sample_weight is None else checked.sample_weight
@@ -128,7 +129,7 @@ def warn_of_wild_targets(checked: Checked, name: str) -> None:
     """Warn about wild targets that are left unchanged."""
     done = "They are left unchanged and dominate the squared error"
     for text in _remarks(checked, name, *_found(checked), done):
-        warnings.warn(text, UserWarning, stacklevel=6)
+        warnings.warn(text, UserWarning, stacklevel=user_level())
 
 
 def tame_added(
@@ -168,7 +169,7 @@ def tame_added(
             "Such rows distort the model. Drop them if they are wrong; if they are correct, `fit` "
             "again on a transformed y.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=user_level(),
         )
     if not wild.any():
         return checked
@@ -178,7 +179,7 @@ def tame_added(
         "are clipped to the range of all others, because they would dominate the squared error. "
         "Drop them if they are wrong; if they are correct, `fit` again on old and new rows.",
         UserWarning,
-        stacklevel=5,
+        stacklevel=user_level(),
     )
     near = max(reach, distance[~wild].max(initial=0.0))
     y = checked.y.copy()

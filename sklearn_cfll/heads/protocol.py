@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
-from .member import Member
+from .member import Kept, Member
 from .rows import MemberRows
 
 __all__ = ["Head", "Memory"]
@@ -66,9 +66,17 @@ class Head(Protocol):
     bias : Tensor of shape (k,), or None without intercept
     in_features, out_features : int
         Numbers d of features and k of targets; None before the first rows if they were not given.
+    ridge, decay : float
+    memory : str or Memory
+    solver : str
+        Settings of updates on batches, which may change between two of them.
     """
 
     n_members: int
+    ridge: float
+    decay: float
+    memory: str | Memory
+    solver: str
 
     @property
     def in_features(self) -> int: ...
@@ -132,6 +140,26 @@ class Head(Protocol):
 
     def refit(self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None) -> Self:
         """Exact ridge fit over batches of rows, in one pass."""
+        ...
+
+    def reset_memory(self) -> None:
+        """Discard the moments of earlier rows."""
+        ...
+
+    def take_memory(self) -> list[Kept]:
+        """Return the moments, and discard them."""
+        ...
+
+    def recall(self, kept: list[Kept], share: float = 1.0) -> None:
+        """Restore the result of :meth:`take_memory`, with weights multiplied by ``share``."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All buffers, as those of a module."""
+        ...
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Set the buffers, as those of a module."""
         ...
 
     def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:

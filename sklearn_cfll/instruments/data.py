@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
+from .._warnings import user_level
 from ..columns.rows import native
 from ..estimator.arrays import (
     as_columns,
@@ -229,7 +230,7 @@ def warn_redundant(data: InstrumentData) -> None:
                 "affects the treatment and is not a regressor; put an exogenous column in `C` "
                 "only.",
                 RedundantInstrumentWarning,
-                stacklevel=5,
+                stacklevel=user_level(),
             )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._warnings import user_level
 from ..estimator.targets import TargetScale
 from .cross_fit import CrossFit
 from .data import InstrumentData
@@ -127,7 +128,7 @@ def warn_of(report: dict[str, Any]) -> None:
             "for a bias of at most a tenth of the worst case. The estimate and its band are "
             "unreliable; use stronger instruments or more rows.",
             WeakInstrumentWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )
     if report.get("preferred") == "direct":
         warnings.warn(
@@ -136,7 +137,7 @@ def warn_of(report: dict[str, Any]) -> None:
             f"is {report['variance_instrument']:.3g} (without them "
             f"{report['variance_direct']:.3g}). Fit without Z.",
             DirectRegressionPreferredWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )
 
 

@@ -1,4 +1,4 @@
-"""Scales of input columns, from the derivatives of the predictions."""
+"""Scales of input columns and feature importances, from the slopes of the predictions."""
 
 from __future__ import annotations
 

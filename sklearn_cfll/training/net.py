@@ -12,6 +12,7 @@ from skorch.callbacks import Callback, EpochTimer
 from skorch.utils import to_device
 from torch import nn
 
+from .._warnings import user_level
 from ..heads.closed_form import ClosedFormLastLayer
 from ..heads.module import CFLLModule, module_dtype
 from .batches import BatchIterator
@@ -209,7 +210,7 @@ class CFLLNet(Runs):
             warnings.warn(
                 f"Training was interrupted after {len(self.history)} epochs; the model "
                 "trained so far is kept.",
-                stacklevel=2,
+                stacklevel=user_level(),
             )
         return self
 

@@ -129,7 +129,7 @@ def test_a_module_scales_what_comes_from_a_column():
 def factors(model):
     """What each input of the networks is multiplied by."""
     columns = model.backbone_.columns
-    return [] if columns.factor is None else list(columns.factor.split(columns.widths))
+    return [] if columns.column_scale is None else list(columns.column_scale.split(columns.widths))
 
 
 def noisy_columns(n_rows=400, n_columns=20, seed=0):

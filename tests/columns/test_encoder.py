@@ -1,5 +1,7 @@
 """ColumnEncoder: before any network, in a grid, in a file, and with an encoder from outside."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,7 +40,7 @@ class Squares(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("largest", torch.ones(3))
+        self.register_buffer("largest", torch.ones(0))
 
     @property
     def n_outputs(self):
@@ -65,13 +67,16 @@ def test_every_encoder_keeps_the_protocol(make):
     assert len(encoder.column) == encoder.n_outputs and encoder.column.max() == 2
 
 
-def test_an_encoder_from_outside_is_one_line_of_the_table(monkeypatch):
+def test_an_encoder_from_outside_is_one_line_of_the_table(monkeypatch, tmp_path):
     monkeypatch.setitem(ENCODERS, "squares", lambda encoder: Squares())
     model = CFLLRegressor(**BRIEF).fit(X, Y)
     columns = model.backbone_.columns
     assert columns.widths == (3, 48, 3) and isinstance(columns.encoders[2], Squares)
-    assert len(columns.factor.unique()) <= 3  # one scale for all that comes from a column
+    assert len(columns.column_scale.unique()) <= 3  # one scale for all that comes from a column
     assert model.score(X, Y) > 0.8
+    model.save(tmp_path / "model.npz")
+    for other in (CFLLRegressor.load(tmp_path / "model.npz"), copy.deepcopy(model)):
+        np.testing.assert_array_equal(other.predict(X), model.predict(X))
 
 
 def test_without_the_object_there_is_no_encoding():

@@ -261,7 +261,7 @@ def recipe(**parameters):
 
 MODEL = ("_packed", "model")
 NETWORK = (*MODEL, "network")
-PROGRESS = ("_packed", "progress")
+KNOWN_ROWS = ("_packed", "known_rows")
 BY_HAND = {
     "a huge network": ((*NETWORK, "recipe"), recipe(hidden_layer_sizes=[20_000, 20_000])),
     "a network of many layers": ((*NETWORK, "recipe"), recipe(hidden_layer_sizes=[2] * 100_000)),
@@ -298,13 +298,13 @@ ONE_MORE_AXIS = object()
 MISFITS = {
     "regressor": [
         ((*MODEL, "final_ridge"), "x"),
-        ((*PROGRESS, "n_known"), None),
-        ((*PROGRESS, "columns"), 0),
+        ((*KNOWN_ROWS, "n_known"), None),
+        ((*KNOWN_ROWS, "columns"), 0),
         ((*MODEL, "scores"), {"tuple": [1, 2, 3, 4]}),
         ((*MODEL, "noise"), False),
         (("_packed", "training", "history"), [{"dict": [["valid_loss", None]]}]),
         ((*MODEL, "parameters", "tol"), 0.0),
-        ((*PROGRESS, "rows_seen"), ONE_MORE_AXIS),
+        ((*KNOWN_ROWS, "rows_seen"), ONE_MORE_AXIS),
         ((*MODEL, "slope_squares"), ONE_MORE_AXIS),
         ((*MODEL, "module", "last_layer.members.1.moments_gram"), ONE_MORE_AXIS),
         ((*MODEL, "module", "last_layer.members.1.feature_power"), ONE_MORE_AXIS),

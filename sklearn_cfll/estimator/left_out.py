@@ -1,4 +1,4 @@
-"""What held-out and left-out rows give, and messages where there are none."""
+"""Leave-one-out residuals, and messages where residuals or moments are missing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def no_residuals(estimator: Any) -> str:
     enough = estimator.defaults.held_out_from
     if estimator.early_stopping is False or estimator.validation_fraction == 0:
         remedy = "call `fit` with early_stopping=True and `validation_fraction` above 0"
-    elif estimator._progress.is_stream:
+    elif estimator._known_rows.is_stream:
         remedy = (
             f"`partial_fit` holds none out. Call `fit` first, on at least {enough} rows, and "
             "then `partial_fit`"

@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
@@ -14,32 +13,25 @@ from ..final_solve.offset import less_offset
 from ..final_solve.refit import mean_squared_residuals
 from ..heads.memory import memory_of
 from ..training.batches import RowsDataset
-from ..training.column_scales import mean_squared_slopes
 from ..training.optimizers import optimizer_class
 from ..training.torch_settings import use_threads
 from .additions import Additions
-from .checks import check_data
+from .checks import Checked, check_data
 from .column_moments import total_weight
 from .effects import warn_without_effect
 from .fitted import FittedModel
-from .held_out import NO_MOMENTS
+from .known_rows import KnownRows
+from .left_out import NO_MOMENTS
 from .plan import make_plan
-from .progress import Progress
-from .run import Run, begin, new_net
+from .run import Run, new_net, standardise_inside
 from .split import Parts, parts_of
 from .unchanged import check_unchanged
 
-__all__ = ["GoingOnMixin", "measured_slopes"]
+__all__ = ["IncrementalMixin"]
 
 
-def measured_slopes(model: FittedModel, rows: RowsDataset) -> np.ndarray | None:
-    """Mean squared slope of the predictions along each column, None if X is no table."""
-    squares = mean_squared_slopes(model.whole, rows)
-    return None if squares is None else squares.cpu().numpy()
-
-
-class GoingOnMixin:
-    """Mixin for calls that go on from the last one."""
+class IncrementalMixin:
+    """Mixin of ``partial_fit``, ``adapt`` and a warm-started ``fit``."""
 
     def _follow_parameters(self: Any) -> None:
         """Apply a changed optimiser, and raise for changed parameters that are fixed after a fit.
@@ -50,34 +42,43 @@ class GoingOnMixin:
         check_unchanged(self, self._model.plan.parameters)
         self.net_.change_optimizer(optimizer_class(self.optimizer))
 
+    def _check_more(self: Any, X: Any, y: Any, sample_weight: Any, min_samples: int = 1) -> Checked:
+        """Check rows that are added to a fitted model."""
+        plan = self._model.plan
+        checked = check_data(self, X, y, sample_weight, plan=plan, min_samples=min_samples)
+        checked = self._tame_targets(checked)
+        plan.check_targets(checked)
+        tamed: Checked = self._tame_added(checked)
+        return tamed
+
+    def _begin_stream(self: Any, checked: Checked) -> tuple[Run, FittedModel]:
+        """A new net for the first rows of a stream."""
+        plan = make_plan(self, checked)
+        warn_without_effect(self, holds_out=True, given=False, stream=True)
+        plan.mean_weight = 1.0  # a stream's weights are not normalised
+        net = new_net(plan, self.optimizer, self.compile, self.memory)
+        return Run(self, plan, net), FittedModel(plan, net.module_)
+
     def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """Train for one epoch on these rows, with none held out."""
         with self._previous_fit_kept() as settings:
             first = not self.__sklearn_is_fitted__()
-            known = None
             if first:
                 checked = check_data(self, X, y, sample_weight, plan=None, min_samples=1)
                 checked = self._tame_targets(checked)
-                plan, progress = make_plan(self, checked), Progress(is_stream=True)
-                warn_without_effect(self, holds_out=True, given=False)
-                plan.mean_weight = 1.0  # a stream's weights are not normalised
-                net = new_net(plan, self.optimizer, self.compile, self.memory)
-                model = FittedModel(plan, net.module_)
+                (run, model), known_rows = self._begin_stream(checked), KnownRows(is_stream=True)
             else:
                 self._follow_parameters()
-                model, net, progress = self._model, self.net_, replace(self._progress)
-                plan, known = model.plan, model.final_ridge
-                checked = check_data(self, X, y, sample_weight, plan=plan, min_samples=1)
-                checked = self._tame_targets(checked)
-                plan.check_targets(checked)
-                checked = self._tame_added(checked)
-            run = Run(self, plan, net)
+                checked = self._check_more(X, y, sample_weight)
+                model, known_rows = self._model, replace(self._known_rows)
+                run = Run(self, model.plan, self.net_)
+            net, plan, ridge = run.net, run.plan, None if first else model.final_ridge
             rows = plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(run.n_threads(len(rows))))
             added = less_offset(rows, model.offset)
-            addition, noise = Additions(run, progress, known, added), None
+            addition = Additions(run, known_rows, ridge, added)
             if first:
-                begin(plan.network, net, added)
+                standardise_inside(plan.network, net, added)
                 addition.see_columns()
             else:
                 # Before they are learnt, these rows serve as held-out rows.
@@ -92,21 +93,18 @@ class GoingOnMixin:
                 len(data),
                 1,
                 stream=True,
-                rate=1.0 if progress.is_stream else addition.restart_rate,
-                going_on=not progress.is_stream,
-                fixed_rate=progress.is_stream,
-                solved_ridge=known,
+                share=1.0 if known_rows.is_stream else addition.restart_share,
+                going_on=not known_rows.is_stream,
+                fixed_rate=known_rows.is_stream,
+                solved_ridge=ridge,
             )
             parts = Parts(data, data, None)
             callbacks = run.callbacks(parts, None, (X, y), None)
             with run.explained(parts, X):
                 net.run(data, None, callbacks)
             addition.absorb()
-            if noise is None:
-                model = addition.begun(model)
-            else:
-                model = addition.improved(model, rows, noise)
-            self._learn(addition, model, rows)
+            model = addition.begun(model) if first else addition.improved(model, rows, noise)
+            self._set_learnt(addition, model, rows)
         return self
 
     def _fit_again(
@@ -121,25 +119,23 @@ class GoingOnMixin:
         the best state on the held-out rows is kept, which may be the initial one.
         """
         self._follow_parameters()
-        model, net, progress = self._model, self.net_, replace(self._progress)
-        plan = model.plan
-        checked = check_data(self, X, y, sample_weight, plan=plan, min_samples=2)
-        checked = self._tame_targets(checked)
-        plan.check_targets(checked)
-        checked = self._tame_added(checked)
+        model, net, known_rows = self._model, self.net_, replace(self._known_rows)
+        plan, checked = model.plan, self._check_more(X, y, sample_weight, min_samples=2)
         parts = parts_of(self, plan, checked, X_val, y_val)
         rest, run = parts.less(model.offset), Run(self, plan, net)
         task = self._init_callback_context(max_subtasks=run.epochs)
         settings.enter_context(use_threads(run.n_threads(len(parts.train))))
-        few = total_weight(parts.rows) < progress.n_known
+        few = total_weight(parts.rows) < known_rows.n_known
         if few:
             rows = plan.dataset(checked, as_added=True)
-            addition = Additions(run, progress, model.final_ridge, less_offset(rows, model.offset))
+            addition = Additions(
+                run, known_rows, model.final_ridge, less_offset(rows, model.offset)
+            )
             noise = mean_squared_residuals(net, addition.rows)
             addition.follow_scales()
             addition.take_last_layer()
-            rate = addition.restart_rate
-            run.configure(len(rest.train), run.epochs, rate=rate, going_on=True)
+            share = addition.restart_share
+            run.configure(len(rest.train), run.epochs, share=share, going_on=True)
         else:
             self._forget_held_out(rest)
             run.configure(len(rest.train), run.epochs)
@@ -149,8 +145,8 @@ class GoingOnMixin:
             net.run(rest.train, rest.valid, callbacks)
         if few:
             addition.absorb()
-            progress.is_stream, progress.columns, progress.ridge_errors = False, None, None
-            self._learn(addition, addition.improved(model, rows, noise), rows)
+            known_rows.is_stream, known_rows.columns, known_rows.ridge_errors = False, None, None
+            self._set_learnt(addition, addition.improved(model, rows, noise), rows)
         else:
             self._finish(run, parts, model.offset)
         return self._end(task, X, y, as_fitted)
@@ -166,15 +162,15 @@ class GoingOnMixin:
             batches = self.net_.labelled_features(parts.train)
             head.refit(batches, ridge=self._model.final_ridge)
 
-    def _learn(self: Any, addition: Additions, model: FittedModel, rows: RowsDataset) -> None:
+    def _set_learnt(self: Any, addition: Additions, model: FittedModel, rows: RowsDataset) -> None:
         """Set the attributes after a pass over new rows."""
         share, before = addition.remember(rows), model.slope_squares
         if before is None or len(rows) > 1:  # columns of a single row have no deviation
-            new = measured_slopes(model, rows)
+            new = model.slopes(rows)
             if before is not None and new is not None:
                 new = (1 - share) * before + share * new
             model = replace(model, slope_squares=new)
-        self._set_fitted(addition.run, model, addition.progress, Parts(rows, rows, None))
+        self._set_fitted(addition.run, model, addition.known_rows, Parts(rows, rows, None))
 
     def adapt(self: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Add rows to the last layer's exact ridge fit; the backbone is not changed.
@@ -200,17 +196,15 @@ class GoingOnMixin:
         check_is_fitted(self)
         with self._previous_fit_kept() as settings:
             model, head = self._model, self._model.head
-            plan, run = model.plan, Run(self, model.plan, self.net_)
-            checked = check_data(self, X, y, sample_weight, plan=plan, min_samples=1)
-            checked = self._tame_targets(checked)
-            plan.check_targets(checked)
-            rows = plan.dataset(self._tame_added(checked), as_added=True)
+            checked = self._check_more(X, y, sample_weight)
+            rows = model.plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(rows))))
             if not head.holds_moments:
                 raise ValueError(f"`adapt` {NO_MOMENTS}")
             added = less_offset(rows, model.offset)
-            if self._progress.columns is None:  # this only warns
-                Additions(run, self._progress, model.final_ridge, added).follow_scales()
+            if self._known_rows.columns is None:  # this only warns
+                run = Run(self, model.plan, self.net_)
+                Additions(run, self._known_rows, model.final_ridge, added).follow_scales()
             for batch in self.net_.labelled_features(added):
                 head.accumulate(*batch)
             head.solve(model.final_ridge)
@@ -219,4 +213,5 @@ class GoingOnMixin:
                     "`adapt` found non-finite values in X, y or the features. The "
                     "estimator was not changed."
                 )
+            self._model = replace(model, left_out=None)
         return self

@@ -280,3 +280,17 @@ def test_adapt_names_columns_in_other_units():
     model = CFLLRegressor(max_epochs=2, random_state=0).fit(X[:60], y[:60])
     with pytest.warns(UserWarning, match="Column 0 of the new rows has mean"):
         model.adapt(1e6 * X[60:], y[60:])
+
+
+def test_adapt_leaves_no_leave_one_out_scores_of_earlier_rows():
+    X, y = friedman(300)
+    model = CFLLRegressor(nn.Identity(), random_state=0).fit(X[:200], y[:200])
+    assert model.loo_residuals_.shape == (200,)
+    model.adapt(X[200:], y[200:])
+    assert not hasattr(model, "loo_score_") and not hasattr(model, "loo_residuals_")
+
+
+def test_a_linear_part_that_a_stream_cannot_have_is_named():
+    X, y = friedman(60)
+    with pytest.warns(UserWarning, match="`linear_part`=True has no effect in `partial_fit`"):
+        CFLLRegressor(linear_part=True, random_state=0).partial_fit(X, y)

@@ -1,4 +1,4 @@
-"""Progress: what later calls have to know of the rows that a model was fitted to."""
+"""KnownRows: what later calls have to know of the rows that a model was fitted to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from ..training.batches import BatchIterator, RowsDataset
 from .column_moments import ColumnMoments, total_weight
 
-__all__ = ["Progress", "share_kept"]
+__all__ = ["KnownRows", "share_kept"]
 
 # The moments of earlier rows were computed on outdated features. A run whose learning rates sum to
 # this value leaves exp(-1) of their weight. Three times as much and a third of the forgetting were
@@ -28,7 +28,7 @@ def share_kept(total_rate: float) -> float:
 
 
 @dataclass
-class Progress:
+class KnownRows:
     """What was learnt so far, besides the model.
 
     Attributes
@@ -55,12 +55,12 @@ class Progress:
     ridge_errors: np.ndarray | None = None
 
     @classmethod
-    def after_fit(cls, rows: RowsDataset) -> Progress:
+    def after_fit(cls, rows: RowsDataset) -> KnownRows:
         """After a fit to these rows."""
-        progress = cls(n_known=total_weight(rows))
-        progress.reach(rows)
-        progress.remember(rows)
-        return progress
+        known_rows = cls(n_known=total_weight(rows))
+        known_rows.reach(rows)
+        known_rows.remember(rows)
+        return known_rows
 
     def reach(self, rows: RowsDataset) -> None:
         """Extend the range of known targets."""
@@ -82,7 +82,7 @@ class Progress:
         return {**asdict(self), "columns": columns}
 
     @classmethod
-    def unpack(cls, packed: dict[str, Any]) -> Progress:
+    def unpack(cls, packed: dict[str, Any]) -> KnownRows:
         """Inverse of :meth:`pack`."""
         columns = packed["columns"]
         return cls(**{**packed, "columns": None if columns is None else ColumnMoments(*columns)})
