@@ -23,15 +23,14 @@ from ..estimator.arrays import (
 )
 from ..estimator.checks import Checked
 from ..estimator.wild_targets import warn_of_wild_targets
-from .networks import is_own
+from .networks import ROLES, NetworkPlan, is_own
 
 __all__ = [
     "InstrumentData",
     "RedundantInstrumentWarning",
     "check_instrument_data",
-    "check_side",
+    "check_new_rows",
     "check_stage1_sample",
-    "check_treatments",
     "fold_labels",
     "warn_redundant",
 ]
@@ -116,9 +115,10 @@ def check_instrument_data(
     return InstrumentData(X, y, Z, C, relative, total)
 
 
-def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: InstrumentData) -> Any:
+def check_stage1_sample(
+    estimator: Any, X: Any, Z: Any, C: Any, main: InstrumentData
+) -> InstrumentData | None:
     """Validate the first-stage sample, whose columns are those of the main one; or None."""
-    X, Z, C = sample
     if X is None and Z is None and C is None:
         return None
     if main.Z is None:
@@ -129,17 +129,42 @@ def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: Instrumen
     if (C is None) != (main.C is None):
         raise ValueError("Pass both `C` and `C_stage1`, or neither.")
     with told_of("In `X_stage1`, called X here"):
-        X = check_treatments(estimator, X, "X_stage1", min_samples=2)
+        own = is_own(estimator.treatment_backbone)
+        X = check_treatments(estimator, X, "X_stage1", own=own, min_samples=2)
     Z = check_side("Z_stage1", Z, X, own=main.Z.ndim > 2, like=main.Z.shape)
     C = None if main.C is None else check_side("C_stage1", C, X, own=True, like=main.C.shape)
     return InstrumentData(X, None, Z, C, None, float(len(X)))
 
 
+def check_new_rows(
+    estimator: Any, plan: NetworkPlan, X: Any, Z: Any, C: Any
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Validate inputs of a fitted estimator, whose shapes must be those of the fit."""
+    treatment, instrument, confounder = (plan.shapes[role] for role in ROLES)
+    X = check_treatments(estimator, X, own=is_own(plan.recipes["treatment_backbone"]))
+    if X.shape[1:] != treatment:
+        raise ValueError(
+            f"X has samples of shape {X.shape[1:]}, but the estimator was fitted on samples of "
+            f"shape {treatment}."
+        )
+    if C is None and confounder is not None:
+        raise ValueError("`C` was given at fit and is needed here.")
+    if C is not None and confounder is None:
+        raise ValueError("`C` was not given at fit; omit it here, or fit with it.")
+    if Z is not None and instrument is None:
+        raise ValueError("`Z` was not given at fit; score without it, or fit with it.")
+    sides = ("C", C, confounder), ("Z", Z, instrument)
+    C, Z = (
+        check_side(name, value, X, own=len(shape or ()) > 1, like=(0, *(shape or ())))
+        for name, value, shape in sides
+    )
+    return X, Z, C
+
+
 def check_treatments(
-    estimator: Any, X: Any, name: str = "X", *, own: bool | None = None, min_samples: int = 1
+    estimator: Any, X: Any, name: str = "X", *, own: bool, min_samples: int = 1
 ) -> np.ndarray:
     """Validate treatments, whose columns must be those of the fit."""
-    own = is_own(estimator.treatment_backbone) if own is None else own
     given = as_table(X, name)
     with named_columns(given, name):
         X = validate_data(
@@ -177,9 +202,9 @@ def check_side(
 
 
 def fold_labels(
-    data: InstrumentData, n_folds: int, n_repeats: int, n_parts: int, seed: int
+    data: InstrumentData, n_folds: int, n_repeats: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fold of each row, and its part when it is a training row; each of shape (n_repeats, n).
+    """Fold of each row, and its half when it is a training row; each of shape (n_repeats, n).
 
     Distinct rows, sorted by y, are assigned at random. Copies of a row stay together, since
     copies in the training and held-out rows would bias the held-out loss. Weights are therefore
@@ -200,19 +225,19 @@ def fold_labels(
     if n_groups < 4:
         raise ValueError(f"X and y have {n_groups} distinct rows; at least 4 are required.")
     rng = np.random.RandomState(seed)
-    labels, parts = [], []
+    labels, halves = [], []
     for _ in range(n_repeats):
-        label, part = np.empty((2, n_groups), dtype=int)
+        label, half = np.empty((2, n_groups), dtype=int)
         shuffled = order[rng.permutation(n_groups)]
-        # Folds have at least two rows, since each part of a fold needs one.
+        # Folds have at least two rows, since each half of a fold needs one.
         label[shuffled] = np.arange(n_groups) % max(2, min(n_folds, n_groups // 2))
-        # Parts alternate within each fold, so that they are balanced in any union of folds.
+        # Halves alternate within each fold, so that they are balanced in any union of folds.
         for fold in range(label.max() + 1):
             members = shuffled[label[shuffled] == fold]
-            part[members] = (np.arange(len(members)) + fold) % n_parts
+            half[members] = (np.arange(len(members)) + fold) % 2
         labels.append(label[group.reshape(-1)])
-        parts.append(part[group.reshape(-1)])
-    return np.array(labels), np.array(parts)
+        halves.append(half[group.reshape(-1)])
+    return np.array(labels), np.array(halves)
 
 
 def warn_redundant(data: InstrumentData) -> None:
@@ -229,7 +254,7 @@ def warn_redundant(data: InstrumentData) -> None:
                 "affects the treatment and is not a regressor; put an exogenous column in `C` "
                 "only.",
                 RedundantInstrumentWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
 
 

@@ -328,10 +328,8 @@ class FoldTraining:
         held = self.held_out
         if not held.n_rows or held.outcome is None:
             return torch.zeros(len(model.weight))
-        if model.first_stages:
-            design = projected_design(self.networks, model, held)
-        else:
-            design = structural_design(self.networks, model, held.treatment, held.confounder)
+        design_of = projected_design if model.first_stages else structural_design
+        design = design_of(self.networks, model, held)
         fitted = _double(design) @ model.weight.mT + model.bias.unsqueeze(1)
         squares = (held.outcome - fitted).square().mean(2)
         if held.weight is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ..backbones.mlp import MLPBackbone
 from ..backbones.recipe import build_backbone, takes_generator
-from ..linalg import is_constant
+from ..estimator.targets import TargetScale
 from ..training.seeding import LentStream, draws_globally, own_generator
-from .stages import Networks
+from .stages import InstrumentRows, Networks
 
-__all__ = ["ROLES", "InputScale", "NetworkPlan", "is_own"]
+__all__ = ["ROLES", "NetworkPlan", "input_scale", "is_own"]
 
 # With more columns (flattened images) the treatment itself is not among its features.
 RAW_COLUMNS = 100
@@ -29,35 +29,18 @@ def is_own(recipe: Any) -> bool:
     return recipe is not None and not (isinstance(recipe, str) and recipe == "identity")
 
 
-@dataclass
-class InputScale:
-    """Mean and standard deviation of each column.
+def input_scale(
+    rows: np.ndarray | None, sample_weight: np.ndarray | None, recipe: Any
+) -> TargetScale | None:
+    """Scale of the columns of one role's inputs; None if they are passed unscaled.
 
-    Attributes
-    ----------
-    mean, scale : ndarray of shape (columns,), or None for inputs that are not 2-d
-    inside : bool
-        Whether inputs are passed unscaled, to a user-defined network.
+    Those of a user-defined network are, since it may expect certain units, and samples that are
+    not rows of columns.
     """
-
-    mean: np.ndarray | None
-    scale: np.ndarray | None
-    inside: bool
-
-    @classmethod
-    def fit(cls, rows: np.ndarray, sample_weight: np.ndarray | None, *, inside: bool) -> InputScale:
-        """Weighted mean and standard deviation; constant columns are only centred."""
-        if rows.ndim != 2:
-            return cls(None, None, inside)
-        mean = np.average(rows, axis=0, weights=sample_weight)
-        std = np.sqrt(np.average(np.square(rows - mean), axis=0, weights=sample_weight))
-        constant = is_constant(std, mean, float(np.finfo(np.float64).eps))
-        return cls(mean, np.where(constant, 1.0, std), inside)
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        if self.inside or self.mean is None:
-            return rows
-        return (rows - self.mean) / self.scale
+    unscaled = is_own(recipe) and not isinstance(recipe, MLPBackbone)
+    if rows is None or rows.ndim != 2 or unscaled:
+        return None
+    return TargetScale.fit(np.asarray(rows, dtype=np.float64), sample_weight)
 
 
 class FlatFirst(nn.Module):
@@ -102,7 +85,8 @@ class NetworkPlan:
     activation : str
     shapes : dict
         By role, shape of one sample, or None if there are no such inputs.
-    scales : dict of InputScale
+    scales : dict of TargetScale
+        By role, mean and deviation of each column; None if inputs are passed unscaled.
     n_first_stages : int
     device, dtype
     seed : int
@@ -112,7 +96,7 @@ class NetworkPlan:
     hidden_sizes: dict[str, tuple[int, ...]]
     activation: str
     shapes: dict[str, tuple[int, ...] | None]
-    scales: dict[str, InputScale]
+    scales: dict[str, TargetScale | None]
     n_first_stages: int
     device: torch.device
     dtype: torch.dtype
@@ -127,12 +111,33 @@ class NetworkPlan:
         wide = recipe is None and n_columns > RAW_COLUMNS
         return 0 if wide or is_own(recipe) else n_columns
 
-    def tensor(self, role: str, rows: np.ndarray | None) -> Tensor | None:
-        """Inputs of one role on the device, with standardised columns."""
-        if rows is None:
-            return None
-        scaled = self.scales[role](np.asarray(rows, dtype=np.float64))
-        return torch.as_tensor(scaled).to(self.device, self.dtype)
+    def without_instruments(self) -> NetworkPlan:
+        """Description of the same nets for direct regression."""
+        shapes = self.shapes | {"instrument_backbone": None}
+        return replace(self, shapes=shapes, n_first_stages=0)
+
+    def rows(
+        self,
+        X: np.ndarray,
+        Z: np.ndarray | None,
+        C: np.ndarray | None,
+        outcome: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> InstrumentRows:
+        """Rows on the device, with standardised columns; the outcome is already scaled."""
+
+        def tensor(values: Any, scale: TargetScale | None = None) -> Any:
+            if values is None:
+                return None
+            values = np.asarray(values, dtype=np.float64)
+            values = values if scale is None else scale.transform(values)
+            return torch.as_tensor(values).to(self.device, self.dtype)
+
+        treatment, instrument, confounder = (
+            tensor(part, self.scales[role]) for role, part in zip(ROLES, (X, Z, C), strict=True)
+        )
+        weight = tensor(sample_weight)
+        return InstrumentRows(treatment, instrument, confounder, tensor(outcome), weight)
 
     @property
     def builds_by_own_code(self) -> bool:

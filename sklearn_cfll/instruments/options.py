@@ -6,16 +6,13 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from ..estimator.defaults import DEFAULTS
-from ..estimator.effects import changed_parameters, warn_of
-from .data import InstrumentData
+from ..estimator import defaults
+from ..estimator.packing import dtype_name
 from .networks import RAW_COLUMNS, NetworkPlan
 from .stages import Settings, Shrinkage
 
 __all__ = [
-    "iv_dtype",
+    "DEFAULTS",
     "resolved",
     "shrinkage_choices",
     "shrinkage_log_prior",
@@ -41,7 +38,7 @@ SLOPES = 1.0
 TRAINING = Shrinkage(interactions=0.1, features=0.3, ridge=0.01)
 
 # Up to this many rows weights equal repetitions up to rounding; with more, float32 halves the time.
-FLOAT64_ROWS = 400
+DEFAULTS = replace(defaults.DEFAULTS, float64_rows=400)
 FULL_BATCH_ROWS, MINI_BATCH_ROWS = 10_000, 1024
 
 
@@ -100,22 +97,10 @@ def resolved(
         "interaction_scale": shrinkage.interactions,
         "feature_scale": shrinkage.features,
         "batch_size": training_settings(estimator, n_rows).batch_size or n_rows,
-        "precision": str(plan.dtype).removeprefix("torch."),
+        "precision": dtype_name(plan.dtype),
         "device": str(plan.device),
         "n_threads": estimator.n_threads or 1,
     }
-
-
-def warn_without_effect(estimator: Any, data: InstrumentData) -> None:
-    """Warn about parameters that were changed but have no effect."""
-    changed = dict(changed_parameters(estimator))
-    given = {"treatment": data.X, "instrument": data.Z, "covariate": data.C}
-    for role, rows in given.items():
-        own = [name for name in (f"{role}_backbone", f"{role}_hidden_sizes") if name in changed]
-        if rows is None:
-            warn_of(own, changed, f"without `{'Z' if role == 'instrument' else 'C'}`.")
-        elif len(own) == 2:
-            warn_of(own[1:], changed, f"if `{own[0]}` is set.")
 
 
 def treatment_sizes(given: Any, n_columns: int) -> Any:
@@ -127,11 +112,6 @@ def treatment_sizes(given: Any, n_columns: int) -> Any:
     if not isinstance(given, str):
         return given
     return (16, 4) if n_columns <= RAW_COLUMNS else (64, 32, 16)
-
-
-def iv_dtype(precision: str, n_rows: int, device: torch.device) -> torch.dtype:
-    """The dtype of the nets."""
-    return replace(DEFAULTS, float64_rows=FLOAT64_ROWS).dtype(precision, (n_rows,), device)
 
 
 def _given(estimator: Any) -> tuple[Any, Any, Any]:

@@ -9,7 +9,8 @@ from torch import nn
 
 from sklearn_cfll import linalg
 from sklearn_cfll.instruments import two_stage as maths
-from sklearn_cfll.instruments.cross_fit import Schedule, cross_fit, jackknife_variance
+from sklearn_cfll.instruments.cross_fit import Schedule, cross_fit
+from sklearn_cfll.instruments.diagnostics import jackknife_variance
 from sklearn_cfll.instruments.fold_training import FoldTraining
 from sklearn_cfll.instruments.stages import (
     InstrumentRows,
@@ -298,12 +299,12 @@ def test_cross_fit_averages_the_records_around_the_best_time(rng):
     assert [len(models) for models in fitted.folds] == [5, 5, 5]
     mean = torch.stack(
         [
-            structural_design(fitted.networks, m, rows.treatment, None) @ m.weight.T + m.bias
+            structural_design(fitted.networks, m, rows) @ m.weight.T + m.bias
             for models in fitted.folds
             for m in models
         ]
     ).mean(0)
-    torch.testing.assert_close(fitted.predict(rows.treatment, None), mean)
+    torch.testing.assert_close(fitted.predict(rows), mean)
 
 
 def test_shrinkages_are_averaged_by_likelihood_and_the_best_is_named(rng):
@@ -314,8 +315,8 @@ def test_shrinkages_are_averaged_by_likelihood_and_the_best_is_named(rng):
     assert fitted.shrinkage == choices[0]
     # 200 rows speak clearly against a ridge of 10.
     torch.testing.assert_close(
-        fitted.predict(rows.treatment, None),
-        alone.predict(rows.treatment, None),
+        fitted.predict(rows),
+        alone.predict(rows),
         rtol=1e-4,
         atol=1e-4,
     )
@@ -341,7 +342,7 @@ def test_where_nothing_is_trained_the_estimate_is_the_fit_to_all_rows(rng):
     design = np.column_stack([np.ones(200), predicted])
     intercept, slope = np.linalg.lstsq(design, rows.outcome.numpy(), rcond=None)[0]
     expected = intercept + slope * rows.treatment.numpy()
-    np.testing.assert_allclose(fitted.predict(rows.treatment, None).numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(fitted.predict(rows).numpy(), expected, rtol=1e-9)
 
 
 def test_divergence_is_an_error_that_says_what_to_do(rng):
