@@ -128,7 +128,7 @@ def warn_of_wild_targets(checked: Checked, name: str) -> None:
     """Warn about wild targets that are left unchanged."""
     done = "They are left unchanged and dominate the squared error"
     for text in _remarks(checked, name, *_found(checked), done):
-        warnings.warn(text, UserWarning, stacklevel=6)
+        warnings.warn(text, UserWarning, stacklevel=5)
 
 
 def tame_added(

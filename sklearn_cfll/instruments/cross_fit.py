@@ -55,17 +55,14 @@ class Schedule(NamedTuple):
 
 
 def cross_fit(
-    make_networks: Callable[[torch.Generator | None], Networks],
+    make_networks: Callable[[torch.Generator, LentStream], Networks],
     rows: InstrumentRows,
     schedule: Schedule,
     settings: Settings,
-    shrinkages: list[Shrinkage],
-    log_prior: list[float],
+    candidates: dict[Shrinkage, float],
     seed: int,
     stage1_rows: InstrumentRows | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
-    *,
-    builds_by_own_code: bool = False,
 ) -> FoldModels:
     """Train all folds in parallel, stop them at the same epoch, average records and folds.
 
@@ -77,21 +74,18 @@ def cross_fit(
     Parameters
     ----------
     make_networks : callable
-        Returns new nets, initialised from the generator that is passed to it.
+        Returns new nets, initialised from the generator that is passed to it, or from torch's
+        global ones while the stream is lent.
     rows : InstrumentRows
     schedule : Schedule
     settings : Settings
-    shrinkages : list of Shrinkage
-        Averaged with weights of held-out likelihood times prior.
-    log_prior : list of float
-        Log prior of each shrinkage, up to a constant.
+    candidates : dict of Shrinkage to float
+        Shrinkages and their log prior, up to a constant. They are averaged with weights of
+        held-out likelihood times prior.
     seed : int
     stage1_rows : InstrumentRows, optional
     on_record : callable, optional
         Called with each row of the history.
-    builds_by_own_code : bool, default=False
-        Whether ``make_networks`` draws from torch's global generators, which are seeded for it
-        and restored afterwards.
 
     Returns
     -------
@@ -102,34 +96,28 @@ def cross_fit(
     FloatingPointError
         If training diverges.
     """
-    n_folds = int(schedule.labels.max()) + 1
+    n_folds, shrinkages = int(schedule.labels.max()) + 1, list(candidates)
     device = rows.treatment.device
     stream, shuffling = LentStream(device, seed), own_generator("cpu", seed)
     initial = own_generator("cpu", seed)
     dropout = initial if device.type == "cpu" else own_generator(device, seed)
 
-    def networks() -> Networks:
-        if not builds_by_own_code:
-            return make_networks(initial)
-        with stream.lent():
-            return make_networks(None)
-
     def training(chosen: Tensor, held_out: Tensor, repeat: int) -> FoldTraining:
         parts = _cut(chosen, None if schedule.halves is None else schedule.halves[repeat])
-        fold = FoldTraining(networks(), rows, parts, held_out, settings, stage1_rows, stream)
-        seed_dropout(fold.networks, dropout)
-        return fold
+        nets = make_networks(initial, stream)
+        seed_dropout(nets, dropout)
+        return FoldTraining(nets, rows, parts, held_out, settings, stage1_rows, stream)
 
     folds = [
         training((labels != k).nonzero()[:, 0], (labels == k).nonzero()[:, 0], repeat)
         for repeat, labels in enumerate(schedule.labels)
         for k in range(n_folds)
     ]
-    mass = torch.tensor([_mass(fold.held_out) for fold in folds], dtype=torch.float64)
+    mass = torch.tensor([fold.held_out.total for fold in folds], dtype=torch.float64)
     whole = None
     if folds[0].optimizer is None:
         whole = training(torch.arange(rows.n_rows), torch.arange(0), 0).record(shrinkages)
-    run = _Run(shrinkages, log_prior, schedule.n_rows, mass / mass.sum())
+    run = _Run(candidates, schedule.n_rows, mass / mass.sum())
     for epoch in _epochs(folds, schedule, shuffling):
         records = [fold.record(shrinkages) for fold in folds]
         row = run.add(epoch, records)
@@ -164,12 +152,11 @@ def _epochs(
 class _Run:
     """Records so far. Records that can no longer be averaged are reduced to their losses."""
 
-    def __init__(
-        self, shrinkages: list[Shrinkage], log_prior: list[float], n_rows: float, share: Tensor
-    ) -> None:
-        self.shrinkages, self.share, self.n_rows = shrinkages, share, n_rows
+    def __init__(self, candidates: dict[Shrinkage, float], n_rows: float, share: Tensor) -> None:
+        self.shrinkages, self.share, self.n_rows = list(candidates), share, n_rows
         # The Gaussian likelihood of all rows, each held out once, is L^(-n/2). A prior scales L.
-        self.handicap = torch.exp(torch.tensor(log_prior, dtype=torch.float64) * (-2.0 / n_rows))
+        log_prior = torch.tensor(list(candidates.values()), dtype=torch.float64)
+        self.handicap = torch.exp(log_prior * (-2.0 / n_rows))
         self.records: list[list[Record] | None] = []
         self.losses: list[Tensor] = []  # (c,), averaged over folds
         self.history: list[dict[str, Any]] = []
@@ -252,7 +239,3 @@ def _cut(chosen: Tensor, halves: Tensor | None) -> list[Tensor]:
     if halves is None:
         return [chosen]
     return [chosen[halves[chosen] == label] for label in halves.unique()]
-
-
-def _mass(rows: InstrumentRows) -> float:
-    return float(rows.n_rows) if rows.weight is None else float(rows.weight.sum())

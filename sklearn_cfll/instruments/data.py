@@ -86,12 +86,7 @@ def check_instrument_data(
     check_range(y, y, "y")
     Z = check_side("Z", Z, X, own=is_own(estimator.instrument_backbone))
     C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
-    data = InstrumentData(X, y, Z, C, None, float(len(X)))
-    if sample_weight is None:
-        # Outliers of y are not clipped: this would bias the effect of the instruments.
-        warn_of_wild_targets(Checked(X, None, y, None, 1.0, False), "y")
-        return data
-    weights = as_weights(sample_weight, X)
+    weights = np.ones(len(X)) if sample_weight is None else as_weights(sample_weight, X)
     kept = weights > 0
     if kept.sum() < 4:
         raise ValueError(
@@ -110,8 +105,9 @@ def check_instrument_data(
             f"{LARGEST_TOTAL:g}. Divide them by their mean."
         )
     relative = None if np.all(shares == shares[0]) else shares / shares.mean()
-    mean = total / len(weights)
-    warn_of_wild_targets(Checked(X, np.flatnonzero(kept), y, relative, mean, False), "y")
+    # Outliers of y are not clipped: this would bias the effect of the instruments.
+    checked = Checked(X, np.flatnonzero(kept), y, relative, total / len(weights), False)
+    warn_of_wild_targets(checked, "y")
     return InstrumentData(X, y, Z, C, relative, total)
 
 

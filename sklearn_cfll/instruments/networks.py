@@ -10,7 +10,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
-from ..backbones.mlp import MLPBackbone
+from ..backbones.mlp import MLPBackbone, SideBySide
 from ..backbones.recipe import build_backbone, takes_generator
 from ..estimator.targets import TargetScale
 from ..training.seeding import LentStream, draws_globally, own_generator
@@ -43,33 +43,16 @@ def input_scale(
     return TargetScale.fit(np.asarray(rows, dtype=np.float64), sample_weight)
 
 
-class FlatFirst(nn.Module):
-    """Concatenation of the flattened inputs and the outputs of a module."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cat([inputs.flatten(1), self.module(inputs)], dim=1)
-
-
 class InstrumentNet(nn.Module):
-    """Joint features of instruments and confounders.
+    """Joint features of instruments and confounders, which are encoded and concatenated."""
 
-    Each is encoded by its own module (the identity for columns). The encodings are concatenated
-    and passed to a third module.
-    """
-
-    def __init__(self, instrument: nn.Module, confounder: nn.Module | None, joint: nn.Module):
+    def __init__(self, encoders: list[nn.Module]) -> None:
         super().__init__()
-        self.instrument, self.confounder, self.joint = instrument, confounder, joint
+        self.encoders, self.joint = nn.ModuleList(encoders), nn.Identity()
 
     def forward(self, instrument: Tensor, confounder: Tensor | None = None) -> Tensor:
-        encoded = self.instrument(instrument).flatten(1)
-        if self.confounder is not None and confounder is not None:
-            encoded = torch.cat([encoded, self.confounder(confounder).flatten(1)], dim=1)
-        return self.joint(encoded)
+        parts = zip(self.encoders, (instrument, confounder), strict=False)
+        return self.joint(torch.cat([encode(part) for encode, part in parts], dim=1))
 
 
 @dataclass
@@ -105,11 +88,11 @@ class NetworkPlan:
     @property
     def n_raw(self) -> int:
         """Number of raw treatment columns among the features; 0 with a user-defined backbone."""
-        shape = self.shapes["treatment_backbone"]
-        assert shape is not None
-        recipe, n_columns = self.recipes["treatment_backbone"], int(np.prod(shape))
-        wide = recipe is None and n_columns > RAW_COLUMNS
-        return 0 if wide or is_own(recipe) else n_columns
+        recipe, shape = self.recipes["treatment_backbone"], self.shapes["treatment_backbone"]
+        if is_own(recipe) or shape is None:
+            return 0
+        (n_columns,) = shape
+        return 0 if recipe is None and n_columns > RAW_COLUMNS else n_columns
 
     def without_instruments(self) -> NetworkPlan:
         """Description of the same nets for direct regression."""
@@ -149,48 +132,43 @@ class NetworkPlan:
             for recipe in own
         )
 
-    def build(self, generator: torch.Generator | None = None) -> Networks:
-        """New nets, initialised from this generator or from torch's global ones."""
+    def build(self, generator: torch.Generator, stream: LentStream) -> Networks:
+        """New nets, initialised from the generator, or by user code from the lent stream."""
+        if not self.builds_by_own_code:
+            return self._build(generator)
+        with stream.lent():
+            return self._build(None)
+
+    def template(self) -> Networks:
+        """Nets with arbitrary weights; the global random state is not changed."""
+        stream = LentStream(self.device, self.seed)
+        return self.build(own_generator("cpu", self.seed), stream).eval()
+
+    def _build(self, generator: torch.Generator | None) -> Networks:
         treatment = self._encoder("treatment_backbone", generator)
         if self.recipes["treatment_backbone"] is None and self.n_raw:
-            treatment = FlatFirst(treatment)
+            treatment = SideBySide(nn.Identity(), treatment)
         confounder = None
         if self.shapes["covariate_backbone"] is not None:
             confounder = self._encoder("covariate_backbone", generator)
         instruments = [self._instrument_net(generator) for _ in range(self.n_first_stages)]
-        nets = Networks(treatment, confounder, instruments, self.n_raw)
-        return nets.to(self.device)
-
-    def template(self) -> Networks:
-        """Nets with arbitrary weights; the global random state is not changed."""
-        if not self.builds_by_own_code:
-            return self.build(own_generator("cpu", self.seed)).eval()
-        with LentStream(self.device, self.seed).lent():
-            return self.build().eval()
+        return Networks(treatment, confounder, instruments, self.n_raw).to(self.device)
 
     def _instrument_net(self, generator: torch.Generator | None) -> nn.Module:
+        """Encoders of the user's, and a perceptron on their outputs and the other columns."""
         recipe = self.recipes["instrument_backbone"]
-        own_encoder = is_own(recipe)
-        instrument: nn.Module = nn.Identity()
-        if own_encoder:
-            instrument = self._encoder("instrument_backbone", generator)
-        confounder: nn.Module | None = None
-        shape = self.shapes["covariate_backbone"]
-        if shape is not None:
-            own = is_own(self.recipes["covariate_backbone"])
-            confounder = nn.Identity()
-            if own:
-                confounder = self._encoder("covariate_backbone", generator)
-        joint: nn.Module = nn.Identity()
-        if recipe is None or (own_encoder and shape is not None):
-            inputs = [torch.zeros(2, *self.shapes["instrument_backbone"], dtype=self.dtype)]  # type: ignore[misc]
-            if shape is not None:
-                inputs.append(torch.zeros(2, *shape, dtype=self.dtype))
+        shapes = {role: shape for role in ROLES[1:] if (shape := self.shapes[role]) is not None}
+        encoders = [
+            self._encoder(role, generator) if is_own(self.recipes[role]) else nn.Identity()
+            for role in shapes
+        ]
+        net = InstrumentNet(encoders).to(self.device)
+        if recipe is None or (is_own(recipe) and len(shapes) == 2):
+            rows = [torch.zeros(2, *shape, dtype=self.dtype) for shape in shapes.values()]
             with torch.no_grad():
-                net = InstrumentNet(instrument, confounder, joint).eval()
-                width = net(*(each.to(self.device) for each in inputs)).shape[1]
-            joint = self._perceptron("instrument_backbone", (width,), generator)
-        return InstrumentNet(instrument, confounder, joint).to(self.device)
+                width = net.eval()(*(each.to(self.device) for each in rows)).shape[1]
+            net.joint = self._perceptron("instrument_backbone", (width,), generator)
+        return net
 
     def _encoder(self, role: str, generator: torch.Generator | None) -> nn.Module:
         recipe, shape = self.recipes[role], self.shapes[role]
@@ -198,7 +176,7 @@ class NetworkPlan:
         if recipe is None:
             return self._perceptron(role, shape, generator)
         if not is_own(recipe):
-            return nn.Flatten()
+            return nn.Identity()
         if isinstance(recipe, BaseEstimator):
             recipe = clone(recipe)
         sample = torch.randn(2, *shape, generator=generator, dtype=torch.float32)
@@ -214,7 +192,5 @@ class NetworkPlan:
     def _perceptron(
         self, role: str, shape: tuple[int, ...], generator: torch.Generator | None
     ) -> nn.Module:
-        sizes = self.hidden_sizes[role]
-        module = MLPBackbone(sizes, self.activation).build((int(np.prod(shape)),), generator)
-        module = nn.Sequential(nn.Flatten(), *module.children())
+        module = MLPBackbone(self.hidden_sizes[role], self.activation).build(shape, generator)
         return module.to(self.device, self.dtype)

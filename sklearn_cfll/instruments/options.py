@@ -15,7 +15,6 @@ __all__ = [
     "DEFAULTS",
     "resolved",
     "shrinkage_choices",
-    "shrinkage_log_prior",
     "training_settings",
     "treatment_sizes",
 ]
@@ -28,7 +27,7 @@ STAGE2_RIDGES = (0.001, 0.01, 0.03)
 # The held-out loss hardly depends on the interaction scale on noisy data, and choosing by it alone
 # increased the error by a tenth (demand design, n = 1000). So scales other than the middle one need
 # this much more log-likelihood.
-MIDDLE_INTERACTIONS, LOG_EVIDENCE = 0.1, 3.0
+MIDDLE, LOG_EVIDENCE = 0.1, 3.0
 # Ridge on the raw treatment's slope, in units of 1 / n: a prior as wide as the outcome's spread.
 # With the ridge of the other columns, errors on curves of one treatment were two to three times
 # as large.
@@ -44,8 +43,11 @@ FULL_BATCH_ROWS, MINI_BATCH_ROWS = 10_000, 1024
 
 def shrinkage_choices(
     estimator: Any, n_rows: float, *, has_confounders: bool, has_both_features: bool
-) -> list[Shrinkage]:
-    """All combinations that have an effect."""
+) -> dict[Shrinkage, float]:
+    """All combinations that have an effect, with their log prior.
+
+    The prior decides between almost equally likely ones.
+    """
     interactions = INTERACTION_SCALES if has_confounders else (0.0,)
     features = FEATURE_SCALES if has_both_features else (1.0,)
     grids = (interactions, features, STAGE2_RIDGES)
@@ -54,17 +56,11 @@ def shrinkage_choices(
         for value, grid in zip(_given(estimator), grids, strict=True)
     ]
     slopes = SLOPES / n_rows if estimator.stage2_ridge == "auto" else float("inf")
-    return [
-        Shrinkage(interactions, features, ridge, slopes)
+    doubt = LOG_EVIDENCE if estimator.interaction_scale == "auto" else 0.0
+    return {
+        Shrinkage(interactions, features, ridge, slopes): -doubt * (interactions != MIDDLE)
         for interactions, features, ridge in itertools.product(*chosen)
-    ]
-
-
-def shrinkage_log_prior(estimator: Any, shrinkages: list[Shrinkage]) -> list[float]:
-    """Log prior of each shrinkage, which decides between almost equally likely ones."""
-    if estimator.interaction_scale != "auto":
-        return [0.0] * len(shrinkages)
-    return [-LOG_EVIDENCE * (each.interactions != MIDDLE_INTERACTIONS) for each in shrinkages]
+    }
 
 
 def training_settings(estimator: Any, n_rows: int) -> Settings:

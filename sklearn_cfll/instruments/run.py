@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..backbones.recipe import kept_recipe
@@ -21,7 +20,6 @@ from .options import (
     DEFAULTS,
     resolved,
     shrinkage_choices,
-    shrinkage_log_prior,
     training_settings,
     treatment_sizes,
 )
@@ -77,7 +75,7 @@ def make_plan(estimator: Any, data: InstrumentData, n_parts: int) -> NetworkPlan
     device = resolve_device(estimator.device)
     given = dict(zip(ROLES, (data.X, data.Z, data.C), strict=True))
     recipes = {role: kept_recipe(getattr(estimator, role)) for role in ROLES}
-    widths = treatment_sizes(estimator.treatment_hidden_sizes, int(np.prod(data.X.shape[1:])))
+    widths = treatment_sizes(estimator.treatment_hidden_sizes, data.X.shape[1])
     sizes = (widths, estimator.instrument_hidden_sizes, estimator.covariate_hidden_sizes)
     return NetworkPlan(
         recipes,
@@ -100,21 +98,19 @@ def train(
     stage1_rows: InstrumentRows | None = None,
 ) -> FoldModels:
     """Cross-fitted training with the estimator's parameters."""
-    shrinkages = shrinkage_choices(
-        estimator,
-        schedule.n_rows,
-        has_confounders=rows.confounder is not None,
-        has_both_features=plan.recipes["treatment_backbone"] is None and plan.n_raw > 0,
-    )
+    both_features = plan.recipes["treatment_backbone"] is None and plan.n_raw > 0
     return cross_fit(
         plan.build,
         rows,
         schedule,
         training_settings(estimator, rows.n_rows),
-        shrinkages,
-        shrinkage_log_prior(estimator, shrinkages),
+        shrinkage_choices(
+            estimator,
+            schedule.n_rows,
+            has_confounders=rows.confounder is not None,
+            has_both_features=both_features,
+        ),
         plan.seed,
         stage1_rows,
         print if estimator.verbose else None,
-        builds_by_own_code=plan.builds_by_own_code,
     )

@@ -63,6 +63,11 @@ class InstrumentRows(NamedTuple):
     def n_rows(self) -> int:
         return len(self.treatment)
 
+    @property
+    def total(self) -> float:
+        """Sum of the weights."""
+        return float(self.n_rows) if self.weight is None else float(self.weight.sum())
+
 
 class Networks(nn.Module):
     """The nets of one fold: treatment net, confounder net, and one net per first stage.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..backbones.mlp import ACTIVATIONS
+from ..backbones.mlp import ACTIVATIONS, MLPBackbone
 from ..estimator.file_checks import (
     Fields,
     check_fields,
@@ -119,16 +119,14 @@ def check_instruments(packed: dict[str, Any]) -> None:
         shape, sizes = plan["shapes"][role], plan["hidden_sizes"][role]
         if shape is None:
             continue
-        n_inputs = math.prod(shape)
         if recipe is None:
-            pairs = itertools.pairwise((n_inputs, *sizes))
-            wanted = max(len(sizes), sum(one * other for one, other in pairs))
-        elif recipe_name(recipe) is not None:
+            recipe = MLPBackbone(sizes, plan["activation"])
+        if recipe_name(recipe) is not None:
             module = without_memory(recipe, shape, (), held, getattr(torch, plan["dtype"]))
             wanted = sum(tensor.numel() for tensor in module.state_dict().values())
         else:
             # Raw columns, or a user-defined backbone that is passed to `load`.
-            wanted = 0 if is_own(recipe) else n_inputs
+            wanted = 0 if is_own(recipe) else math.prod(shape)
         if wanted > most:
             raise ModelFileError(f"plan: `{role}` requires more numbers than the arrays hold.")
 

@@ -202,7 +202,7 @@ class Joint(nn.Module):
         return self.net(instrument)
 
 
-def make_networks(generator=None, n_first_stages=2, trained=True):
+def make_networks(n_first_stages=2, trained=True):
     treatment = nn.Sequential(nn.Linear(1, 3), nn.Tanh()).double() if trained else nn.Identity()
     first = [Joint() if trained else nn.Identity() for _ in range(n_first_stages)]
     if not trained:
@@ -283,8 +283,13 @@ def schedule(n, n_folds=3, **changes):
 
 def own_fit(rows, choices, prior):
     """Networks that are drawn from torch's global generator, which is lent to them."""
-    options = {"seed": 0, "builds_by_own_code": True}
-    return cross_fit(make_networks, rows, schedule(200), SETTINGS, choices, prior, **options)
+
+    def lent(_, stream):
+        with stream.lent():
+            return make_networks()
+
+    candidates = dict(zip(choices, prior, strict=True))
+    return cross_fit(lent, rows, schedule(200), SETTINGS, candidates, seed=0)
 
 
 def test_cross_fit_averages_the_records_around_the_best_time(rng):
@@ -333,10 +338,9 @@ def test_a_prior_decides_where_the_held_out_loss_does_not(rng):
 def test_where_nothing_is_trained_the_estimate_is_the_fit_to_all_rows(rng):
     rows = linear_rows(rng)
     exact = SETTINGS._replace(stage1_ridge=0.0)
-    nets = lambda _: make_networks(None, 1, trained=False)  # noqa: E731
-    fitted = cross_fit(
-        nets, rows, schedule(200, halves=None), exact, [Shrinkage(0.0, 1.0, 0.0)], [0.0], seed=0
-    )
+    nets = lambda *_: make_networks(1, trained=False)  # noqa: E731
+    candidates = {Shrinkage(0.0, 1.0, 0.0): 0.0}
+    fitted = cross_fit(nets, rows, schedule(200, halves=None), exact, candidates, seed=0)
     Z = np.column_stack([np.ones(200), rows.instrument.numpy()])
     predicted = Z @ np.linalg.lstsq(Z, rows.treatment.numpy(), rcond=None)[0]
     design = np.column_stack([np.ones(200), predicted])
