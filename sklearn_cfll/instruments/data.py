@@ -49,7 +49,7 @@ class InstrumentData(NamedTuple):
     """Validated rows of positive weight; Z and C may be None."""
 
     X: np.ndarray
-    y: np.ndarray | None
+    y: np.ndarray
     Z: np.ndarray | None
     C: np.ndarray | None
     sample_weight: np.ndarray | None  # with mean one, or None if all are equal
@@ -113,7 +113,7 @@ def check_instrument_data(
 
 def check_stage1_sample(
     estimator: Any, X: Any, Z: Any, C: Any, main: InstrumentData
-) -> InstrumentData | None:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None] | None:
     """Validate the first-stage sample, whose columns are those of the main one; or None."""
     if X is None and Z is None and C is None:
         return None
@@ -127,9 +127,8 @@ def check_stage1_sample(
     with told_of("In `X_stage1`, called X here"):
         own = is_own(estimator.treatment_backbone)
         X = check_treatments(estimator, X, "X_stage1", own=own, min_samples=2)
-    Z = check_side("Z_stage1", Z, X, own=main.Z.ndim > 2, like=main.Z.shape)
-    C = None if main.C is None else check_side("C_stage1", C, X, own=True, like=main.C.shape)
-    return InstrumentData(X, None, Z, C, None, float(len(X)))
+    Z = check_side("Z_stage1", Z, X, shape=main.Z.shape[1:])
+    return X, Z, check_side("C_stage1", C, X, shape=None if main.C is None else main.C.shape[1:])
 
 
 def check_new_rows(
@@ -145,16 +144,10 @@ def check_new_rows(
         )
     if C is None and confounder is not None:
         raise ValueError("`C` was given at fit and is needed here.")
-    if C is not None and confounder is None:
-        raise ValueError("`C` was not given at fit; omit it here, or fit with it.")
-    if Z is not None and instrument is None:
-        raise ValueError("`Z` was not given at fit; score without it, or fit with it.")
-    sides = ("C", C, confounder), ("Z", Z, instrument)
-    C, Z = (
-        check_side(name, value, X, own=len(shape or ()) > 1, like=(0, *(shape or ())))
-        for name, value, shape in sides
-    )
-    return X, Z, C
+    for name, value, shape in (("Z", Z, instrument), ("C", C, confounder)):
+        if value is not None and shape is None:
+            raise ValueError(f"`{name}` was not given at fit; omit it here, or fit with it.")
+    return X, check_side("Z", Z, X, shape=instrument), check_side("C", C, X, shape=confounder)
 
 
 def check_treatments(
@@ -175,24 +168,27 @@ def check_treatments(
 
 
 def check_side(
-    name: str, value: Any, X: np.ndarray, *, own: bool, like: tuple[int, ...] | None = None
+    name: str, value: Any, X: np.ndarray, *, own: bool = False, shape: tuple[int, ...] | None = None
 ) -> np.ndarray | None:
-    """Validate instruments or confounders with as many rows as X; a 1-d array is one column."""
+    """Validate instruments or confounders with as many rows as X; a 1-d array is one column.
+
+    Samples of any shape are allowed for a user-defined network (``own``), or have the given one.
+    """
     if value is None:
         return None
     given = as_table(value, name)
-    shape = given.shape if hasattr(given, "shape") else np.shape(given)
-    if len(shape) == 1:
+    if np.ndim(given) == 1:
         given = np.asarray(given).reshape(-1, 1)
+    own = own if shape is None else len(shape) > 1
     with named_columns(given, name):
         value = check_array(given, dtype="numeric", input_name=name, allow_nd=own)
     value = as_columns(value, given, name, integers=own)
     check_range(value, given, name)
     check_consistent_length(X, value)
-    if like is not None and value.shape[1:] != like[1:]:
+    if shape is not None and value.shape[1:] != shape:
         raise ValueError(
             f"`{name}` has samples of shape {value.shape[1:]}, but the estimator was given "
-            f"samples of shape {like[1:]} at fit."
+            f"samples of shape {shape} at fit."
         )
     return value
 
@@ -213,10 +209,10 @@ def fold_labels(
         for i in range(len(data.X))
     ]
     hashes = np.array([digest.hexdigest()[:24] for digest in digests])
-    keys = np.stack([hashes, np.array([float(v).hex() for v in data.y])])  # type: ignore[union-attr]
+    keys = np.stack([hashes, np.array([float(v).hex() for v in data.y])])
     _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     # np.unique sorts by hash; sort groups by y instead, and ties by hash.
-    order = np.lexsort((hashes[first], data.y[first]))  # type: ignore[index]
+    order = np.lexsort((hashes[first], data.y[first]))
     n_groups = len(order)
     if n_groups < 4:
         raise ValueError(f"X and y have {n_groups} distinct rows; at least 4 are required.")

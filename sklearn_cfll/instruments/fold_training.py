@@ -148,15 +148,15 @@ class FoldTraining:
         """
         assert self.optimizer is not None
         shrinkage = self.settings.shrinkage
-        forward = self._forward(parts, stage1, batch=True)
-        predicted = forward.predicted * self._treatment_scale(forward.predicted, shrinkage)
+        forward = self._forward(parts, stage1)
+        scale = treatment_scale(forward.predicted.shape[1], self.networks.n_raw, shrinkage)
+        predicted = forward.predicted * scale.to(forward.predicted)
         with torch.no_grad():
             design = maths.stage2_design(predicted, forward.confounder, shrinkage.interactions)
-            solved = self._solve(
-                "outcome", design, forward.outcome, shrinkage.ridge, forward.weight, batch=True
-            )
+            outcome, ridge = forward.outcome, shrinkage.ridge
+            solved = self._solve("outcome", design, outcome, ridge, forward.weight)
         loss = forward.stage1_loss + maths.stage2_loss(
-            forward.outcome,
+            outcome,
             predicted,
             forward.confounder,
             solved,
@@ -167,9 +167,7 @@ class FoldTraining:
         loss.backward()
         self.optimizer.step()
 
-    def _forward(
-        self, parts: list[InstrumentRows], stage1: InstrumentRows | None, *, batch: bool
-    ) -> Forward:
+    def _forward(self, parts: list[InstrumentRows], stage1: InstrumentRows | None) -> Forward:
         """Compute features, solve every first stage and predict the treatment of each part."""
         nets = self.networks
         features = [nets.treatment(part.treatment) for part in parts]
@@ -189,21 +187,13 @@ class FoldTraining:
             instrument = net(joined(rows, "instrument"), joined(rows, "confounder"))
             normalise = maths.feature_scaling(instrument, weight)
             instrument = normalise(instrument)
-            solved = self._solve(
-                f"treatment {j}",
-                instrument.detach(),
-                treatment,
-                self.settings.stage1_ridge,
-                weight,
-                batch=batch,
-            )
-            loss = loss + maths.stage1_loss(instrument, treatment, solved, weight)
+            solved, own_loss = self._regress(f"treatment {j}", instrument, treatment, weight)
+            loss = loss + own_loss
             held = maths.Scaling(*(part.detach() for part in normalise))
             with torch.no_grad():  # the second stage does not train the instrument net
                 own = held(net(parts[j].instrument, parts[j].confounder))
             predicted.append(solved(own))
             first_stages.append((held, solved))
-        predicted_by_instruments = bool(predicted)
         if not predicted:  # direct regression uses the actual treatment
             predicted = [scaling(part) for part in features]
         scalings, confounder = {"treatment": scaling}, None
@@ -212,49 +202,32 @@ class FoldTraining:
             confounder = nets.confounder(joined(parts, "confounder"))
             scalings["confounder"] = maths.feature_scaling(confounder, weight)
             confounder = scalings["confounder"](confounder)
-            if predicted_by_instruments:
-                loss = loss + self._control_loss(
-                    confounder, scaling(torch.cat(features)), weight, batch
-                )
+            if first_stages:
+                # A function of the confounders that is in the predicted treatment but not in the
+                # features of the second stage would act as an instrument, although confounders
+                # are not excluded from the outcome. So the confounder features are trained to
+                # predict the treatment too, as in post-double-selection (Belloni, Chernozhukov
+                # and Hansen, Review of Economic Studies 81(2), 2014).
+                treatment = scaling(torch.cat(features)).detach()
+                loss = loss + self._regress("control", confounder, treatment, weight)[1]
         outcome = joined(parts, "outcome")
         return Forward(
             torch.cat(predicted), confounder, outcome, weight, loss, scalings, first_stages
         )
 
-    def _control_loss(
-        self, confounder: Tensor, treatment: Tensor, weight: Tensor | None, batch: bool
-    ) -> Tensor:
-        """Loss of a regression of the treatment on the confounder features.
-
-        The first stage predicts the treatment from instruments *and* confounders. A function of
-        the confounders that is in this prediction but not in the features of the second stage
-        would act as an instrument, although confounders are not excluded from the outcome. So
-        the confounder features are trained to predict both, as in post-double-selection
-        (Belloni, Chernozhukov and Hansen, Review of Economic Studies 81(2), 2014).
-        """
-        treatment = treatment.detach()
-        solved = self._solve(
-            "control",
-            confounder.detach(),
-            treatment,
-            self.settings.stage1_ridge,
-            weight,
-            batch=batch,
-        )
-        return maths.stage1_loss(confounder, treatment, solved, weight)
+    def _regress(
+        self, name: str, features: Tensor, treatment: Tensor, weight: Tensor | None
+    ) -> tuple[maths.LinearMap, Tensor]:
+        """Regression of treatment features, and its loss, which trains ``features``."""
+        ridge = self.settings.stage1_ridge
+        solved = self._solve(name, features.detach(), treatment, ridge, weight)
+        return solved, maths.stage1_loss(features, treatment, solved, weight)
 
     def _solve(
-        self,
-        name: str,
-        features: Tensor,
-        targets: Tensor,
-        penalty: float,
-        weight: Tensor | None,
-        *,
-        batch: bool,
+        self, name: str, features: Tensor, targets: Tensor, penalty: float, weight: Tensor | None
     ) -> maths.LinearMap:
         """A ridge fit, or on a mini-batch a proximal update of the weights stored as ``name``."""
-        if not batch or self.n_batches == 1:
+        if self.n_batches == 1 or not self.networks.training:
             return maths.ridge_fit(features, targets, penalty, weight)
         pull = PROXIMAL_RIDGE * max(1.0, PROXIMAL_ROWS / len(features))
         held = name in self.memory
@@ -271,10 +244,6 @@ class FoldTraining:
         self.memory[name] = solved.weight.detach()
         return solved
 
-    def _treatment_scale(self, treatment: Tensor, shrinkage: Shrinkage) -> Tensor:
-        scale = treatment_scale(treatment.shape[1], self.networks.n_raw, shrinkage)
-        return scale.to(treatment)
-
     @torch.no_grad()
     def record(self, shrinkages: list[Shrinkage]) -> Record:
         """Solve both stages on all training rows, the second for each shrinkage, and score.
@@ -283,7 +252,7 @@ class FoldTraining:
         and columns. It is in float64, because with small penalties it is nearly singular.
         """
         nets = self.networks.eval()
-        forward = self._forward(self.train, self.stage1_rows, batch=False)
+        forward = self._forward(self.train, self.stage1_rows)
         predicted, corrections = self._corrected(forward)
         design = maths.stage2_design(predicted, forward.confounder, 1.0)
         block = linalg.moments(

@@ -48,7 +48,8 @@ class InstrumentNet(nn.Module):
 
     def __init__(self, encoders: list[nn.Module]) -> None:
         super().__init__()
-        self.encoders, self.joint = nn.ModuleList(encoders), nn.Identity()
+        self.encoders = nn.ModuleList(encoders)
+        self.joint: nn.Module = nn.Identity()
 
     def forward(self, instrument: Tensor, confounder: Tensor | None = None) -> Tensor:
         parts = zip(self.encoders, (instrument, confounder), strict=False)

@@ -61,7 +61,7 @@ def diagnose(
         for role, shape in plan.shapes.items()
         if shape is not None
     )
-    assert data.Z is not None and data.y is not None
+    assert data.Z is not None
     Z = data.Z.reshape(len(data.Z), -1).astype(float)
     controls = None if data.C is None else data.C.reshape(len(data.C), -1).astype(float)
     if linear:

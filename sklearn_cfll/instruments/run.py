@@ -30,7 +30,7 @@ __all__ = ["fit_instruments"]
 
 
 def fit_instruments(
-    estimator: Any, data: InstrumentData, first_sample: InstrumentData | None
+    estimator: Any, data: InstrumentData, first_sample: tuple[Any, ...] | None
 ) -> FittedInstruments:
     """Train the nets of all folds, and those of direct regression to compare with.
 
@@ -39,17 +39,14 @@ def fit_instruments(
     estimator : CFLLIVRegressor
         Estimator with valid parameters.
     data : InstrumentData
-    first_sample : InstrumentData or None
+    first_sample : tuple of X, Z and C, or None
         Separate sample for the first stage.
     """
     plan = make_plan(estimator, data, 2 if estimator.cross_fit and first_sample is None else 1)
-    assert data.y is not None
     scale = TargetScale.fit(data.y[:, None], data.sample_weight)
     outcome = scale.transform(data.y[:, None])
     rows = plan.rows(data.X, data.Z, data.C, outcome, data.sample_weight)
-    stage1_rows = None
-    if first_sample is not None:
-        stage1_rows = plan.rows(first_sample.X, first_sample.Z, first_sample.C)
+    stage1_rows = None if first_sample is None else plan.rows(*first_sample)
     labels, halves = fold_labels(data, estimator.n_folds, estimator.n_repeats, plan.seed)
     schedule = Schedule(
         estimator.max_epochs,

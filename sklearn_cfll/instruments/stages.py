@@ -1,4 +1,4 @@
-"""Inputs and results of two-stage training: rows, nets, settings, models."""
+"""Inputs and results of two-stage training: rows, nets, settings, models and their designs."""
 
 from __future__ import annotations
 

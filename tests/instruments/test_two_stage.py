@@ -231,7 +231,7 @@ def halves_of(n):
 def test_no_first_stage_predicts_rows_it_was_fitted_on(rng):
     rows = linear_rows(rng)
     fold = FoldTraining(make_networks(), rows, halves_of(200), torch.arange(0), SETTINGS)
-    before = fold._forward(fold.train, None, batch=False)
+    before = fold._forward(fold.train, None)
     # Change the treatment of one row of the first half: only the other half's prediction moves,
     # but for the normalisation, which all rows share.
     fold.train[0].treatment[0] += 1.0
@@ -242,7 +242,7 @@ def test_no_first_stage_predicts_rows_it_was_fitted_on(rng):
     normalise = maths.feature_scaling(instrument)
     solved = maths.ridge_fit(normalise(instrument), scaling(features[1]), 0.01)
     own = solved(normalise(nets.instruments[0](fold.train[0].instrument)))
-    after = fold._forward(fold.train, None, batch=False)
+    after = fold._forward(fold.train, None)
     torch.testing.assert_close(after.predicted[:100], own)
     assert not torch.allclose(before.predicted[100:], after.predicted[100:])
 
@@ -255,7 +255,7 @@ def test_one_step_moves_every_net_by_its_own_gradient(rng):
     for old, new in zip(before, fold.networks.parameters(), strict=True):
         assert not torch.equal(old, new)
     # The second stage leaves no gradient in the instrument nets but that of the first stage.
-    forward = fold._forward(fold.train, None, batch=False)
+    forward = fold._forward(fold.train, None)
     forward.predicted.sum().backward()
     assert forward.predicted.requires_grad
 
