@@ -73,17 +73,17 @@ class FoldModels:
 
     @torch.no_grad()
     def by_fold(self, rows: InstrumentRows) -> Tensor:
-        """Structural function of each fold, averaged over its records; (folds, n, k)."""
+        """Structural function of each fold, averaged over its records; (repeats, folds, n, k)."""
         folds = [
             torch.cat([self._mean(fold, block) for block in rows.blocks()]) for fold in self.folds
         ]
-        return torch.stack(folds)
+        return torch.stack(folds).unflatten(0, (self.n_repeats, -1))
 
     @torch.no_grad()
     def predict(self, rows: InstrumentRows) -> Tensor:
         """The structural function; (n, k)."""
         if self.whole is None:
-            return self.by_fold(rows).mean(0)
+            return self.by_fold(rows).flatten(0, 1).mean(0)
         return torch.cat([self._mean([self.whole], block) for block in rows.blocks()])
 
     @torch.no_grad()
@@ -129,16 +129,15 @@ class FoldModels:
     @torch.no_grad()
     def held_out_outcome(self, rows: InstrumentRows, labels: Tensor) -> Tensor:
         """The structural function at each row by the fold that held it out; (n, k)."""
-        per_split = self.by_fold(rows).cpu().unflatten(0, (self.n_repeats, -1))
-        rows_of = torch.arange(rows.n_rows)
-        held_out = [split[own, rows_of] for split, own in zip(per_split, labels.cpu(), strict=True)]
-        return torch.stack(held_out).mean(0)
+        splits = zip(self.by_fold(rows).cpu(), labels.cpu(), strict=True)
+        found = [by_fold[own, torch.arange(rows.n_rows)] for by_fold, own in splits]
+        return torch.stack(found).mean(0)
 
     @torch.no_grad()
     def set_level(self, rows: InstrumentRows) -> None:
         """Scale the Bayesian variance to the jackknife variance, on average over these rows."""
-        per_split = self.by_fold(rows).unflatten(0, (self.n_repeats, -1))
-        jackknife, shape = jackknife_variance(per_split).mean(1), self._shape(rows)
+        jackknife = jackknife_variance(self.by_fold(rows)).mean(1)
+        shape = self._shape(rows)
         weight = torch.ones_like(shape) if rows.weight is None else rows.weight.to(shape)
         self.level = float((weight @ jackknife) / (weight @ shape))
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..estimator.targets import weighted_mean_std
 from .data import InstrumentData
 from .diagnostics import (
     confounding_size,
@@ -76,11 +77,9 @@ def diagnose(
         few = 2 * Z.shape[1] <= len(Z) // 20
         more = np.hstack([predicted, Z, np.square(Z - Z.mean(0))]) if few else predicted
     error = np.average(np.square(actual - predicted), axis=0, weights=weight)
-    spread = np.average(
-        np.square(actual - np.average(actual, axis=0, weights=weight)), axis=0, weights=weight
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = 1.0 - error[spread > 0] / spread[spread > 0]
+    _, deviation = weighted_mean_std(actual, weight)
+    varied = deviation > 0
+    scores = 1.0 - error[varied] / np.square(deviation[varied])
     strengths = effective_f(X, instruments, controls, weight)
     weakest = min(strengths, key=lambda each: each.effective_f)
     first = min(first_stage_f(X, instruments, controls, weight), key=lambda each: each.statistic)
@@ -102,9 +101,7 @@ def diagnose(
         ours, theirs = (
             each.by_fold(permuted)[..., 0].cpu().numpy() * scale for each in (fitted, direct)
         )
-        shape = (fitted.n_repeats, -1, rows.n_rows)
-        size = confounding_size(ours.reshape(shape), theirs.reshape(shape), weight)
-        report |= size._asdict()
+        report |= confounding_size(ours, theirs, weight)._asdict()
         report["loss_ratio"] = direct.held_out_loss / max(fitted.held_out_loss, 1e-300)
     return report
 

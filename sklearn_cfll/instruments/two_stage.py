@@ -42,6 +42,10 @@ class LinearMap(NamedTuple):
     def __call__(self, features: Tensor) -> Tensor:
         return features @ self.weight.T + self.bias
 
+    def held(self) -> LinearMap:
+        """The same map as a constant of differentiation."""
+        return LinearMap(self.weight.detach(), self.bias.detach())
+
 
 class Scaling(NamedTuple):
     """``x ↦ (x - mean) / scale``, per column."""
@@ -157,8 +161,7 @@ def stage1_loss(
     V minimises this loss plus its penalty, so by the envelope theorem the gradient at fixed V
     is the gradient of the minimum.
     """
-    held = LinearMap(weights.weight.detach(), weights.bias.detach())
-    return weighted_square(treatment.detach() - held(instrument), sample_weight)
+    return weighted_square(treatment.detach() - weights.held()(instrument), sample_weight)
 
 
 def stage2_loss(
@@ -175,6 +178,5 @@ def stage2_loss(
     loss; only u does. ``predicted_treatment = Φ₂V`` has this gradient if V is the
     :func:`ridge_fit` of treatment features that require a gradient.
     """
-    held = LinearMap(weights.weight.detach(), weights.bias.detach())
     design = stage2_design(predicted_treatment, confounder, interaction_scale)
-    return weighted_square(outcome - held(design), sample_weight)
+    return weighted_square(outcome - weights.held()(design), sample_weight)
