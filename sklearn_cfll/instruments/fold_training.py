@@ -147,29 +147,19 @@ class FoldTraining:
         so one backward pass through their sum gives both gradients.
         """
         assert self.optimizer is not None
-        shrinkage = self.settings.shrinkage
-        forward = self._forward(parts, stage1)
+        forward, shrinkage = self._forward(parts, stage1), self.settings.shrinkage
         scale = treatment_scale(forward.predicted.shape[1], self.networks.n_raw, shrinkage)
         predicted = forward.predicted * scale.to(forward.predicted)
-        with torch.no_grad():
-            design = maths.stage2_design(predicted, forward.confounder, shrinkage.interactions)
-            outcome, ridge = forward.outcome, shrinkage.ridge
-            solved = self._solve("outcome", design, outcome, ridge, forward.weight)
-        loss = forward.stage1_loss + maths.stage2_loss(
-            outcome,
-            predicted,
-            forward.confounder,
-            solved,
-            shrinkage.interactions,
-            forward.weight,
-        )
+        design = maths.stage2_design(predicted, forward.confounder, shrinkage.interactions)
+        _, loss = self._solve("outcome", design, forward.outcome, shrinkage.ridge, forward.weight)
+        loss = forward.stage1_loss + loss
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
     def _forward(self, parts: list[InstrumentRows], stage1: InstrumentRows | None) -> Forward:
         """Compute features, solve every first stage and predict the treatment of each part."""
-        nets = self.networks
+        nets, ridge = self.networks, self.settings.stage1_ridge
         features = [nets.treatment(part.treatment) for part in parts]
         if stage1 is None:
             sources, known = parts, features
@@ -187,7 +177,7 @@ class FoldTraining:
             instrument = net(joined(rows, "instrument"), joined(rows, "confounder"))
             normalise = maths.feature_scaling(instrument, weight)
             instrument = normalise(instrument)
-            solved, own_loss = self._regress(f"treatment {j}", instrument, treatment, weight)
+            solved, own_loss = self._solve(f"treatment {j}", instrument, treatment, ridge, weight)
             loss = loss + own_loss
             held = maths.Scaling(*(part.detach() for part in normalise))
             with torch.no_grad():  # the second stage does not train the instrument net
@@ -209,30 +199,26 @@ class FoldTraining:
                 # predict the treatment too, as in post-double-selection (Belloni, Chernozhukov
                 # and Hansen, Review of Economic Studies 81(2), 2014).
                 treatment = scaling(torch.cat(features)).detach()
-                loss = loss + self._regress("control", confounder, treatment, weight)[1]
+                loss = loss + self._solve("control", confounder, treatment, ridge, weight)[1]
         outcome = joined(parts, "outcome")
         return Forward(
             torch.cat(predicted), confounder, outcome, weight, loss, scalings, first_stages
         )
 
-    def _regress(
-        self, name: str, features: Tensor, treatment: Tensor, weight: Tensor | None
-    ) -> tuple[maths.LinearMap, Tensor]:
-        """Regression of treatment features, and its loss, which trains ``features``."""
-        ridge = self.settings.stage1_ridge
-        solved = self._solve(name, features.detach(), treatment, ridge, weight)
-        return solved, maths.stage1_loss(features, treatment, solved, weight)
-
     def _solve(
         self, name: str, features: Tensor, targets: Tensor, penalty: float, weight: Tensor | None
-    ) -> maths.LinearMap:
-        """A ridge fit, or on a mini-batch a proximal update of the weights stored as ``name``."""
+    ) -> tuple[maths.LinearMap, Tensor]:
+        """A ridge fit, differentiable in the targets, and its loss, which trains the features.
+
+        On a mini-batch it is a proximal update of the weights stored as ``name``.
+        """
         if self.n_batches == 1 or not self.networks.training:
-            return maths.ridge_fit(features, targets, penalty, weight)
+            solved = maths.ridge_fit(features.detach(), targets, penalty, weight)
+            return solved, maths.held_loss(features, targets, solved, weight)
         pull = PROXIMAL_RIDGE * max(1.0, PROXIMAL_ROWS / len(features))
         held = name in self.memory
         solved = maths.ridge_fit(
-            features,
+            features.detach(),
             targets,
             max(pull, penalty) if held else penalty,
             weight,
@@ -242,7 +228,7 @@ class FoldTraining:
             total=float(len(features)),
         )
         self.memory[name] = solved.weight.detach()
-        return solved
+        return solved, maths.held_loss(features, targets, solved, weight)
 
     @torch.no_grad()
     def record(self, shrinkages: list[Shrinkage]) -> Record:

@@ -57,7 +57,7 @@ def stage2(theta, data, *, hold_u):
     design = maths.stage2_design(predicted, confounder, OMEGA)
     solved = maths.ridge_fit(design, outcome, PENALTY2, weight2)
     if hold_u:
-        return maths.stage2_loss(outcome, predicted, confounder, solved, OMEGA, weight2)
+        return maths.held_loss(design, outcome, solved, weight2)
     loss = maths.weighted_square(outcome - solved(design), weight2)
     return loss + PENALTY2 * solved.weight.square().sum()
 
@@ -94,7 +94,7 @@ def test_gradient_with_v_held_is_another(rng):
     predicted = solved1(second)
     design = maths.stage2_design(predicted, confounder, OMEGA)
     solved2 = maths.ridge_fit(design, outcome, PENALTY2)
-    assert not maths.stage2_loss(outcome, predicted, confounder, solved2, OMEGA).requires_grad
+    assert not maths.held_loss(design, outcome, solved2).requires_grad
 
 
 def test_stage1_gradient_equals_that_of_the_minimum(rng):
@@ -105,7 +105,7 @@ def test_stage1_gradient_equals_that_of_the_minimum(rng):
         held = features.detach() if envelope else features
         solved = maths.ridge_fit(held, treatment, PENALTY1)
         if envelope:
-            return maths.stage1_loss(features, treatment, solved)
+            return maths.held_loss(features, treatment, solved)
         residual = maths.weighted_square(treatment - solved(features))
         # weighted_square averages over both columns of the treatment.
         return residual + PENALTY1 * solved.weight.square().sum() / 2
