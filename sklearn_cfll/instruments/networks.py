@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 
 from ..backbones.mlp import MLPBackbone, SideBySide
-from ..backbones.recipe import build_backbone, takes_generator
+from ..backbones.recipe import build_backbone
+from ..estimator.network import builds_from_generator
 from ..estimator.targets import TargetScale
-from ..training.seeding import LentStream, draws_globally, own_generator
+from ..training.seeding import LentStream, own_generator
 from .stages import InstrumentRows, Networks
 
 __all__ = ["ROLES", "NetworkPlan", "input_scale", "is_own"]
@@ -123,19 +123,9 @@ class NetworkPlan:
         weight = tensor(sample_weight)
         return InstrumentRows(treatment, instrument, confounder, tensor(outcome), weight)
 
-    @property
-    def builds_by_own_code(self) -> bool:
-        """Whether building runs user code that draws from torch's global generators."""
-        own = [recipe for recipe in self.recipes.values() if is_own(recipe)]
-        return not all(
-            takes_generator(recipe)
-            or (isinstance(recipe, nn.Module) and not draws_globally(recipe))
-            for recipe in own
-        )
-
     def build(self, generator: torch.Generator, stream: LentStream) -> Networks:
         """New nets, initialised from the generator, or by user code from the lent stream."""
-        if not self.builds_by_own_code:
+        if all(builds_from_generator(each) for each in self.recipes.values() if is_own(each)):
             return self._build(generator)
         with stream.lent():
             return self._build(None)
@@ -178,8 +168,6 @@ class NetworkPlan:
             return self._perceptron(role, shape, generator)
         if not is_own(recipe):
             return nn.Identity()
-        if isinstance(recipe, BaseEstimator):
-            recipe = clone(recipe)
         sample = torch.randn(2, *shape, generator=generator, dtype=torch.float32)
         sample = sample.to(self.device, self.dtype)
         backbone = build_backbone(recipe, sample, generator=generator)
