@@ -28,15 +28,6 @@ class FittedAttributes(StateMixin):
 
     _code_parameters = ("backbone", "optimizer")
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return "_model" in self.__dict__
-
-    def _fitted(self, name: str) -> FittedModel:
-        """The fitted model; AttributeError before a fit, so that hasattr is False."""
-        if not self.__sklearn_is_fitted__():
-            raise AttributeError(f"{type(self).__name__} has no `{name}` before it is fitted.")
-        return self._model
-
     @property
     def net_(self) -> CFLLNet:
         """The skorch net; that of a loaded model is built when it is needed to train on."""

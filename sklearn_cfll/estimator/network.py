@@ -164,12 +164,17 @@ def members_of(recipe: Any) -> int:
     return int(getattr(recipe, "n_members", 1)) if own else 1
 
 
+def builds_from_generator(recipe: Any) -> bool:
+    """Whether building draws no numbers from torch's global generators."""
+    fixed = isinstance(recipe, nn.Module) and not draws_globally(recipe)
+    return fixed or takes_generator(recipe)
+
+
 def random_numbers(
     recipe: Any, seed: int, device: torch.device
 ) -> contextlib.AbstractContextManager[torch.Generator | None]:
     """Generator of the initial weights; torch's global generators only if necessary."""
-    fixed = isinstance(recipe, nn.Module) and not draws_globally(recipe)
-    if fixed or takes_generator(recipe):
+    if builds_from_generator(recipe):
         return contextlib.nullcontext(own_generator("cpu", seed))
     return LentStream(device, seed).lent()
 

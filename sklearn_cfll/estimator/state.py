@@ -33,7 +33,17 @@ class StateMixin:
     """
 
     random_state: Any
+    _model: Any  # what a fit leaves
     _code_parameters: ClassVar[tuple[str, ...]]  # parameters that may be code
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_model" in self.__dict__
+
+    def _fitted(self, name: str) -> Any:
+        """The fitted model; AttributeError before a fit, so that hasattr is False."""
+        if not self.__sklearn_is_fitted__():
+            raise AttributeError(f"{type(self).__name__} has no `{name}` before it is fitted.")
+        return self._model
 
     def save(self: Any, path: Any) -> None:
         """Save the fitted estimator to one file that can be loaded without running code.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..backbones.dropout import seed_dropout
 from ..training.seeding import LentStream, own_generator
+from .fold_models import FoldModels
 from .fold_training import FoldTraining, Record
 from .stages import (
     InstrumentRows,
@@ -20,18 +20,13 @@ from .stages import (
     Settings,
     Shrinkage,
     design_scale,
-    predicted_treatment,
-    projected_design,
     shrunken_fit,
-    structural_design,
-    treatment_features,
 )
 
-__all__ = ["CrossFit", "Schedule", "cross_fit"]
+__all__ = ["Schedule", "cross_fit"]
 
 RUNNING_MEAN = 5  # records; the minimum of the raw held-out loss cost 3% to 11% more, see below
 STEPS_PER_RECORD = 5
-PREDICTION_ROWS = 2048
 
 
 class Schedule(NamedTuple):
@@ -59,177 +54,16 @@ class Schedule(NamedTuple):
     halves: Tensor | None
 
 
-@dataclass
-class CrossFit:
-    """Result of training: models by fold and record, and how they were chosen.
-
-    Attributes
-    ----------
-    networks : Networks
-        The modules. Their own weights are not used: each model brings its weights.
-    folds : list of list of Model
-        For each fold, in the order of the splits, the records that are averaged. The last
-        record of each fold has a covariance.
-    whole : Model or None
-        Fitted to all rows, if nothing is trained by gradient descent.
-    shrinkage : Shrinkage
-        The most likely one. Second stages are averaged over shrinkages, weighted by held-out
-        likelihood times prior: measured up to 10% better than the best one alone.
-    held_out_loss : float
-    history : list of dict
-    best_epoch : int
-    n_rows : float
-        Sum of the weights of all rows.
-    n_repeats : int
-        Number of repeated splits into folds.
-    level : float
-        Ratio of the jackknife variance of the structural function to the unscaled Bayesian
-        variance, both averaged over the training rows.
-    """
-
-    networks: Networks
-    folds: list[list[Model]]
-    whole: Model | None
-    shrinkage: Shrinkage
-    held_out_loss: float
-    history: list[dict[str, Any]]
-    best_epoch: int
-    n_rows: float
-    n_repeats: int
-    level: float = 1.0
-
-    @torch.no_grad()
-    def by_fold(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
-        """Structural function of each fold, averaged over its records; (folds, n, k)."""
-        return torch.cat(
-            [
-                torch.stack([self._mean(models, x, c) for models in self.folds])
-                for x, c in _blocks(treatment, confounder)
-            ],
-            dim=1,
-        )
-
-    @torch.no_grad()
-    def predict(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
-        """The structural function; (n, k)."""
-        if self.whole is None:
-            return self.by_fold(treatment, confounder).mean(0)
-        blocks = _blocks(treatment, confounder)
-        return torch.cat([self._mean([self.whole], x, c) for x, c in blocks])
-
-    @torch.no_grad()
-    def variance(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
-        """Variance of the structural function, (n,): Bayesian, scaled to the jackknife's level.
-
-        ``(1 + (d - d̄)ᵀ(DᵀD/n + λI)⁻¹(d - d̄)) / n`` is the uncertainty of the last layer. It does
-        not include the variance of the nets, which the jackknife over folds measures.
-        """
-        return self.level * self._shape(treatment, confounder)
-
-    @torch.no_grad()
-    def projected(self, rows: InstrumentRows) -> Tensor:
-        """``E[f(X, C) | Z, C]`` of new rows, (n, k)."""
-        models = [each[-1] for each in self.folds] if self.whole is None else [self.whole]
-        parts = []
-        for indices in torch.arange(rows.n_rows).split(PREDICTION_ROWS):
-            block = rows.take(indices)
-            fitted = [self._output(m, projected_design(self.networks, m, block)) for m in models]
-            parts.append(torch.stack(fitted).mean(0))
-        return torch.cat(parts)
-
-    @torch.no_grad()
-    def held_out_treatment(self, rows: InstrumentRows, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The treatment and its prediction by first stages not fitted to the row; (n, p).
-
-        Only the first split into folds is used.
-
-        This is the raw treatment if the nets include it among its features. Otherwise it is an
-        index that is comparable between folds: the part of the structural function that is
-        linear in the features.
-        """
-        actual, predicted, where = [], [], []
-        labels = labels[0]
-        for k, models in enumerate(self.folds[: int(labels.max()) + 1]):
-            model = models[-1]
-            for indices in (labels == k).nonzero()[:, 0].split(PREDICTION_ROWS):
-                block = rows.take(indices.to(rows.treatment.device))
-                features = treatment_features(self.networks, model, block.treatment)
-                actual.append(self._columns(model, features))
-                features = predicted_treatment(self.networks, model, block)
-                predicted.append(self._columns(model, features))
-                where.append(indices)
-        back = torch.argsort(torch.cat(where))
-        return torch.cat(actual).cpu()[back], torch.cat(predicted).cpu()[back]
-
-    @torch.no_grad()
-    def held_out_outcome(self, rows: InstrumentRows, labels: Tensor) -> Tensor:
-        """The structural function at each row by the fold that held it out; (n, k)."""
-        fitted = self.by_fold(rows.treatment, rows.confounder).cpu()
-        per_split = fitted.unflatten(0, (self.n_repeats, -1))
-        rows_of = torch.arange(rows.n_rows)
-        held_out = [split[own, rows_of] for split, own in zip(per_split, labels.cpu(), strict=True)]
-        return torch.stack(held_out).mean(0)
-
-    @torch.no_grad()
-    def set_level(self, rows: InstrumentRows) -> None:
-        """Scale the Bayesian variance to the jackknife variance, on average over these rows."""
-        fitted = self.by_fold(rows.treatment, rows.confounder)
-        jackknife = jackknife_variance(fitted.unflatten(0, (self.n_repeats, -1))).mean(1)
-        shape = self._shape(rows.treatment, rows.confounder)
-        weight = torch.ones_like(shape) if rows.weight is None else rows.weight.to(shape)
-        self.level = float((weight @ jackknife) / (weight @ shape))
-
-    def _shape(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
-        parts = []
-        for x, c in _blocks(treatment, confounder):
-            quadratic: Any = 0.0
-            for models in self.folds:
-                model = models[-1]
-                assert model.covariance is not None
-                design = structural_design(self.networks, model, x, c).to(model.covariance)
-                centered = design - model.mean
-                quadratic = quadratic + ((centered @ model.covariance) * centered).sum(1)
-            parts.append((1.0 + quadratic / len(self.folds)) / self.n_rows)
-        return torch.cat(parts)
-
-    def _mean(self, models: list[Model], x: Tensor, c: Tensor | None) -> Tensor:
-        designs = (structural_design(self.networks, model, x, c) for model in models)
-        outputs = [
-            self._output(model, design) for model, design in zip(models, designs, strict=True)
-        ]
-        return torch.stack(outputs).mean(0)
-
-    def _columns(self, model: Model, features: Tensor) -> Tensor:
-        scaling, n_raw = model.scalings["treatment"], self.networks.n_raw
-        if n_raw:
-            return (features * scaling.scale + scaling.mean)[:, :n_raw]
-        return features.to(model.weight) @ model.weight[:, : features.shape[1]].T
-
-    @staticmethod
-    def _output(model: Model, design: Tensor) -> Tensor:
-        return design.to(model.weight) @ model.weight.T + model.bias
-
-
-def jackknife_variance(by_fold: Tensor) -> Tensor:
-    """Delete-a-fold jackknife ``(K - 1)/K Σ (f_k - f̄)²`` of (repeats, K, ...), mean of repeats."""
-    n_folds = by_fold.shape[1]
-    squares = (by_fold - by_fold.mean(1, keepdim=True)).square().sum(1)
-    return squares.mean(0) * ((n_folds - 1) / n_folds)
-
-
 def cross_fit(
-    make_networks: Callable[[torch.Generator | None], Networks],
+    make_networks: Callable[[torch.Generator, LentStream], Networks],
     rows: InstrumentRows,
     schedule: Schedule,
     settings: Settings,
-    shrinkages: list[Shrinkage],
-    log_prior: list[float],
+    candidates: dict[Shrinkage, float],
     seed: int,
     stage1_rows: InstrumentRows | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
-    *,
-    builds_by_own_code: bool = False,
-) -> CrossFit:
+) -> FoldModels:
     """Train all folds in parallel, stop them at the same epoch, average records and folds.
 
     The held-out loss of every fold is recorded every few steps. The five records whose mean
@@ -240,59 +74,50 @@ def cross_fit(
     Parameters
     ----------
     make_networks : callable
-        Returns new nets, initialised from the generator that is passed to it.
+        Returns new nets, initialised from the generator that is passed to it, or from torch's
+        global ones while the stream is lent.
     rows : InstrumentRows
     schedule : Schedule
     settings : Settings
-    shrinkages : list of Shrinkage
-        Averaged with weights of held-out likelihood times prior.
-    log_prior : list of float
-        Log prior of each shrinkage, up to a constant.
+    candidates : dict of Shrinkage to float
+        Shrinkages and their log prior, up to a constant. They are averaged with weights of
+        held-out likelihood times prior.
     seed : int
     stage1_rows : InstrumentRows, optional
     on_record : callable, optional
         Called with each row of the history.
-    builds_by_own_code : bool, default=False
-        Whether ``make_networks`` draws from torch's global generators, which are seeded for it
-        and restored afterwards.
 
     Returns
     -------
-    CrossFit
+    FoldModels
 
     Raises
     ------
     FloatingPointError
         If training diverges.
     """
-    n_folds = int(schedule.labels.max()) + 1
+    n_folds, shrinkages = int(schedule.labels.max()) + 1, list(candidates)
     device = rows.treatment.device
     stream, shuffling = LentStream(device, seed), own_generator("cpu", seed)
     initial = own_generator("cpu", seed)
     dropout = initial if device.type == "cpu" else own_generator(device, seed)
 
-    def networks() -> Networks:
-        if not builds_by_own_code:
-            return make_networks(initial)
-        with stream.lent():
-            return make_networks(None)
-
     def training(chosen: Tensor, held_out: Tensor, repeat: int) -> FoldTraining:
         parts = _cut(chosen, None if schedule.halves is None else schedule.halves[repeat])
-        fold = FoldTraining(networks(), rows, parts, held_out, settings, stage1_rows, stream)
-        seed_dropout(fold.networks, dropout)
-        return fold
+        nets = make_networks(initial, stream)
+        seed_dropout(nets, dropout)
+        return FoldTraining(nets, rows, parts, held_out, settings, stage1_rows, stream)
 
     folds = [
         training((labels != k).nonzero()[:, 0], (labels == k).nonzero()[:, 0], repeat)
         for repeat, labels in enumerate(schedule.labels)
         for k in range(n_folds)
     ]
-    mass = torch.tensor([_mass(fold.held_out) for fold in folds], dtype=torch.float64)
+    mass = torch.tensor([fold.held_out.total for fold in folds], dtype=torch.float64)
     whole = None
     if folds[0].optimizer is None:
         whole = training(torch.arange(rows.n_rows), torch.arange(0), 0).record(shrinkages)
-    run = _Run(shrinkages, log_prior, schedule.n_rows, mass / mass.sum())
+    run = _Run(candidates, schedule.n_rows, mass / mass.sum())
     for epoch in _epochs(folds, schedule, shuffling):
         records = [fold.record(shrinkages) for fold in folds]
         row = run.add(epoch, records)
@@ -327,12 +152,11 @@ def _epochs(
 class _Run:
     """Records so far. Records that can no longer be averaged are reduced to their losses."""
 
-    def __init__(
-        self, shrinkages: list[Shrinkage], log_prior: list[float], n_rows: float, share: Tensor
-    ) -> None:
-        self.shrinkages, self.share, self.n_rows = shrinkages, share, n_rows
+    def __init__(self, candidates: dict[Shrinkage, float], n_rows: float, share: Tensor) -> None:
+        self.shrinkages, self.share, self.n_rows = list(candidates), share, n_rows
         # The Gaussian likelihood of all rows, each held out once, is L^(-n/2). A prior scales L.
-        self.handicap = torch.exp(torch.tensor(log_prior, dtype=torch.float64) * (-2.0 / n_rows))
+        log_prior = torch.tensor(list(candidates.values()), dtype=torch.float64)
+        self.handicap = torch.exp(log_prior * (-2.0 / n_rows))
         self.records: list[list[Record] | None] = []
         self.losses: list[Tensor] = []  # (c,), averaged over folds
         self.history: list[dict[str, Any]] = []
@@ -360,7 +184,7 @@ class _Run:
 
     def finish(
         self, networks: Networks, n_repeats: int, whole: Record | None, rows: InstrumentRows
-    ) -> CrossFit:
+    ) -> FoldModels:
         """Models of the best window, averaged over shrinkages by held-out likelihood."""
         index, chosen = self.best
         window = self._window(index)
@@ -375,7 +199,7 @@ class _Run:
             models = [_average(record, weights) for record in records]
             models[-1] = _with_covariance(models[-1], records[-1], shrinkage, networks.n_raw)
             folds.append(models)
-        result = CrossFit(
+        result = FoldModels(
             networks,
             folds,
             None if whole is None else _average(whole, weights),
@@ -415,14 +239,3 @@ def _cut(chosen: Tensor, halves: Tensor | None) -> list[Tensor]:
     if halves is None:
         return [chosen]
     return [chosen[halves[chosen] == label] for label in halves.unique()]
-
-
-def _mass(rows: InstrumentRows) -> float:
-    return float(rows.n_rows) if rows.weight is None else float(rows.weight.sum())
-
-
-def _blocks(treatment: Tensor, confounder: Tensor | None) -> Iterator[tuple[Tensor, Any]]:
-    """Blocks of a few rows, because a design can have many columns."""
-    for start in range(0, len(treatment), PREDICTION_ROWS):
-        stop = start + PREDICTION_ROWS
-        yield treatment[start:stop], None if confounder is None else confounder[start:stop]

@@ -24,15 +24,14 @@ from ..estimator.arrays import (
 )
 from ..estimator.checks import Checked
 from ..estimator.wild_targets import warn_of_wild_targets
-from .networks import is_own
+from .networks import ROLES, NetworkPlan, is_own
 
 __all__ = [
     "InstrumentData",
     "RedundantInstrumentWarning",
     "check_instrument_data",
-    "check_side",
+    "check_new_rows",
     "check_stage1_sample",
-    "check_treatments",
     "fold_labels",
     "warn_redundant",
 ]
@@ -51,7 +50,7 @@ class InstrumentData(NamedTuple):
     """Validated rows of positive weight; Z and C may be None."""
 
     X: np.ndarray
-    y: np.ndarray | None
+    y: np.ndarray
     Z: np.ndarray | None
     C: np.ndarray | None
     sample_weight: np.ndarray | None  # with mean one, or None if all are equal
@@ -88,12 +87,7 @@ def check_instrument_data(
     check_range(y, y, "y")
     Z = check_side("Z", Z, X, own=is_own(estimator.instrument_backbone))
     C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
-    data = InstrumentData(X, y, Z, C, None, float(len(X)))
-    if sample_weight is None:
-        # Outliers of y are not clipped: this would bias the effect of the instruments.
-        warn_of_wild_targets(Checked(X, None, y, None, 1.0, False), "y")
-        return data
-    weights = as_weights(sample_weight, X)
+    weights = np.ones(len(X)) if sample_weight is None else as_weights(sample_weight, X)
     kept = weights > 0
     if kept.sum() < 4:
         raise ValueError(
@@ -112,14 +106,16 @@ def check_instrument_data(
             f"{LARGEST_TOTAL:g}. Divide them by their mean."
         )
     relative = None if np.all(shares == shares[0]) else shares / shares.mean()
-    mean = total / len(weights)
-    warn_of_wild_targets(Checked(X, np.flatnonzero(kept), y, relative, mean, False), "y")
+    # Outliers of y are not clipped: this would bias the effect of the instruments.
+    checked = Checked(X, np.flatnonzero(kept), y, relative, total / len(weights), False)
+    warn_of_wild_targets(checked, "y")
     return InstrumentData(X, y, Z, C, relative, total)
 
 
-def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: InstrumentData) -> Any:
+def check_stage1_sample(
+    estimator: Any, X: Any, Z: Any, C: Any, main: InstrumentData
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None] | None:
     """Validate the first-stage sample, whose columns are those of the main one; or None."""
-    X, Z, C = sample
     if X is None and Z is None and C is None:
         return None
     if main.Z is None:
@@ -130,17 +126,35 @@ def check_stage1_sample(estimator: Any, sample: tuple[Any, ...], main: Instrumen
     if (C is None) != (main.C is None):
         raise ValueError("Pass both `C` and `C_stage1`, or neither.")
     with told_of("In `X_stage1`, called X here"):
-        X = check_treatments(estimator, X, "X_stage1", min_samples=2)
-    Z = check_side("Z_stage1", Z, X, own=main.Z.ndim > 2, like=main.Z.shape)
-    C = None if main.C is None else check_side("C_stage1", C, X, own=True, like=main.C.shape)
-    return InstrumentData(X, None, Z, C, None, float(len(X)))
+        own = is_own(estimator.treatment_backbone)
+        X = check_treatments(estimator, X, "X_stage1", own=own, min_samples=2)
+    Z = check_side("Z_stage1", Z, X, shape=main.Z.shape[1:])
+    return X, Z, check_side("C_stage1", C, X, shape=None if main.C is None else main.C.shape[1:])
+
+
+def check_new_rows(
+    estimator: Any, plan: NetworkPlan, X: Any, Z: Any, C: Any
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Validate inputs of a fitted estimator, whose shapes must be those of the fit."""
+    treatment, instrument, confounder = (plan.shapes[role] for role in ROLES)
+    X = check_treatments(estimator, X, own=is_own(plan.recipes["treatment_backbone"]))
+    if X.shape[1:] != treatment:
+        raise ValueError(
+            f"X has samples of shape {X.shape[1:]}, but the estimator was fitted on samples of "
+            f"shape {treatment}."
+        )
+    if C is None and confounder is not None:
+        raise ValueError("`C` was given at fit and is needed here.")
+    for name, value, shape in (("Z", Z, instrument), ("C", C, confounder)):
+        if value is not None and shape is None:
+            raise ValueError(f"`{name}` was not given at fit; omit it here, or fit with it.")
+    return X, check_side("Z", Z, X, shape=instrument), check_side("C", C, X, shape=confounder)
 
 
 def check_treatments(
-    estimator: Any, X: Any, name: str = "X", *, own: bool | None = None, min_samples: int = 1
+    estimator: Any, X: Any, name: str = "X", *, own: bool, min_samples: int = 1
 ) -> np.ndarray:
     """Validate treatments, whose columns must be those of the fit."""
-    own = is_own(estimator.treatment_backbone) if own is None else own
     given = as_table(X, name)
     with named_columns(given, name):
         X = validate_data(
@@ -155,32 +169,35 @@ def check_treatments(
 
 
 def check_side(
-    name: str, value: Any, X: np.ndarray, *, own: bool, like: tuple[int, ...] | None = None
+    name: str, value: Any, X: np.ndarray, *, own: bool = False, shape: tuple[int, ...] | None = None
 ) -> np.ndarray | None:
-    """Validate instruments or confounders with as many rows as X; a 1-d array is one column."""
+    """Validate instruments or confounders with as many rows as X; a 1-d array is one column.
+
+    Samples of any shape are allowed for a user-defined network (``own``), or have the given one.
+    """
     if value is None:
         return None
     given = as_table(value, name)
-    shape = given.shape if hasattr(given, "shape") else np.shape(given)
-    if len(shape) == 1:
+    if np.ndim(given) == 1:
         given = np.asarray(given).reshape(-1, 1)
+    own = own if shape is None else len(shape) > 1
     with named_columns(given, name):
         value = check_array(given, dtype="numeric", input_name=name, allow_nd=own)
     value = as_columns(value, given, name, integers=own)
     check_range(value, given, name)
     check_consistent_length(X, value)
-    if like is not None and value.shape[1:] != like[1:]:
+    if shape is not None and value.shape[1:] != shape:
         raise ValueError(
             f"`{name}` has samples of shape {value.shape[1:]}, but the estimator was given "
-            f"samples of shape {like[1:]} at fit."
+            f"samples of shape {shape} at fit."
         )
     return value
 
 
 def fold_labels(
-    data: InstrumentData, n_folds: int, n_repeats: int, n_parts: int, seed: int
+    data: InstrumentData, n_folds: int, n_repeats: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fold of each row, and its part when it is a training row; each of shape (n_repeats, n).
+    """Fold of each row, and its half when it is a training row; each of shape (n_repeats, n).
 
     Distinct rows, sorted by y, are assigned at random. Copies of a row stay together, since
     copies in the training and held-out rows would bias the held-out loss. Weights are therefore
@@ -193,27 +210,27 @@ def fold_labels(
         for i in range(len(data.X))
     ]
     hashes = np.array([digest.hexdigest()[:24] for digest in digests])
-    keys = np.stack([hashes, np.array([float(v).hex() for v in data.y])])  # type: ignore[union-attr]
+    keys = np.stack([hashes, np.array([float(v).hex() for v in data.y])])
     _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     # np.unique sorts by hash; sort groups by y instead, and ties by hash.
-    order = np.lexsort((hashes[first], data.y[first]))  # type: ignore[index]
+    order = np.lexsort((hashes[first], data.y[first]))
     n_groups = len(order)
     if n_groups < 4:
         raise ValueError(f"X and y have {n_groups} distinct rows; at least 4 are required.")
     rng = np.random.RandomState(seed)
-    labels, parts = [], []
+    labels, halves = [], []
     for _ in range(n_repeats):
-        label, part = np.empty((2, n_groups), dtype=int)
+        label, half = np.empty((2, n_groups), dtype=int)
         shuffled = order[rng.permutation(n_groups)]
-        # Folds have at least two rows, since each part of a fold needs one.
+        # Folds have at least two rows, since each half of a fold needs one.
         label[shuffled] = np.arange(n_groups) % max(2, min(n_folds, n_groups // 2))
-        # Parts alternate within each fold, so that they are balanced in any union of folds.
+        # Halves alternate within each fold, so that they are balanced in any union of folds.
         for fold in range(label.max() + 1):
             members = shuffled[label[shuffled] == fold]
-            part[members] = (np.arange(len(members)) + fold) % n_parts
+            half[members] = (np.arange(len(members)) + fold) % 2
         labels.append(label[group.reshape(-1)])
-        parts.append(part[group.reshape(-1)])
-    return np.array(labels), np.array(parts)
+        halves.append(half[group.reshape(-1)])
+    return np.array(labels), np.array(halves)
 
 
 def warn_redundant(data: InstrumentData) -> None:

@@ -15,34 +15,23 @@ References
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 __all__ = [
-    "DirectRegressionPreferredWarning",
     "HypothesisTest",
     "Strength",
-    "Summary",
-    "WeakInstrumentWarning",
     "confounding_size",
     "effective_f",
     "first_stage_f",
+    "jackknife_variance",
     "sargan",
     "wu_hausman",
 ]
 
 WORST_BIAS = 0.1  # instruments are weak if the bias is a larger share of the worst case; tau in [1]
-
-
-class WeakInstrumentWarning(UserWarning):
-    """The instruments predict the treatment poorly; the estimate and its band are unreliable."""
-
-
-class DirectRegressionPreferredWarning(UserWarning):
-    """Instruments add more variance than confounding adds bias; use direct regression."""
 
 
 class HypothesisTest(NamedTuple):
@@ -186,19 +175,27 @@ def confounding_size(
     instrument_by_fold, direct_by_fold : ndarray of shape (repeats, folds, n)
         Predictions at the same rows from the same folds.
     """
+
+    def average(of_rows: np.ndarray) -> float:
+        return float(np.average(of_rows, weights=sample_weight))
+
     difference = instrument_by_fold - direct_by_fold
-    distance = np.average(np.square(difference.mean((0, 1))), weights=sample_weight)
-    bias = max(0.0, float(distance) - _jackknife(difference, sample_weight))
-    instrument = _jackknife(instrument_by_fold, sample_weight)
-    direct = _jackknife(direct_by_fold, sample_weight)
+    distance = average(np.square(difference.mean((0, 1))))
+    bias = max(0.0, distance - average(jackknife_variance(difference)))
+    instrument = average(jackknife_variance(instrument_by_fold))
+    direct = average(jackknife_variance(direct_by_fold))
     preferred = "direct" if bias + direct < instrument else "instrument"
     return ConfoundingSize(bias, instrument, direct, preferred)
 
 
-def _jackknife(by_fold: np.ndarray, sample_weight: Any) -> float:
-    k = by_fold.shape[1]
-    squares = np.square(by_fold - by_fold.mean(1, keepdims=True)).sum(1).mean(0)
-    return float(np.average(squares * (k - 1) / k, weights=sample_weight))
+def jackknife_variance(by_fold: Any) -> Any:
+    """Delete-a-fold jackknife ``(K - 1)/K Σ (f_k - f̄)²`` of (repeats, K, ...), mean of repeats.
+
+    The argument is an array or a tensor.
+    """
+    n_folds = by_fold.shape[1]
+    squares = ((by_fold - by_fold.mean(1)[:, None]) ** 2).sum(1)
+    return squares.mean(0) * ((n_folds - 1) / n_folds)
 
 
 class _Rows:
@@ -246,25 +243,3 @@ def _ratio(numerator: Any, denominator: Any) -> Any:
     """Numerator over denominator; if the denominator is zero, infinite, or zero for 0/0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num(np.divide(numerator, denominator), nan=0.0, posinf=np.inf)
-
-
-class Summary:
-    """A table of labels and values, printed as text, or as HTML in a notebook."""
-
-    def __init__(self, title: str, rows: list[tuple[str, str]]) -> None:
-        self.title, self.rows = title, rows
-
-    def __str__(self) -> str:
-        width = max(len(label) for label, _ in self.rows)
-        lines = [f"{label:<{width}}  {value}" for label, value in self.rows]
-        rule = "-" * max(map(len, [self.title, *lines]))
-        return "\n".join([self.title, rule, *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>"
-            for label, value in self.rows
-        )
-        return f"<table><caption>{escape(self.title)}</caption>{cells}</table>"

@@ -147,31 +147,19 @@ class FoldTraining:
         so one backward pass through their sum gives both gradients.
         """
         assert self.optimizer is not None
-        shrinkage = self.settings.shrinkage
-        forward = self._forward(parts, stage1, batch=True)
-        predicted = forward.predicted * self._treatment_scale(forward.predicted, shrinkage)
-        with torch.no_grad():
-            design = maths.stage2_design(predicted, forward.confounder, shrinkage.interactions)
-            solved = self._solve(
-                "outcome", design, forward.outcome, shrinkage.ridge, forward.weight, batch=True
-            )
-        loss = forward.stage1_loss + maths.stage2_loss(
-            forward.outcome,
-            predicted,
-            forward.confounder,
-            solved,
-            shrinkage.interactions,
-            forward.weight,
-        )
+        forward, shrinkage = self._forward(parts, stage1), self.settings.shrinkage
+        scale = treatment_scale(forward.predicted.shape[1], self.networks.n_raw, shrinkage)
+        predicted = forward.predicted * scale.to(forward.predicted)
+        design = maths.stage2_design(predicted, forward.confounder, shrinkage.interactions)
+        _, loss = self._solve("outcome", design, forward.outcome, shrinkage.ridge, forward.weight)
+        loss = forward.stage1_loss + loss
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
-    def _forward(
-        self, parts: list[InstrumentRows], stage1: InstrumentRows | None, *, batch: bool
-    ) -> Forward:
+    def _forward(self, parts: list[InstrumentRows], stage1: InstrumentRows | None) -> Forward:
         """Compute features, solve every first stage and predict the treatment of each part."""
-        nets = self.networks
+        nets, ridge = self.networks, self.settings.stage1_ridge
         features = [nets.treatment(part.treatment) for part in parts]
         if stage1 is None:
             sources, known = parts, features
@@ -189,21 +177,13 @@ class FoldTraining:
             instrument = net(joined(rows, "instrument"), joined(rows, "confounder"))
             normalise = maths.feature_scaling(instrument, weight)
             instrument = normalise(instrument)
-            solved = self._solve(
-                f"treatment {j}",
-                instrument.detach(),
-                treatment,
-                self.settings.stage1_ridge,
-                weight,
-                batch=batch,
-            )
-            loss = loss + maths.stage1_loss(instrument, treatment, solved, weight)
+            solved, own_loss = self._solve(f"treatment {j}", instrument, treatment, ridge, weight)
+            loss = loss + own_loss
             held = maths.Scaling(*(part.detach() for part in normalise))
             with torch.no_grad():  # the second stage does not train the instrument net
                 own = held(net(parts[j].instrument, parts[j].confounder))
             predicted.append(solved(own))
             first_stages.append((held, solved))
-        predicted_by_instruments = bool(predicted)
         if not predicted:  # direct regression uses the actual treatment
             predicted = [scaling(part) for part in features]
         scalings, confounder = {"treatment": scaling}, None
@@ -212,54 +192,33 @@ class FoldTraining:
             confounder = nets.confounder(joined(parts, "confounder"))
             scalings["confounder"] = maths.feature_scaling(confounder, weight)
             confounder = scalings["confounder"](confounder)
-            if predicted_by_instruments:
-                loss = loss + self._control_loss(
-                    confounder, scaling(torch.cat(features)), weight, batch
-                )
+            if first_stages:
+                # A function of the confounders that is in the predicted treatment but not in the
+                # features of the second stage would act as an instrument, although confounders
+                # are not excluded from the outcome. So the confounder features are trained to
+                # predict the treatment too, as in post-double-selection (Belloni, Chernozhukov
+                # and Hansen, Review of Economic Studies 81(2), 2014).
+                treatment = scaling(torch.cat(features)).detach()
+                loss = loss + self._solve("control", confounder, treatment, ridge, weight)[1]
         outcome = joined(parts, "outcome")
         return Forward(
             torch.cat(predicted), confounder, outcome, weight, loss, scalings, first_stages
         )
 
-    def _control_loss(
-        self, confounder: Tensor, treatment: Tensor, weight: Tensor | None, batch: bool
-    ) -> Tensor:
-        """Loss of a regression of the treatment on the confounder features.
-
-        The first stage predicts the treatment from instruments *and* confounders. A function of
-        the confounders that is in this prediction but not in the features of the second stage
-        would act as an instrument, although confounders are not excluded from the outcome. So
-        the confounder features are trained to predict both, as in post-double-selection
-        (Belloni, Chernozhukov and Hansen, Review of Economic Studies 81(2), 2014).
-        """
-        treatment = treatment.detach()
-        solved = self._solve(
-            "control",
-            confounder.detach(),
-            treatment,
-            self.settings.stage1_ridge,
-            weight,
-            batch=batch,
-        )
-        return maths.stage1_loss(confounder, treatment, solved, weight)
-
     def _solve(
-        self,
-        name: str,
-        features: Tensor,
-        targets: Tensor,
-        penalty: float,
-        weight: Tensor | None,
-        *,
-        batch: bool,
-    ) -> maths.LinearMap:
-        """A ridge fit, or on a mini-batch a proximal update of the weights stored as ``name``."""
-        if not batch or self.n_batches == 1:
-            return maths.ridge_fit(features, targets, penalty, weight)
+        self, name: str, features: Tensor, targets: Tensor, penalty: float, weight: Tensor | None
+    ) -> tuple[maths.LinearMap, Tensor]:
+        """A ridge fit, differentiable in the targets, and its loss, which trains the features.
+
+        On a mini-batch it is a proximal update of the weights stored as ``name``.
+        """
+        if self.n_batches == 1 or not self.networks.training:
+            solved = maths.ridge_fit(features.detach(), targets, penalty, weight)
+            return solved, maths.held_loss(features, targets, solved, weight)
         pull = PROXIMAL_RIDGE * max(1.0, PROXIMAL_ROWS / len(features))
         held = name in self.memory
         solved = maths.ridge_fit(
-            features,
+            features.detach(),
             targets,
             max(pull, penalty) if held else penalty,
             weight,
@@ -269,11 +228,7 @@ class FoldTraining:
             total=float(len(features)),
         )
         self.memory[name] = solved.weight.detach()
-        return solved
-
-    def _treatment_scale(self, treatment: Tensor, shrinkage: Shrinkage) -> Tensor:
-        scale = treatment_scale(treatment.shape[1], self.networks.n_raw, shrinkage)
-        return scale.to(treatment)
+        return solved, maths.held_loss(features, targets, solved, weight)
 
     @torch.no_grad()
     def record(self, shrinkages: list[Shrinkage]) -> Record:
@@ -283,7 +238,7 @@ class FoldTraining:
         and columns. It is in float64, because with small penalties it is nearly singular.
         """
         nets = self.networks.eval()
-        forward = self._forward(self.train, self.stage1_rows, batch=False)
+        forward = self._forward(self.train, self.stage1_rows)
         predicted, corrections = self._corrected(forward)
         design = maths.stage2_design(predicted, forward.confounder, 1.0)
         block = linalg.moments(
@@ -328,10 +283,8 @@ class FoldTraining:
         held = self.held_out
         if not held.n_rows or held.outcome is None:
             return torch.zeros(len(model.weight))
-        if model.first_stages:
-            design = projected_design(self.networks, model, held)
-        else:
-            design = structural_design(self.networks, model, held.treatment, held.confounder)
+        design_of = projected_design if model.first_stages else structural_design
+        design = design_of(self.networks, model, held)
         fitted = _double(design) @ model.weight.mT + model.bias.unsqueeze(1)
         squares = (held.outcome - fitted).square().mean(2)
         if held.weight is None:

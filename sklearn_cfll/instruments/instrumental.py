@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from .._compat import Interval, StrOptions, fit_context
-from .._validation import RealInterval
-from ..backbones.mlp import ACTIVATIONS, MLPBackbone
-from ..backbones.recipe import kept_recipe
+from .._compat import fit_context
 from ..estimator.arrays import as_targets, as_values, as_weights
-from ..estimator.targets import TargetScale
-from ..training.seeding import draw_seed
-from ..training.torch_settings import default_modes, resolve_device, use_threads
-from .cross_fit import CrossFit, Schedule, cross_fit
-from .data import (
-    InstrumentData,
-    check_instrument_data,
-    check_side,
-    check_stage1_sample,
-    check_treatments,
-    fold_labels,
-    warn_redundant,
-)
-from .diagnostics import Summary
-from .networks import ROLES, InputScale, NetworkPlan, is_own
-from .options import (
-    iv_dtype,
-    resolved,
-    shrinkage_choices,
-    shrinkage_log_prior,
-    training_settings,
-    treatment_sizes,
-    warn_without_effect,
-)
-from .report import diagnose, summarise, warn_of
+from ..training.torch_settings import default_modes, use_threads
+from .attributes import InstrumentAttributes
+from .data import check_instrument_data, check_new_rows, check_stage1_sample, warn_redundant
+from .parameters import CONSTRAINTS, warn_without_effect
+from .report import warn_of
+from .run import fit_instruments
 from .stages import InstrumentRows
-from .state import InstrumentStateMixin
 
 __all__ = ["CFLLIVRegressor"]
 
 
-class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
+class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
     """Instrumental-variable regression by neural networks with closed-form last layers.
 
     It estimates the structural function ``f`` of ``y = f(X, C) + e``, where the noise ``e`` may be
@@ -177,32 +150,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "treatment_backbone": "no_validation",
-        "instrument_backbone": "no_validation",
-        "covariate_backbone": "no_validation",
-        "treatment_hidden_sizes": ["array-like", StrOptions({"auto"})],
-        "instrument_hidden_sizes": ["array-like"],
-        "covariate_hidden_sizes": ["array-like"],
-        "activation": [StrOptions(set(ACTIVATIONS))],
-        "stage1_ridge": [RealInterval(0, None, closed="left")],
-        "stage2_ridge": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
-        "interaction_scale": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
-        "feature_scale": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
-        "n_folds": [Interval(Integral, 2, None, closed="left")],
-        "n_repeats": [Interval(Integral, 1, None, closed="left")],
-        "cross_fit": ["boolean"],
-        "diagnose": ["boolean"],
-        "learning_rate": [RealInterval(0, None, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"full", "auto"})],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "device": [str, torch.device],
-        "precision": [StrOptions({"auto", "float32", "float64"})],
-        "n_threads": [Interval(Integral, 1, None, closed="left"), None],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints: ClassVar[dict[str, Any]] = CONSTRAINTS
 
     def __init__(
         self,
@@ -296,7 +244,11 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         before = dict(self.__dict__)
         try:
             with default_modes(), use_threads(self.n_threads or 1):
-                self._fit(X, y, Z, C, sample_weight, (X_stage1, Z_stage1, C_stage1))
+                data = check_instrument_data(self, X, y, Z, C, sample_weight)
+                first_sample = check_stage1_sample(self, X_stage1, Z_stage1, C_stage1, data)
+                warn_redundant(data)
+                warn_without_effect(self, data)
+                self._model = fit_instruments(self, data, first_sample)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -304,125 +256,6 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         if self.diagnose and Z is not None:
             warn_of(self.diagnostics_)
         return self
-
-    def _fit(self, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any, stage1: Any) -> None:
-        data = check_instrument_data(self, X, y, Z, C, sample_weight)
-        first_sample = check_stage1_sample(self, stage1, data)
-        warn_redundant(data)
-        warn_without_effect(self, data)
-        n_parts = 2 if self.cross_fit and first_sample is None else 1
-        if data.Z is None:
-            n_parts = 0
-        plan = self._make_plan(data, n_parts, draw_seed(self.random_state))
-        assert data.y is not None
-        scale = TargetScale.fit(data.y[:, None], data.sample_weight)
-        rows = self._rows(plan, data, scale)
-        labels, parts = fold_labels(data, self.n_folds, self.n_repeats, 2, plan.seed)
-        schedule = Schedule(
-            self.max_epochs,
-            self.n_iter_no_change,
-            data.total,
-            torch.as_tensor(labels),
-            torch.as_tensor(parts) if n_parts == 2 else None,
-        )
-        stage1_rows = None if first_sample is None else self._rows(plan, first_sample, None)
-        fitted = self._cross_fit(plan, rows, schedule, stage1_rows)
-        self._plan, self._scale, self._fitted = plan, scale, fitted
-        self.device_ = plan.device
-        self.shrinkage_ = dict(fitted.shrinkage._asdict())
-        self.resolved_ = resolved(self, plan, fitted.shrinkage, rows.n_rows)
-        self.held_out_loss_ = fitted.held_out_loss
-        self.history_, self.best_iteration_ = fitted.history, fitted.best_epoch
-        self.n_iter_ = max(1, fitted.history[-1]["epoch"])
-        self.stage1_score_ = float("nan")
-        self.diagnostics_: dict[str, Any] = {}
-        self.preferred_ = "direct" if data.Z is None else "instrument"
-        if data.Z is None:
-            return
-        direct = None
-        if self.diagnose:
-            direct_plan = self._make_plan(data._replace(Z=None), 0, plan.seed)
-            direct_rows = rows._replace(instrument=None)
-            direct_schedule = schedule._replace(halves=None)
-            direct = self._cross_fit(direct_plan, direct_rows, direct_schedule, None)
-        self.diagnostics_ = diagnose(plan, fitted, direct, data, rows, schedule.labels, scale)
-        self.stage1_score_ = self.diagnostics_["stage1_score"]
-        self.preferred_ = self.diagnostics_.get("preferred", "instrument")
-
-    def _make_plan(self, data: InstrumentData, n_first_stages: int, seed: int) -> NetworkPlan:
-        device = resolve_device(self.device)
-        given = dict(zip(ROLES, (data.X, data.Z, data.C), strict=True))
-        recipes = {role: kept_recipe(getattr(self, role)) for role in ROLES}
-        sizes = {
-            "treatment_backbone": treatment_sizes(
-                self.treatment_hidden_sizes, int(np.prod(data.X.shape[1:]))
-            ),
-            "instrument_backbone": self.instrument_hidden_sizes,
-            "covariate_backbone": self.covariate_hidden_sizes,
-        }
-        return NetworkPlan(
-            recipes,
-            sizes,
-            self.activation,
-            {role: None if part is None else part.shape[1:] for role, part in given.items()},
-            {
-                role: InputScale.fit(
-                    np.asarray(part, dtype=np.float64),
-                    data.sample_weight,
-                    inside=is_own(recipes[role]) and not isinstance(recipes[role], MLPBackbone),
-                )
-                for role, part in given.items()
-                if part is not None
-            },
-            n_first_stages,
-            device,
-            iv_dtype(self.precision, len(data.X), device),
-            seed,
-        )
-
-    def _rows(
-        self, plan: NetworkPlan, data: InstrumentData, scale: TargetScale | None
-    ) -> InstrumentRows:
-        """Rows on the device, with standardised columns and outcome."""
-
-        def tensor(values: np.ndarray | None) -> Tensor | None:
-            return None if values is None else torch.as_tensor(values).to(plan.device, plan.dtype)
-
-        treatment, instrument, confounder = (
-            plan.tensor(role, part)
-            for role, part in zip(ROLES, (data.X, data.Z, data.C), strict=True)
-        )
-        assert treatment is not None
-        outcome = None if scale is None else tensor(scale.transform(data.y[:, None]))  # type: ignore[index]
-        return InstrumentRows(
-            treatment, instrument, confounder, outcome, tensor(data.sample_weight)
-        )
-
-    def _cross_fit(
-        self,
-        plan: NetworkPlan,
-        rows: InstrumentRows,
-        schedule: Schedule,
-        stage1_rows: InstrumentRows | None,
-    ) -> CrossFit:
-        shrinkages = shrinkage_choices(
-            self,
-            schedule.n_rows,
-            has_confounders=rows.confounder is not None,
-            has_both_features=self.treatment_backbone is None and plan.n_raw > 0,
-        )
-        return cross_fit(
-            plan.build,
-            rows,
-            schedule,
-            training_settings(self, rows.n_rows),
-            shrinkages,
-            shrinkage_log_prior(self, shrinkages),
-            plan.seed,
-            stage1_rows,
-            print if self.verbose else None,
-            builds_by_own_code=plan.builds_by_own_code,
-        )
 
     # -- using ----------------------------------------------------------------------
 
@@ -447,14 +280,12 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
             scaled to the level of a jackknife over folds, which includes the variance of the
             nets.
         """
-        treatment, confounder = self._inputs(X, C)
+        rows = self._rows(X, None, C)
         with use_threads(self.n_threads or 1):
-            outcome = self._fitted.predict(treatment, confounder).cpu().numpy()
-            mean = self._scale.inverse(outcome)[:, 0]
+            mean = self._model.predict(rows)
             if not return_std:
                 return mean
-            variance = self._fitted.variance(treatment, confounder).cpu().numpy()
-        return mean, (np.sqrt(variance) * self._scale.scale[0]).astype(mean.dtype)
+            return mean, self._model.deviation(rows).astype(mean.dtype)
 
     @default_modes()
     def score(self, X: Any, y: Any, Z: Any = None, C: Any = None, sample_weight: Any = None) -> Any:
@@ -476,52 +307,13 @@ class CFLLIVRegressor(RegressorMixin, InstrumentStateMixin, BaseEstimator):
         """
         y = as_values(as_targets(y), self)
         sample_weight = None if sample_weight is None else as_weights(sample_weight, y)
-        if Z is None:
-            return r2_score(y, self.predict(X, C), sample_weight=sample_weight)
-        treatment, confounder = self._inputs(X, C)
-        shape = self._plan.shapes["instrument_backbone"]
-        if shape is None:
-            raise ValueError("`Z` was not given at fit; score without it, or fit with it.")
-        Z = check_side("Z", Z, X, own=len(shape) > 1, like=(0, *shape))
-        instrument = self._plan.tensor("instrument_backbone", Z)
-        rows = InstrumentRows(treatment, instrument, confounder, None, None)
-        fitted = self._scale.inverse(self._fitted.projected(rows).cpu().numpy())[:, 0]
+        rows = self._rows(X, Z, C)
+        with use_threads(self.n_threads or 1):
+            fitted = self._model.predict(rows) if Z is None else self._model.projected(rows)
         return r2_score(y, fitted, sample_weight=sample_weight)
 
-    def summary(self) -> Summary:
-        """Table of diagnostics: instrument strength, tests, size of confounding, fit.
-
-        Returns
-        -------
-        Summary
-            It is printed as text, or as HTML in a notebook.
-        """
+    def _rows(self, X: Any, Z: Any, C: Any) -> InstrumentRows:
+        """Validated inputs on the device."""
         check_is_fitted(self)
-        return summarise(self)
-
-    def _inputs(self, X: Any, C: Any) -> tuple[Tensor, Tensor | None]:
-        """Validated treatments and confounders on the device."""
-        check_is_fitted(self)
-        shapes = self._plan.shapes
-        allow_nd = is_own(self._plan.recipes["treatment_backbone"])
-        X = check_treatments(self, X, own=allow_nd)
-        if X.shape[1:] != shapes["treatment_backbone"]:
-            raise ValueError(
-                f"X has samples of shape {X.shape[1:]}, but the estimator was fitted on samples "
-                f"of shape {shapes['treatment_backbone']}."
-            )
-        shape = shapes["covariate_backbone"]
-        if (C is None) != (shape is None):
-            raise ValueError(
-                "`C` was given at fit and is needed here."
-                if C is None
-                else "`C` was not given at fit; omit it here, or fit with it."
-            )
-        if shape is not None:
-            C = check_side("C", C, X, own=len(shape) > 1, like=(0, *shape))
-        treatment = self._plan.tensor("treatment_backbone", X)
-        assert treatment is not None
-        return treatment, self._plan.tensor("covariate_backbone", C)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "_fitted" in self.__dict__
+        plan = self._model.plan
+        return plan.rows(*check_new_rows(self, plan, X, Z, C))

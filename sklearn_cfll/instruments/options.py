@@ -6,19 +6,15 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from ..estimator.defaults import DEFAULTS
-from ..estimator.effects import changed_parameters, warn_of
-from .data import InstrumentData
+from ..estimator import defaults
+from ..estimator.packing import dtype_name
 from .networks import RAW_COLUMNS, NetworkPlan
 from .stages import Settings, Shrinkage
 
 __all__ = [
-    "iv_dtype",
+    "DEFAULTS",
     "resolved",
     "shrinkage_choices",
-    "shrinkage_log_prior",
     "training_settings",
     "treatment_sizes",
 ]
@@ -31,7 +27,7 @@ STAGE2_RIDGES = (0.001, 0.01, 0.03)
 # The held-out loss hardly depends on the interaction scale on noisy data, and choosing by it alone
 # increased the error by a tenth (demand design, n = 1000). So scales other than the middle one need
 # this much more log-likelihood.
-MIDDLE_INTERACTIONS, LOG_EVIDENCE = 0.1, 3.0
+MIDDLE, LOG_EVIDENCE = 0.1, 3.0
 # Ridge on the raw treatment's slope, in units of 1 / n: a prior as wide as the outcome's spread.
 # With the ridge of the other columns, errors on curves of one treatment were two to three times
 # as large.
@@ -41,14 +37,17 @@ SLOPES = 1.0
 TRAINING = Shrinkage(interactions=0.1, features=0.3, ridge=0.01)
 
 # Up to this many rows weights equal repetitions up to rounding; with more, float32 halves the time.
-FLOAT64_ROWS = 400
+DEFAULTS = replace(defaults.DEFAULTS, float64_rows=400)
 FULL_BATCH_ROWS, MINI_BATCH_ROWS = 10_000, 1024
 
 
 def shrinkage_choices(
     estimator: Any, n_rows: float, *, has_confounders: bool, has_both_features: bool
-) -> list[Shrinkage]:
-    """All combinations that have an effect."""
+) -> dict[Shrinkage, float]:
+    """All combinations that have an effect, with their log prior.
+
+    The prior decides between almost equally likely ones.
+    """
     interactions = INTERACTION_SCALES if has_confounders else (0.0,)
     features = FEATURE_SCALES if has_both_features else (1.0,)
     grids = (interactions, features, STAGE2_RIDGES)
@@ -57,17 +56,11 @@ def shrinkage_choices(
         for value, grid in zip(_given(estimator), grids, strict=True)
     ]
     slopes = SLOPES / n_rows if estimator.stage2_ridge == "auto" else float("inf")
-    return [
-        Shrinkage(interactions, features, ridge, slopes)
+    doubt = LOG_EVIDENCE if estimator.interaction_scale == "auto" else 0.0
+    return {
+        Shrinkage(interactions, features, ridge, slopes): -doubt * (interactions != MIDDLE)
         for interactions, features, ridge in itertools.product(*chosen)
-    ]
-
-
-def shrinkage_log_prior(estimator: Any, shrinkages: list[Shrinkage]) -> list[float]:
-    """Log prior of each shrinkage, which decides between almost equally likely ones."""
-    if estimator.interaction_scale != "auto":
-        return [0.0] * len(shrinkages)
-    return [-LOG_EVIDENCE * (each.interactions != MIDDLE_INTERACTIONS) for each in shrinkages]
+    }
 
 
 def training_settings(estimator: Any, n_rows: int) -> Settings:
@@ -100,22 +93,10 @@ def resolved(
         "interaction_scale": shrinkage.interactions,
         "feature_scale": shrinkage.features,
         "batch_size": training_settings(estimator, n_rows).batch_size or n_rows,
-        "precision": str(plan.dtype).removeprefix("torch."),
+        "precision": dtype_name(plan.dtype),
         "device": str(plan.device),
         "n_threads": estimator.n_threads or 1,
     }
-
-
-def warn_without_effect(estimator: Any, data: InstrumentData) -> None:
-    """Warn about parameters that were changed but have no effect."""
-    changed = dict(changed_parameters(estimator))
-    given = {"treatment": data.X, "instrument": data.Z, "covariate": data.C}
-    for role, rows in given.items():
-        own = [name for name in (f"{role}_backbone", f"{role}_hidden_sizes") if name in changed]
-        if rows is None:
-            warn_of(own, changed, f"without `{'Z' if role == 'instrument' else 'C'}`.")
-        elif len(own) == 2:
-            warn_of(own[1:], changed, f"if `{own[0]}` is set.")
 
 
 def treatment_sizes(given: Any, n_columns: int) -> Any:
@@ -127,11 +108,6 @@ def treatment_sizes(given: Any, n_columns: int) -> Any:
     if not isinstance(given, str):
         return given
     return (16, 4) if n_columns <= RAW_COLUMNS else (64, 32, 16)
-
-
-def iv_dtype(precision: str, n_rows: int, device: torch.device) -> torch.dtype:
-    """The dtype of the nets."""
-    return replace(DEFAULTS, float64_rows=FLOAT64_ROWS).dtype(precision, (n_rows,), device)
 
 
 def _given(estimator: Any) -> tuple[Any, Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -10,35 +11,40 @@ import torch
 from torch import Tensor
 
 from .._warnings import user_level
-from ..estimator.targets import TargetScale
-from .cross_fit import CrossFit
+from ..estimator.targets import weighted_mean_std
 from .data import InstrumentData
 from .diagnostics import (
-    DirectRegressionPreferredWarning,
-    Summary,
-    WeakInstrumentWarning,
     confounding_size,
     effective_f,
     first_stage_f,
     sargan,
     wu_hausman,
 )
-from .networks import NetworkPlan, is_own
+from .fitted import FittedInstruments
+from .fold_models import FoldModels
+from .networks import is_own
 from .stages import InstrumentRows
 
-__all__ = ["diagnose", "summarise", "warn_of"]
+__all__ = ["DirectRegressionPreferredWarning", "Summary", "WeakInstrumentWarning", "diagnose"]
+__all__ += ["summarise", "warn_of"]
 
 PERMUTATIONS = 5  # of the instrument, to average it out
 
 
+class WeakInstrumentWarning(UserWarning):
+    """The instruments predict the treatment poorly; the estimate and its band are unreliable."""
+
+
+class DirectRegressionPreferredWarning(UserWarning):
+    """Instruments add more variance than confounding adds bias; use direct regression."""
+
+
 def diagnose(
-    plan: NetworkPlan,
-    fitted: CrossFit,
-    direct: CrossFit | None,
+    model: FittedInstruments,
+    direct: FoldModels | None,
     data: InstrumentData,
     rows: InstrumentRows,
     labels: Tensor,
-    scale: TargetScale,
 ) -> dict[str, Any]:
     """Diagnostics of one fit, from held-out predictions.
 
@@ -49,6 +55,7 @@ def diagnose(
     its curvature does not affect the tests. Z and its squares are added as instruments in the test
     of over-identification.
     """
+    plan, fitted, scale = model.plan, model.models, model.scale.scale[0]
     actual, predicted = (part.double().numpy() for part in fitted.held_out_treatment(rows, labels))
     weight = data.counts
     linear = all(
@@ -56,7 +63,7 @@ def diagnose(
         for role, shape in plan.shapes.items()
         if shape is not None
     )
-    assert data.Z is not None and data.y is not None
+    assert data.Z is not None
     Z = data.Z.reshape(len(data.Z), -1).astype(float)
     controls = None if data.C is None else data.C.reshape(len(data.C), -1).astype(float)
     if linear:
@@ -67,15 +74,13 @@ def diagnose(
             alone = _without_instrument(fitted, rows, labels, plan.seed)
             small = controls if controls.shape[1] <= len(controls) // 20 else controls[:, :0]
             controls = np.hstack([small, alone])
-        y = data.y - scale.scale[0] * fitted.held_out_outcome(rows, labels)[:, 0].numpy()
+        y = data.y - scale * fitted.held_out_outcome(rows, labels)[:, 0].numpy()
         few = 2 * Z.shape[1] <= len(Z) // 20
         more = np.hstack([predicted, Z, np.square(Z - Z.mean(0))]) if few else predicted
     error = np.average(np.square(actual - predicted), axis=0, weights=weight)
-    spread = np.average(
-        np.square(actual - np.average(actual, axis=0, weights=weight)), axis=0, weights=weight
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = 1.0 - error[spread > 0] / spread[spread > 0]
+    _, deviation = weighted_mean_std(actual, weight)
+    varied = deviation > 0
+    scores = 1.0 - error[varied] / np.square(deviation[varied])
     strengths = effective_f(X, instruments, controls, weight)
     weakest = min(strengths, key=lambda each: each.effective_f)
     first = min(first_stage_f(X, instruments, controls, weight), key=lambda each: each.statistic)
@@ -93,20 +98,17 @@ def diagnose(
         # compared at permuted treatments.
         generator = torch.Generator().manual_seed(plan.seed)
         order = torch.randperm(rows.n_rows, generator=generator).to(rows.treatment.device)
+        permuted = rows._replace(treatment=rows.treatment[order])
         ours, theirs = (
-            each.by_fold(rows.treatment[order], rows.confounder)[..., 0].cpu().numpy()
-            * scale.scale[0]
-            for each in (fitted, direct)
+            each.by_fold(permuted)[..., 0].cpu().numpy() * scale for each in (fitted, direct)
         )
-        shape = (fitted.n_repeats, -1, rows.n_rows)
-        size = confounding_size(ours.reshape(shape), theirs.reshape(shape), weight)
-        report |= size._asdict()
+        report |= confounding_size(ours, theirs, weight)._asdict()
         report["loss_ratio"] = direct.held_out_loss / max(fitted.held_out_loss, 1e-300)
     return report
 
 
 def _without_instrument(
-    fitted: CrossFit, rows: InstrumentRows, labels: Tensor, seed: int
+    fitted: FoldModels, rows: InstrumentRows, labels: Tensor, seed: int
 ) -> np.ndarray:
     """Prediction of the treatment with Z averaged out: a function of the confounders alone."""
     generator = torch.Generator().manual_seed(seed)
@@ -141,22 +143,21 @@ def warn_of(report: dict[str, Any]) -> None:
         )
 
 
-def summarise(estimator: Any) -> Summary:
+def summarise(model: FittedInstruments) -> Summary:
     """The table of a fitted estimator."""
-    plan, report = estimator._plan, estimator.diagnostics_
-    shapes = [plan.shapes[role] for role in plan.shapes]
+    plan, models, report = model.plan, model.models, model.diagnostics
     names = ("treatment", "instrument", "confounder")
     columns = ", ".join(
         f"{n} {name}{'' if n == 1 else 's'}"
-        for name, shape in zip(names, shapes, strict=True)
+        for name, shape in zip(names, plan.shapes.values(), strict=True)
         if shape and (n := int(np.prod(shape)))
     )
     own = any(is_own(recipe) for recipe in plan.recipes.values())
-    shrinkage = ", ".join(f"{name} {value:g}" for name, value in estimator.shrinkage_.items())
+    shrinkage = ", ".join(f"{name} {value:g}" for name, value in models.shrinkage._asdict().items())
     table = [
         ("Columns" if not own else "Inputs", columns),
-        ("Epochs (kept / trained)", f"{estimator.best_iteration_} / {estimator.n_iter_}"),
-        ("Held-out stage-2 loss", f"{estimator.held_out_loss_:.4f} of the variance of y"),
+        ("Epochs (kept / trained)", f"{models.best_epoch} / {models.n_epochs}"),
+        ("Held-out stage-2 loss", f"{models.held_out_loss:.4f} of the variance of y"),
         ("Shrinkage", shrinkage),
     ]
     if report:
@@ -177,7 +178,7 @@ def summarise(estimator: Any) -> Summary:
             ("Variance: instrument / direct", f"{cost:.4g} / {report['variance_direct']:.4g}"),
             ("Held-out loss: direct / instrument", f"{report['loss_ratio']:.3f}"),
         ]
-    table.append(("Preferred", estimator.preferred_))
+    table.append(("Preferred", model.preferred))
     return Summary("Instrumental-variable regression", table)
 
 
@@ -186,3 +187,25 @@ def _test(result: tuple[Any, ...]) -> str:
     if not np.isfinite(statistic):
         return "not available (exactly identified)"
     return f"{statistic:.3f}, df {', '.join(map(str, df))}, p {p_value:.3g}"
+
+
+class Summary:
+    """A table of labels and values, printed as text, or as HTML in a notebook."""
+
+    def __init__(self, title: str, rows: list[tuple[str, str]]) -> None:
+        self.title, self.rows = title, rows
+
+    def __str__(self) -> str:
+        width = max(len(label) for label, _ in self.rows)
+        lines = [f"{label:<{width}}  {value}" for label, value in self.rows]
+        rule = "-" * max(map(len, [self.title, *lines]))
+        return "\n".join([self.title, rule, *lines])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>"
+            for label, value in self.rows
+        )
+        return f"<table><caption>{escape(self.title)}</caption>{cells}</table>"

@@ -1,7 +1,8 @@
-"""Inputs and results of two-stage training: rows, nets, settings, models."""
+"""Inputs and results of two-stage training: rows, nets, settings, models and their designs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,13 +21,16 @@ __all__ = [
     "confounder_corrections",
     "design_scale",
     "joined",
-    "pack_model",
+    "predicted_treatment",
     "projected_design",
     "shrunken_fit",
     "structural_design",
+    "treatment_features",
     "treatment_scale",
-    "unpack_model",
 ]
+
+
+BLOCK_ROWS = 2048
 
 
 class InstrumentRows(NamedTuple):
@@ -47,12 +51,22 @@ class InstrumentRows(NamedTuple):
     outcome: Tensor | None
     weight: Tensor | None
 
-    def take(self, indices: Tensor) -> InstrumentRows:
+    def take(self, indices: Tensor | slice) -> InstrumentRows:
         return InstrumentRows(*(None if part is None else part[indices] for part in self))  # type: ignore[arg-type]
+
+    def blocks(self) -> Iterator[InstrumentRows]:
+        """Blocks of a few rows, because a design can have many columns."""
+        for start in range(0, self.n_rows, BLOCK_ROWS):
+            yield self.take(slice(start, start + BLOCK_ROWS))
 
     @property
     def n_rows(self) -> int:
         return len(self.treatment)
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights."""
+        return float(self.n_rows) if self.weight is None else float(self.weight.sum())
 
 
 class Networks(nn.Module):
@@ -182,23 +196,21 @@ def shrunken_fit(
     )
 
 
-def structural_design(
-    nets: Networks, model: Model, treatment: Tensor, confounder: Tensor | None
-) -> Tensor:
+def structural_design(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
     """Design of the structural function, from the actual treatment; (n, d)."""
-    features = treatment_features(nets, model, treatment)
-    return maths.stage2_design(features, _confounder(nets, model, confounder), 1.0)
+    features = treatment_features(nets, model, rows)
+    return maths.stage2_design(features, _confounder(nets, model, rows), 1.0)
 
 
-def treatment_features(nets: Networks, model: Model, treatment: Tensor) -> Tensor:
+def treatment_features(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
     """Normalised features of the actual treatment; (n, a)."""
-    return model.scalings["treatment"](_apply(nets, model, "treatment", treatment))
+    return model.scalings["treatment"](_apply(nets, model, "treatment", rows.treatment))
 
 
 def projected_design(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
     """Design of the projected outcome ``E[f(X, C) | Z, C]``, averaged over first stages; (n, d)."""
     predicted = predicted_treatment(nets, model, rows)
-    return maths.stage2_design(predicted, _confounder(nets, model, rows.confounder), 1.0)
+    return maths.stage2_design(predicted, _confounder(nets, model, rows), 1.0)
 
 
 def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
@@ -208,7 +220,7 @@ def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> T
         for j, (scaling, solved) in enumerate(model.first_stages)
     ]
     if model.corrections:
-        confounder = _confounder(nets, model, rows.confounder)
+        confounder = _confounder(nets, model, rows)
         assert confounder is not None
         parts = [
             part + correct(confounder)
@@ -251,28 +263,6 @@ def confounder_corrections(
     ]
 
 
-def pack_model(model: Model) -> dict[str, Any]:
-    """Convert a model to plain dicts, lists and tuples of tensors."""
-    return {
-        **model._asdict(),
-        "scalings": {name: tuple(scaling) for name, scaling in model.scalings.items()},
-        "first_stages": [(tuple(scaling), tuple(solved)) for scaling, solved in model.first_stages],
-        "corrections": [tuple(correction) for correction in model.corrections],
-    }
-
-
-def unpack_model(packed: dict[str, Any]) -> Model:
-    """Inverse of :func:`pack_model`."""
-    scalings = {name: maths.Scaling(*parts) for name, parts in packed["scalings"].items()}
-    first_stages = [
-        (maths.Scaling(*scaling), maths.LinearMap(*solved))
-        for scaling, solved in packed["first_stages"]
-    ]
-    corrections = [maths.LinearMap(*parts) for parts in packed["corrections"]]
-    parts = {"scalings": scalings, "first_stages": first_stages, "corrections": corrections}
-    return Model(**{**packed, **parts})
-
-
 def joined(parts: list[InstrumentRows], name: str) -> Any:
     """Concatenate one field of several blocks of rows; None if it is None."""
     tensors = [getattr(part, name) for part in parts]
@@ -281,10 +271,10 @@ def joined(parts: list[InstrumentRows], name: str) -> Any:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
-def _confounder(nets: Networks, model: Model, confounder: Tensor | None) -> Tensor | None:
-    if nets.confounder is None or confounder is None:
+def _confounder(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor | None:
+    if nets.confounder is None or rows.confounder is None:
         return None
-    return model.scalings["confounder"](_apply(nets, model, "confounder", confounder))
+    return model.scalings["confounder"](_apply(nets, model, "confounder", rows.confounder))
 
 
 def _apply(nets: Networks, model: Model, name: str, *inputs: Tensor | None) -> Any:

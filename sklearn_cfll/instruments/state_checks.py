@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..backbones.mlp import ACTIVATIONS
+from ..backbones.mlp import ACTIVATIONS, MLPBackbone
 from ..estimator.file_checks import (
     Fields,
     check_fields,
     check_layers,
     is_arrays,
     is_count,
+    is_floats,
     is_history,
     is_number,
+    is_optional,
     is_shape,
     without_memory,
 )
@@ -35,6 +37,10 @@ def by_role(value: Any, fits: Any) -> bool:
     return isinstance(value, dict) and set(value) == set(ROLES) and all(map(fits, value.values()))
 
 
+def is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
 def is_pairs(value: Any) -> bool:
     """Whether a value is nested lists or tuples of arrays, such as maps and scalings."""
     if isinstance(value, list | tuple):
@@ -43,7 +49,8 @@ def is_pairs(value: Any) -> bool:
 
 
 def is_scale(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"mean", "scale", "inside"}
+    """Whether a value is a tuple of mean and deviation of columns."""
+    return isinstance(value, tuple) and len(value) == 2 and all(is_floats(v, None) for v in value)
 
 
 def is_models(value: Any) -> bool:
@@ -54,24 +61,31 @@ def is_model(value: Any) -> bool:
     return isinstance(value, dict) and set(value) == set(Model._fields)
 
 
+PARTS: Fields = {
+    "plan": is_dict,
+    "models": is_dict,
+    "scale": is_scale,
+    "resolved": is_dict,
+    "diagnostics": is_dict,
+}
 PLAN: Fields = {
     "recipes": lambda v: by_role(v, lambda part: True),
     "hidden_sizes": lambda v: by_role(v, lambda part: is_shape(part) and len(part) > 0),
     "activation": lambda v: v in ACTIVATIONS,
     "shapes": lambda v: by_role(v, lambda part: part is None or is_shape(part)),
-    "scales": lambda v: isinstance(v, dict) and all(map(is_scale, v.values())),
+    "scales": lambda v: by_role(v, is_optional(is_scale)),
     "n_first_stages": lambda v: v in (0, 1, 2),
     "dtype": lambda v: v in ("float32", "float64"),
     "seed": lambda v: is_count(v) and v < 2**63,
 }
-FITTED: Fields = {
+MODELS: Fields = {
     "folds": lambda v: isinstance(v, list) and len(v) > 0 and all(map(is_models, v)),
     "whole": lambda v: v is None or is_model(v),
     "shrinkage": lambda v: (
         isinstance(v, tuple) and len(v) == len(Shrinkage._fields) and all(map(is_number, v))
     ),
     "held_out_loss": is_number,
-    "history": is_history,
+    "history": lambda v: is_history(v) and v != [] and all(is_count(row.get("epoch")) for row in v),
     "best_epoch": is_count,
     "n_rows": is_number,
     "n_repeats": lambda v: is_count(v) and v > 0,
@@ -91,15 +105,12 @@ MODEL: Fields = {
 
 def check_instruments(packed: dict[str, Any]) -> None:
     """Check the structure of the state, and that its arrays are large enough for the nets."""
-    for name in ("plan", "fitted"):
-        if not isinstance(packed.get(name), dict):
-            raise ModelFileError(f"state: `{name}` is missing.")
-    scale = packed.get("scale")
-    if not isinstance(scale, tuple) or len(scale) != 2 or not all(map(is_pairs, scale)):
-        raise ModelFileError("state: `scale` is missing.")
+    check_fields(packed, {"model": is_dict}, "state")
+    packed = packed["model"]
+    check_fields(packed, PARTS, "model")
     plan = packed["plan"]
     check_fields(plan, PLAN, "plan")
-    check_fields(packed["fitted"], FITTED, "fitted")
+    check_fields(packed["models"], MODELS, "models")
     for model in _models(packed):
         check_fields(model, MODEL, "model")
     held = next(_models(packed))["state"]
@@ -108,16 +119,14 @@ def check_instruments(packed: dict[str, Any]) -> None:
         shape, sizes = plan["shapes"][role], plan["hidden_sizes"][role]
         if shape is None:
             continue
-        n_inputs = math.prod(shape)
         if recipe is None:
-            pairs = itertools.pairwise((n_inputs, *sizes))
-            wanted = max(len(sizes), sum(one * other for one, other in pairs))
-        elif recipe_name(recipe) is not None:
+            recipe = MLPBackbone(sizes, plan["activation"])
+        if recipe_name(recipe) is not None:
             module = without_memory(recipe, shape, (), held, getattr(torch, plan["dtype"]))
             wanted = sum(tensor.numel() for tensor in module.state_dict().values())
         else:
             # Raw columns, or a user-defined backbone that is passed to `load`.
-            wanted = 0 if is_own(recipe) else n_inputs
+            wanted = 0 if is_own(recipe) else math.prod(shape)
         if wanted > most:
             raise ModelFileError(f"plan: `{role}` requires more numbers than the arrays hold.")
 
@@ -130,7 +139,7 @@ def check_models(packed: dict[str, Any], networks: nn.Module) -> None:
 
 def try_out(estimator: Any) -> None:
     """Predict for zeros to check that all parts fit together; skip user-defined networks."""
-    plan = estimator._plan
+    plan = estimator._model.plan
     if any(is_own(recipe) for recipe in plan.recipes.values()):
         return
     X, Z, C = (None if plan.shapes[r] is None else np.zeros((2, *plan.shapes[r])) for r in ROLES)
@@ -149,7 +158,7 @@ def _n_numbers(value: Any) -> int:
 
 
 def _models(packed: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    fitted = packed["fitted"]
-    yield from itertools.chain.from_iterable(fitted["folds"])
-    if fitted["whole"] is not None:
-        yield fitted["whole"]
+    models = packed["models"]
+    yield from itertools.chain.from_iterable(models["folds"])
+    if models["whole"] is not None:
+        yield models["whole"]

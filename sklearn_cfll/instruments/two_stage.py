@@ -25,10 +25,9 @@ __all__ = [
     "LinearMap",
     "Scaling",
     "feature_scaling",
+    "held_loss",
     "ridge_fit",
-    "stage1_loss",
     "stage2_design",
-    "stage2_loss",
     "weighted_square",
 ]
 
@@ -149,32 +148,18 @@ def weighted_square(residual: Tensor, sample_weight: Tensor | None = None) -> Te
     return (sample_weight @ residual.square()).mean() / sample_weight.sum()
 
 
-def stage1_loss(
-    instrument: Tensor, treatment: Tensor, weights: LinearMap, sample_weight: Tensor | None = None
+def held_loss(
+    features: Tensor, targets: Tensor, fitted: LinearMap, sample_weight: Tensor | None = None
 ) -> Tensor:
-    """``‖Ψ - ΦV‖² / m``, differentiated only in Φ, with V held fixed.
+    """``‖Y - φW‖² / n``, differentiated only in the features φ, with W held fixed.
 
-    V minimises this loss plus its penalty, so by the envelope theorem the gradient at fixed V
+    W minimises this loss plus its penalty, so by the envelope theorem the gradient at fixed W
     is the gradient of the minimum.
+
+    In the second stage φ contains the predictions ``Φ₂V``, and the gradient goes **through**
+    ``V = (Φ₁ᵀΦ₁/m + λ₁I)⁻¹Φ₁ᵀΨ(θ)/m``, which depends on the treatment net and does not minimise
+    this loss. The predictions have this gradient if V is the :func:`ridge_fit` of treatment
+    features that require a gradient.
     """
-    held = LinearMap(weights.weight.detach(), weights.bias.detach())
-    return weighted_square(treatment.detach() - held(instrument), sample_weight)
-
-
-def stage2_loss(
-    outcome: Tensor,
-    predicted_treatment: Tensor,
-    confounder: Tensor | None,
-    weights: LinearMap,
-    interaction_scale: float,
-    sample_weight: Tensor | None = None,
-) -> Tensor:
-    """``‖Y - D(ΦV, Ξ) u‖² / n``, differentiated **through** V, with u held fixed.
-
-    ``V = (Φ₁ᵀΦ₁/m + λ₁I)⁻¹Φ₁ᵀΨ(θ)/m`` depends on the treatment net and does not minimise this
-    loss; only u does. ``predicted_treatment = Φ₂V`` has this gradient if V is the
-    :func:`ridge_fit` of treatment features that require a gradient.
-    """
-    held = LinearMap(weights.weight.detach(), weights.bias.detach())
-    design = stage2_design(predicted_treatment, confounder, interaction_scale)
-    return weighted_square(outcome - held(design), sample_weight)
+    held = LinearMap(fitted.weight.detach(), fitted.bias.detach())
+    return weighted_square(targets.detach() - held(features), sample_weight)

@@ -315,9 +315,9 @@ MISFITS = {
     ],
     "instruments": [
         (("n_threads",), "x"),
-        (("shrinkage_",), []),
-        (("diagnostics_",), {"dict": [["effective_f", 1.0]]}),
-        (("_packed", "plan", "scales"), {"dict": []}),
+        ((*MODEL, "models", "shrinkage"), []),
+        ((*MODEL, "diagnostics"), {"dict": [["effective_f", 1.0]]}),
+        ((*MODEL, "plan", "scales"), {"dict": []}),
     ],
 }
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from sklearn_cfll.instruments.diagnostics import (
-    Summary,
     confounding_size,
     effective_f,
     first_stage_f,
     sargan,
     wu_hausman,
 )
+from sklearn_cfll.instruments.report import Summary
 
 
 def linear_data(n=300, n_treatments=1, strength=1.0, seed=0):

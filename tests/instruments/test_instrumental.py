@@ -25,7 +25,7 @@ from sklearn_cfll.instruments.data import (
     RedundantInstrumentWarning,
     fold_labels,
 )
-from sklearn_cfll.instruments.diagnostics import (
+from sklearn_cfll.instruments.report import (
     DirectRegressionPreferredWarning,
     WeakInstrumentWarning,
 )
@@ -354,7 +354,7 @@ def test_copies_of_a_row_share_a_fold():
         None,
         100.0,
     )
-    for labels in np.concatenate(fold_labels(twice, 5, 2, 2, 0)):
+    for labels in np.concatenate(fold_labels(twice, 5, 2, 0)):
         np.testing.assert_array_equal(labels[:50], labels[50:])
         counts = np.bincount(labels)
         assert counts.max() - counts.min() <= 10

@@ -9,7 +9,8 @@ from torch import nn
 
 from sklearn_cfll import linalg
 from sklearn_cfll.instruments import two_stage as maths
-from sklearn_cfll.instruments.cross_fit import Schedule, cross_fit, jackknife_variance
+from sklearn_cfll.instruments.cross_fit import Schedule, cross_fit
+from sklearn_cfll.instruments.diagnostics import jackknife_variance
 from sklearn_cfll.instruments.fold_training import FoldTraining
 from sklearn_cfll.instruments.stages import (
     InstrumentRows,
@@ -56,7 +57,7 @@ def stage2(theta, data, *, hold_u):
     design = maths.stage2_design(predicted, confounder, OMEGA)
     solved = maths.ridge_fit(design, outcome, PENALTY2, weight2)
     if hold_u:
-        return maths.stage2_loss(outcome, predicted, confounder, solved, OMEGA, weight2)
+        return maths.held_loss(design, outcome, solved, weight2)
     loss = maths.weighted_square(outcome - solved(design), weight2)
     return loss + PENALTY2 * solved.weight.square().sum()
 
@@ -93,7 +94,7 @@ def test_gradient_with_v_held_is_another(rng):
     predicted = solved1(second)
     design = maths.stage2_design(predicted, confounder, OMEGA)
     solved2 = maths.ridge_fit(design, outcome, PENALTY2)
-    assert not maths.stage2_loss(outcome, predicted, confounder, solved2, OMEGA).requires_grad
+    assert not maths.held_loss(design, outcome, solved2).requires_grad
 
 
 def test_stage1_gradient_equals_that_of_the_minimum(rng):
@@ -104,7 +105,7 @@ def test_stage1_gradient_equals_that_of_the_minimum(rng):
         held = features.detach() if envelope else features
         solved = maths.ridge_fit(held, treatment, PENALTY1)
         if envelope:
-            return maths.stage1_loss(features, treatment, solved)
+            return maths.held_loss(features, treatment, solved)
         residual = maths.weighted_square(treatment - solved(features))
         # weighted_square averages over both columns of the treatment.
         return residual + PENALTY1 * solved.weight.square().sum() / 2
@@ -201,7 +202,7 @@ class Joint(nn.Module):
         return self.net(instrument)
 
 
-def make_networks(generator=None, n_first_stages=2, trained=True):
+def make_networks(n_first_stages=2, trained=True):
     treatment = nn.Sequential(nn.Linear(1, 3), nn.Tanh()).double() if trained else nn.Identity()
     first = [Joint() if trained else nn.Identity() for _ in range(n_first_stages)]
     if not trained:
@@ -230,7 +231,7 @@ def halves_of(n):
 def test_no_first_stage_predicts_rows_it_was_fitted_on(rng):
     rows = linear_rows(rng)
     fold = FoldTraining(make_networks(), rows, halves_of(200), torch.arange(0), SETTINGS)
-    before = fold._forward(fold.train, None, batch=False)
+    before = fold._forward(fold.train, None)
     # Change the treatment of one row of the first half: only the other half's prediction moves,
     # but for the normalisation, which all rows share.
     fold.train[0].treatment[0] += 1.0
@@ -241,7 +242,7 @@ def test_no_first_stage_predicts_rows_it_was_fitted_on(rng):
     normalise = maths.feature_scaling(instrument)
     solved = maths.ridge_fit(normalise(instrument), scaling(features[1]), 0.01)
     own = solved(normalise(nets.instruments[0](fold.train[0].instrument)))
-    after = fold._forward(fold.train, None, batch=False)
+    after = fold._forward(fold.train, None)
     torch.testing.assert_close(after.predicted[:100], own)
     assert not torch.allclose(before.predicted[100:], after.predicted[100:])
 
@@ -254,7 +255,7 @@ def test_one_step_moves_every_net_by_its_own_gradient(rng):
     for old, new in zip(before, fold.networks.parameters(), strict=True):
         assert not torch.equal(old, new)
     # The second stage leaves no gradient in the instrument nets but that of the first stage.
-    forward = fold._forward(fold.train, None, batch=False)
+    forward = fold._forward(fold.train, None)
     forward.predicted.sum().backward()
     assert forward.predicted.requires_grad
 
@@ -282,8 +283,13 @@ def schedule(n, n_folds=3, **changes):
 
 def own_fit(rows, choices, prior):
     """Networks that are drawn from torch's global generator, which is lent to them."""
-    options = {"seed": 0, "builds_by_own_code": True}
-    return cross_fit(make_networks, rows, schedule(200), SETTINGS, choices, prior, **options)
+
+    def lent(_, stream):
+        with stream.lent():
+            return make_networks()
+
+    candidates = dict(zip(choices, prior, strict=True))
+    return cross_fit(lent, rows, schedule(200), SETTINGS, candidates, seed=0)
 
 
 def test_cross_fit_averages_the_records_around_the_best_time(rng):
@@ -298,12 +304,12 @@ def test_cross_fit_averages_the_records_around_the_best_time(rng):
     assert [len(models) for models in fitted.folds] == [5, 5, 5]
     mean = torch.stack(
         [
-            structural_design(fitted.networks, m, rows.treatment, None) @ m.weight.T + m.bias
+            structural_design(fitted.networks, m, rows) @ m.weight.T + m.bias
             for models in fitted.folds
             for m in models
         ]
     ).mean(0)
-    torch.testing.assert_close(fitted.predict(rows.treatment, None), mean)
+    torch.testing.assert_close(fitted.predict(rows), mean)
 
 
 def test_shrinkages_are_averaged_by_likelihood_and_the_best_is_named(rng):
@@ -314,8 +320,8 @@ def test_shrinkages_are_averaged_by_likelihood_and_the_best_is_named(rng):
     assert fitted.shrinkage == choices[0]
     # 200 rows speak clearly against a ridge of 10.
     torch.testing.assert_close(
-        fitted.predict(rows.treatment, None),
-        alone.predict(rows.treatment, None),
+        fitted.predict(rows),
+        alone.predict(rows),
         rtol=1e-4,
         atol=1e-4,
     )
@@ -332,16 +338,15 @@ def test_a_prior_decides_where_the_held_out_loss_does_not(rng):
 def test_where_nothing_is_trained_the_estimate_is_the_fit_to_all_rows(rng):
     rows = linear_rows(rng)
     exact = SETTINGS._replace(stage1_ridge=0.0)
-    nets = lambda _: make_networks(None, 1, trained=False)  # noqa: E731
-    fitted = cross_fit(
-        nets, rows, schedule(200, halves=None), exact, [Shrinkage(0.0, 1.0, 0.0)], [0.0], seed=0
-    )
+    nets = lambda *_: make_networks(1, trained=False)  # noqa: E731
+    candidates = {Shrinkage(0.0, 1.0, 0.0): 0.0}
+    fitted = cross_fit(nets, rows, schedule(200, halves=None), exact, candidates, seed=0)
     Z = np.column_stack([np.ones(200), rows.instrument.numpy()])
     predicted = Z @ np.linalg.lstsq(Z, rows.treatment.numpy(), rcond=None)[0]
     design = np.column_stack([np.ones(200), predicted])
     intercept, slope = np.linalg.lstsq(design, rows.outcome.numpy(), rcond=None)[0]
     expected = intercept + slope * rows.treatment.numpy()
-    np.testing.assert_allclose(fitted.predict(rows.treatment, None).numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(fitted.predict(rows).numpy(), expected, rtol=1e-9)
 
 
 def test_divergence_is_an_error_that_says_what_to_do(rng):

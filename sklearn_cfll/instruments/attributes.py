@@ -1,0 +1,114 @@
+"""Fitted attributes of an instrumental estimator, and its state for copies and files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from ..estimator.packing import versions
+from ..estimator.state import StateMixin
+from .fitted import FittedInstruments
+from .networks import ROLES
+from .report import Summary, summarise
+from .state_checks import check_instruments, check_models, try_out
+
+__all__ = ["InstrumentAttributes"]
+
+
+class InstrumentAttributes(StateMixin):
+    """Mixin of attributes that only a fitted instrumental estimator has."""
+
+    _model: FittedInstruments
+
+    _code_parameters = ROLES
+
+    @property
+    def shrinkage_(self) -> dict[str, float]:
+        """The most likely shrinkage."""
+        return self._fitted("shrinkage_").models.shrinkage._asdict()
+
+    @property
+    def resolved_(self) -> dict[str, Any]:
+        """The value used for each "auto"."""
+        return self._fitted("resolved_").resolved
+
+    @property
+    def held_out_loss_(self) -> float:
+        """Loss of the second stage on held-out rows."""
+        return self._fitted("held_out_loss_").models.held_out_loss
+
+    @property
+    def stage1_score_(self) -> float:
+        """Coefficient of determination of the treatment on held-out rows."""
+        return self._fitted("stage1_score_").diagnostics.get("stage1_score", float("nan"))
+
+    @property
+    def preferred_(self) -> str:
+        """The regression with the smaller expected error."""
+        return self._fitted("preferred_").preferred
+
+    @property
+    def diagnostics_(self) -> dict[str, Any]:
+        """Figures on the instruments; empty without them."""
+        return self._fitted("diagnostics_").diagnostics
+
+    @property
+    def history_(self) -> list[dict[str, Any]]:
+        """Losses of each record."""
+        return self._fitted("history_").models.history
+
+    @property
+    def n_iter_(self) -> int:
+        """Number of epochs trained."""
+        return self._fitted("n_iter_").models.n_epochs
+
+    @property
+    def best_iteration_(self) -> int:
+        """The epoch that was kept."""
+        return self._fitted("best_iteration_").models.best_epoch
+
+    @property
+    def device_(self) -> torch.device:
+        """Where the model computes."""
+        return self._fitted("device_").plan.device
+
+    def summary(self) -> Summary:
+        """Table of diagnostics: instrument strength, tests, size of confounding, fit.
+
+        Returns
+        -------
+        Summary
+            It is printed as text, or as HTML in a notebook.
+        """
+        check_is_fitted(self)
+        return summarise(self._model)
+
+    # -- state ----------------------------------------------------------------------
+
+    def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
+        model = state.pop("_model")
+        packed = {
+            **versions(),
+            "device": str(model.plan.device),
+            "seed": model.plan.seed,
+            "model": model.pack(),
+        }
+        return {**state, "_packed": packed}
+
+    @classmethod
+    def _unpack(cls, packed: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        return {"_model": FittedInstruments.unpack(packed["model"], device)}
+
+    @classmethod
+    def _code_in(cls, packed: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+        return [(packed["model"]["plan"]["recipes"], role, role) for role in ROLES]
+
+    @classmethod
+    def _check_file(cls, state: dict[str, Any]) -> None:
+        check_instruments(state["_packed"])
+
+    def _check_loaded(self, packed: dict[str, Any]) -> None:
+        check_models(packed["model"], self._model.models.networks)
+        try_out(self)

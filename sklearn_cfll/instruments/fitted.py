@@ -1,0 +1,91 @@
+"""FittedInstruments: what a fit leaves, whole. It predicts, and packs itself as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..estimator.packing import dtype_name
+from ..estimator.targets import TargetScale
+from .fold_models import FoldModels
+from .networks import NetworkPlan
+from .stages import InstrumentRows
+
+__all__ = ["FittedInstruments"]
+
+
+@dataclass
+class FittedInstruments:
+    """What a fit leaves.
+
+    Attributes
+    ----------
+    plan : NetworkPlan
+        Description of the nets and their inputs.
+    scale : TargetScale
+        Scale of the outcome.
+    models : FoldModels
+        The trained models of all folds.
+    resolved : dict
+        The value used for each "auto", by parameter name.
+    diagnostics : dict
+        Figures on the instruments; empty without them.
+    """
+
+    plan: NetworkPlan
+    scale: TargetScale
+    models: FoldModels
+    resolved: dict[str, Any]
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, rows: InstrumentRows) -> np.ndarray:
+        """The structural function in y's units; (n,)."""
+        return self.scale.inverse(self.models.predict(rows).cpu().numpy())[:, 0]
+
+    def deviation(self, rows: InstrumentRows) -> np.ndarray:
+        """Standard deviation of the structural function in y's units; (n,)."""
+        return np.sqrt(self.models.variance(rows).cpu().numpy()) * self.scale.scale[0]
+
+    def projected(self, rows: InstrumentRows) -> np.ndarray:
+        """``E[f(X, C) | Z, C]`` in y's units; (n,)."""
+        return self.scale.inverse(self.models.projected(rows).cpu().numpy())[:, 0]
+
+    @property
+    def preferred(self) -> str:
+        """The regression with the smaller expected error, "instrument" or "direct"."""
+        return self.diagnostics.get(
+            "preferred", "instrument" if self.plan.n_first_stages else "direct"
+        )
+
+    # -- packing ----------------------------------------------------------------------
+
+    def pack(self) -> dict[str, Any]:
+        """Arrays and plain data, but for recipes that are code."""
+        plan = {each.name: getattr(self.plan, each.name) for each in fields(self.plan)}
+        del plan["device"]
+        plan |= {
+            "recipes": dict(self.plan.recipes),
+            "scales": {role: each and tuple(each) for role, each in self.plan.scales.items()},
+            "dtype": dtype_name(self.plan.dtype),
+        }
+        return {
+            "plan": plan,
+            "scale": tuple(self.scale),
+            "models": self.models.pack(),
+            "resolved": self.resolved,
+            "diagnostics": self.diagnostics,
+        }
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any], device: torch.device) -> FittedInstruments:
+        """Inverse of :meth:`pack`, with new modules on this device."""
+        facts = packed["plan"]
+        scales = {role: each and TargetScale(*each) for role, each in facts["scales"].items()}
+        changed = {"scales": scales, "dtype": getattr(torch, facts["dtype"]), "device": device}
+        plan = NetworkPlan(**facts | changed)
+        models = FoldModels.unpack(packed["models"], plan.template(), device)
+        scale = TargetScale(*packed["scale"])
+        return cls(plan, scale, models, packed["resolved"], packed["diagnostics"])
