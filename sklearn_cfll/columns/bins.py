@@ -113,11 +113,7 @@ class PiecewiseLinear(EncoderModule):
         self._set(rate=2.0 / np.maximum(bins, narrowest))
 
     def forward(self, rows: Tensor) -> Tensor:
-        scaled = (rows - self.center) / self.width
-        if not rows.is_floating_point() or rows.dtype.itemsize > self.lower.dtype.itemsize:
-            scaled = scaled.to(self.lower.dtype)
-        else:
-            scaled = scaled.to(rows.dtype)
+        scaled = ((rows - self.center) / self.width).to(self.lower.dtype)
         columns = scaled.index_select(1, self.column)
-        passed = (columns - self.lower.to(columns)) * self.rate.to(columns)
+        passed = (columns - self.lower) * self.rate
         return passed.clamp(0.0, 2.0) - 1.0

@@ -125,6 +125,7 @@ class EncodedColumns(nn.Module):
         self.column_scale = scales[self.column].to(self.column_scale)
 
     def forward(self, rows: Tensor) -> Tensor:
+        rows = rows.float() if rows.dtype == torch.bool else rows
         parts = [encoder(rows) for encoder in self.encoders if encoder.n_outputs]
         encoded = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return encoded if self.column_scale is None else encoded * self.column_scale

@@ -52,7 +52,8 @@ class Standardize(nn.Module):
         self.scale = torch.where(constant, torch.ones_like(std), std).to(self.scale)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return (inputs - self.mean) / self.scale
+        # Booleans can be added to, but not subtracted from.
+        return (-self.mean + inputs) / self.scale
 
     def unit(self, inputs: Tensor) -> Tensor:
         """Change of each input per unit of its standardised value, unless it is clipped."""

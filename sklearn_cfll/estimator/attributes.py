@@ -25,6 +25,8 @@ class FittedAttributes(StateMixin):
     """Mixin of attributes that only a fitted estimator has."""
 
     _model: FittedModel
+    _net: CFLLNet
+    _training: dict[str, Any]  # of a loaded model, until its net is built
 
     _code_parameters = ("backbone", "optimizer")
 
@@ -33,7 +35,9 @@ class FittedAttributes(StateMixin):
         """The skorch net; that of a loaded model is built when it is needed to train on."""
         model = self._fitted("net_")
         if "_net" not in self.__dict__:
-            self._net = unpack_net(model, self.__dict__.pop("_training"))
+            # Built before anything is dropped: an interrupt leaves what a pickle needs.
+            self._net = unpack_net(model, self._training)
+            self.__dict__.pop("_training", None)
         return self._net
 
     @property
@@ -134,13 +138,13 @@ class FittedAttributes(StateMixin):
 
     def _pack(self, state: dict[str, Any]) -> dict[str, Any]:
         model, known_rows = state.pop("_model"), state.pop("_known_rows")
-        net, training = state.pop("_net", None), state.pop("_training", None)
+        training, net = state.pop("_training", None), state.pop("_net", None)
         packed = {
             **versions(),
             "device": str(model.plan.network.device),
             "seed": model.plan.network.seed,
             "model": model.pack(),
-            "training": training if net is None else pack_net(net),
+            "training": pack_net(net) if training is None else training,
             "known_rows": known_rows.pack(),
         }
         return {**state, "_packed": packed}

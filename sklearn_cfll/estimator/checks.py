@@ -188,7 +188,7 @@ def needs_float64(checked: Checked, encoded: bool, as_given: Mapping[str, Any]) 
         targets = from_numpy(checked.y.reshape(len(checked.y), -1))
         parts.append((targets, None if weights is None else from_numpy(weights)))
     for X in checked.X.values() if isinstance(checked.X, Mapping) else [checked.X]:
-        wide = isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.dtype.itemsize > 4
+        wide = isinstance(X, np.ndarray) and X.dtype.kind in "iuf" and X.dtype.itemsize > 4
         if wide and X.ndim == 2 and not encoded:
             parts.append(_some_rows(checked._replace(X=X)))
     for rows, weight in parts:

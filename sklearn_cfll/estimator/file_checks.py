@@ -33,7 +33,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_amount(value: Any) -> bool:
-    return is_number(value) and value >= 0
+    return is_number(value) and 0 <= value < 1e300
 
 
 def is_count(value: Any) -> bool:

@@ -172,7 +172,7 @@ class IncrementalMixin:
             model = replace(model, slope_squares=new)
         self._set_fitted(addition.run, model, addition.known_rows, Parts(rows, rows, None))
 
-    def adapt(self: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
+    def adapt(self: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Add rows to the last layer's exact ridge fit; the backbone is not changed.
 
         The result equals a fit of the last layer to all rows, old and new, in any order. The old

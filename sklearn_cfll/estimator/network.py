@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sklearn.base import clone
 from torch import Tensor, nn
 
 from ..backbones.mlp import MLPBackbone
@@ -20,7 +21,7 @@ from ..backbones.recipe import (
     rebuild_backbone,
     takes_generator,
 )
-from ..backbones.splitting import Backbone
+from ..backbones.splitting import Backbone, CannotTakeInputs
 from ..columns.encoder import ColumnEncoder, Encoded, EncodedColumns
 from ..columns.rows import ChosenRows, Rows, as_rows, from_numpy
 from ..training.seeding import LentStream, draws_globally, own_generator
@@ -78,7 +79,7 @@ class Network:
 
         Columns are encoded by all rows, those that are held out included: no target is looked at.
         """
-        recipe = kept_recipe(recipe)
+        recipe, encoder = kept_recipe(recipe), None if encoder is None else clone(encoder)
         sample = as_rows(checked.X, device, None, lazy=True).take(slice(0, 2))
         if len(checked.y) == 1:  # batch normalisation and the like need two rows
             sample = _twice(sample)
@@ -91,15 +92,25 @@ class Network:
             with torch.no_grad():
                 sample = columns(sample)
         with random_numbers(recipe, seed, device) as generator:
-            backbone = build_backbone(
-                recipe,
-                sample,
-                dtype,
-                n_outputs,
-                exact=integers_fit(checked.X, dtype),
-                generator=generator,
-                widths=widths,
-            )
+            try:
+                backbone = build_backbone(
+                    recipe,
+                    sample,
+                    dtype,
+                    n_outputs,
+                    exact=integers_fit(checked.X, dtype),
+                    generator=generator,
+                    widths=widths,
+                )
+            except CannotTakeInputs as error:
+                if columns is None:
+                    raise
+                raise CannotTakeInputs(
+                    f"`columns` makes {sum(widths)} numbers of the {shape[0]} columns of X, and "
+                    f"passes them to the backbone: {error} Let its first layer take its width from "
+                    "the data (torch.nn.LazyLinear, or a callable of the shape), or use "
+                    '`columns`="passthrough".'
+                ) from error
         return cls(recipe, encoder, shape, seed, device, dtype, columns, backbone)
 
     def with_state(self, arrays: dict[str, Tensor]) -> Network:

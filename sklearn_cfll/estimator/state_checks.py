@@ -64,7 +64,7 @@ NETWORK: Fields = {
     "recipe": lambda v: v is not None,
     "encoder": lambda v: v is None or isinstance(v, ColumnEncoder),
     "sample_shape": is_sample_shape,
-    "seed": lambda v: is_count(v) and v < 2**63,
+    "seed": lambda v: is_count(v) and v < 2**32,
     "dtype": lambda v: v in ("float32", "float64"),
     "feature_shape": lambda v: is_shape(v) and len(v) > 0,
     "channels_first": lambda v: isinstance(v, bool),
@@ -148,18 +148,19 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
             isinstance(v, tuple)
             and len(v) == 2
             and all(isinstance(part, np.ndarray) and part.dtype == np.float64 for part in v)
-            and all(part.shape == (k,) for part in v)
+            and all(part.shape == (k,) and np.isfinite(part).all() for part in v)
+            and bool((v[1] > 0).all())
         ),
         "parameters": lambda v: isinstance(v, dict) and "backbone" in v and set(v) <= set(FIXED),
-        "mean_weight": lambda v: is_number(v) and v > 0,
+        "mean_weight": lambda v: is_amount(v) and v > 0,
         "final_ridge": is_amount,
-        "noise_variance": lambda v: is_floats(v, k),
+        "noise_variance": lambda v: is_floats(v, k) and bool((v >= 0).all()),
         "n_judges": is_amount,
         "noise": is_optional(is_noise),
         "scores": is_optional(is_scores),
         "probabilities": lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(is_amount, v)),
         "left_out": is_optional(is_left_out),
-        "slope_squares": is_optional(lambda v: is_floats(v, columns)),
+        "slope_squares": is_optional(lambda v: is_floats(v, columns) and bool((v >= 0).all())),
     }
 
 
@@ -179,7 +180,7 @@ def known_fields(columns: int | None) -> Fields:
 
     return {
         "is_stream": lambda v: isinstance(v, bool),
-        "n_known": is_amount,
+        "n_known": lambda v: is_amount(v) and v > 0,
         "target_reach": is_amount,
         "rows_seen": lambda v: isinstance(v, np.ndarray) and v.dtype == np.uint32 and v.ndim == 1,
         "columns": is_optional(is_moments),
@@ -315,8 +316,12 @@ def check_optimizer(optimizer: Any) -> None:
 def _same_kind(value: Any, wanted: Any) -> bool:
     """Whether two settings have the same type; settings that are not numbers must be equal."""
     if isinstance(wanted, tuple):
-        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(is_number, value))
-    return is_number(value) if is_number(wanted) else value is wanted
+        return isinstance(value, tuple) and len(value) == len(wanted) and all(map(_finite, value))
+    return _finite(value) if is_number(wanted) else value is wanted
+
+
+def _finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def try_out(estimator: Any) -> None:

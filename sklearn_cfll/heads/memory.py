@@ -104,6 +104,8 @@ MEMORIES: dict[str, Memory] = {"proximal": Proximal(), "statistics": Statistics(
 
 def memory_of(memory: str | Memory) -> Memory:
     """The memory of this name; an object is returned unchanged."""
+    if isinstance(memory, str) and memory not in MEMORIES:
+        raise ValueError(f"`memory` must be one of {list(MEMORIES)}, got {memory!r}.")
     return MEMORIES[memory] if isinstance(memory, str) else memory
 
 

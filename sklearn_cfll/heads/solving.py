@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -16,6 +17,12 @@ from .protocol import Memory
 from .rows import MemberRows, add_rows, full_precision, member_rows
 
 __all__ = ["SolvedLayer"]
+
+
+def check_ridge(ridge: float | None) -> None:
+    """Raise unless a ridge is zero or positive; None stands for one that is chosen."""
+    if ridge is not None and not (isinstance(ridge, Real) and 0 <= ridge < float("inf")):
+        raise ValueError(f"`ridge` must be zero or positive and finite, got {ridge!r}.")
 
 
 class SolvedLayer(nn.Module):
@@ -68,6 +75,7 @@ class SolvedLayer(nn.Module):
             over mini-batches, with weights that average one over all rows, passes the number of
             rows in the batch.
         """
+        check_ridge(self.ridge)
         with full_precision(features.device):
             rows = self._rows(features, targets, sample_weight, total)
             memory_of(self.memory).update(self.members, rows)
@@ -102,6 +110,7 @@ class SolvedLayer(nn.Module):
             Factor on the predictions of the fit, kept for later solves; initially one.
         """
         blocks = self._held_moments("solve")
+        check_ridge(ridge)
         with full_precision(blocks[0].gram.device):
             ridge = self.final_ridge if ridge is None else ridge
             if ridge is None:
@@ -137,6 +146,7 @@ class SolvedLayer(nn.Module):
         ValueError
             If rows are not finite, or if there are no rows; the layer is left unchanged.
         """
+        check_ridge(ridge)
         blocks: list[Moments] = []
         weights: list[Tensor] = []
         with full_precision(self.members[0].weight.device):

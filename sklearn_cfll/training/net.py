@@ -199,13 +199,13 @@ class CFLLNet(Runs):
             self.initialize()
         self.first_epoch_ = self.whole_epochs_ = len(self.history)
         self.epoch_losses_: dict[str, float] = {}
+        self.n_batches_ = 0
         self.last_batch_ = None  # of an interrupted run
         self.interrupted_ = True
         self.lends_ = self._steps_draw_globally()
         with default_modes():
             super().partial_fit(X, y, classes, **fit_params)
-        if self.interrupted_:
-            del self.history[max(self.first_epoch_, self.whole_epochs_) :]
+        del self.history[max(self.first_epoch_, self.whole_epochs_) :]  # of an unfinished epoch
         if self.interrupted_ and not self.provisional_:
             warnings.warn(
                 f"Training was interrupted after {len(self.history)} epochs; the model "
