@@ -12,7 +12,7 @@ from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.columns import Encoder
 from sklearn_cfll.columns.bins import PiecewiseLinear
-from sklearn_cfll.columns.encoder import ENCODERS
+from sklearn_cfll.columns.encoder import ENCODERS, EncodedColumns
 from sklearn_cfll.columns.normal_scores import NormalScores
 from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.columns.scaling import RobustStandardize
@@ -172,3 +172,12 @@ def test_rows_held_out_count_for_edges_but_their_targets_do_not():
     ]
     assert torch.equal(*found)
     assert DEFAULTS.column_encoder(None, MLPBackbone()).n_bins == 16
+
+
+def test_a_module_scales_what_comes_from_a_column():
+    columns = EncodedColumns([RobustStandardize(), RobustStandardize()], True).double()
+    inputs = torch.randn(5, 3, dtype=torch.float64)
+    columns.fit(as_rows(inputs, "cpu", torch.float64))
+    before = columns(inputs)
+    columns.scale_columns(torch.tensor([2.0, 3.0, 5.0]))
+    assert torch.equal(columns(inputs), before * torch.tensor([2.0, 3.0, 5.0, 2.0, 3.0, 5.0]))
