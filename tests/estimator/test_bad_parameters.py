@@ -7,7 +7,7 @@ from torch import nn
 
 from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-from tables import Returns, few_rows, quick
+from small_tables import Returns, few_rows, quick
 
 # -- backbones --------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
-from tables import few_rows, quick, with_value
+from small_tables import few_rows, quick, with_value
 
 # -- X ----------------------------------------------------------------------------------------
 

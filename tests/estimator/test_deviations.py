@@ -10,7 +10,7 @@ from torch import nn
 
 from helpers import data_for, penalty, small
 from sklearn_cfll import CFLLRegressor
-from tables import SMALL, X, Y
+from small_tables import SMALL, X, Y
 
 
 def test_predictive_deviation_grows_far_from_the_data():

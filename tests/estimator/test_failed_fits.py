@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from helpers import BOTH
 from sklearn_cfll import CFLLRegressor
-from tables import Returns, few_rows, quick, with_value
+from small_tables import Returns, few_rows, quick, with_value
 
 # -- divergence -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from helpers import BOTH, caught, data_for, penalty, small
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.estimator.validation_scale import warn_of_useless_validation
 from sklearn_cfll.training.batches import RowsDataset
-from tables import BIG_X, BIG_Y, X
+from small_tables import BIG_X, BIG_Y, X
 
 
 @BOTH

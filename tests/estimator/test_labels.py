@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from sklearn_cfll import CFLLClassifier
-from tables import DATES, LABELS, SMALL, X
+from small_tables import DATES, LABELS, SMALL, X
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLNet, CFLLRegressor
-from tables import DATES, IV, LABELS, NAMES, SMALL, WEIGHT, Named, X, Y
+from small_tables import DATES, IV, LABELS, NAMES, SMALL, WEIGHT, Named, X, Y
 
 # -- layouts and containers -------------------------------------------------------------------
 

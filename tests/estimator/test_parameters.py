@@ -12,7 +12,7 @@ from helpers import caught
 from sklearn_cfll import CFLLIVRegressor, CFLLNet, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.estimator.effects import OF_TRAINING, OFF, RULES
-from tables import BIG_X, BIG_Y, IV, QUICK, SMALL, X, Y
+from small_tables import BIG_X, BIG_Y, IV, QUICK, SMALL, X, Y
 
 # -- parameters without effect ----------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from helpers import caught
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
 from sklearn_cfll.columns.bins import PiecewiseLinear
 from sklearn_cfll.columns.scaling import RobustStandardize
-from tables import BIG_X, BIG_Y, LABELS, NAMES, QUICK, SMALL, X, Y
+from small_tables import BIG_X, BIG_Y, LABELS, NAMES, QUICK, SMALL, X, Y
 
 
 @pytest.mark.parametrize("n_rows", [200, 400])

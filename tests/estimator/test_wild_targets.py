@@ -11,7 +11,7 @@ from sklearn_cfll import CFLLIVRegressor, CFLLRegressor
 from sklearn_cfll.estimator.checks import Checked
 from sklearn_cfll.estimator.wild_targets import tame_targets, wild_bounds
 from sklearn_cfll.instruments.data import check_instrument_data
-from tables import BIG_X, BIG_Y, SMALL
+from small_tables import BIG_X, BIG_Y, SMALL
 
 
 def median_error(y, n_rows=300):

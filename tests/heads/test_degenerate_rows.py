@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from helpers import draw
-from layers import D, K, make_layer, members
 from sklearn_cfll import (
     ClosedFormLastLayer,
     EnsembleLastLayer,
 )
+from small_layers import D, K, make_layer, members
 
 # -- the layer on batches without power -------------------------------------------------------
 

@@ -8,10 +8,10 @@ from sklearn.datasets import make_friedman1
 from torch import nn
 
 from helpers import draw
-from layers import D, K, make_layer, members
 from sklearn_cfll import (
     ClosedFormLastLayer,
 )
+from small_layers import D, K, make_layer, members
 
 halves = pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 
