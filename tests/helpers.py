@@ -54,9 +54,9 @@ def penalty(model, features):
     return model.final_ridge_ * len(features) * power
 
 
-def caught(call):
-    """The texts of all warnings of the category UserWarning."""
+def caught(call, *arguments, **options):
+    """The texts of the warnings of a call, as far as their category is UserWarning."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        call()
+        call(*arguments, **options)
     return [str(warning.message) for warning in found if warning.category is UserWarning]

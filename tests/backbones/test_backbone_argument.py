@@ -21,6 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 
@@ -82,7 +83,7 @@ def test_every_kind_of_backbone_can_be_cloned_and_fitted_again(name):
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
 
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 @pytest.mark.parametrize("build", [features_network, whole_network])
 def test_the_module_given_stays_as_it_was(Estimator, build):
     module = build()

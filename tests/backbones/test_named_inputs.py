@@ -28,13 +28,6 @@ NAMED = {"numbers": NUMBERS, "codes": CODES}
 Y_NAMED = Y + NUMBERS[:, 0]
 
 
-@pytest.fixture(autouse=True)
-def _same_networks_every_time():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
 class Embedded(nn.Module):
     """Looks codes up; torch's embeddings refuse floats."""
 

@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
+from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.columns import Encoder
@@ -80,7 +81,7 @@ def test_without_the_object_there_is_no_encoding():
     assert isinstance(model.backbone_[0], nn.Sequential)  # the perceptrons, on X as it is
 
 
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 def test_the_default_is_the_encoder_that_the_docstring_names(Estimator):
     y = Y > 0.5 if Estimator is CFLLClassifier else Y
     named = ColumnEncoder(0, True) if Estimator is CFLLClassifier else ColumnEncoder()

@@ -13,11 +13,8 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from helpers import friedman
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
-
-
-def friedman(n, seed=0, noise=0.5):
-    return make_friedman1(n, 6, noise=noise, random_state=seed)
 
 
 def shuffled(X, y, seed=0):

@@ -14,7 +14,7 @@ from sklearn.datasets import (
 from sklearn.linear_model import Ridge
 
 from helpers import BOTH, caught, data_for, penalty, small
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.estimator.validation_scale import warn_of_useless_validation
 from sklearn_cfll.training.batches import RowsDataset
 from small_tables import BIG_X, BIG_Y, X
@@ -124,7 +124,7 @@ def fit_with(X_val, y_val, inputs=BIG_X, y=BIG_Y, Estimator=CFLLRegressor):
 
 
 @pytest.mark.parametrize("unit", [(1000, 50), (0, 1), (0, 1e4), (-5, 1e-3)])
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 def test_validation_rows_that_a_pipeline_left_as_they_are(unit, Estimator):
     raw = unit[0] + unit[1] * BIG_X
     standardised = (raw - raw[:300].mean(0)) / raw[:300].std(0)
@@ -184,7 +184,7 @@ def test_validation_rows_of_which_the_training_rows_say_the_opposite():
 
 
 @pytest.mark.parametrize("fraction", [0.999, 0.99])
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 def test_validation_fraction_that_leaves_nothing(fraction, Estimator):
     with pytest.raises(ValueError, match=r"`validation_fraction` holds out \d+ of 60 rows"):
         Estimator(validation_fraction=fraction).fit(X, np.arange(60) % 2)

@@ -1,19 +1,17 @@
 """Estimators of several members."""
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
-from helpers import friedman
+from helpers import BOTH, friedman
 from sklearn_cfll import (
-    CFLLClassifier,
     CFLLRegressor,
     ClosedFormLastLayer,
 )
 
 
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 def test_features_and_coefficients_are_what_predictions_are_made_of(Estimator):
     X, y = friedman(200)
     y = y if Estimator is CFLLRegressor else y > np.median(y)

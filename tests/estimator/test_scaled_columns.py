@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.training import column_scales as module_under_test
 from sklearn_cfll.training.net import CFLLNet
@@ -22,7 +23,7 @@ def noisy_columns(n_rows=400, n_columns=20, seed=0):
     return X, np.sin(3 * X[:, 0]) + X[:, 1] * X[:, 2]
 
 
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 def test_columns_that_matter_get_the_larger_scales(Estimator):
     X, y = noisy_columns(n_rows=1000)
     if Estimator is CFLLClassifier:

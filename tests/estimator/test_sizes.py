@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from helpers import caught
+from helpers import BOTH, caught
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
 from sklearn_cfll.columns.bins import PiecewiseLinear
 from sklearn_cfll.columns.scaling import RobustStandardize
@@ -26,7 +26,7 @@ def test_the_size_of_a_column_does_not_matter(n_rows, size):
 
 
 @pytest.mark.parametrize("factor", [1000.0, 0.01, 3.0])
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 def test_units_of_columns_do_not_matter_in_float32(factor, Estimator):
     y = BIG_Y if Estimator is CFLLRegressor else BIG_Y > 14
     other = BIG_X * [1, factor, 1, 1, factor] + [0, 0, 7, 0, 0]

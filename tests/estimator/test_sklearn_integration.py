@@ -44,13 +44,13 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 
+from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 
 X, y = make_friedman1(150, n_features=6, noise=0.3, random_state=0)
 X_iris, y_iris = load_iris(return_X_y=True)
 LABELS = load_iris().target_names[y_iris]
-BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
 
 
 def small(Estimator, **parameters):

@@ -28,7 +28,7 @@ def wrong_entries(X, value):
     return np.where(spoilt, value, X)
 
 
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 def test_a_few_wrong_inputs_do_no_harm(Estimator):
     X, y = make_friedman1(900, noise=0.5, random_state=0)
     y = y > np.median(y) if Estimator is CFLLClassifier else y

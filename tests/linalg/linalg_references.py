@@ -10,20 +10,10 @@ from sklearn.linear_model import Ridge
 from sklearn_cfll import linalg
 
 conjugate_gradients = linalg.SOLVERS["cg"]
-
-
 EXACT = 1e-10
-
-
 TALL, WIDE = (40, 6, 3), (5, 12, 2)  # rows, features, targets: B > d and B < d
-
-
 shapes = pytest.mark.parametrize("shape", [TALL, WIDE], ids=["tall", "wide"])
-
-
 weights = pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-
-
 intercepts = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "origin"])
 
 

@@ -9,17 +9,9 @@ from torch.utils.data import Dataset
 from sklearn_cfll import CFLLNet
 
 N, D, WIDTH, K = 50, 3, 8, 2
-
-
 ORDERS = ["last_layer_first", "backbone_first"]
-
-
 SIZES = {"last_layer__in_features": WIDTH, "last_layer__out_features": K}
-
-
 orders = pytest.mark.parametrize("order", ORDERS)
-
-
 memories = pytest.mark.parametrize("memory", ["proximal", "statistics"])
 
 

@@ -12,14 +12,8 @@ from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers import on_disk
 from small_nets import WIDTH, D, K, N, Pairs, Tanh, assert_equal_states, make_data, make_net, orders
-
-
-def on_disk(X, folder):
-    written = np.memmap(folder / "X.bin", dtype=X.dtype, mode="w+", shape=X.shape)
-    written[:] = X
-    written.flush()
-    return np.memmap(folder / "X.bin", dtype=X.dtype, mode="r", shape=X.shape)
 
 
 def collate_pairs(samples):
