@@ -68,11 +68,11 @@ def test_every_encoder_keeps_the_protocol(make):
 
 def test_an_encoder_from_outside_is_one_line_of_the_table(monkeypatch):
     monkeypatch.setitem(ENCODERS, "squares", lambda encoder: Squares())
-    model = CFLLRegressor(**BRIEF).fit(X, Y)
+    model = CFLLRegressor(**BRIEF).fit(X[:150], Y[:150])
     columns = model.backbone_.columns
     assert columns.widths == (3, 48, 3) and isinstance(columns.encoders[2], Squares)
     assert len(columns.factor.unique()) <= 3  # one scale for all that comes from a column
-    assert model.score(X, Y) > 0.8
+    assert model.score(X[150:], Y[150:]) > 0.85
 
 
 def test_without_the_object_there_is_no_encoding():
@@ -95,10 +95,12 @@ def test_the_default_is_the_encoder_that_the_docstring_names(Estimator):
 def test_it_brings_a_frame_to_a_users_own_network():
     frame = pd.DataFrame(X, columns=["dose", "income", "share"])
     with pytest.warns(UserWarning, match="sees X unscaled"):
-        plain = CFLLRegressor(network(), **BRIEF).fit(frame, Y)
-    encoded = CFLLRegressor(network(), columns=ColumnEncoder(8), **BRIEF).fit(frame, Y)
+        plain = CFLLRegressor(network(), **BRIEF).fit(frame[:150], Y[:150])
+    encoded = CFLLRegressor(network(), columns=ColumnEncoder(8), **BRIEF)
+    encoded.fit(frame[:150], Y[:150])
     assert encoded.backbone_.network[0].in_features == 3 + 3 * 8
-    assert encoded.score(frame, Y) > 0.85 > plain.score(frame, Y) + 0.1
+    assert encoded.score(frame[150:], Y[150:]) > 0.85
+    assert plain.score(frame[150:], Y[150:]) < 0.2
     assert list(encoded.feature_names_in_) == list(frame.columns)
 
 
@@ -108,7 +110,7 @@ def test_files_and_plain_modules_hold_it(backbone, tmp_path):
     model = CFLLRegressor(backbone, columns=columns, **BRIEF).fit(X, Y)
     own = {"backbone": backbone} if isinstance(backbone, nn.Module) else {}
     if own:
-        with pytest.warns(UserWarning, match="`backbone`"):
+        with pytest.warns(UserWarning, match="Pass these arguments .*`backbone`"):
             model.save(tmp_path / "model.npz")
     else:
         model.save(tmp_path / "model.npz")

@@ -28,7 +28,8 @@ def test_every_promised_attribute_is_set(Estimator):
     assert model.last_layer_coef_.shape == (k, 32)
     assert model.last_layer_intercept_.shape == (k,)
     assert model.noise_variance_.shape == (k,)
-    assert np.all(model.noise_variance_ > 0)
+    spread = y.var() if k == 1 else np.eye(3)[y].var(0)
+    assert np.all((0.01 * spread < model.noise_variance_) & (model.noise_variance_ < spread / 2))
     assert model.n_outputs_ == k
     assert model.n_features_in_ == 6
     assert isinstance(model.final_ridge_, float)
@@ -81,7 +82,7 @@ def test_every_way_of_training_learns(Estimator, memory, update_order, batch_siz
     model = small(
         Estimator, memory=memory, update_order=update_order, batch_size=batch_size, max_epochs=20
     )
-    assert model.fit(X[:200], y[:200]).score(X[200:], y[200:]) > 0.6
+    assert model.fit(X[:200], y[:200]).score(X[200:], y[200:]) > 0.8
 
 
 @BOTH

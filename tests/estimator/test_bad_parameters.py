@@ -54,8 +54,9 @@ def test_backbone_for_samples_of_another_shape():
 
 @pytest.mark.parametrize("backbone", [nn.Identity(), nn.Tanh()])
 def test_backbone_without_parameters_works(backbone):
-    X, y = few_rows(CFLLRegressor)
-    assert quick(CFLLRegressor, backbone=backbone).fit(X, y).score(X, y) > 0.5
+    X, y = few_rows(CFLLRegressor, 360)
+    model = quick(CFLLRegressor, backbone=backbone).fit(X[:60], y[:60])
+    assert model.score(X[60:], y[60:]) > 0.65
 
 
 # -- devices ----------------------------------------------------------------------------------
@@ -140,12 +141,12 @@ def test_own_parameters_that_are_not_allowed_are_named(Estimator, name, value):
 @pytest.mark.parametrize("sizes", [(), (3, 0), (-1,), (2.5,), ("a",)])
 def test_hidden_layer_sizes_that_are_no_widths(Estimator, sizes):
     X, y = few_rows(Estimator)
-    with pytest.raises(ValueError, match="hidden_layer_sizes"):
+    with pytest.raises(ValueError, match="`hidden_layer_sizes` must hold at least one positive"):
         Estimator(hidden_layer_sizes=sizes).fit(X, y)
 
 
 @pytest.mark.parametrize("optimizer", [int, nn.Linear])
 def test_class_that_is_no_optimizer(optimizer):
     X, y = few_rows(CFLLRegressor)
-    with pytest.raises((TypeError, ValueError), match="optimizer"):
+    with pytest.raises(ValueError, match=r"`optimizer` must be .* a subclass of torch\.optim\.Opt"):
         quick(CFLLRegressor, optimizer=optimizer).fit(X, y)

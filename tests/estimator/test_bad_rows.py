@@ -54,7 +54,7 @@ def test_inputs_of_one_dimension(Estimator):
 @BOTH
 def test_images_without_a_backbone(Estimator):
     X, y = few_rows(Estimator)
-    with pytest.raises(ValueError, match="3"):
+    with pytest.raises(ValueError, match="Found array with dim 3"):
         quick(Estimator).fit(X.reshape(-1, 2, 3), y)
 
 
@@ -312,7 +312,7 @@ def test_a_target_that_was_a_row_and_is_a_column(method, trailing):
         "adapt": lambda: model.adapt(X, other),
         "X_val": lambda: model.fit(X, y.reshape(60, *trailing), X_val=X, y_val=other),
     }[method]
-    with pytest.raises(ValueError, match="y has shape"):
+    with pytest.raises(ValueError, match=r"y has shape \(60.* was fitted on targets of shape \(n"):
         call()
 
 

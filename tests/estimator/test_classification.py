@@ -26,10 +26,10 @@ def string_labels():
 @pytest.mark.parametrize("dataset", [binary, string_labels])
 def test_classifier_predicts_its_own_labels(dataset):
     X, y = dataset()
-    model = small(CFLLClassifier, max_epochs=20).fit(X, y)
+    model = small(CFLLClassifier, max_epochs=20).fit(X[::2], y[::2])
     np.testing.assert_array_equal(model.classes_, np.unique(y))
     assert model.predict(X).dtype == model.classes_.dtype
-    assert model.score(X, y) > 0.93
+    assert model.score(X[1::2], y[1::2]) > 0.93
 
 
 @pytest.mark.parametrize("dataset", [binary, string_labels])
@@ -51,13 +51,14 @@ def test_decision_function_is_one_column_for_two_classes():
 
 
 def test_multilabel_targets_get_a_column_each():
-    X, y = make_multilabel_classification(300, n_classes=4, random_state=0)
-    model = small(CFLLClassifier, max_epochs=20).fit(X, y)
+    X, y = make_multilabel_classification(600, n_classes=4, random_state=0)
+    model = small(CFLLClassifier, max_epochs=20).fit(X[:300], y[:300])
     probabilities = model.predict_proba(X)
     assert model.predict(X).shape == probabilities.shape == y.shape
     assert model.n_outputs_ == 4
     np.testing.assert_array_equal(model.predict(X), probabilities > 0.5)
-    assert (model.predict(X) == y).mean() > 0.8
+    commonest = np.maximum(y.mean(0), 1 - y.mean(0)).mean()
+    assert (model.predict(X) == y)[300:].mean() > commonest + 0.2
 
 
 def test_probabilities_are_calibrated_on_fresh_rows():

@@ -95,7 +95,7 @@ def test_global_state_of_torch_and_numpy_is_left_alone(Estimator, method):
 def test_global_state_is_left_alone_where_fit_fails():
     X, y = data_for(CFLLRegressor)
     before = torch.get_rng_state(), str(np.random.get_state())
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(FloatingPointError, match="diverged in epoch"):
         small(
             CFLLRegressor,
             hidden_layer_sizes=(32, 32),

@@ -46,7 +46,7 @@ def test_columns_far_from_zero_need_no_float64():
     found = CFLLRegressor(**QUICK).fit(moved[:400], BIG_Y[:400]).predict(moved)
     expected = CFLLRegressor(**QUICK).fit(shifted[:400], BIG_Y[:400]).predict(shifted)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=0.2)  # their mean is rounded to 1e-4
+    np.testing.assert_allclose(found, expected, atol=0.1)  # their mean is rounded to 1e-4
 
 
 @pytest.mark.parametrize("n_rows", [200, 400])
@@ -58,7 +58,7 @@ def test_the_size_of_targets_does_not_matter(n_rows, size):
         model.predict(BIG_X, return_std=True), expected.predict(BIG_X, return_std=True), strict=True
     ):
         assert one.dtype == np.float64
-        np.testing.assert_allclose(np.abs(one / size), np.abs(other), rtol=2e-2)
+        np.testing.assert_allclose(np.abs(one / size), np.abs(other), rtol=1e-4)
     assert all(np.isfinite(end).all() for end in model.predict_interval(BIG_X))
     assert model.score(BIG_X, size * BIG_Y) == pytest.approx(expected.score(BIG_X, BIG_Y), abs=1e-3)
 
@@ -97,7 +97,8 @@ def own_network(tail=nn.Tanh, **options):
 def test_sizes_that_a_network_of_ones_own_sees_as_they_are():
     many, y = BIG_X[:320], BIG_Y[:320]
     model = own_network(nn.ReLU).fit(1e20 * many, y)
-    assert model.resolved_["precision"] == "float64" and model.score(1e20 * many, y) > 0.2
+    assert model.resolved_["precision"] == "float64"
+    assert model.score(1e20 * BIG_X[320:], BIG_Y[320:]) > 0.6
     with pytest.raises(FloatingPointError, match="row 0 of `X` reach .*e.20.*StandardScaler"):
         own_network(nn.ReLU, precision="float32").fit(1e21 * many, y)
     with pytest.raises(ValueError, match=r"Column 0 of `X` holds .*e\+99.*StandardScaler"):
@@ -108,7 +109,7 @@ def test_sizes_that_a_network_of_ones_own_sees_as_they_are():
     for size in (1e38, 1e-39):
         model = CFLLRegressor(normalize_y=False, max_epochs=2, random_state=0)
         assert model.fit(many, size * y).resolved_["precision"] == "float64"
-        assert np.isfinite(model.predict(many)).all()
+        assert model.score(BIG_X[320:], size * BIG_Y[320:]) > 0.85
         model.set_params(precision="float32")
         with pytest.raises(ValueError, match=r"`y` holds .*`normalize_y`=True"):
             model.fit(many, size * y)
@@ -153,9 +154,10 @@ def test_values_that_only_a_data_set_holds_are_named():
         CFLLRegressor(**SMALL).fit(TensorDataset(bad, torch.as_tensor(Y)))
 
 
-def test_far_rows_at_prediction_are_finite():
+def test_predictions_for_far_rows_stay_near_the_targets():
     model = CFLLRegressor(**QUICK).fit(BIG_X[:400], BIG_Y[:400])
-    assert np.isfinite(model.predict(BIG_X[:3] * 1e300)).all()
+    far = model.predict(BIG_X[:3] * 1e300)
+    assert np.abs(far - BIG_Y.mean()).max() < 30 * BIG_Y.std()
 
 
 def test_predictions_that_overflow_say_so():
@@ -181,7 +183,8 @@ def test_bins_narrower_than_any_float32():
     encode.set_edges([np.array([0.0, 1e-44, 1.0])])
     assert torch.isfinite(encode(torch.tensor([[0.0], [1e-44], [0.5]]))).all()
     wide = np.exp(50 * np.random.default_rng(0).normal(size=(400, 1)))
-    assert np.isfinite(CFLLRegressor(**QUICK).fit(wide, BIG_Y[:400]).predict(wide)).all()
+    prediction = CFLLRegressor(**QUICK).fit(wide, BIG_Y[:400]).predict(wide)
+    assert np.abs(prediction - BIG_Y.mean()).max() < BIG_Y.std()  # the column says nothing
 
 
 def test_integers_that_float64_rounds_are_warned_of():

@@ -35,14 +35,15 @@ def test_a_few_wrong_inputs_do_no_harm(Estimator):
     model = Estimator(max_epochs=30, random_state=0)
     clean = model.fit(X[:600], y[:600]).score(X[600:], y[600:])
     spoilt = model.fit(wrong_entries(X[:600], 1e6), y[:600]).score(X[600:], y[600:])
-    assert spoilt > clean - 0.06
+    assert spoilt > clean - 0.02
 
 
 def test_predictions_far_outside_the_training_rows_are_bounded():
     X, y = make_friedman1(300, random_state=0)
     model = CFLLRegressor(max_epochs=10, random_state=0).fit(X, y)
     far = model.predict(np.sign(X - 0.5) * 1e12)
-    assert np.abs(far - y.mean()).max() < 300 * y.std()  # 30 deviations in each of ten columns
+    # Columns are clipped softly, and a network of rectified units is linear beyond its rows.
+    assert np.abs(far - y.mean()).max() < 30 * y.std()
 
 
 def test_multi_output_regression_learns_each_target():
@@ -51,7 +52,7 @@ def test_multi_output_regression_learns_each_target():
     model = small(CFLLRegressor, max_epochs=30).fit(X[:200], y[:200])
     assert model.last_layer_coef_.shape == (3, 32)
     errors = np.square(y[200:] - model.predict(X[200:])).mean(0)
-    assert np.all(errors < 0.1 * y[200:].var(0))
+    assert np.all(errors < 0.05 * y[200:].var(0))
 
 
 @BOTH
@@ -86,7 +87,7 @@ def test_columns_and_targets_far_from_zero_are_not_blurred():
     assert model.predict(X).dtype == np.float32
     for far_X, far_y in ((X + 1e9, y), (X, y + 1e9), (X * [1e9] + 1e9, y * 1e9)):
         score = model.fit(far_X[:600], far_y[:600]).score(far_X[600:], far_y[600:])
-        assert abs(score - plain) < 0.03
+        assert abs(score - plain) < 0.01
     assert model.predict(far_X).dtype == np.float32  # far in absolute terms only
     first = CFLLClassifier(max_epochs=10, random_state=0).fit(X[:600] + 1e9, y[:600] > 14)
     assert first.score(X[600:] + 1e9, y[600:] > 14) > 0.85

@@ -41,7 +41,7 @@ def test_deviations_where_columns_say_nothing(value, n):
     model = CFLLRegressor(max_epochs=3, random_state=0).fit(np.full((n, 2), value), y)
     _, std = model.predict(np.full((1, 2), value), return_std=True)
     lower, upper = model.predict_interval(np.full((1, 2), value))
-    assert 0.7 < std[0] < 1.6 and 2.0 < upper[0] - lower[0] < 6.0
+    assert 0.9 < std[0] < 1.5 and 2.7 < upper[0] - lower[0] < 4.8
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e6])
@@ -88,7 +88,7 @@ def test_columns_that_hardly_ever_vary_are_fitted(Estimator, make, wide):
     sizes = {"hidden_layer_sizes": (256, 256), "n_members": 1} if wide else {"n_members": 2}
     model = Estimator(max_epochs=5, random_state=0, **sizes).fit(X, y)
     assert np.isfinite(model.predict(X)).all()
-    assert model.score(X, y) > (0.9 if Estimator is CFLLClassifier else -0.01)
+    assert model.score(X, y) > 0.9
 
 
 @BOTH
@@ -105,7 +105,7 @@ def test_weights_of_any_range_leave_finite_predictions(Estimator, weights, n):
         w[3] = {"one_heavy": 1e12, "one_light": 1e-12}[weights]
     model = Estimator(max_epochs=8, random_state=0).fit(X, y, w)
     assert np.isfinite(model.predict(X)).all()
-    assert model.score(X, y, w) > 0.5
+    assert model.score(X, y, w) > 0.8
 
 
 def test_sequential_selection_passes_a_constant_column():

@@ -26,7 +26,7 @@ def test_a_few_wild_targets_are_named_and_do_not_drown_the_rest(values):
     y[7 : 7 + len(values)] = values
     named = re.escape(f"{values[0]:.6g}")
     with pytest.warns(UserWarning, match=rf"y\[7\] = {named}.*TransformedTargetRegressor"):
-        assert median_error(y) < 1.5
+        assert median_error(y) < 1.0
 
 
 def test_wild_targets_of_several_columns_and_validation_rows():
@@ -140,4 +140,4 @@ def test_a_wild_held_out_target_says_nothing_of_epoch_and_ridge():
     left_out.fit(X[:100], y[:100], X_val=X[without], y_val=y[without])
     assert found[1].best_iteration_ == left_out.best_iteration_
     assert found[1].final_ridge_ == left_out.final_ridge_
-    assert found[1].score(X[140:], y[140:]) > found[0].score(X[140:], y[140:]) - 0.05
+    assert found[1].score(X[140:], y[140:]) > found[0].score(X[140:], y[140:]) - 0.01

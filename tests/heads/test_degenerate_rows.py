@@ -31,7 +31,7 @@ def test_a_batch_that_hardly_varies_does_not_throw_the_weights_about(members, dt
     targets = torch.zeros(200, K, dtype=dtype)
     targets[0] = 1.0
     layer.step(features, targets)
-    assert float((layer.weight - before).abs().max()) < 0.1
+    assert float((layer.weight - before).abs().max()) < 0.01
 
 
 @members
@@ -46,7 +46,7 @@ def test_constant_batches_alone_teach_the_mean(members, dtype, width, memory):
         features = value * (1 + torch.finfo(dtype).eps * draw(200, 1, seed=seed, dtype=dtype))
         layer.step(features, 2.0 + draw(200, K, seed=9 - seed, dtype=dtype))
     assert float(layer.weight.abs().max()) < 1e-3
-    assert float((layer(value) - 2.0).abs().max()) < 0.5
+    assert float((layer(value) - 2.0).abs().max()) < 0.2
 
 
 def test_sorted_rows_of_constant_batches_are_learnt_between_them():
@@ -79,8 +79,8 @@ def test_small_deviations_beside_a_large_mean_count_in_float32(ratio, way):
         else:
             layer.step(shifted, targets.float())
     weight = layer.weight[0]
-    assert float(weight[0]) == pytest.approx(1.0, abs=0.1)
-    assert float(weight[1:].abs().max()) < 0.1
+    assert float(weight[0]) == pytest.approx(1.0, abs=0.01)
+    assert float(weight[1:].abs().max()) < 0.01
 
 
 @members
@@ -129,8 +129,9 @@ def test_power_of_unlike_members_is_their_own():
     features = draw(50, 2 * D)
     features[:, D:] *= 10.0
     layer.step(features, draw(50, K))
-    small, large = (float(member.feature_power) for member in layer.members)
-    assert large / small == pytest.approx(100, rel=0.5)
+    for member, block in zip(layer.members, features.split(D, 1), strict=True):
+        power = block.var(0, correction=0).mean()
+        torch.testing.assert_close(member.feature_power, power)
 
 
 # -- rows that are no numbers -----------------------------------------------------------------

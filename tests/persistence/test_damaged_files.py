@@ -277,7 +277,7 @@ def test_lists_within_lists_are_bounded(files, tmp_path):
         digest = hashlib.sha256(parts["content.npy"]).digest()
         parts["digest.npy"] = npy(np.frombuffer(digest, np.uint8))
         (tmp_path / "model").write_bytes(zipped(parts.items()))
-        with pytest.raises(ModelFileError):
+        with pytest.raises(ModelFileError, match="cannot be opened"):
             cls.load(tmp_path / "model")
 
 

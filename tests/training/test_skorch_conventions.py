@@ -216,10 +216,10 @@ def test_net_is_a_regressor_with_a_score():
 def test_search_and_bagging_need_no_scoring():
     X, y = make_data()
     search = GridSearchCV(make_net(), {"lr": [0.01, 0.1], "module__width": [4, 8]}, cv=2)
-    assert search.fit(X, y).best_score_ > -1.0
-    bagging = BaggingRegressor(make_net(module__squeeze=True), n_estimators=2, random_state=0)
+    assert search.fit(X, y).best_score_ > 0.0
+    bagging = BaggingRegressor(make_net(max_epochs=50, module__squeeze=True), 2, random_state=0)
     assert bagging.fit(X, y[:, 0]).predict(X).shape == (N,)
-    assert bagging.score(X, y[:, 0]) > -1.0
+    assert bagging.score(X, y[:, 0]) > 0.2
 
 
 # -- shapes and data --------------------------------------------------------------------------

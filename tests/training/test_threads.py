@@ -435,7 +435,7 @@ def test_large_convolutions_take_all_threads(monkeypatch):
 @pytest.mark.parametrize("kind", [CFLLRegressor, CFLLClassifier])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "all"])
 def test_number_of_threads_is_a_positive_integer(kind, value):
-    with pytest.raises(ValueError, match="n_threads"):
+    with pytest.raises(ValueError, match="The 'n_threads' parameter .*must be an int"):
         kind(n_threads=value).fit(X, y > 0)
 
 
