@@ -78,6 +78,18 @@ def regressor(backbone, **parameters):
     return CFLLRegressor(backbone, **{"max_epochs": 8, "random_state": 0, **parameters})
 
 
+def dtypes_seen(model, X):
+    """In what dtypes the backbone gets its inputs, by position or by name."""
+    seen = []
+    handle = model.backbone_.register_forward_pre_hook(
+        lambda _, inputs, named: seen.append([part.dtype for part in (*inputs, *named.values())]),
+        with_kwargs=True,
+    )
+    model.predict(X)
+    handle.remove()
+    return seen[0]
+
+
 def pick(named, rows):
     return {name: part[rows] for name, part in named.items()}
 
@@ -178,7 +190,7 @@ def test_integers_beyond_float_are_not_rounded():
     shift = 12 * (2**60 // 12)
     model = regressor(Hashed(), max_epochs=60).fit(CODES + shift, Y)
     assert model.score(NEW_CODES + shift, NEW_Y) > 0.95
-    assert model._model.plan.network.backbone.input_dtype == torch.int64
+    assert dtypes_seen(model, NEW_CODES + shift) == [torch.int64]
 
 
 def test_numbers_that_cannot_be_looked_up_are_refused():
@@ -206,10 +218,7 @@ def test_codes_beyond_the_embedding_are_named(method):
 def test_named_inputs_reach_the_arguments_of_forward(Network):
     model = regressor(Network(), max_epochs=40).fit(NAMED, Y_NAMED)
     assert model.score(NEW, NEW_Y + NEW_NUMBERS[:, 0]) > 0.9
-    assert model._model.plan.network.backbone.input_dtype == {
-        "numbers": torch.float32,
-        "codes": torch.int64,
-    }
+    assert dtypes_seen(model, NEW) == [torch.float32, torch.int64]
     assert not hasattr(model, "n_features_in_")
     backwards = dict(reversed(NAMED.items()))
     np.testing.assert_array_equal(model.predict(backwards), model.predict(NAMED))

@@ -160,6 +160,7 @@ def test_grid_search_in_two_processes(Estimator):
     np.testing.assert_allclose(serial.cv_results_["mean_test_score"], scores, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_randomized_search_over_a_recipe_in_two_processes():
     search = RandomizedSearchCV(
         CFLLRegressor(MLPBackbone((8,)), max_epochs=3, random_state=0),
