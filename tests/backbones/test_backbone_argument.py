@@ -21,10 +21,12 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 
 X, y = make_friedman1(150, n_features=6, noise=0.3, random_state=0)
+X_new, y_new = make_friedman1(300, n_features=6, noise=0.3, random_state=1)
 
 
 def features_network():
@@ -72,7 +74,7 @@ def test_every_kind_of_backbone_trains(name):
     model = regressor(BACKBONES[name]).fit(X, y)
     assert model.features(X).shape == (150, 16)
     assert model.last_layer_coef_.shape == (1, 16)
-    assert model.score(X, y) > 0.6
+    assert model.score(X_new, y_new) > 0.75
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -82,7 +84,7 @@ def test_every_kind_of_backbone_can_be_cloned_and_fitted_again(name):
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
 
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 @pytest.mark.parametrize("build", [features_network, whole_network])
 def test_the_module_given_stays_as_it_was(Estimator, build):
     module = build()
@@ -175,7 +177,7 @@ def test_lazy_layers_take_their_width_from_the_data():
     model = regressor(module).fit(X, y)
     assert isinstance(module[0].weight, nn.UninitializedParameter)
     assert model.backbone_[0].in_features == 6
-    assert model.score(X, y) > 0.6
+    assert model.score(X_new, y_new) > 0.72
 
 
 @pytest.mark.parametrize("module", [nn.Identity(), nn.Tanh(), nn.Flatten()])
@@ -194,9 +196,9 @@ def test_backbone_without_parameters_is_ridge_on_fixed_features(module):
 
 def test_backbone_without_parameters_classifies():
     X, y = load_iris(return_X_y=True)
-    model = CFLLClassifier(nn.Identity(), max_epochs=2).fit(X, y)
+    model = CFLLClassifier(nn.Identity(), max_epochs=2).fit(X[::2], y[::2])
     assert model.last_layer_coef_.shape == (3, 4)
-    assert model.score(X, y) > 0.8
+    assert model.score(X[1::2], y[1::2]) > 0.85
 
 
 # -- whole networks ---------------------------------------------------------------------------
@@ -297,9 +299,9 @@ def test_samples_with_three_dimensions_in_all():
     sequences = np.random.default_rng(0).normal(size=(200, 5, 3))
     targets = sequences.sum((1, 2))
     network = nn.Sequential(nn.Flatten(), nn.Linear(15, 16), nn.ReLU(), nn.Linear(16, 1))
-    model = regressor(network, max_epochs=30).fit(sequences, targets)
+    model = regressor(network, max_epochs=30).fit(sequences[:150], targets[:150])
     assert model.predict(sequences).shape == (200,)
-    assert model.score(sequences, targets) > 0.95
+    assert model.score(sequences[150:], targets[150:]) > 0.95
 
 
 def fields(n_rows=120, n_points=24):
@@ -319,22 +321,24 @@ def field_network(n_outputs=1):
 
 @pytest.mark.parametrize("layout", ["(n, grid)", "(n, 1, grid)", "(n, 2, grid)"])
 def test_targets_at_each_position(layout):
-    inputs, outputs = fields()
+    inputs, outputs = fields(160)
     targets = {
         "(n, grid)": outputs[:, 0],
         "(n, 1, grid)": outputs,
         "(n, 2, grid)": np.concatenate([outputs, 1 - 2 * outputs], axis=1),
     }[layout]
     k = 2 if layout == "(n, 2, grid)" else 1
-    model = regressor(field_network(k), max_epochs=20, batch_size=30).fit(inputs, targets)
-    assert model.features(inputs).shape == (120, 24, 12)
+    model = regressor(field_network(k), max_epochs=20, batch_size=30).fit(
+        inputs[:120], targets[:120]
+    )
+    assert model.features(inputs).shape == (160, 24, 12)
     assert model.last_layer_coef_.shape == (k, 12)
     assert model.n_outputs_ == k
     assert model.predict(inputs[:9]).shape == (9, *targets.shape[1:])
-    assert model.score(inputs, targets) > 0.99
-    deviation = model.predict(inputs[:9], return_std=True)[1]
-    assert deviation.shape == (9, *targets.shape[1:])
-    assert np.all(deviation > 0)
+    assert model.score(inputs[120:], targets[120:]) > 0.995
+    prediction, deviation = model.predict(inputs[120:], return_std=True)
+    assert deviation.shape == (40, *targets.shape[1:])
+    assert 0.5 < np.mean(((prediction - targets[120:]) / deviation) ** 2) < 1.5
     with torch.no_grad():
         outputs = model.to_torch()(torch.as_tensor(inputs)).numpy()
     np.testing.assert_allclose(outputs.reshape(targets.shape), model.predict(inputs), atol=1e-5)
@@ -459,10 +463,10 @@ def test_dataset_takes_weights_and_a_validation_set():
 
 def test_dataset_of_images_classifies():
     digits = load_digits()
-    images = torch.as_tensor(digits.images[:400, None] / 16, dtype=torch.float32)
-    dataset = TensorDataset(images, torch.as_tensor(digits.target[:400]))
+    images = torch.as_tensor(digits.images[:800, None] / 16, dtype=torch.float32)
+    dataset = TensorDataset(images[:400], torch.as_tensor(digits.target[:400]))
     model = CFLLClassifier(convolutional_network(), max_epochs=8, batch_size=64, random_state=0)
-    assert model.fit(dataset).score(images, digits.target[:400]) > 0.9
+    assert model.fit(dataset).score(images[400:], digits.target[400:800]) > 0.85
 
 
 def test_memory_map_of_images_works(tmp_path):
@@ -491,10 +495,10 @@ def test_sparse_rows_are_made_dense_a_batch_at_a_time(monkeypatch):
 
 
 def test_wide_integers_and_many_targets_keep_their_values():
-    inputs, targets = make_regression(60, 4, n_targets=2, random_state=0)
-    model = regressor().fit(inputs, (1000 * targets).astype(np.int64))
+    inputs, targets = make_regression(160, 4, n_targets=2, random_state=0)
+    model = regressor().fit(inputs[:60], (1000 * targets[:60]).astype(np.int64))
     assert model.predict(inputs).dtype.kind == "f"
-    assert model.score(inputs, 1000 * targets) > 0.8
+    assert model.score(inputs[60:], 1000 * targets[60:]) > 0.9
 
 
 # -- what forward does to its output -------------------------------------------------------------
@@ -523,7 +527,9 @@ def test_outputs_in_another_dtype(dtype, precision, whole):
     assert prediction.dtype == deviation.dtype == precision
     inputs = torch.as_tensor(X, dtype=getattr(torch, precision))
     network = model.to_torch()(inputs).detach().double().numpy()
-    np.testing.assert_allclose(network[:, 0], prediction, rtol=0.02, atol=0.1)
+    # Rounding to half precision counts only where the network itself ends in the last layer.
+    half = {torch.bfloat16: 0.15, torch.float16: 0.02} if whole else {}
+    np.testing.assert_allclose(network[:, 0], prediction, rtol=0, atol=half.get(dtype, 1e-4))
     assert np.isfinite(model.partial_fit(X[:3], y[:3]).predict(X)).all()
 
 

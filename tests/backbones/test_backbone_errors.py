@@ -340,7 +340,7 @@ def test_a_network_that_is_handed_out_again_stays_as_it_was(kind):
 def test_a_failed_try_leaves_the_network_as_it_was():
     network = ends_in(nn.Softmax(dim=1)).eval()
     structure = str(network)
-    with pytest.raises(ValueError, match="Softmax"):
+    with pytest.raises(ValueError, match="ends in .*Softmax|Softmax.*last"):
         fit(network)
     assert str(network) == structure and not network.training
     assert all(not part._forward_hooks for part in network.modules())

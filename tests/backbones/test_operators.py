@@ -254,9 +254,13 @@ def test_another_grid_is_predicted_with_little_loss(dimension, channels):
 
 def test_validation_samples_may_come_on_another_grid():
     X, y = smooth_fields(40, 24)
-    X_val, y_val = smooth_fields(20, 48, seed=1)
-    model = regressor().fit(X, y, X_val=X_val, y_val=y_val)
-    assert model.history_[-1]["valid_loss"] > 0
+    losses = []
+    for grid in (24, 48):
+        X_val, y_val = smooth_fields(20, grid, seed=1)
+        model = regressor().fit(X, y, X_val=X_val, y_val=y_val)
+        losses.append([row["valid_loss"] for row in model.history_])
+    np.testing.assert_allclose(*losses, rtol=0.05)
+    assert losses[0][-1] < 0.7 * losses[0][0]
 
 
 def test_final_ridge_of_a_few_fields_may_be_small_for_their_points_are_many():
@@ -270,7 +274,8 @@ def test_std_on_the_grid_covers_the_truth():
     X, y = smooth_fields(260, 24)
     model = regressor(max_epochs=5).fit(X[:200], y[:200])
     prediction, std = model.predict(X[200:], return_std=True)
-    assert prediction.shape == std.shape == (60, 24) and (std > 0).all()
+    assert prediction.shape == std.shape == (60, 24)
+    assert 0.5 < np.mean(((prediction - y[200:]) / std) ** 2) < 2
     assert (np.abs(prediction - y[200:]) < 3 * std).mean() > 0.95
 
 

@@ -4,15 +4,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import make_friedman1
 from sklearn.feature_selection import RFE, SelectFromModel
 from torch import nn
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
-
-
-def friedman(n, p, seed=0):
-    return make_friedman1(n, p, noise=0.5, random_state=seed)
+from helpers import BOTH, friedman
+from sklearn_cfll import CFLLRegressor
 
 
 def rotated(X, y):
@@ -20,7 +16,7 @@ def rotated(X, y):
     return X[:, ::-1].copy(), y
 
 
-@pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
+@BOTH
 def test_rfe_keeps_the_informative_columns(Estimator):
     X, y = rotated(*friedman(400, 10))
     y = y if Estimator is CFLLRegressor else y > np.median(y)

@@ -13,11 +13,8 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from helpers import friedman
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
-
-
-def friedman(n, seed=0, noise=0.5):
-    return make_friedman1(n, 6, noise=noise, random_state=seed)
 
 
 def shuffled(X, y, seed=0):
@@ -118,7 +115,7 @@ def test_scales_follow_a_stream():
     for start in range(20, 520, 20):
         model.partial_fit(X[start : start + 20], y[start : start + 20])
         even.partial_fit(X[start : start + 20], y[start : start + 20])
-    assert model.score(X[520:], y[520:]) > even.score(X[520:], y[520:]) - 0.1
+    assert model.score(X[520:], y[520:]) > even.score(X[520:], y[520:]) - 0.05
 
 
 def test_a_frozen_backbone_makes_partial_fit_exact():

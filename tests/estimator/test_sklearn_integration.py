@@ -28,7 +28,7 @@ from sklearn.ensemble import (
 from sklearn.feature_selection import SelectKBest, f_regression
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import (
     GridSearchCV,
@@ -44,13 +44,13 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 
+from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
 
 X, y = make_friedman1(150, n_features=6, noise=0.3, random_state=0)
 X_iris, y_iris = load_iris(return_X_y=True)
 LABELS = load_iris().target_names[y_iris]
-BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
 
 
 def small(Estimator, **parameters):
@@ -68,8 +68,8 @@ def data_for(Estimator):
 @BOTH
 def test_pipeline_with_a_scaler(Estimator):
     data, target = data_for(Estimator)
-    model = make_pipeline(StandardScaler(), small(Estimator)).fit(data, target)
-    assert model.score(data, target) > 0.6
+    model = make_pipeline(StandardScaler(), small(Estimator)).fit(data[::2], target[::2])
+    assert model.score(data[1::2], target[1::2]) > 0.85
     assert model.predict(data).shape == target.shape
 
 
@@ -108,8 +108,9 @@ def test_column_transformer_on_a_frame_of_mixed_types(library, sparse):
         ],
         sparse_threshold=float(sparse),
     )
-    model = make_pipeline(columns, small(CFLLRegressor, max_epochs=40)).fit(frame, prices)
-    assert model.score(frame, prices) > 0.9
+    model = make_pipeline(columns, small(CFLLRegressor, max_epochs=40))
+    model.fit(frame[:80], prices[:80])
+    assert model.score(frame[80:], prices[80:]) > 0.98
     assert model[-1].n_features_in_ == 5
 
 
@@ -122,9 +123,10 @@ def test_column_transformer_by_dtype_and_class_labels_from_a_frame():
         ]
     )
     classes = pd.Series(np.where(prices > 4, "dear", "cheap"), dtype="category")
-    model = make_pipeline(columns, small(CFLLClassifier, max_epochs=40)).fit(frame, classes)
+    model = make_pipeline(columns, small(CFLLClassifier, max_epochs=40))
+    model.fit(frame[:80], classes[:80])
     assert set(model.predict(frame)) == {"dear", "cheap"}
-    assert model.score(frame, classes) > 0.9
+    assert model.score(frame[80:], classes[80:]) > 0.85
 
 
 @pytest.mark.parametrize("output", ["pandas", "polars"])
@@ -158,6 +160,7 @@ def test_grid_search_in_two_processes(Estimator):
     np.testing.assert_allclose(serial.cv_results_["mean_test_score"], scores, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_randomized_search_over_a_recipe_in_two_processes():
     search = RandomizedSearchCV(
         CFLLRegressor(MLPBackbone((8,)), max_epochs=3, random_state=0),
@@ -214,7 +217,10 @@ def test_set_params_is_heard_by_the_next_fit(Estimator):
         lambda model: AdaBoostRegressor(model, n_estimators=3, random_state=0),
         lambda model: TransformedTargetRegressor(model, func=np.log1p, inverse_func=np.expm1),
         lambda model: TransformedTargetRegressor(model, transformer=StandardScaler()),
-        lambda model: StackingRegressor([("a", model), ("b", RidgeCV())], cv=2),
+        # Both predict nearly the same on few rows: their weights must not be of opposite sign.
+        lambda model: StackingRegressor(
+            [("a", model), ("b", RidgeCV())], LinearRegression(positive=True), cv=2
+        ),
         lambda model: RegressorChain(model),
         lambda model: make_pipeline(model),
     ],
@@ -223,9 +229,9 @@ def test_set_params_is_heard_by_the_next_fit(Estimator):
 def test_meta_regressors(wrap):
     chain = isinstance(wrap(CFLLRegressor()), RegressorChain)
     target = np.column_stack([y, -y]) if chain else y
-    model = wrap(small(CFLLRegressor)).fit(X, target)
+    model = wrap(small(CFLLRegressor)).fit(X[:100], target[:100])
     assert model.predict(X).shape == target.shape
-    assert model.score(X, target) > 0.6
+    assert model.score(X[100:], target[100:]) > 0.75
 
 
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
@@ -247,9 +253,9 @@ def test_transformed_target_keeps_the_shape_of_y(shape):
     ids=["bagging", "sigmoid", "isotonic", "stacking", "voting"],
 )
 def test_meta_classifiers(wrap):
-    model = wrap(small(CFLLClassifier)).fit(X_iris, LABELS)
+    model = wrap(small(CFLLClassifier)).fit(X_iris[::2], LABELS[::2])
     np.testing.assert_allclose(model.predict_proba(X_iris).sum(1), 1, atol=1e-6)
-    assert model.score(X_iris, LABELS) > 0.9
+    assert model.score(X_iris[1::2], LABELS[1::2]) > 0.9
 
 
 def test_multi_output_classifier_takes_one_estimator_a_column():
@@ -259,9 +265,9 @@ def test_multi_output_classifier_takes_one_estimator_a_column():
 
 
 def test_calibration_of_a_frozen_classifier():
-    fitted = small(CFLLClassifier).fit(X_iris[::2], LABELS[::2])
-    model = CalibratedClassifierCV(FrozenEstimator(fitted)).fit(X_iris[1::2], LABELS[1::2])
-    assert model.score(X_iris, LABELS) > 0.9
+    fitted = small(CFLLClassifier).fit(X_iris[::3], LABELS[::3])
+    model = CalibratedClassifierCV(FrozenEstimator(fitted)).fit(X_iris[1::3], LABELS[1::3])
+    assert model.score(X_iris[2::3], LABELS[2::3]) > 0.9
 
 
 @BOTH
@@ -270,7 +276,7 @@ def test_cross_val_predict_gives_a_prediction_a_row(Estimator):
     predictions = cross_val_predict(small(Estimator), data, target, cv=3)
     assert predictions.shape == target.shape
     if Estimator is CFLLRegressor:
-        assert r2_score(target, predictions) > 0.5
+        assert r2_score(target, predictions) > 0.8
     else:
         assert (predictions == target).mean() > 0.9
         probabilities = cross_val_predict(
@@ -282,8 +288,9 @@ def test_cross_val_predict_gives_a_prediction_a_row(Estimator):
 def test_cross_validation_and_inspection_tools():
     model = small(CFLLRegressor, max_epochs=5)
     scores = cross_validate(model, X, y, cv=2, scoring=["r2", "neg_mean_absolute_error"])
-    assert np.isfinite(scores["test_r2"]).all()
-    assert np.isfinite(learning_curve(model, X, y, cv=2, train_sizes=[0.3, 1.0])[2]).all()
+    assert scores["test_r2"].min() > 0.7
+    few, many = learning_curve(model, X, y, cv=2, train_sizes=[0.3, 1.0])[2].mean(1)
+    assert few < many
     importances = permutation_importance(model.fit(X, y), X, y, n_repeats=2, random_state=0)
     assert importances.importances_mean[:4].min() > abs(importances.importances_mean[5])
 
@@ -443,11 +450,11 @@ def test_callbacks_are_torn_down_after_fits_and_failures():
     assert callback is not None
     model = small(CFLLRegressor).set_callbacks(Watcher()).fit(X, y)
     assert calls == ["setup", "teardown"]
-    with pytest.raises(ValueError, match="NaN"):  # before any work, callbacks included
+    with pytest.raises(ValueError, match="Input X contains NaN"):  # before callbacks are set up
         model.fit(np.full_like(X, np.nan), y)
     assert calls == ["setup", "teardown"]
     diverges = {"learning_rate": 1e12, "optimizer": "sgd", "hidden_layer_sizes": (16, 16)}
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(FloatingPointError, match="diverged in epoch"):
         model.set_params(**diverges, batch_size=32).fit(X, y)
     assert calls == ["setup", "teardown"] * 2
 
@@ -470,7 +477,7 @@ def test_callback_that_says_stop_ends_training():
 
     model = small(CFLLRegressor).set_callbacks(StopAtSecond()).fit(X, y)
     assert model.n_iter_ == 2
-    assert model.score(X, y) > 0
+    assert model.score(X, y) > 0.9
 
 
 # -- Ctrl-C -----------------------------------------------------------------------------------
@@ -510,14 +517,14 @@ def test_ctrl_c_ends_training_and_keeps_the_model(Estimator):
         model.fit(X, target)
     assert 3 <= model.n_iter_ <= 5
     assert len(model.history_) == model.n_iter_
-    assert model.score(X, target) > 0.4
+    assert model.score(X, target) > 0.75
     model.partial_fit(X, target)
 
 
 @pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_the_first_epoch_leaves_a_model_that_predicts():
     model = small(CFLLRegressor, backbone=PressCtrlC(1))
-    with pytest.warns(UserWarning, match="interrupted"):
+    with pytest.warns(UserWarning, match="interrupted after 0 epochs"):
         model.fit(X, y)
     assert np.isfinite(model.predict(X)).all()
 
@@ -538,7 +545,7 @@ def test_callback_that_interrupts_ends_training_and_keeps_the_model(Estimator):
         warnings.simplefilter("ignore")
         model.fit(data, target)
     assert model.n_iter_ == 4
-    assert model.score(data, target) > 0.4
+    assert model.score(data, target) > 0.9
 
 
 def test_early_stopping_is_no_interruption():

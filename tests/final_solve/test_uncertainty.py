@@ -87,7 +87,7 @@ def test_deviation_follows_the_noise():
     X_test, y_test = draw(2000, 1, SPREADS["growing"])
     mean, std = model.predict(X_test, return_std=True)
     assert np.corrcoef(std, SPREADS["growing"](X_test))[0, 1] > 0.9
-    assert np.mean(((y_test - mean) / std) ** 2) == pytest.approx(1, abs=0.2)
+    assert np.mean(((y_test - mean) / std) ** 2) == pytest.approx(1, abs=0.15)
 
 
 def test_even_noise_stays_a_constant():
@@ -269,7 +269,7 @@ def test_ridge_path_holds_the_choice(noisy):
     assert path["error"].min() == pytest.approx(model.noise_variance_.mean())
 
 
-def test_no_ridge_path_without_Split(noisy):
+def test_no_ridge_path_without_held_out_rows(noisy):
     X, y = draw(60, 0, SPREADS["equal"])
     assert not hasattr(CFLLRegressor(max_epochs=1, early_stopping=False).fit(X, y), "ridge_path_")
 
@@ -316,7 +316,7 @@ def test_a_zero_inflated_target_is_covered(seed):
     y = np.where(rng.random(2500) < 0.05, 10 * rng.exponential(size=2500), 0.0)
     model = CFLLRegressor(max_epochs=20, random_state=seed).fit(X[:1500], y[:1500])
     lower, upper = model.predict_interval(X[1500:], coverage=0.9)
-    assert ((lower <= y[1500:]) & (y[1500:] <= upper)).mean() > 0.82
+    assert ((lower <= y[1500:]) & (y[1500:] <= upper)).mean() > 0.85
 
 
 def test_deviations_of_rare_events_are_no_smaller_than_the_training_rows_say():
@@ -327,10 +327,10 @@ def test_deviations_of_rare_events_are_no_smaller_than_the_training_rows_say():
     for seed in range(3):
         model = CFLLRegressor(max_epochs=4, random_state=seed).fit(X[:800], y[:800])
         mean, std = model.predict(X[800:], return_std=True)
-        assert np.sqrt(np.mean(((mean - y[800:]) / std) ** 2)) < 3.0
+        assert np.sqrt(np.mean(((mean - y[800:]) / std) ** 2)) < 1.5
 
 
-def test_Split_count_by_their_weights():
+def test_held_out_rows_count_by_their_weights():
     X, y = draw(300, 0, SPREADS["equal"])
     weights = np.where(np.arange(300) % 30 == 0, 1.0, 1e-9)
     model = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y, sample_weight=weights)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from helpers import draw
 from sklearn_cfll import CFLLNet, ClosedFormLastLayer, EnsembleLastLayer, linalg
 from sklearn_cfll.heads import MEMORIES, Memory
 
@@ -39,11 +40,6 @@ class MeanOfFits:
             share = float(1 / n_batches)
             member.assign(member.weight.lerp(weight, share), member.bias.lerp(bias, share))
             member.remember(n_batches=n_batches)
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def make_layer(n_members, **options):

@@ -6,6 +6,7 @@ import scipy.sparse
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from helpers import on_disk
 from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.columns.statistics import input_statistics, robust_statistics
 from sklearn_cfll.training.batches import (
@@ -36,13 +37,6 @@ class Samples(Dataset):
 
     def __getitem__(self, index):
         return (self.X[index], float(index)) if self.pairs else self.X[index]
-
-
-def on_disk(X, folder):
-    written = np.memmap(folder / "rows.bin", dtype=X.dtype, mode="w+", shape=X.shape)
-    written[:] = X
-    written.flush()
-    return np.memmap(folder / "rows.bin", dtype=X.dtype, mode="r", shape=X.shape)
 
 
 SOURCES = {

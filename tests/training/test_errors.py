@@ -2,22 +2,18 @@
 
 import torch
 
+from helpers import draw
 from sklearn_cfll import ClosedFormLastLayer, EnsembleLastLayer
 from sklearn_cfll.training.errors import squared_error, training_error
 
 M, D, K = 3, 5, 2
 
 
-def rows(n=40, width=M * D, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, width, generator=generator, dtype=torch.float64)
-
-
 def test_each_member_gets_the_gradient_of_its_own_error():
     options = {"ridge": 0.7, "dtype": torch.float64}
     together = EnsembleLastLayer(M * D, K, n_members=M, **options)
     alone = [ClosedFormLastLayer(D, K, **options) for _ in range(M)]
-    features, targets = rows().requires_grad_(), rows(width=K)
+    features, targets = draw(40, M * D).requires_grad_(), draw(40, K)
     weights = torch.rand(40, dtype=torch.float64)
     together.step(features.detach(), targets, weights, 40.0)
     error, prediction = training_error(together, features, targets, weights)
@@ -33,7 +29,7 @@ def test_each_member_gets_the_gradient_of_its_own_error():
 
 
 def test_weights_are_repetitions_over_the_number_of_samples():
-    prediction, targets = rows(8, K), rows(8, K, seed=1)
+    prediction, targets = draw(8, K), draw(8, K, seed=1)
     counts = torch.arange(8.0, dtype=torch.float64)
     repeated = [part.repeat_interleave(counts.long(), 0) for part in (prediction, targets)]
     expected = squared_error(*repeated) * counts.sum() / 8

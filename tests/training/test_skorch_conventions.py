@@ -1,313 +1,39 @@
 """CFLLNet keeps to what skorch documents, wherever the closed form allows it."""
 
-import copy
 import multiprocessing
 import os
-import pickle
 import time
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone, is_regressor
+from sklearn.base import is_regressor
 from sklearn.ensemble import BaggingRegressor
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Callback, Checkpoint, Freezer, LoadInitState, LRScheduler
+from skorch.callbacks import Callback, Checkpoint, LoadInitState
 from skorch.dataset import Dataset as SkorchDataset
 from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sklearn_cfll import CFLLNet, CFLLRegressor, ClosedFormLastLayer, EnsembleLastLayer
+from sklearn_cfll import CFLLNet
 from sklearn_cfll.training.batches import BatchIterator
-
-N, D, WIDTH, K = 60, 3, 8, 2
-ORDERS = ["last_layer_first", "backbone_first"]
-orders = pytest.mark.parametrize("order", ORDERS)
-
-
-class Tanh(nn.Module):
-    def __init__(self, width=WIDTH, squeeze=False):
-        super().__init__()
-        self.fc = nn.Linear(D, 1 if squeeze else width)
-        self.squeeze = squeeze
-
-    def forward(self, X, scale=1.0):
-        features = torch.tanh(scale * self.fc(X))
-        return features.squeeze(-1) if self.squeeze else features
-
-
-def make_data():
-    generator = np.random.default_rng(0)
-    X = generator.normal(size=(N, D)).astype("float32")
-    y = np.column_stack([np.sin(2 * X[:, 0]), X[:, 1] * X[:, 2]])
-    return X, y.astype("float32")
-
-
-def make_net(module=Tanh, **options):
-    settings = {"max_epochs": 3, "batch_size": 20, "verbose": 0, "random_state": 0}
-    return CFLLNet(module, **{**settings, **options})
-
-
-def assert_equal_nets(actual, expected):
-    actual, expected = actual.module_.state_dict(), expected.module_.state_dict()
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(actual[name], value), name
-
-
-# -- initialising before there are data --------------------------------------------------------
-
-HEADS = {
-    "one": {},
-    "ensemble": {"last_layer": EnsembleLastLayer, "last_layer__n_members": 4},
-    "statistics": {"last_layer__memory": "statistics"},
-    "no intercept": {"last_layer__fit_intercept": False},
-}
-heads = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
-
-
-@orders
-@heads
-def test_net_initialised_before_data_trains_as_one_that_knows_its_sizes(order, head):
-    X, y = make_data()
-    sizes = {"last_layer__in_features": WIDTH, "last_layer__out_features": K}
-    known = make_net(update_order=order, **head, **sizes).fit(X, y)
-    unknown = make_net(update_order=order, **head).initialize()
-    assert_equal_nets(unknown.partial_fit(X, y), known)
-    np.testing.assert_array_equal(unknown.predict(X), known.predict(X))
-
-
-@heads
-def test_net_without_sizes_is_copied_pickled_printed_and_predicts(head):
-    X, y = make_data()
-    net = make_net(**head).initialize()
-    assert "in_features=None, out_features=None" in repr(net)
-    for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), clone(net).initialize()):
-        assert copied.predict(X).shape == (N, 1) and not copied.predict(X).any()
-        assert_equal_nets(copied.partial_fit(X, y), net.partial_fit(X, y))
-        net = make_net(**head).initialize()
-
-
-@heads
-@pytest.mark.parametrize("use_safetensors", [False, True])
-def test_sizes_come_with_loaded_parameters(head, use_safetensors, tmp_path):
-    if use_safetensors:
-        pytest.importorskip("safetensors")
-    X, y = make_data()
-    net = make_net(**head).fit(X, y)
-    file = {"f_params": tmp_path / "params", "use_safetensors": use_safetensors}
-    net.save_params(**file)
-    loaded = make_net(**head).initialize()
-    loaded.load_params(**file)
-    np.testing.assert_array_equal(loaded.predict(X), net.predict(X))
-    empty = make_net(**head).initialize()
-    empty.save_params(**file)
-    make_net(**head).initialize().load_params(**file)
-
-
-@pytest.mark.parametrize("known", [{}, {"in_features": 5}, {"out_features": 2}])
-def test_layer_without_sizes_takes_them_from_its_first_rows(known):
-    features = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
-    targets = features[:, :2] + 1.0
-    lazy, sized = ClosedFormLastLayer(**known, ridge=0.1), ClosedFormLastLayer(5, 2, ridge=0.1)
-    assert torch.equal(lazy.update(features, targets), sized.update(features, targets))
-    assert (lazy.in_features, lazy.out_features) == (5, 2)
-    with pytest.raises(ValueError, match="must have 5 columns"):
-        lazy.update(features[:, :4], targets)
-
-
-def test_rows_that_do_not_match_leave_the_sizes_open():
-    features = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
-    layer = ClosedFormLastLayer()
-    with pytest.raises(ValueError, match=r"must have shape \(30, 1\).*unsqueeze"):
-        layer.update(features, features[:, 0])
-    assert layer.in_features is None
-    with pytest.raises(ValueError, match="multiple of `n_members`, got 5 and 2"):
-        EnsembleLastLayer(n_members=2).step(features, features)
-
-
-def test_another_module_after_fit_gives_a_net_that_can_be_fitted_on():
-    X, y = make_data()
-    net = make_net(max_epochs=1).fit(X, y).set_params(module__width=5)
-    net.partial_fit(X, y[:, :1])
-    assert net.module_.last_layer.weight.shape == (1, 5)
-    net.set_params(last_layer__ridge=3.0)
-    assert net.module_.last_layer.ridge == 3.0
-    net.set_params(last_layer=EnsembleLastLayer, last_layer__n_members=5).partial_fit(X, y)
-    assert net.module_.last_layer.n_members == 5 and net.predict(X).shape == y.shape
-
-
-# -- options -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("bathc_size", r"unexpected argument\(s\) bathc_size"),
-        ("optimizer_momentum", "did you mean optimizer__momentum"),
-        ("last_layer_ridge", "did you mean last_layer__ridge"),
-        ("iterator_train_shuffle", "did you mean iterator_train__shuffle"),
-    ],
+from small_nets import (
+    ORDERS,
+    WIDTH,
+    D,
+    K,
+    N,
+    Tanh,
+    assert_equal_states,
+    make_data,
+    make_net,
+    orders,
 )
-def test_misspelt_arguments_are_named_before_there_are_data(option, message):
-    with pytest.raises(ValueError, match=message):
-        make_net(**{option: 1}).initialize()
 
-
-class Huber(nn.HuberLoss):
-    pass
-
-
-def quantile_loss():
-    return nn.functional.l1_loss
-
-
-@pytest.mark.parametrize(
-    "criterion",
-    [nn.L1Loss, nn.CrossEntropyLoss(), Huber, quantile_loss],
-    ids=["L1", "entropy", "Huber", "quantile"],
-)
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_loss_without_closed_form_is_refused_by_name(criterion, method):
-    net = make_net(criterion=criterion)
-    name = getattr(criterion, "__name__", type(criterion).__name__)
-    with pytest.raises(ValueError, match=f"got {name}: the last layer .* only for squared error"):
-        getattr(net, method)(*make_data())
-
-
-def test_refused_loss_leaves_a_fitted_net_as_it_was():
-    X, y = make_data()
-    net = make_net().fit(X, y)
-    expected = net.predict(X)
-    net.criterion = nn.L1Loss
-    with pytest.raises(ValueError, match="L1Loss"):
-        net.fit(X, y)
-    np.testing.assert_array_equal(net.predict(X), expected)
-
-
-class Scaled(nn.MSELoss):
-    def forward(self, y_pred, y_true):
-        return 3.0 * super().forward(y_pred, y_true)
-
-
-def test_subclass_of_squared_error_is_the_loss():
-    X, y = make_data()
-    options = {"optimizer": torch.optim.SGD, "train_split": ValidSplit(3)}
-    plain = make_net(lr=0.3, **options).fit(X, y)
-    scaled = make_net(lr=0.1, criterion=Scaled, **options).fit(X, y)
-    for name in ("train_loss", "valid_loss"):
-        expected = 3.0 * np.array(plain.history[:, name])
-        np.testing.assert_allclose(scaled.history[:, name], expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize("head", [HEADS["one"], HEADS["ensemble"]])
-def test_penalty_that_a_subclass_adds_to_the_loss_reaches_the_backbone(head):
-    class Penalised(CFLLNet):
-        def get_loss(self, y_pred, y_true, X=None, training=False):
-            assert len(X) == len(y_pred)
-            loss = super().get_loss(y_pred, y_true, X=X, training=training)
-            return loss + 100.0 * self.module_.fc.weight.square().sum()
-
-    X, y = make_data()
-    options = {"max_epochs": 20, "verbose": 0, "random_state": 0, **head}
-    norms = [
-        kind(Tanh, **options).fit(X, y).module_.fc.weight.norm().item()
-        for kind in (Penalised, CFLLNet)
-    ]
-    assert norms[0] < 0.5 * norms[1]
-
-
-class WithPenalty(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(D, WIDTH)
-
-    def forward(self, X):
-        features = torch.tanh(self.fc(X))
-        return features, features.square().mean(1)
-
-
-@orders
-def test_outputs_behind_the_features_reach_the_loss_and_forward(order):
-    class Net(CFLLNet):
-        def get_loss(self, y_pred, y_true, X=None, training=False):
-            prediction, penalty = y_pred
-            return super().get_loss(prediction, y_true) + 100.0 * penalty.mean()
-
-    X, y = make_data()
-    net = Net(WithPenalty, max_epochs=30, verbose=0, random_state=0, update_order=order)
-    net.set_params(train_split=ValidSplit(3)).fit(X, y)
-    prediction, penalty = net.forward(X)
-    assert prediction.shape == (N, K) and penalty.shape == (N,)
-    assert net.predict(X).shape == (N, K)
-    plain = make_net(WithPenalty, max_epochs=30).fit(X, y)
-    assert penalty.mean() < 0.5 * plain.forward(X)[1].mean()
-
-
-def test_modules_that_give_no_tensor_are_named():
-    class Lists(Tanh):
-        def forward(self, X):
-            return {"features": super().forward(X)}
-
-    with pytest.raises(TypeError, match="must return a tensor of features.*returned dict"):
-        make_net(Lists).fit(*make_data())
-
-
-def test_infer_cannot_be_overridden():
-    class Net(CFLLNet):
-        def infer(self, x, **fit_params):
-            return super().infer(2 * x, **fit_params)
-
-    with pytest.raises(TypeError, match="overrides `infer`.*`forward` of the module"):
-        Net(Tanh, verbose=0).fit(*make_data())
-
-
-@pytest.mark.parametrize(
-    "callback", [LRScheduler("StepLR", step_size=1), ("rate", LRScheduler), LRScheduler]
-)
-def test_two_schedules_of_the_rate_are_refused(callback):
-    X, y = make_data()
-    net = make_net(lr_schedule="cosine", callbacks=[callback])
-    with pytest.raises(ValueError, match='`lr_schedule`="?\'?cosine.*LRScheduler.*"constant"'):
-        net.fit(X, y)
-
-
-def test_estimators_refuse_two_schedules_of_the_rate():
-    X, y = make_data()
-    model = CFLLRegressor(callbacks=[LRScheduler("StepLR", step_size=1)], max_epochs=2)
-    with pytest.raises(ValueError, match="`learning_rate_schedule`"):
-        model.set_params(learning_rate_schedule="cosine").fit(X, y)
-    model.set_params(learning_rate_schedule="constant").fit(X, y)
-
-
-def test_patterns_name_parameters_as_the_users_module_does():
-    X, y = make_data()
-    nets = [
-        make_net(optimizer__param_groups=[(pattern, {"lr": 0.0})]).fit(X, y)
-        for pattern in ("fc.weight", "backbone.fc.weight", "*.weight")
-    ]
-    for net in nets:
-        assert [group["lr"] for group in net.optimizer_.param_groups] == [0.0, net.lr]
-    assert nets[0].module_.fc is nets[0].module_.backbone.fc
-    assert not hasattr(nets[0].module_, "nothing_of_that_name")
-
-
-def test_frozen_parameters_do_not_move():
-    X, y = make_data()
-    module = Tanh()
-    before = module.fc.weight.detach().clone()
-    net = make_net(module, callbacks=[Freezer("*fc.weight")]).fit(X, y)
-    assert torch.equal(net.module_.fc.weight, before)
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    net.fit(X, y)  # nothing is left to train but the last layer
-    assert net.optimizer_ is None and np.isfinite(net.predict(X)).all()
-
-
-# -- listeners and records ---------------------------------------------------------------------
+# -- listeners and records --------------------------------------------------------------------
 
 
 class Duck:
@@ -383,16 +109,16 @@ def test_gradients_are_on_a_callback_with_the_batch():
         def on_batch_end(self, net, training, loss, **kwargs):
             assert loss.requires_grad == training
 
-    make_net(callbacks=[Listener()], train_split=ValidSplit(3)).fit(X, y)
+    make_net(callbacks=[Listener()], train_split=ValidSplit(5)).fit(X, y)
 
 
 @pytest.mark.parametrize("callbacks", [[], [Mock(get_params=dict)]])
 def test_history_holds_what_skorch_puts_there(callbacks):
     X, y = make_data()
-    net = make_net(callbacks=callbacks, train_split=ValidSplit(3)).fit(X, y)
+    net = make_net(callbacks=callbacks, train_split=ValidSplit(5)).fit(X, y)
     assert net.history[:, "train_batch_count"] == [2] * 3
     assert net.history[:, "valid_batch_count"] == [1] * 3
-    assert net.history[-1, "batches", -1, "valid_batch_size"] == 20
+    assert net.history[-1, "batches", -1, "valid_batch_size"] == 10
     for name in ("train_loss", "valid_loss"):
         best = np.minimum.accumulate([np.inf, *net.history[:, name]])
         assert net.history[:, f"{name}_best"] == list(net.history[:, name] < best[:-1])
@@ -432,7 +158,7 @@ def test_step_of_a_subclass_finds_a_record_for_every_batch():
         assert net.score(X, y) > 0.5
 
 
-# -- optimisers --------------------------------------------------------------------------------
+# -- optimisers -------------------------------------------------------------------------------
 
 
 @orders
@@ -466,10 +192,10 @@ def test_optimiser_that_evaluates_again_finds_the_last_layer_held(order):
         options = {"last_layer__memory": "statistics", "update_order": order}
         nets.append(make_net(optimizer=kind, lr=lr, **options).fit(X, y))
     assert all(len(set(each)) == 1 for each in losses)  # nothing moved in between
-    assert_equal_nets(*nets)
+    assert_equal_states(*nets)
 
 
-# -- scikit-learn ------------------------------------------------------------------------------
+# -- scikit-learn -----------------------------------------------------------------------------
 
 
 def test_net_is_a_regressor_with_a_score():
@@ -490,13 +216,13 @@ def test_net_is_a_regressor_with_a_score():
 def test_search_and_bagging_need_no_scoring():
     X, y = make_data()
     search = GridSearchCV(make_net(), {"lr": [0.01, 0.1], "module__width": [4, 8]}, cv=2)
-    assert search.fit(X, y).best_score_ > -1.0
-    bagging = BaggingRegressor(make_net(module__squeeze=True), n_estimators=2, random_state=0)
+    assert search.fit(X, y).best_score_ > 0.0
+    bagging = BaggingRegressor(make_net(max_epochs=50, module__squeeze=True), 2, random_state=0)
     assert bagging.fit(X, y[:, 0]).predict(X).shape == (N,)
-    assert bagging.score(X, y[:, 0]) > -1.0
+    assert bagging.score(X, y[:, 0]) > 0.2
 
 
-# -- shapes and data ---------------------------------------------------------------------------
+# -- shapes and data --------------------------------------------------------------------------
 
 
 @orders
@@ -505,7 +231,7 @@ def test_single_feature_may_come_without_its_dimension(order):
     options = {"update_order": order, "train_split": ValidSplit(3)}
     flat = make_net(module__squeeze=True, **options).fit(X, y[:, 0])
     column = make_net(module__width=1, **options).fit(X, y[:, 0])
-    assert_equal_nets(flat, column)
+    assert_equal_states(flat, column)
     assert flat.history[:, "valid_loss"] == column.history[:, "valid_loss"]
     assert flat.predict(X).shape == (N,) and column.predict(X).shape == (N, 1)
     np.testing.assert_array_equal(flat.predict(X), column.predict(X)[:, 0])
@@ -538,7 +264,7 @@ def test_items_may_be_dicts_and_keywords_reach_forward(iterator):
     options = {"iterator_train": iterator, "iterator_train__shuffle": False, "max_epochs": 2}
     named = {"a": X[:, :1], "b": X[:, 1:]}
     expected = make_net(TwoInputs, **options).fit(named, y, shift=0.5)
-    assert_equal_nets(make_net(TwoInputs, **options).fit(DictItems(X, y), shift=0.5), expected)
+    assert_equal_states(make_net(TwoInputs, **options).fit(DictItems(X, y), shift=0.5), expected)
     plain = make_net(TwoInputs, **options).fit(named, y)
     assert not torch.equal(plain.module_.fc.weight, expected.module_.fc.weight)
     with pytest.raises(ValueError, match="duplicate keys: b"):
@@ -574,7 +300,7 @@ class Doubling(SkorchDataset):
 def test_data_set_of_the_users_own_is_taken():
     X, y = make_data()
     net = make_net(dataset=Doubling, dataset__factor=2.0).fit(X, y)
-    assert_equal_nets(net, make_net().fit(2 * X, y))
+    assert_equal_states(net, make_net().fit(2 * X, y))
     np.testing.assert_allclose(net.predict(X), make_net().fit(2 * X, y).predict(2 * X))
     with pytest.raises(TypeError, match="initialized Dataset"):
         make_net(dataset=Doubling(X, y), dataset__factor=2.0).fit(X, y)
@@ -594,7 +320,7 @@ def test_epochs_given_to_partial_fit_are_those_of_the_schedule():
     assert net.history[:, "learning_rate"] == expected.history[:, "learning_rate"]
 
 
-# -- files -------------------------------------------------------------------------------------
+# -- files ------------------------------------------------------------------------------------
 
 
 def saves_until_killed(net, checkpoint):
@@ -657,4 +383,4 @@ def test_parameters_go_to_open_files_and_through_links(tmp_path):
     for path in (target, tmp_path / "open"):
         loaded = make_net().initialize()
         loaded.load_params(f_params=path)
-        assert_equal_nets(loaded, net)
+        assert_equal_states(loaded, net)

@@ -1,72 +1,34 @@
-"""Files of models: damaged, made by hand, killed while written. And what a file does not hold."""
+"""Files of models that are damaged or made by hand are refused, or predict the same."""
 
-import errno
 import hashlib
 import io
 import json
-import os
 import random
-import stat
 import time
-import warnings
 import zipfile
 
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import Callback
 from torch import nn
 
 import sklearn_cfll
-from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor, ModelFileError
+from model_files import (
+    MODELS,
+    X,
+    Y,
+    forged,
+    found_in,
+    json_of,
+    members,
+    npy,
+    outputs,
+    set_in,
+    small_regressor,
+    zipped,
+)
+from sklearn_cfll import CFLLRegressor, ModelFileError
 from sklearn_cfll.backbones import MLPBackbone
-
-rng = np.random.default_rng(0)
-X = rng.normal(size=(90, 3))
-Y = X[:, 0] + 0.1 * rng.normal(size=90)
-LABELS = np.array(["no", "yes", "perhaps"])[rng.integers(0, 3, 90)]
-Z = X[:, :1] + rng.normal(size=(90, 1))
-
-
-def small_regressor(**parameters):
-    defaults = {"hidden_layer_sizes": (6,), "n_members": 2, "max_epochs": 2, "random_state": 0}
-    return CFLLRegressor(**{**defaults, **parameters})
-
-
-MODELS = {
-    "regressor": lambda: small_regressor().fit(X, Y),
-    "classifier": lambda: CFLLClassifier(
-        hidden_layer_sizes=(6,), max_epochs=2, random_state=0, optimizer="sgd", warm_start=True
-    ).fit(X, LABELS),
-    "instruments": lambda: CFLLIVRegressor(
-        instrument_hidden_sizes=(4,), n_folds=2, n_repeats=1, max_epochs=2, random_state=0
-    ).fit(X[:, :1], Y, Z=Z),
-}
-
-
-def outputs(model):
-    """Everything that is predicted, as bytes."""
-    if isinstance(model, CFLLIVRegressor):
-        parts = model.predict(X[:, :1], return_std=True)
-    elif isinstance(model, CFLLClassifier):
-        parts = (model.predict(X), model.predict_proba(X))
-    else:
-        parts = (*model.predict(X, return_std=True), *model.predict_interval(X, 0.8))
-    return b"".join(np.asarray(part).tobytes() for part in parts)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Of each model its class, its file's bytes and what it predicts."""
-    found = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # so few rows, so weak instruments
-        for name, make in MODELS.items():
-            path, model = tmp_path_factory.mktemp(name) / "model.npz", make()
-            model.save(path)
-            found[name] = type(model), path.read_bytes(), outputs(model)
-    return found
-
 
 # -- damage -----------------------------------------------------------------------------------
 
@@ -96,21 +58,6 @@ def move(data, draw):
     return data[:to] + data[start : start + length] + data[to + length :]
 
 
-def members(data):
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {info.filename: archive.read(info) for info in archive.infolist()}
-
-
-def zipped(parts, compression=zipfile.ZIP_STORED):
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # two members of one name
-        with zipfile.ZipFile(file, "w", compression) as archive:
-            for name, raw in parts:
-                archive.writestr(name, raw)
-    return file.getvalue()
-
-
 def change_members(data, draw):
     """A proper archive again, its members doubled, exchanged, left out, compressed, changed."""
     parts = list(members(data).items())
@@ -135,29 +82,6 @@ def change_members(data, draw):
 
 
 DAMAGE = (flip_bytes, flip_bytes, cut, overwrite, move, change_members)
-
-
-def npy(array):
-    file = io.BytesIO()
-    np.lib.format.write_array(file, np.asarray(array), version=(1, 0))
-    return file.getvalue()
-
-
-def json_of(data):
-    return json.loads(np.load(io.BytesIO(data))["content"].tobytes())
-
-
-def forged(data, content, arrays=()):
-    """A file whose digests agree with another content and other arrays."""
-    parts = {**members(data), **dict(arrays)}
-    digests = {key: hashlib.sha256(parts[f"{key}.npy"]).hexdigest() for key in content["sha256"]}
-    text = content if isinstance(content, bytes) else json.dumps({**content, "sha256": digests})
-    parts["content.npy"] = npy(np.frombuffer(text.encode(), np.uint8))
-    digest = hashlib.sha256(parts["content.npy"]).digest()
-    parts["digest.npy"] = npy(np.frombuffer(digest, np.uint8))
-    return zipped(parts.items())
-
-
 ODD = (None, True, -1, 0, 2, 10**12, 1e308, float("nan"), "", "cuda", "__class__", [], {}, [[]])
 ODD += ({"array": "array_0"}, {"dict": []}, {"tuple": [1, 2]}, {"optimizer": "Optimizer"})
 ODD += ({"range": [0, 10**18, 1]}, {"code": ["x", "backbone", True]}, {"dtype": "float8"})
@@ -240,20 +164,6 @@ def test_thousands_of_damaged_files(name, files, tmp_path):
 # -- files made by hand -----------------------------------------------------------------------
 
 
-def set_in(state, path, value):
-    """Change one value of an encoded state: a path of keys."""
-    *parents, last = path
-    for key in parents:
-        pairs = state["dict"] if "dict" in state else state.items()
-        state = next(v for k, v in pairs if k == key)
-    if "dict" in state:
-        state["dict"] = [[k, value if k == last else v] for k, v in state["dict"]]
-        if last not in [k for k, _ in state["dict"]]:
-            state["dict"].append([last, value])
-    else:
-        state[last] = value
-
-
 def recipe(**parameters):
     encoded = [[key, value] for key, value in parameters.items()]
     return {"recipe": ["MLPBackbone", {"dict": encoded}]}
@@ -322,13 +232,6 @@ MISFITS = {
 }
 
 
-def found_in(state, path):
-    """The value at a path of keys, as in `set_in`."""
-    for key in path:
-        state = next(v for k, v in (state.get("dict") or state.items()) if k == key)
-    return state
-
-
 @pytest.mark.parametrize("name", MISFITS)
 def test_what_only_a_later_call_would_stumble_over_is_refused(name, files, tmp_path):
     cls, data, _ = files[name]
@@ -374,7 +277,7 @@ def test_lists_within_lists_are_bounded(files, tmp_path):
         digest = hashlib.sha256(parts["content.npy"]).digest()
         parts["digest.npy"] = npy(np.frombuffer(digest, np.uint8))
         (tmp_path / "model").write_bytes(zipped(parts.items()))
-        with pytest.raises(ModelFileError):
+        with pytest.raises(ModelFileError, match="cannot be opened"):
             cls.load(tmp_path / "model")
 
 
@@ -461,212 +364,3 @@ def test_what_is_wrong_with_a_backbone_given_to_load_is_said(tmp_path):
             CFLLRegressor.load(path, backbone=network, device=device)
     loaded = CFLLRegressor.load(path, backbone=network, device="auto")
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
-
-
-# -- writing ----------------------------------------------------------------------------------
-
-
-def test_a_full_disk_leaves_the_old_file(files, tmp_path, monkeypatch):
-    cls, data, _ = files["regressor"]
-    path = tmp_path / "model"
-    path.write_bytes(data)
-    model = cls.load(path)
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    for owner, name in ((os, "fsync"), (zipfile.ZipFile, "writestr"), (os, "replace")):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, full)
-            with pytest.raises(OSError, match="No space"):
-                model.save(path)
-            with pytest.raises(OSError, match="No space"):
-                model.save(tmp_path / "new")
-        assert path.read_bytes() == data
-        assert [file.name for file in tmp_path.iterdir()] == ["model"]
-
-
-def test_an_interrupt_leaves_the_old_file(files, tmp_path, monkeypatch):
-    cls, data, _ = files["regressor"]
-    path = tmp_path / "model"
-    path.write_bytes(data)
-    model = cls.load(path)
-
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        model.save(path)
-    assert path.read_bytes() == data
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
-def test_permissions_and_links_stay(files, tmp_path):
-    cls, data, _ = files["regressor"]
-    path, link = tmp_path / "model", tmp_path / "link"
-    path.write_bytes(data)
-    model = cls.load(path)
-    path.chmod(0o640)
-    link.symlink_to(path)
-    model.save(link)
-    assert link.is_symlink()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    plain = tmp_path / "plain"
-    plain.write_bytes(b"")
-    model.save(tmp_path / "new")
-    assert (tmp_path / "new").stat().st_mode == plain.stat().st_mode
-    with pytest.raises(OSError, match="regular file"):
-        model.save(os.devnull)
-    with pytest.raises(OSError, match="regular file"):
-        model.save(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no such folder: '.*nowhere'$"):
-        model.save(tmp_path / "nowhere" / "model")
-
-
-def forked(work):
-    """A child process that does this work; its id."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
-
-
-@needs_fork
-def test_two_writers_leave_a_whole_file(files, tmp_path):
-    cls, data, before = files["regressor"]
-    path = tmp_path / "model"
-    path.write_bytes(data)
-
-    def save_often(model):
-        for _ in range(40):
-            model.save(path)
-
-    models = [cls.load(path).set_params(tol=tol) for tol in (1.0, 2.0)]
-    writers = [forked(lambda model=model: save_often(model)) for model in models]
-    for _ in range(30):
-        assert outputs(cls.load(path)) == before
-    for writer in writers:
-        assert os.waitpid(writer, 0)[1] == 0
-    assert cls.load(path).tol in (1.0, 2.0)
-    assert [file.name for file in tmp_path.iterdir()] == ["model"]
-
-
-def save_forever(model, path):
-    while True:
-        model.save(path)
-
-
-@needs_fork
-@pytest.mark.parametrize("n_kills", [10, pytest.param(100, marks=pytest.mark.slow)])
-def test_kills_while_saving_lose_nothing(n_kills, files, tmp_path):
-    cls, data, before = files["regressor"]
-    path = tmp_path / "model"
-    path.write_bytes(data)
-    model, draw = cls.load(path), random.Random(0)
-    for _ in range(n_kills):
-        child = forked(lambda: save_forever(model, path))
-        time.sleep(draw.uniform(0.0, 0.1))
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        assert outputs(cls.load(path)) == before
-    assert path.read_bytes() != data  # some of them had written
-
-
-# -- what a file does not hold ----------------------------------------------------------------
-
-
-class OwnSGD(torch.optim.SGD):
-    """No optimiser that has a name."""
-
-
-def network(input_shape):
-    return nn.Sequential(nn.Linear(input_shape[0], 5), nn.Tanh())
-
-
-def test_save_says_once_what_load_will_need(tmp_path):
-    model = small_regressor(backbone=network, optimizer=OwnSGD, callbacks=[Callback()])
-    model.fit(X, Y)
-    with pytest.warns(UserWarning, match="plain data only") as caught:
-        model.save(tmp_path / "model")
-    (warning,) = caught
-    assert warning.filename == __file__
-    for part in (
-        "`backbone` (the function network)",
-        "`optimizer` (the class OwnSGD)",
-        "`callbacks`",
-    ):
-        assert part in str(warning.message)
-    loaded = CFLLRegressor.load(tmp_path / "model", backbone=network, optimizer=OwnSGD)
-    assert loaded.predict(X).tobytes() == model.predict(X).tobytes()
-    assert (loaded.backbone, loaded.optimizer, loaded.callbacks) == (network, OwnSGD, None)
-    for needed in ("backbone", "optimizer"):
-        given = {"backbone": network, "optimizer": OwnSGD}
-        given.pop(needed)
-        with pytest.raises(ModelFileError, match=f"`{needed}`"):
-            CFLLRegressor.load(tmp_path / "model", **given)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_ordinary_models_are_saved_without_a_word(name, files, tmp_path):
-    cls, data, _ = files[name]
-    (tmp_path / "model").write_bytes(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model = cls.load(tmp_path / "model")
-        model.save(tmp_path / "other")
-        assert outputs(cls.load(tmp_path / "other")) == outputs(model)
-
-
-PLAIN_VALUES = {
-    "device": torch.device("cpu"),
-    "hidden_layer_sizes": [range(8, 10), np.array([8, 9]), [np.int64(8)], 8, np.uint8(8)],
-    "random_state": [np.int32(3), np.random.RandomState(0), np.uint32(2**32 - 1)],
-    "ridge": [np.float32(0.5), np.longdouble(0.5), np.float64(2), np.int8(1)],
-    "decay": np.float16(0.5),
-    "early_stopping": np.True_,
-    "optimizer": [torch.optim.NAdam, "sgd"],
-    "batch_size": [np.int64(40), "full"],
-    "activation": np.str_("tanh"),
-    "backbone": MLPBackbone(np.array([5, 4])),
-}
-
-
-@pytest.mark.parametrize("name", PLAIN_VALUES)
-def test_values_of_all_kinds_come_back(name, tmp_path):
-    values = PLAIN_VALUES[name]
-    for value in values if isinstance(values, list) else [values]:
-        model = small_regressor(n_members=1, **({name: value})).fit(X, Y)
-        model.save(tmp_path / "model")
-        loaded = CFLLRegressor.load(tmp_path / "model")
-        assert outputs(loaded) == outputs(model)
-        found = getattr(loaded, name)
-        if name == "backbone":
-            found, value = list(found.hidden_layer_sizes), list(value.hidden_layer_sizes)
-        if isinstance(value, np.random.RandomState):
-            assert isinstance(found, int)  # the seed that was drawn from it
-            assert loaded.fit(X, Y).predict(X).tobytes() == model.predict(X).tobytes()
-        else:
-            assert np.array_equal(found, value) if np.ndim(value) else found == value
-
-
-@pytest.mark.parametrize("value", [object(), {1, 2}, lambda: None, 1j, b"bytes", np.dtype("f8")])
-def test_what_a_file_cannot_hold_is_refused_by_name(value, tmp_path):
-    path = tmp_path / "model"
-    model = small_regressor().fit(X, Y)
-    model.save(path)
-    before = path.read_bytes()
-    model.verbose = value
-    with pytest.raises(TypeError, match="`verbose` holds"):
-        model.save(path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["model"]
