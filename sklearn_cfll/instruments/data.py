@@ -178,7 +178,8 @@ def check_side(
     if value is None:
         return None
     given = as_table(value, name)
-    if np.ndim(given) == 1:
+    # A table of pyarrow has a shape, but no number of dimensions.
+    if len(given.shape if hasattr(given, "shape") else np.shape(given)) == 1:
         given = np.asarray(given).reshape(-1, 1)
     own = own if shape is None else len(shape) > 1
     with named_columns(given, name):
