@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.base import is_regressor
 
 from ._field_panels import draw_images, draw_lines
 from ._field_selection import as_list, check_fields, check_index, select_fields
@@ -102,7 +101,7 @@ class FieldDisplay:
             raise ValueError(f"X and y must have the same length, got {len(X)} and {len(y)}.")
         for i in chosen:
             check_index("sample", i, len(X))
-        if not is_regressor(estimator):
+        if hasattr(estimator, "predict_proba"):
             raise TypeError(
                 f"`estimator` must be a regressor of fields, got {type(estimator).__name__}."
             )

@@ -92,7 +92,7 @@ def test_encoding_passes_through_each_bin_and_is_flat_outside():
     expected = [[-1, -1, -1], [0, -1, 0], [1, 0, 1], [1, 1, 1]]
     assert layer(inputs).tolist() == expected
     assert layer.n_outputs == 3 and layer.column.tolist() == [0, 0, 2]
-    assert layer(inputs.float()).dtype == torch.float32
+    assert layer.float()(inputs).dtype == torch.float32  # that of the network
 
 
 def test_a_linear_layer_on_it_is_any_piecewise_linear_function_with_these_edges():
