@@ -350,7 +350,7 @@ def test_sample_weight_is_routed_through_a_pipeline_and_a_search():
         assert not np.isnan(search.best_score_)
 
 
-def test_weights_nobody_asked_for_are_refused():
+def test_weights_that_were_not_requested_are_refused():
     with config_context(enable_metadata_routing=True):
         model = make_pipeline(small(CFLLRegressor))
         with pytest.raises(ValueError, match=r"sample_weight.*are passed but are not explicitly"):

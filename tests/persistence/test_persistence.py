@@ -297,7 +297,7 @@ def test_save_and_load_are_equal_to_the_last_bit(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", WITH_CODE)
-def test_code_of_ones_own_is_passed_again_at_load(case, tmp_path):
+def test_users_code_is_passed_again_at_load(case, tmp_path):
     make, (X, y) = WITH_CODE[case]
     model = make().fit(X, y)
     model.save(tmp_path / "model")
@@ -327,7 +327,7 @@ def test_parameters_survive_saving(tmp_path):
     )
 
 
-def test_an_optimizer_of_ones_own_is_named_at_load(tmp_path):
+def test_a_users_optimizer_is_named_at_load(tmp_path):
     class OwnSGD(torch.optim.SGD):
         """Not in torch.optim."""
 
