@@ -2,11 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import (
-    load_breast_cancer,
-    make_classification,
-    make_multilabel_classification,
-)
+from sklearn.datasets import load_breast_cancer, make_classification, make_multilabel_classification
 from sklearn.utils import compute_sample_weight
 
 from helpers import small, string_labels

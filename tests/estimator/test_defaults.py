@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import (
-    make_friedman1,
-)
+from sklearn.datasets import make_friedman1
 from torch import nn
 
 from helpers import data_for

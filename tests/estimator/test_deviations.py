@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import (
-    load_diabetes,
-    make_friedman1,
-)
+from sklearn.datasets import load_diabetes, make_friedman1
 from torch import nn
 
 from helpers import data_for, penalty, small

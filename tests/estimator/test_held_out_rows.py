@@ -8,9 +8,7 @@ import pytest
 import sklearn
 import torch
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import (
-    make_friedman1,
-)
+from sklearn.datasets import make_friedman1
 from sklearn.linear_model import Ridge
 
 from helpers import BOTH, caught, data_for, penalty, small

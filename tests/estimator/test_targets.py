@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import (
-    make_friedman1,
-    make_regression,
-)
+from sklearn.datasets import make_friedman1, make_regression
 
 from helpers import BOTH, data_for, raw, small
 from sklearn_cfll import CFLLClassifier, CFLLRegressor

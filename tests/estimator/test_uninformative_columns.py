@@ -8,10 +8,7 @@ from sklearn.feature_selection import SequentialFeatureSelector
 from torch import nn
 
 from helpers import BOTH
-from sklearn_cfll import (
-    CFLLClassifier,
-    CFLLRegressor,
-)
+from sklearn_cfll import CFLLClassifier, CFLLRegressor
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e6])

@@ -13,9 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from helpers import friedman
-from sklearn_cfll import (
-    CFLLRegressor,
-)
+from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.final_solve.offset import LinearOffset
 from sklearn_cfll.final_solve.refit import shrink_to_evidence

@@ -9,9 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.base import clone
-from skorch.callbacks import (
-    Callback,
-)
+from skorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
