@@ -20,7 +20,11 @@ from torch import nn
 from sklearn_cfll import CFLLIVRegressor
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.datasets import make_demand_design
-from sklearn_cfll.instruments.data import InstrumentData, RedundantInstrumentWarning, fold_labels
+from sklearn_cfll.instruments.data import (
+    InstrumentData,
+    RedundantInstrumentWarning,
+    fold_labels,
+)
 from sklearn_cfll.instruments.diagnostics import (
     DirectRegressionPreferredWarning,
     WeakInstrumentWarning,
