@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import make_classification, make_friedman1
+from sklearn.datasets import load_iris, make_classification, make_friedman1
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 
@@ -28,6 +28,16 @@ def data_for(Estimator, n_rows=120):
 
 def friedman(n=400, n_features=6, noise=0.5, seed=0):
     return make_friedman1(n, n_features, noise=noise, random_state=seed)
+
+
+def string_labels():
+    """Iris, with the names of its classes as labels."""
+    X, y = load_iris(return_X_y=True)
+    return X, load_iris().target_names[y]
+
+
+class OwnSGD(torch.optim.SGD):
+    """An optimiser that has no name in the package's table."""
 
 
 def draw(*shape, seed=0, dtype=torch.float64):

@@ -202,14 +202,14 @@ ORDINARY = {
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_ordinary_networks_raise_no_alarm(name):
+def test_ordinary_networks_raise_no_warning(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fit(ORDINARY[name], CLASSES)
         fit(ORDINARY[name], Y)
 
 
-def test_shares_as_inputs_raise_no_alarm():
+def test_shares_as_inputs_raise_no_warning():
     shares = np.abs(X) / np.abs(X).sum(1, keepdims=True)
     CFLLRegressor(nn.Identity(), max_epochs=1).fit(shares, Y)
 

@@ -408,7 +408,7 @@ def test_a_small_but_real_deviation_is_scaled():
     assert abs(layer(torch.tensor([[1.0 + 2e-6]], dtype=torch.float64)).item() - 2.0) < 1e-6
 
 
-def test_extreme_entries_are_drawn_in_and_all_others_left():
+def test_extreme_entries_are_soft_clipped_and_others_unchanged():
     layers = Standardize(1).double(), RobustStandardize(1).double()
     for layer in layers:
         layer.adapt_to(*torch.tensor([[3.0], [2.0]], dtype=torch.float64))

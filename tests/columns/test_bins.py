@@ -55,7 +55,7 @@ def test_a_column_of_few_values_has_an_edge_at_each():
     assert 7.0 not in bin_edges(values, weight, 4, 99)[0]
 
 
-def test_codes_in_any_order_are_told_apart():
+def test_codes_in_any_order_are_distinguished():
     rng = np.random.RandomState(0)
     codes = rng.randint(40, size=900)
     y = rng.randn(40)[codes] + 0.1 * rng.randn(900)

@@ -7,13 +7,8 @@ import pytest
 from scipy.special import ive
 
 from simulated_fields import coefficients, error, orders
-from sklearn_cfll.datasets import (
-    burgers,
-)
-from sklearn_cfll.datasets._random_fields import (
-    evaluate_periodic,
-    periodic_field,
-)
+from sklearn_cfll.datasets import burgers
+from sklearn_cfll.datasets._random_fields import evaluate_periodic, periodic_field
 from sklearn_cfll.datasets.burgers import solve_burgers
 
 

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from simulated_fields import error, orders
-from sklearn_cfll.datasets import (
-    make_darcy,
-)
+from sklearn_cfll.datasets import make_darcy
 from sklearn_cfll.datasets.darcy import darcy_matrix, solve_darcy
 
 

@@ -8,10 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from simulated_fields import DESIGNS, error
-from sklearn_cfll.datasets import (
-    make_demand_design,
-    make_sprite_design,
-)
+from sklearn_cfll.datasets import make_demand_design, make_sprite_design
 from sklearn_cfll.datasets.sprites import render
 
 designs = pytest.mark.parametrize("make", DESIGNS.values(), ids=DESIGNS)

@@ -17,10 +17,7 @@ from sklearn_cfll.datasets import (
     make_navier_stokes,
     navier_stokes,
 )
-from sklearn_cfll.datasets._random_fields import (
-    evaluate_cosine,
-    neumann_field,
-)
+from sklearn_cfll.datasets._random_fields import evaluate_cosine, neumann_field
 
 EQUATIONS = {
     "burgers": partial(make_burgers, 3, 32, final_time=0.1),

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from simulated_fields import coefficients, error, orders
-from sklearn_cfll.datasets import (
-    make_navier_stokes,
-    navier_stokes,
-)
-from sklearn_cfll.datasets._random_fields import (
-    evaluate_periodic,
-    periodic_field,
-)
+from sklearn_cfll.datasets import make_navier_stokes, navier_stokes
+from sklearn_cfll.datasets._random_fields import evaluate_periodic, periodic_field
 from sklearn_cfll.datasets.navier_stokes import solve_navier_stokes
 
 

@@ -8,6 +8,7 @@ import torch
 from sklearn.datasets import make_classification, make_friedman1
 from torch import nn
 
+from helpers import string_labels
 from sklearn_cfll import CFLLIVRegressor, CFLLRegressor
 
 SMALL = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
@@ -64,3 +65,10 @@ def with_value(array, value):
     array = np.array(array, dtype=np.float64)
     array.flat[7] = value
     return array
+
+
+def friedman_or_iris(Estimator):
+    """Rows and numbers for a regressor, or rows and names of classes."""
+    if Estimator is CFLLRegressor:
+        return make_friedman1(150, n_features=6, noise=0.3, random_state=0)
+    return string_labels()

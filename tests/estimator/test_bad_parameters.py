@@ -71,7 +71,7 @@ def test_cuda_asked_for_where_there_is_none(Estimator, device):
         quick(Estimator, device=device).fit(X, y)
 
 
-def test_device_nobody_has_heard_of():
+def test_unknown_device():
     X, y = few_rows(CFLLRegressor)
     with pytest.raises(ValueError, match="`device`='abacus' is neither .* nor a torch device"):
         quick(CFLLRegressor, device="abacus").fit(X, y)

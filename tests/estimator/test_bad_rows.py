@@ -110,7 +110,7 @@ def test_no_rows_to_predict(Estimator):
 
 
 @BOTH
-def test_columns_of_words(Estimator):
+def test_columns_of_strings(Estimator):
     X, y = few_rows(Estimator)
     words = pd.DataFrame(X).astype(object)
     words[2] = "Oslo"
@@ -144,7 +144,7 @@ def test_constant_column_may_shift_at_prediction(Estimator, value):
     assert np.isfinite(raw(X)).all()
     spread = np.ptp(raw(X))
     # A shift by one part in a thousand moves predictions, but does not blow them up.
-    assert np.abs(raw(shifted) - raw(X)).max() < (spread if value < 1e6 else 1e6 * spread)
+    assert np.abs(raw(shifted) - raw(X)).max() < (0.01 if value < 1e6 else 20) * spread
 
 
 def test_nearly_constant_column_does_not_blow_up():
@@ -211,7 +211,7 @@ def test_targets_of_another_length_than_the_dataset():
         quick(CFLLRegressor).fit(dataset, y[:-1])
 
 
-def test_targets_of_words_in_regression():
+def test_targets_of_strings_in_regression():
     X, y = few_rows(CFLLRegressor)
     with pytest.raises(ValueError, match="could not convert string to float"):
         quick(CFLLRegressor).fit(X, np.where(y > y.mean(), "high", "low"))
@@ -257,7 +257,7 @@ def test_class_unknown_to_the_first_partial_fit():
         (lambda X, y: (X, np.array([None] * len(y))), "missing values"),
     ],
 )
-def test_faults_of_held_out_rows_are_told_as_theirs(change, message):
+def test_errors_in_held_out_rows_name_them(change, message):
     X, y = few_rows(CFLLClassifier)
     X_val, y_val = change(X, y)
     with pytest.raises(ValueError, match=rf"^In `X_val` and `y_val`.*: .*{message}"):

@@ -2,25 +2,15 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import (
-    load_breast_cancer,
-    load_iris,
-    make_classification,
-    make_multilabel_classification,
-)
+from sklearn.datasets import load_breast_cancer, make_classification, make_multilabel_classification
 from sklearn.utils import compute_sample_weight
 
-from helpers import small
+from helpers import small, string_labels
 from sklearn_cfll import CFLLClassifier
 
 
 def binary():
     return load_breast_cancer(return_X_y=True)
-
-
-def string_labels():
-    X, y = load_iris(return_X_y=True)
-    return X, load_iris().target_names[y]
 
 
 @pytest.mark.parametrize("dataset", [binary, string_labels])

@@ -2,20 +2,12 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import (
-    load_diabetes,
-    load_iris,
-)
+from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from helpers import BOTH, data_for, penalty, raw, small
+from helpers import BOTH, data_for, penalty, raw, small, string_labels
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
-
-
-def string_labels():
-    X, y = load_iris(return_X_y=True)
-    return X, load_iris().target_names[y]
 
 
 @BOTH

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import (
-    make_friedman1,
-)
+from sklearn.datasets import make_friedman1
 from torch import nn
 
 from helpers import data_for
@@ -62,7 +60,7 @@ def test_automatic_ridge_is_the_same_for_any_number_of_few_rows():
     assert DEFAULTS.ridge("auto", (64,), 256, 15) == DEFAULTS.ridge("auto", (64,), 256, 39) == 7.68
 
 
-def test_each_threshold_says_what_it_rests_on():
+def test_each_threshold_names_its_script_and_reason():
     scripts = {field.metadata["script"] for field in dataclasses.fields(DEFAULTS)} - {None}
     benchmarks = Path(__file__).parents[2] / "benchmarks"
     if benchmarks.is_dir():  # not in an installed package

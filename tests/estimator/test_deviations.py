@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import (
-    load_diabetes,
-    make_friedman1,
-)
+from sklearn.datasets import load_diabetes, make_friedman1
 from torch import nn
 
 from helpers import data_for, penalty, small
@@ -56,7 +53,7 @@ def test_predictive_deviation_without_moments_says_how_to_keep_them():
 # -- what an interval asks for --------------------------------------------------------------------
 
 
-def test_interval_after_partial_fit_speaks_of_itself():
+def test_error_of_an_interval_after_partial_fit_names_partial_fit():
     model = CFLLRegressor(**SMALL).partial_fit(X, Y)
     with pytest.raises(
         ValueError, match=r"`partial_fit` holds none out\. Call `fit` first, on at least 40 rows"

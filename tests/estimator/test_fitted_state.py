@@ -16,6 +16,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 import sklearn_cfll
+from helpers import OwnSGD
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import FNOBackbone, MLPBackbone
 
@@ -25,10 +26,6 @@ X[:, 2] = np.exp(2 * X[:, 2])
 Y = X[:, 0] + np.abs(X[:, 1]) + 0.1 * rng.normal(size=100)
 LABELS = np.array(["no", "yes", "perhaps"])[(X[:, 0] > 0) + 1 * (X[:, 1] > 1)]
 IMAGES = rng.normal(size=(60, 1, 4, 4))
-
-
-class OwnSGD(torch.optim.SGD):
-    """No optimiser that has a name."""
 
 
 class Recipe(BaseEstimator):

@@ -8,9 +8,7 @@ import pytest
 import sklearn
 import torch
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import (
-    make_friedman1,
-)
+from sklearn.datasets import make_friedman1
 from sklearn.linear_model import Ridge
 
 from helpers import BOTH, caught, data_for, penalty, small
@@ -157,7 +155,7 @@ def test_validation_targets_in_other_units():
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_validation_rows_of_pure_noise_raise_no_alarm(seed):
+def test_validation_rows_of_pure_noise_raise_no_warning(seed):
     rng = np.random.default_rng(seed)
     inputs = [rng.normal, rng.lognormal, rng.standard_cauchy, rng.random][seed % 4](size=(400, 4))
     y = [rng.normal, rng.lognormal, lambda size: rng.lognormal(0, 2, size), rng.random][seed // 2](

@@ -9,6 +9,7 @@ from torch import nn
 
 from helpers import BOTH, friedman
 from sklearn_cfll import CFLLRegressor
+from sklearn_cfll.estimator.defaults import DEFAULTS
 
 
 def rotated(X, y):
@@ -93,7 +94,8 @@ def test_resolved_says_what_auto_stood_for():
     assert resolved["ridge"] == pytest.approx(0.12 * 64 * (64 / 256) ** 2)
     assert resolved["batch_size"] == 256 and resolved["n_held_out"] == 50
     assert resolved["precision"] == "float32" and resolved["linear_part"] is True
-    assert resolved["max_epochs"] == 2 and resolved["weight_decay"] > 0
+    assert resolved["max_epochs"] == 2
+    assert resolved["weight_decay"] == DEFAULTS.weight_decay(0.02, "cosine", 2 * 2)
     assert torch.device(resolved["device"]) == model.device_
     given = clone(model).set_params(ridge=3.0, batch_size=50, precision="float64").fit(X, y)
     assert [given.resolved_[name] for name in ("ridge", "batch_size", "precision")] == [

@@ -157,7 +157,7 @@ def test_rows_in_other_units_than_the_fit_are_named():
         model.partial_fit(X[300:], y[300:])
 
 
-def test_deviations_after_partial_fit_speak_of_new_rows():
+def test_deviations_after_partial_fit_are_those_of_new_rows():
     """Rows of a noise three times as large: the level follows what they show before learning."""
     X, y = friedman(300)
     noisy_X, noisy_y = friedman(2300, seed=1, noise=1.5)
@@ -206,7 +206,7 @@ def test_probabilities_survive_a_warm_fit_to_few_rows():
     assert log_loss(y[600:], model.predict_proba(X[600:])) < before + 0.02
 
 
-def test_rows_seen_before_say_nothing_of_the_noise():
+def test_rows_seen_before_do_not_change_the_noise():
     X, y = friedman(800, noise=1.0)
     model = CFLLRegressor(random_state=0).fit(X[:300], y[:300])
     for _ in range(10):
@@ -219,7 +219,7 @@ def test_rows_seen_before_say_nothing_of_the_noise():
         none_held_out.predict(X, return_std=True)
 
 
-def test_a_wild_target_among_few_new_rows_is_named_and_drawn_in():
+def test_a_wild_target_among_few_new_rows_is_named_and_clipped():
     X, y = friedman(403)
     model = CFLLRegressor(max_epochs=8, warm_start=True, random_state=0).fit(X[:300], y[:300])
     before = model.score(X[303:], y[303:])

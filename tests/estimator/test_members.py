@@ -5,10 +5,7 @@ import torch
 from torch import nn
 
 from helpers import BOTH, friedman
-from sklearn_cfll import (
-    CFLLRegressor,
-    ClosedFormLastLayer,
-)
+from sklearn_cfll import CFLLRegressor, ClosedFormLastLayer
 
 
 @BOTH

@@ -67,7 +67,7 @@ def test_parameters_with_effect_or_that_ask_for_nothing_are_quiet(parameters):
     assert caught(lambda: CFLLRegressor(**options).fit(BIG_X[:80], BIG_Y[:80])) == []
 
 
-def test_few_rows_and_validation_rows_of_ones_own():
+def test_parameters_without_effect_on_few_rows_and_given_validation_rows():
     few = CFLLRegressor(tol=0.1, max_epochs=1, random_state=0)
     found = caught(lambda: few.fit(BIG_X[:30], BIG_Y[:30]))
     assert len(found) == 1 and "`tol`=0.1 has no effect" in found[0]
@@ -137,7 +137,7 @@ def test_sizes_in_whatever_holds_them(sizes, tmp_path):
         CFLLRegressor(hidden_layer_sizes=True).fit(X, Y)
 
 
-def test_interrupt_while_columns_are_scaled_keeps_nothing_and_says_nothing(monkeypatch):
+def test_interrupt_while_columns_are_scaled_keeps_nothing_without_a_warning(monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 

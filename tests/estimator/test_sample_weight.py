@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import (
-    load_diabetes,
-)
+from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 
 from helpers import BOTH, data_for, raw, small

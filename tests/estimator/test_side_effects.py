@@ -5,9 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import (
-    make_regression,
-)
+from sklearn.datasets import make_regression
 
 from helpers import BOTH, data_for, raw, small
 from sklearn_cfll import CFLLRegressor

@@ -80,7 +80,7 @@ def test_squares_that_float64_cannot_hold_are_refused(size):
             CFLLIVRegressor().fit(**arguments)
 
 
-def test_a_network_of_ones_own_gets_what_it_can_hold():
+def test_a_users_network_gets_what_it_can_hold():
     huge = (BIG_X * [1, 1e32, 1, 1, 1])[:400]
     net = nn.Sequential(nn.Linear(5, 8), nn.Tanh())
     own = {"max_epochs": 3, "random_state": 0}
@@ -94,7 +94,7 @@ def own_network(tail=nn.Tanh, **options):
     return CFLLRegressor(net, max_epochs=2, random_state=0, **options)
 
 
-def test_sizes_that_a_network_of_ones_own_sees_as_they_are():
+def test_sizes_that_a_users_network_sees_unscaled():
     many, y = BIG_X[:320], BIG_Y[:320]
     model = own_network(nn.ReLU).fit(1e20 * many, y)
     assert model.resolved_["precision"] == "float64"

@@ -1,6 +1,6 @@
-"""The estimators inside scikit-learn: pipelines, searches, meta-estimators, routing, callbacks."""
+"""Estimators within scikit-learn: pipelines, searches, meta-estimators, names, routing."""
 
-import signal
+import functools
 import warnings
 
 import numpy as np
@@ -11,12 +11,8 @@ from scipy.stats import loguniform
 from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import (
-    ColumnTransformer,
-    TransformedTargetRegressor,
-    make_column_selector,
-)
-from sklearn.datasets import load_diabetes, load_iris, make_friedman1
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
+from sklearn.datasets import load_iris
 from sklearn.ensemble import (
     AdaBoostRegressor,
     BaggingClassifier,
@@ -42,24 +38,16 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.callbacks import Callback
-from torch import nn
 
 from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 from sklearn_cfll.backbones import MLPBackbone
+from small_tables import friedman_or_iris, quick
 
-X, y = make_friedman1(150, n_features=6, noise=0.3, random_state=0)
-X_iris, y_iris = load_iris(return_X_y=True)
-LABELS = load_iris().target_names[y_iris]
-
-
-def small(Estimator, **parameters):
-    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 15, "random_state": 0}
-    return Estimator(**{**defaults, **parameters})
-
-
-def data_for(Estimator):
-    return (X, y) if Estimator is CFLLRegressor else (X_iris, LABELS)
+X, y = friedman_or_iris(CFLLRegressor)
+X_iris, LABELS = friedman_or_iris(CFLLClassifier)
+y_iris = load_iris().target
+small = functools.partial(quick, max_epochs=15)
 
 
 # -- pipelines --------------------------------------------------------------------------------
@@ -67,7 +55,7 @@ def data_for(Estimator):
 
 @BOTH
 def test_pipeline_with_a_scaler(Estimator):
-    data, target = data_for(Estimator)
+    data, target = friedman_or_iris(Estimator)
     model = make_pipeline(StandardScaler(), small(Estimator)).fit(data[::2], target[::2])
     assert model.score(data[1::2], target[1::2]) > 0.85
     assert model.predict(data).shape == target.shape
@@ -75,7 +63,7 @@ def test_pipeline_with_a_scaler(Estimator):
 
 @BOTH
 def test_standardising_before_changes_nothing(Estimator):
-    data, target = data_for(Estimator)
+    data, target = friedman_or_iris(Estimator)
     scaled = make_pipeline(StandardScaler(), small(Estimator)).fit(data, target)
     plain = small(Estimator).fit(data, target)
     if Estimator is CFLLRegressor:
@@ -147,7 +135,7 @@ def test_pipeline_with_set_output_hands_on_names(output):
 @BOTH
 @pytest.mark.slow
 def test_grid_search_in_two_processes(Estimator):
-    data, target = data_for(Estimator)
+    data, target = friedman_or_iris(Estimator)
     grid = {"ridge": [0.1, 10.0], "decay": [0.5, 1.0], "hidden_layer_sizes": [(8,), (16, 16)]}
     search = GridSearchCV(
         small(Estimator, max_epochs=3), grid, cv=2, n_jobs=2, error_score="raise"
@@ -187,7 +175,7 @@ def test_search_through_a_pipeline():
 
 @BOTH
 def test_clone_takes_parameters_and_no_fit(Estimator):
-    data, target = data_for(Estimator)
+    data, target = friedman_or_iris(Estimator)
     model = small(Estimator, ridge=3.0, callbacks=[Callback()]).fit(data, target)
     copy = clone(model)
     assert copy.ridge == 3.0
@@ -197,7 +185,7 @@ def test_clone_takes_parameters_and_no_fit(Estimator):
 
 @BOTH
 def test_set_params_is_heard_by_the_next_fit(Estimator):
-    data, target = data_for(Estimator)
+    data, target = friedman_or_iris(Estimator)
     model = small(Estimator).fit(data, target)
     if Estimator is CFLLRegressor:
         model.set_params(linear_part=False, n_members=1)
@@ -272,7 +260,7 @@ def test_calibration_of_a_frozen_classifier():
 
 @BOTH
 def test_cross_val_predict_gives_a_prediction_a_row(Estimator):
-    data, target = data_for(Estimator)
+    data, target = friedman_or_iris(Estimator)
     predictions = cross_val_predict(small(Estimator), data, target, cv=3)
     assert predictions.shape == target.shape
     if Estimator is CFLLRegressor:
@@ -302,7 +290,7 @@ def test_scikit_learn_knows_what_they_are():
 
 @BOTH
 def test_html_representation(Estimator):
-    data, target = data_for(Estimator)
+    data, target = friedman_or_iris(Estimator)
     for model in (small(Estimator), small(Estimator).fit(data, target)):
         page = model._repr_html_()
         assert Estimator.__name__ in page
@@ -350,7 +338,7 @@ def test_sample_weight_is_routed_through_a_pipeline_and_a_search():
         assert not np.isnan(search.best_score_)
 
 
-def test_weights_nobody_asked_for_are_refused():
+def test_weights_that_were_not_requested_are_refused():
     with config_context(enable_metadata_routing=True):
         model = make_pipeline(small(CFLLRegressor))
         with pytest.raises(ValueError, match=r"sample_weight.*are passed but are not explicitly"):
@@ -364,193 +352,3 @@ def test_partial_fit_and_return_std_can_be_requested():
         model = small(CFLLRegressor).set_predict_request(return_std=True)
         prediction, std = make_pipeline(model).fit(X, y).predict(X, return_std=True)
     assert prediction.shape == std.shape == y.shape
-
-
-# -- scikit-learn's callbacks -----------------------------------------------------------------
-
-
-def callback_module():
-    return pytest.importorskip("sklearn.callback", reason="scikit-learn < 1.9")
-
-
-@BOTH
-def test_scoring_monitor_logs_a_score_per_epoch(Estimator):
-    scoring = "r2" if Estimator is CFLLRegressor else "accuracy"
-    monitor = callback_module().ScoringMonitor(scoring=scoring)
-    data, target = data_for(Estimator)
-    settings = {"max_epochs": 5, "refit_last_layer": False, "early_stopping": False}
-    model = small(Estimator, learning_rate=0.003, **settings)
-    model.set_callbacks(monitor).fit(data, target)
-    rows = monitor.get_logs().data
-    epochs = [row for row in rows if row["task_name"].startswith("epoch")]
-    assert len(epochs) == 5
-    scores = [row[scoring] for row in epochs]
-    assert np.isfinite(scores).all()
-    assert len(set(scores)) > 1  # the model as it was then, not as it is in the end
-    # Without a refit the last epoch's model is the one that is kept.
-    assert scores[-1] == pytest.approx(model.score(data, target))
-
-
-def test_scoring_monitor_leaves_the_fit_as_it_is():
-    monitor = callback_module().ScoringMonitor(scoring="r2")
-    plain = small(CFLLRegressor).fit(X, y)
-    heard = small(CFLLRegressor).set_callbacks(monitor).fit(X, y)
-    np.testing.assert_array_equal(heard.predict(X), plain.predict(X))
-
-
-def test_scoring_monitor_inside_a_pipeline_and_a_search():
-    monitor = callback_module().ScoringMonitor(scoring="r2")
-    model = make_pipeline(
-        StandardScaler(), small(CFLLRegressor, max_epochs=3).set_callbacks(monitor)
-    )
-    model.fit(X, y)
-    epochs = [row for row in monitor.get_logs().data if row["task_name"].startswith("epoch")]
-    assert len(epochs) == 3
-    monitor = callback_module().ScoringMonitor(scoring="r2")
-    model = small(CFLLRegressor, max_epochs=3).set_callbacks(monitor)
-    GridSearchCV(model, {"ridge": [0.1, 1.0]}, cv=2, refit=False).fit(X, y)
-    rows = [row for log in monitor.get_logs(select="all") for row in log.data]
-    assert sum(row["task_name"].startswith("epoch") for row in rows) == 2 * 2 * 3
-
-
-@pytest.mark.parametrize("where", ["estimator", "pipeline", "search"])
-def test_progress_bar_spans_search_pipeline_and_epochs(where, capsys):
-    callback = callback_module()
-    pytest.importorskip("rich")
-    model = small(CFLLRegressor, max_epochs=3)
-    if where != "estimator":
-        model = make_pipeline(StandardScaler(), model)
-    if where == "search":
-        model = GridSearchCV(model, {"cfllregressor__ridge": [0.1, 1.0]}, cv=2)
-    model.set_callbacks(callback.ProgressBar(max_propagation_depth=None)).fit(X, y)
-    shown = capsys.readouterr().out
-    assert "CFLLRegressor" in shown
-    assert "100%" in shown
-    assert {"pipeline": "Pipeline", "search": "GridSearchCV"}.get(where, "") in shown
-    assert model.predict(X).shape == (150,)
-
-
-def test_callbacks_are_torn_down_after_fits_and_failures():
-    callback = callback_module()
-    calls = []
-
-    class Watcher:
-        def setup(self, estimator, context):
-            calls.append("setup")
-
-        def teardown(self, estimator, context):
-            calls.append("teardown")
-
-        def on_fit_task_begin(self, estimator, context, **kwargs):
-            pass
-
-        def on_fit_task_end(self, estimator, context, **kwargs):
-            pass
-
-    assert callback is not None
-    model = small(CFLLRegressor).set_callbacks(Watcher()).fit(X, y)
-    assert calls == ["setup", "teardown"]
-    with pytest.raises(ValueError, match="Input X contains NaN"):  # before callbacks are set up
-        model.fit(np.full_like(X, np.nan), y)
-    assert calls == ["setup", "teardown"]
-    diverges = {"learning_rate": 1e12, "optimizer": "sgd", "hidden_layer_sizes": (16, 16)}
-    with pytest.raises(FloatingPointError, match="diverged in epoch"):
-        model.set_params(**diverges, batch_size=32).fit(X, y)
-    assert calls == ["setup", "teardown"] * 2
-
-
-def test_callback_that_says_stop_ends_training():
-    callback_module()
-
-    class StopAtSecond:
-        def setup(self, estimator, context):
-            pass
-
-        def teardown(self, estimator, context):
-            pass
-
-        def on_fit_task_begin(self, estimator, context, **kwargs):
-            pass
-
-        def on_fit_task_end(self, estimator, context, **kwargs):
-            return context.task_name.startswith("epoch") and context.task_id == 1
-
-    model = small(CFLLRegressor).set_callbacks(StopAtSecond()).fit(X, y)
-    assert model.n_iter_ == 2
-    assert model.score(X, y) > 0.9
-
-
-# -- Ctrl-C -----------------------------------------------------------------------------------
-
-
-class PressCtrlC(nn.Module):
-    """Presses Ctrl-C in the n-th training pass."""
-
-    def __init__(self, at_pass):
-        super().__init__()
-        self.at_pass, self.passes = at_pass, 0
-        self.linear = nn.Linear(6, 16)
-
-    def forward(self, inputs):
-        self.passes += self.training
-        if self.training and self.passes == self.at_pass:
-            signal.raise_signal(signal.SIGINT)
-        return self.linear(inputs).tanh()
-
-
-@pytest.fixture
-def ctrl_c_interrupts():
-    """A job in the background of a shell starts with SIGINT ignored; Python then leaves it so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@BOTH
-@pytest.mark.usefixtures("ctrl_c_interrupts")
-def test_ctrl_c_ends_training_and_keeps_the_model(Estimator):
-    target = y if Estimator is CFLLRegressor else y > y.mean()
-    # Two passes a batch, two batches an epoch: in the fifth epoch.
-    options = {"batch_size": 75, "max_epochs": 50, "update_order": "backbone_first"}
-    model = small(Estimator, backbone=PressCtrlC(18), **options)
-    with pytest.warns(UserWarning, match="interrupted after .* epochs.*kept"):
-        model.fit(X, target)
-    assert 3 <= model.n_iter_ <= 5
-    assert len(model.history_) == model.n_iter_
-    assert model.score(X, target) > 0.75
-    model.partial_fit(X, target)
-
-
-@pytest.mark.usefixtures("ctrl_c_interrupts")
-def test_ctrl_c_in_the_first_epoch_leaves_a_model_that_predicts():
-    model = small(CFLLRegressor, backbone=PressCtrlC(1))
-    with pytest.warns(UserWarning, match="interrupted after 0 epochs"):
-        model.fit(X, y)
-    assert np.isfinite(model.predict(X)).all()
-
-
-class StopTraining(Callback):
-    """Ends training as skorch's own early stopping does."""
-
-    def on_epoch_end(self, net, **kwargs):
-        if len(net.history) == 4:
-            raise KeyboardInterrupt
-
-
-@BOTH
-def test_callback_that_interrupts_ends_training_and_keeps_the_model(Estimator):
-    data, target = data_for(Estimator)
-    model = small(Estimator, callbacks=[StopTraining()])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.fit(data, target)
-    assert model.n_iter_ == 4
-    assert model.score(data, target) > 0.9
-
-
-def test_early_stopping_is_no_interruption():
-    X, y = load_diabetes(return_X_y=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model = small(CFLLRegressor, early_stopping=True, n_iter_no_change=1, tol=10.0).fit(X, y)
-    assert model.n_iter_ < 15

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import (
-    make_friedman1,
-    make_regression,
-)
+from sklearn.datasets import make_friedman1, make_regression
 
 from helpers import BOTH, data_for, raw, small
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
@@ -80,7 +77,7 @@ def test_predictions_have_the_precision_they_were_computed_in(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="float32 up to the limit on a CPU only")
-def test_columns_and_targets_far_from_zero_are_not_blurred():
+def test_columns_and_targets_far_from_zero_keep_their_precision():
     X, y = make_friedman1(800, noise=0.5, random_state=0)
     model = CFLLRegressor(max_epochs=10, random_state=0)
     plain = model.fit(X[:600], y[:600]).score(X[600:], y[600:])

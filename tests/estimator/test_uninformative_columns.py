@@ -8,16 +8,13 @@ from sklearn.feature_selection import SequentialFeatureSelector
 from torch import nn
 
 from helpers import BOTH
-from sklearn_cfll import (
-    CFLLClassifier,
-    CFLLRegressor,
-)
+from sklearn_cfll import CFLLClassifier, CFLLRegressor
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e6])
 @pytest.mark.parametrize("n", [6, 50, 400])
 @pytest.mark.parametrize("options", [{}, {"n_members": 3}, {"precision": "float32"}], ids=str)
-def test_class_frequencies_where_columns_say_nothing(value, n, options):
+def test_class_frequencies_for_uninformative_columns(value, n, options):
     X, y = np.full((n, 2), value), (np.arange(n) % 5 == 0).astype(int)
     model = CFLLClassifier(max_epochs=5, early_stopping=False, random_state=0, **options)
     model.fit(X, y)
@@ -36,7 +33,7 @@ def test_class_frequencies_with_held_out_rows_in_float64(n, n_classes):
 
 @pytest.mark.parametrize("n", [60, 300, 600])
 @pytest.mark.parametrize("value", [1.0, -1e3, 0.1])
-def test_deviations_where_columns_say_nothing(value, n):
+def test_deviations_for_uninformative_columns(value, n):
     y = np.random.default_rng(0).normal(size=n)
     model = CFLLRegressor(max_epochs=3, random_state=0).fit(np.full((n, 2), value), y)
     _, std = model.predict(np.full((1, 2), value), return_std=True)
@@ -47,7 +44,7 @@ def test_deviations_where_columns_say_nothing(value, n):
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e6])
 @pytest.mark.parametrize("n", [2, 6, 50, 400])
 @pytest.mark.parametrize("options", [{}, {"n_members": 1}, {"precision": "float32"}], ids=str)
-def test_the_mean_where_columns_say_nothing(value, n, options):
+def test_the_mean_for_uninformative_columns(value, n, options):
     X, y = np.full((n, 3), value), np.random.default_rng(0).normal(3, 2, n)
     model = CFLLRegressor(max_epochs=5, random_state=0, **options).fit(X, y)
     np.testing.assert_allclose(model.predict(X), y.mean(), rtol=1e-4, atol=1e-4)

@@ -13,9 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from helpers import friedman
-from sklearn_cfll import (
-    CFLLRegressor,
-)
+from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.final_solve.offset import LinearOffset
 from sklearn_cfll.final_solve.refit import shrink_to_evidence
@@ -44,7 +42,7 @@ def test_few_rows_take_a_linear_part(n_rows):
 
 
 @pytest.mark.parametrize(("n_rows", "doubt"), [(200, 2.0), (20, 8.0)])
-def test_a_part_is_believed_as_far_as_held_out_rows_speak_for_it(n_rows, doubt):
+def test_a_part_is_shrunk_according_to_its_evidence_on_held_out_rows(n_rows, doubt):
     rng = np.random.default_rng(0)
     predicted = rng.normal(size=(n_rows, 2))
     targets = predicted * [0.7, 0.0] + rng.normal(size=(n_rows, 2))
@@ -112,7 +110,7 @@ def heavy_tailed(kind, n, seed):
 
 
 @pytest.mark.parametrize("kind", ["lognormal", "Cauchy", "t(2)"])
-def test_forty_rows_with_heavy_tails_are_no_cliff(kind):
+def test_errors_on_forty_rows_with_heavy_tails_are_bounded(kind):
     errors = []
     for seed in range(4):
         X, y = heavy_tailed(kind, 1040, seed)

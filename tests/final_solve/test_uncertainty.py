@@ -101,7 +101,7 @@ def test_even_noise_stays_a_constant():
 
 
 @pytest.mark.filterwarnings("error")
-def test_one_held_out_row_says_nothing_of_uneven_noise():
+def test_one_held_out_row_gives_constant_noise():
     X, y = draw(10, 0, SPREADS["growing"])
     model = CFLLRegressor(
         max_epochs=2, early_stopping=True, validation_fraction=0.1, random_state=0

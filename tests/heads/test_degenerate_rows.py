@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from helpers import draw
-from sklearn_cfll import (
-    ClosedFormLastLayer,
-    EnsembleLastLayer,
-)
+from sklearn_cfll import ClosedFormLastLayer, EnsembleLastLayer
 from small_layers import D, K, make_layer, members
 
 # -- the layer on batches without power -------------------------------------------------------

@@ -7,11 +7,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from helpers import draw
-from sklearn_cfll import (
-    CFLLNet,
-    ClosedFormLastLayer,
-    EnsembleLastLayer,
-)
+from sklearn_cfll import CFLLNet, ClosedFormLastLayer, EnsembleLastLayer
 from sklearn_cfll.heads import Head
 
 M, D, K = 3, 5, 2

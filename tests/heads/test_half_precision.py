@@ -8,9 +8,7 @@ from sklearn.datasets import make_friedman1
 from torch import nn
 
 from helpers import draw
-from sklearn_cfll import (
-    ClosedFormLastLayer,
-)
+from sklearn_cfll import ClosedFormLastLayer
 from small_layers import D, K, make_layer, members
 
 halves = pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)

@@ -145,7 +145,7 @@ def test_a_plane_is_taken_from_three_axes():
     np.testing.assert_array_equal(display.y_true[0], truth[0, :, 2])
 
 
-def test_axes_of_ones_own_are_drawn_on():
+def test_given_axes_are_drawn_on():
     _, axes = plt.subplots(4)
     display = FieldDisplay.from_predictions(*fields(2, 6, 5), ax=axes)
     assert list(display.axes_[0]) == list(axes) and display.figure_ is axes[0].figure
@@ -179,12 +179,12 @@ def test_only_the_drawn_samples_are_predicted():
         ((2, 8), {"labels": ["a", "b"]}, "`labels` must name 1 rows, got 2"),
     ],
 )
-def test_wrong_fields_are_told_what_was_expected(shape, options, message):
+def test_errors_of_wrong_fields_say_what_was_expected(shape, options, message):
     with pytest.raises(ValueError, match=message):
         FieldDisplay.from_predictions(*fields(*shape), **options)
 
 
-def test_fields_that_do_not_match_are_told_whose_shape_counts():
+def test_errors_of_fields_that_do_not_match_say_whose_shape_counts():
     truth, prediction, std = fields(2, 8)
     with pytest.raises(ValueError, match=r"`y_pred` must have shape \(2, 8\), as `y_true`"):
         FieldDisplay.from_predictions(truth, prediction[:, :4])
@@ -395,7 +395,7 @@ def test_interval_says_what_it_needs(fitted):
         ),
     ],
 )
-def test_missing_matplotlib_is_told_how_to_get_it(monkeypatch, name, draw):
+def test_error_without_matplotlib_says_how_to_install_it(monkeypatch, name, draw):
     for module in ("matplotlib", "matplotlib.pyplot"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"{name} needs matplotlib: .*sklearn-cfll\[plot\]"):

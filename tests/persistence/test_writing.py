@@ -14,6 +14,7 @@ import torch
 from skorch.callbacks import Callback
 from torch import nn
 
+from helpers import OwnSGD
 from model_files import MODELS, X, Y, outputs, small_regressor
 from sklearn_cfll import CFLLRegressor, ModelFileError
 from sklearn_cfll.backbones import MLPBackbone
@@ -140,10 +141,6 @@ def test_kills_while_saving_lose_nothing(n_kills, files, tmp_path):
 # -- what a file does not hold ----------------------------------------------------------------
 
 
-class OwnSGD(torch.optim.SGD):
-    """No optimiser that has a name."""
-
-
 def network(input_shape):
     return nn.Sequential(nn.Linear(input_shape[0], 5), nn.Tanh())
 
@@ -172,7 +169,7 @@ def test_save_says_once_what_load_will_need(tmp_path):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_ordinary_models_are_saved_without_a_word(name, files, tmp_path):
+def test_ordinary_models_are_saved_without_a_warning(name, files, tmp_path):
     cls, data, _ = files[name]
     (tmp_path / "model").write_bytes(data)
     with warnings.catch_warnings():

@@ -9,12 +9,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from helpers import on_disk
 from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.columns.statistics import input_statistics, robust_statistics
-from sklearn_cfll.training.batches import (
-    BatchIterator,
-    RowsDataset,
-    fetch,
-    unpack_batch,
-)
+from sklearn_cfll.training.batches import BatchIterator, RowsDataset, fetch, unpack_batch
 from sklearn_cfll.training.seeding import mix_seed
 
 N, D = 23, 4

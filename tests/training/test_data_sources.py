@@ -5,9 +5,7 @@ import pytest
 import scipy.sparse
 import torch
 from sklearn.base import clone
-from skorch.callbacks import (
-    Callback,
-)
+from skorch.callbacks import Callback
 from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset

@@ -9,9 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.base import clone
-from skorch.callbacks import (
-    Callback,
-)
+from skorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -189,7 +187,7 @@ def test_interruption_warns_and_keeps_a_usable_net(order):
     net = make_net(module=InterruptedAt(8), max_epochs=100, update_order=order)
     with pytest.warns(UserWarning, match="interrupted after .* epoch"):
         net.fit(X, y)
-    assert len(net.history) < 100
+    assert len(net.history) in (1, 2)  # two passes a batch where the backbone goes first
     assert np.isfinite(net.predict(X)).all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # and it goes on, without a second warning

@@ -7,10 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import (
-    Checkpoint,
-    LoadInitState,
-)
+from skorch.callbacks import Checkpoint, LoadInitState
 from skorch.dataset import ValidSplit
 
 from small_nets import SIZES, Tanh, assert_equal_states, make_data, make_net, memories, orders
