@@ -1,4 +1,4 @@
-"""Classes, labels and class weights in any container, and labels that are none."""
+"""Classes, labels and class weights in any container, and values that cannot be labels."""
 
 import datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Seeds decide everything; nothing global is changed and nothing is said."""
+"""Randomness depends on the seed alone; global states are kept, and nothing is printed."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Estimators on columns that say little, and on weights of any range."""
+"""Estimators on uninformative columns, and with weights of any range."""
 
 import numpy as np
 import pytest

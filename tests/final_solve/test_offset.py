@@ -1,4 +1,4 @@
-"""The linear part below a network: its fit, and how far a network is believed beside it."""
+"""The linear part below a network: its fit, and how much the network is shrunk beside it."""
 
 from types import SimpleNamespace
 

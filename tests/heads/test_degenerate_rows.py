@@ -1,4 +1,4 @@
-"""Batches that tell a last layer little: no variation, no power, no numbers."""
+"""Batches without variation or power, and rows that are not finite."""
 
 import copy
 
