@@ -115,7 +115,7 @@ class Additions:
         for part in scales:
             part.adapt_to(*(torch.as_tensor(a, device=device) for a in (mean, std)))
         for part in parts:
-            if isinstance(part, PiecewiseLinear):
+            if isinstance(part, PiecewiseLinear) and part.n_outputs:
                 warn_of_narrow_bins(part, before, after)
         self.kept *= before.share_kept(after)
 

@@ -291,3 +291,11 @@ def test_a_linear_part_that_a_stream_cannot_have_is_named():
     X, y = friedman(60)
     with pytest.warns(UserWarning, match="`linear_part`=True has no effect in `partial_fit`"):
         CFLLRegressor(linear_part=True, random_state=0).partial_fit(X, y)
+
+
+def test_a_stream_may_begin_with_a_single_row():
+    X, y = friedman(20)
+    model = CFLLRegressor(random_state=0)
+    for i in range(20):
+        model.partial_fit(X[i : i + 1], y[i : i + 1])
+    assert np.isfinite(model.predict(X)).all()
