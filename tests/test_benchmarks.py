@@ -16,7 +16,7 @@ import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 RESULTS = FOLDER / "results"
-NO_SCRIPT = {"report", "same_numbers"}
+NO_SCRIPT = {"report"}
 SCRIPTS = sorted(
     path.stem
     for path in FOLDER.glob("*.py")
