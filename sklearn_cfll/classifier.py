@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from ._compat import StrOptions, fit_context
+from .columns import ColumnEncoder
 from .estimator.base import BaseCFLL
 from .estimator.defaults import DEFAULTS
 from .estimator.fitted import FittedModel
@@ -20,7 +23,7 @@ from .estimator.labels import (
     classes_of,
     indicators,
 )
-from .estimator.parameters import shared_docs
+from .estimator.parameters import Auto, Precision, Schedule, shared_docs
 from .estimator.run import Run
 from .estimator.split import Parts
 from .final_solve.probabilities import Probabilities
@@ -85,34 +88,34 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         self,
         backbone: Any = None,
         *,
-        hidden_layer_sizes: Any = (256, 256),
+        hidden_layer_sizes: int | Sequence[int] = (256, 256),
         activation: str = "relu",
         dropout: float = 0.0,
         n_members: int = 1,
-        columns: Any = None,
-        ridge: Any = "auto",
+        columns: ColumnEncoder | Literal["passthrough"] | None = None,
+        ridge: float | Auto = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
         update_order: str = "last_layer_first",
-        optimizer: Any = "adamw",
-        learning_rate: Any = "auto",
-        weight_decay: Any = 0.0,
-        learning_rate_schedule: str = "auto",
-        batch_size: Any = 256,
-        max_epochs: Any = "auto",
-        early_stopping: Any = "auto",
-        validation_fraction: Any = "auto",
+        optimizer: str | type[torch.optim.Optimizer] = "adamw",
+        learning_rate: float | Auto = "auto",
+        weight_decay: float | Auto = 0.0,
+        learning_rate_schedule: Schedule = "auto",
+        batch_size: int | Literal["auto", "full"] = 256,
+        max_epochs: int | Auto = "auto",
+        early_stopping: bool | Auto = "auto",
+        validation_fraction: float | Auto = "auto",
         n_iter_no_change: int = 20,
         tol: float = 0.0,
         refit_last_layer: bool = True,
-        class_weight: Any = None,
-        device: Any = "auto",
-        precision: str = "auto",
+        class_weight: dict[Any, float] | list[dict[Any, float]] | Literal["balanced"] | None = None,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
         compile: bool = False,
         n_threads: int | None = None,
         callbacks: list[Any] | None = None,
         warm_start: bool = False,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone

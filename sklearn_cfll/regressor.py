@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
 from ._compat import StrOptions, fit_context
+from .columns import ColumnEncoder
 from .estimator.arrays import as_targets, as_values, as_weights
 from .estimator.base import BaseCFLL
 from .estimator.checks import Checked
 from .estimator.fitted import FittedModel
 from .estimator.left_out import NO_MOMENTS, leave_one_out_score, left_out, no_residuals
-from .estimator.parameters import shared_docs
+from .estimator.parameters import Auto, Precision, Schedule, shared_docs
 from .estimator.plan import Plan
 from .estimator.run import Run
 from .estimator.split import Parts
@@ -87,35 +90,35 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self,
         backbone: Any = None,
         *,
-        hidden_layer_sizes: Any = (64, 64),
+        hidden_layer_sizes: int | Sequence[int] = (64, 64),
         activation: str = "relu",
         dropout: float = 0.0,
         n_members: int = 4,
-        columns: Any = None,
-        ridge: Any = "auto",
+        columns: ColumnEncoder | Literal["passthrough"] | None = None,
+        ridge: float | Auto = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
         update_order: str = "last_layer_first",
-        optimizer: Any = "adamw",
-        learning_rate: Any = "auto",
-        weight_decay: Any = "auto",
-        learning_rate_schedule: str = "auto",
-        batch_size: Any = "auto",
-        max_epochs: Any = "auto",
-        early_stopping: Any = "auto",
-        validation_fraction: Any = "auto",
+        optimizer: str | type[torch.optim.Optimizer] = "adamw",
+        learning_rate: float | Auto = "auto",
+        weight_decay: float | Auto = "auto",
+        learning_rate_schedule: Schedule = "auto",
+        batch_size: int | Literal["auto", "full"] = "auto",
+        max_epochs: int | Auto = "auto",
+        early_stopping: bool | Auto = "auto",
+        validation_fraction: float | Auto = "auto",
         n_iter_no_change: int = 15,
         tol: float = 0.0,
         refit_last_layer: bool = True,
         normalize_y: bool = True,
-        linear_part: Any = "auto",
-        device: Any = "auto",
-        precision: str = "auto",
+        linear_part: bool | Auto = "auto",
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
         compile: bool = False,
         n_threads: int | None = None,
         callbacks: list[Any] | None = None,
         warm_start: bool = False,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone

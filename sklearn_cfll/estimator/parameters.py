@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,7 +17,12 @@ from ..training.schedules import SCHEDULES
 from ..training.update_orders import UPDATE_ORDERS
 from .defaults import DEFAULTS
 
-__all__ = ["CONSTRAINTS", "refuse_mistaken_kinds", "shared_docs"]
+__all__ = ["CONSTRAINTS", "Auto", "Precision", "Schedule", "refuse_mistaken_kinds", "shared_docs"]
+
+# Types of parameters; "auto" is resolved by the table of defaults.
+Auto = Literal["auto"]
+Precision = Literal["auto", "float32", "float64"]
+Schedule = Literal["auto", "cosine", "constant", "linear", "one_cycle"]
 
 CONSTRAINTS: dict[str, Any] = {
     "backbone": "no_validation",  # build_backbone validates it

@@ -14,7 +14,7 @@ from ..heads import Head
 
 __all__ = ["NoiseModel", "fit_noise", "leave_one_out", "noise_inputs", "points_as_rows"]
 
-RIDGES = torch.logspace(-3, 2, 11, dtype=torch.float64)
+NOISE_RIDGES = torch.logspace(-3, 2, 11, dtype=torch.float64)
 # Largest number of held-out rows for model selection, to bound memory.
 JUDGES = 20_000
 # Squared residuals are at least this fraction of their mean. Otherwise the logarithm of a residual
@@ -179,5 +179,5 @@ def _path(block: linalg.Moments, equal_scales: bool) -> tuple[Tensor, Tensor]:
         cross=block.cross / scale,
         feature_mean=block.feature_mean / scale,
     )
-    weights, biases = linalg.ridge_path(scaled, RIDGES)
+    weights, biases = linalg.ridge_path(scaled, NOISE_RIDGES)
     return weights / scale, biases

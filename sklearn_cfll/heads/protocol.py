@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -158,7 +158,7 @@ class Head(Protocol):
         """All buffers, as those of a module."""
         ...
 
-    def load_state_dict(self, state_dict: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
         """Set the buffers, as those of a module."""
         ...
 
