@@ -20,6 +20,11 @@ class LastLayer(SolvedLayer):
 
     def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (r, k, d) and intercepts (r, k) for each of r ridges, from one decomposition."""
+        weights, biases = self.member_paths(ridges)
+        return torch.cat(list(weights), 2) / self.n_members, biases.mean(0)
+
+    def member_paths(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (m, r, k, d) and intercepts (m, r, k) of each member for r ridges."""
         weights, biases = [], []
         for member, block in zip(self.members, self._held_moments("ridge_path"), strict=True):
             with full_precision(block.gram.device):
@@ -29,7 +34,7 @@ class LastLayer(SolvedLayer):
                 weight, bias = factor[:, None] * weight, factor * bias
             weights.append(weight)
             biases.append(bias)
-        return torch.cat(weights, 2) / self.n_members, torch.stack(biases).mean(0)
+        return torch.stack(weights), torch.stack(biases)
 
     def leverage(self, features: Tensor, ridge: float | None = None) -> Tensor:
         """Variance of the predicted mean at new rows for unit noise variance; shape (...).

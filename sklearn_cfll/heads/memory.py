@@ -36,29 +36,30 @@ class Proximal:
 
     def update(self, members: Sequence[Member], rows: MemberRows) -> None:
         first, *_ = members
-        systems: list[tuple[Tensor, Tensor, Tensor | None]]
+        systems: list[tuple[Tensor, Tensor | None, Tensor, Tensor | None]]
         if len(members) == 1 or iterates(first, rows):
-            blocks = zip(members, rows.features.unbind(), strict=True)
-            systems = [(block, member.weight, member.feature_power) for member, block in blocks]
+            blocks = zip(members, rows.features, rows.weights(len(members)), strict=True)
+            systems = [(block, w, m.weight, m.feature_power) for m, block, w in blocks]
         else:  # members of one size are solved at once
             powers = [m.feature_power for m in members if m.feature_power is not None]
             weight = torch.stack([member.weight for member in members])
-            systems = [(rows.features, weight, torch.stack(powers) if powers else None)]
+            power = torch.stack(powers) if powers else None
+            systems = [(rows.features, rows.sample_weight, weight, power)]
         found = []
-        for features, weight, power in systems:
+        for features, sample_weight, weight, power in systems:
             step = linalg.proximal_step(
                 features,
                 rows.targets,
                 weight.to(features.dtype),
                 ridge=first.ridge,
                 decay=first.decay,
-                sample_weight=rows.sample_weight,
+                sample_weight=sample_weight,
                 total=rows.total,
                 fit_intercept=first.fit_intercept,
                 solver=first.solver,
                 least_power=None if power is None else LEAST_SHARE * power.to(features.dtype),
             )
-            check_solved(features, rows.targets, rows.sample_weight, step.weight, step.bias)
+            check_solved(features, rows.targets, sample_weight, step.weight, step.bias)
             found.append(step)
         if len(found) < len(members):
             found = [ProximalStep(*each) for each in zip(*found[0], strict=True)]
@@ -88,11 +89,13 @@ class Statistics:
                 member.moments,
                 features,
                 rows.targets,
-                rows.sample_weight,
+                sample_weight,
                 center=member.fit_intercept,
                 decay=member.decay,
             )
-            for member, features in zip(members, rows.features, strict=True)
+            for member, features, sample_weight in zip(
+                members, rows.features, rows.weights(len(members)), strict=True
+            )
         ]
         for member, block in zip(members, blocks, strict=True):
             member.hold(block)

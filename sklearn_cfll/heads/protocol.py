@@ -162,6 +162,10 @@ class Head(Protocol):
         """Set the buffers, as those of a module."""
         ...
 
+    def member_paths(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (m, r, k, d) and intercepts (m, r, k) of each member for r ridges."""
+        ...
+
     def ridge_path(self, ridges: Tensor) -> tuple[Tensor, Tensor]:
         """Weights (r, k, d) and intercepts (r, k) for each of r ridges."""
         ...

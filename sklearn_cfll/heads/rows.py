@@ -34,7 +34,7 @@ class MemberRows(NamedTuple):
     features : Tensor of shape (m, n, d)
         One block of features for each member of the head.
     targets : Tensor of shape (n, k)
-    sample_weight : Tensor of shape (n,), or None
+    sample_weight : Tensor of shape (n,), or (m, n) for weights of each member, or None
     total : float or None
         Divisor of the weighted squared error; None is the sum of the weights.
     """
@@ -43,6 +43,12 @@ class MemberRows(NamedTuple):
     targets: Tensor
     sample_weight: Tensor | None
     total: float | None
+
+    def weights(self, n_members: int) -> list[Tensor | None]:
+        """The weights of each member, of shape (n,)."""
+        if self.sample_weight is None or self.sample_weight.ndim == 1:
+            return [self.sample_weight] * n_members
+        return list(self.sample_weight)
 
 
 def member_rows(
@@ -74,7 +80,14 @@ def member_rows(
             f"{tuple(features.shape)}, got {tuple(targets.shape)}. A single target "
             "needs its own last dimension: targets.unsqueeze(-1)."
         )
-    if sample_weight is not None:
+    if sample_weight is not None and sample_weight.ndim == len(leading) + 1:
+        if sample_weight.shape[-1] != n_members:
+            raise ValueError(
+                f"`sample_weight` must have a last dimension of {n_members}, one weight for each "
+                f"member, got shape {tuple(sample_weight.shape)}."
+            )
+        sample_weight = sample_weight.expand(*leading, n_members).reshape(-1, n_members).T
+    elif sample_weight is not None:
         if sample_weight.shape == leading[:1]:
             sample_weight = sample_weight.reshape(-1, *[1] * (len(leading) - 1))
         elif sample_weight.shape != leading:
@@ -150,6 +163,8 @@ def check_solved(
             continue
         if value.ndim == 3:  # features of several layers, (m, n, d)
             value = value.movedim(1, 0)
+        if name == "sample_weight":
+            value = value.movedim(-1, 0)
         bad = ~torch.isfinite(value.flatten(1) if value.ndim > 1 else value[:, None]).all(1)
         if bool(bad.any()):
             rows = bad.nonzero().flatten()

@@ -70,6 +70,8 @@ class SolvedLayer(nn.Module):
         features : Tensor of shape (..., d)
         targets : Tensor of shape (..., k)
         sample_weight : Tensor of shape (...), or (n,) for one weight per sample, optional
+            With a last dimension of one more, (..., m): weights of each member. A member whose
+            weight is zero does not see the row.
         total : float, optional
             Divisor of the batch's weighted squared error; default the sum of its weights. A loop
             over mini-batches, with weights that average one over all rows, passes the number of
@@ -155,7 +157,8 @@ class SolvedLayer(nn.Module):
                 rows = self._rows(features, targets, sample_weight)
                 blocks = self._with_rows(blocks or [None] * self.n_members, rows)
                 ones = rows.targets.new_ones(len(rows.targets))
-                weights.append(ones if rows.sample_weight is None else rows.sample_weight)
+                own, *_ = rows.weights(self.n_members)
+                weights.append(ones if own is None else own)
             if not blocks:
                 raise ValueError("`batches` has no rows. A generator is exhausted after one pass.")
             if ridge is None:
@@ -218,10 +221,10 @@ class SolvedLayer(nn.Module):
 
     def _with_rows(self, held: Sequence[Moments | None], rows: MemberRows) -> list[Moments]:
         """Moments of each member's rows, added to those held."""
-        shared = rows.targets, rows.sample_weight
+        parts = zip(held, rows.features, rows.weights(self.n_members), strict=True)
         return [
-            add_rows(block, features, *shared, center=self.fit_intercept)
-            for block, features in zip(held, rows.features, strict=True)
+            add_rows(block, features, rows.targets, weight, center=self.fit_intercept)
+            for block, features, weight in parts
         ]
 
     def _hold(self, blocks: list[Moments]) -> None:

@@ -67,14 +67,14 @@ def primal_update(
     ----------
     features, targets : Tensor of shape (n, d) and (n, k)
         Centred, weighted rows (see :func:`center_rows`). Features (m, n, d) and weights (m, k, d)
-        are those of m networks, which are solved together.
+        are those of m networks, which are solved together; targets may be (m, n, k).
     weight : Tensor of shape (k, d)
         The previous weights ``W_t``.
     penalty : Tensor or float
         ``α``, absolute. Zero gives the minimum-norm correction.
     decay : float, default=1.0
         ``γ``: the penalty is on the distance to ``γ`` times the previous weights.
-    total : Tensor or float, optional
+    total : Tensor of shape (), or (m,) for several networks, or float, optional
         Divisor of the squared error; default the number of rows.
 
     Returns
@@ -84,8 +84,9 @@ def primal_update(
     total = float(features.shape[-2]) if total is None else total
     prior = decay * weight
     residual = targets - features @ prior.mT
-    gram = features.mT @ features / total
-    return prior + solve_symmetric(gram, penalty, (residual.mT @ features) / total)
+    divisor = total[..., None, None] if isinstance(total, Tensor) else total
+    gram = features.mT @ features / divisor
+    return prior + solve_symmetric(gram, penalty, (residual.mT @ features) / divisor)
 
 
 def dual_update(
@@ -238,7 +239,7 @@ def proximal_step(
     ridge : float
         Dimensionless: the penalty is ``ridge`` times :func:`feature_power` of the batch.
     decay : float, default=1.0
-    sample_weight : Tensor of shape (n,), optional
+    sample_weight : Tensor of shape (n,), or (m, n) for weights of each network, optional
     total : float, optional
         Divisor of the weighted squared error; default ``Σ w``, so that weights act as repetitions.
         A mini-batch loop whose weights average one over *all* rows passes the number of rows in the
@@ -287,7 +288,8 @@ def proximal_step(
     eps = torch.finfo(features.dtype).eps
     if features.device.type != "cpu" or bool(near_rounding(power, feature_mean, eps).any()):
         squares = features.square().sum(-2)
-        constant = constant_features(squares / mass, feature_mean, eps)
+        size = mass.unsqueeze(-1) if isinstance(mass, Tensor) else mass
+        constant = constant_features(squares / size, feature_mean, eps)
         features = features.masked_fill(constant.unsqueeze(-2), 0.0)
         squares = squares.masked_fill(constant, 0.0).sum(-1)
         power = feature_power(squares, n_features, mass, feature_mean)

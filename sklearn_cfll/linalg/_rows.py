@@ -43,15 +43,17 @@ def weighted_means(
 ) -> tuple[Tensor, Tensor, Tensor | float]:
     """Weighted means of features and targets (zeros unless ``center``), and ``Σ w``."""
     if not center:
-        total = float(features.shape[-2]) if sample_weight is None else sample_weight.sum()
+        total = float(features.shape[-2]) if sample_weight is None else sample_weight.sum(-1)
         zeros = features.new_zeros(*features.shape[:-2], features.shape[-1])
         return zeros, targets.new_zeros(targets.shape[1]), total
     if sample_weight is None:
         return features.mean(-2), targets.mean(0), float(features.shape[-2])
-    total = sample_weight.sum()
+    total = sample_weight.sum(-1)
     # A batch whose weights are all zero has no mean; zero keeps the update finite.
-    share = sample_weight / total.clamp_min(torch.finfo(features.dtype).tiny)
-    return share @ features, share @ targets, total
+    share = sample_weight / total.clamp_min(torch.finfo(features.dtype).tiny).unsqueeze(-1)
+    if sample_weight.ndim == 1:
+        return share @ features, share @ targets, total
+    return (share.unsqueeze(-2) @ features).squeeze(-2), share @ targets, total
 
 
 def center_rows(
@@ -65,24 +67,28 @@ def center_rows(
 
     Parameters
     ----------
-    features : Tensor of shape (n, d)
+    features : Tensor of shape (n, d), or (m, n, d) for m networks
     targets : Tensor of shape (n, k)
-    sample_weight : Tensor of shape (n,), optional
+    sample_weight : Tensor of shape (n,), or (m, n) for weights of each network, optional
     center : bool, default=True
         False for a fit without intercept; the means are then zero.
 
     Returns
     -------
     CenteredRows
-        Rows ``√w (φ - φ̄)`` and ``√w (y - ȳ)``, the means, and ``Σ w``.
+        Rows ``√w (φ - φ̄)`` and ``√w (y - ȳ)``, the means, and ``Σ w``. Weights of each network give
+        targets (m, n, k), means (m, ·) and totals (m,).
     """
     feature_mean, target_mean, total = weighted_means(
         features, targets, sample_weight, center=center
     )
     if center:
-        features, targets = features - feature_mean.unsqueeze(-2), targets - target_mean
+        features, targets = (
+            features - feature_mean.unsqueeze(-2),
+            targets - target_mean.unsqueeze(-2),
+        )
     if sample_weight is not None:
-        root = sample_weight.sqrt().unsqueeze(1)
+        root = sample_weight.sqrt().unsqueeze(-1)
         features, targets = features * root, targets * root
     return CenteredRows(features, targets, feature_mean, target_mean, total)
 

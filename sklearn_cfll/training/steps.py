@@ -168,6 +168,8 @@ class Steps(Feeding):
             self._set_training(False)
         with torch.no_grad():
             inputs, kwargs = self._merged(inputs, fit_params)
+            if sample_weight is not None and sample_weight.ndim > 1:
+                return self._members_step(inputs, targets, sample_weight, kwargs)
             output = apply(self.module_, inputs, **kwargs)
             first, *more = as_tuple(output)
             prediction = with_feature_dimension(first)
@@ -178,6 +180,18 @@ class Steps(Feeding):
         if not torch.isfinite(loss):
             self._raise_diverged()
         return {"loss": loss, "y_pred": y_pred}
+
+    def _members_step(
+        self, inputs: Any, targets: Tensor, sample_weight: Tensor, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Validation of each member on the rows that it has weights for; see `validation_step`."""
+        features, *_ = self.module_.outputs(inputs, **kwargs)
+        targets, layer = self.module_.matched_targets(targets, features), self.module_.last_layer
+        error, prediction = training_error(layer, features, targets, sample_weight, squared_error)
+        loss = error / layer.n_members
+        if not torch.isfinite(loss):
+            self._raise_diverged()
+        return {"loss": loss, "y_pred": prediction}
 
     def mean_loss(self, dataset: Any) -> float:
         """The loss on a labelled data set, computed as in the validation of an epoch."""
