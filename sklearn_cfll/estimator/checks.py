@@ -129,6 +129,12 @@ def check_inputs(estimator: Any, X: Any, plan: Any, min_samples: int = 1) -> Any
     # grid. Predictions on another grid are allowed, so the backbone itself checks the shape.
     fields = plan is not None and plan.network.on_fields
     own = estimator.backbone is not None if plan is None else plan.takes_any_shape
+    if not own and plan is None and len(getattr(X, "shape", ())) > 2:
+        raise ValueError(
+            f"Found array with dim {len(X.shape)}: samples of X have shape {tuple(X.shape[1:])}, but "
+            "the default perceptron takes rows of columns. Pass a `backbone` for images, fields or "
+            "sequences, or reshape X to (n_samples, n_features)."
+        )
     with named_columns(X, "X"):
         checked = validate_data(
             estimator,

@@ -118,3 +118,11 @@ def test_a_ridge_that_is_none_is_named_wherever_it_is_given(ridge):
     layer.ridge = ridge
     with pytest.raises(ValueError, match="`ridge` must be zero or positive"):
         layer.step(features, targets)
+
+
+@pytest.mark.parametrize("images", [np.zeros((20, 8, 8)), torch.zeros(20, 1, 4, 4)], ids=len)
+def test_images_without_a_network_are_told_what_they_need(images):
+    with pytest.raises(
+        ValueError, match=r"Found array with dim \d: .*Pass a `backbone` for images"
+    ):
+        CFLLRegressor().fit(images, np.arange(20.0))
