@@ -132,8 +132,8 @@ def check_inputs(estimator: Any, X: Any, plan: Any, min_samples: int = 1) -> Any
     if not own and plan is None and len(getattr(X, "shape", ())) > 2:
         raise ValueError(
             f"Found array with dim {len(X.shape)}: samples of X have shape "
-            f"{tuple(X.shape[1:])}, but "
-            "the default perceptron takes rows of columns. Pass a `backbone` for images, fields or "
+            f"{tuple(X.shape[1:])}, but the default perceptron "
+            "takes rows of columns. Pass a `backbone` for images, fields or "
             "sequences, or reshape X to (n_samples, n_features)."
         )
     with named_columns(X, "X"):
