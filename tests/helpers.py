@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_iris, make_classification, make_friedman1
 
-from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, linalg
 
 BOTH = pytest.mark.parametrize("Estimator", [CFLLRegressor, CFLLClassifier])
 
@@ -38,6 +38,18 @@ def string_labels():
 
 class OwnSGD(torch.optim.SGD):
     """An optimiser that has no name in the package's table."""
+
+
+class OwnMemory:
+    """A memory that has no name in the package's table: each batch is fitted alone."""
+
+    holds_rows = False
+    state = ()
+
+    def update(self, members, rows):
+        for member, features in zip(members, rows.features, strict=True):
+            block = linalg.moments(features, rows.targets, rows.sample_weight)
+            member.assign(*linalg.solve_moments(block, member.ridge))
 
 
 def draw(*shape, seed=0, dtype=torch.float64):

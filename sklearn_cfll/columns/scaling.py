@@ -1,4 +1,4 @@
-"""Scaling of input columns by statistics of the training rows."""
+"""Scaling of input columns by statistics of the rows of a fit."""
 
 from __future__ import annotations
 

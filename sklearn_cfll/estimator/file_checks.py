@@ -19,6 +19,7 @@ from torch import nn
 from ..backbones.recipe import cast_module, takes_generator
 from ..persistence import ModelFileError
 from ..training.seeding import own_generator
+from .packing import dtype_name
 
 __all__ = ["Fields", "check_attributes", "check_fields", "check_layers", "is_amount", "is_arrays"]
 __all__ += ["is_count", "is_floats", "is_history", "is_list_of_dicts", "is_number", "is_optional"]
@@ -150,7 +151,7 @@ def without_memory(
 def check_layers(module: nn.Module, held: dict[str, np.ndarray]) -> None:
     """Check that the arrays match the ``state_dict`` of this module in shape and dtype."""
     for name, tensor in module.state_dict().items():
-        array, wanted = held.get(name), str(tensor.dtype).removeprefix("torch.")
+        array, wanted = held.get(name), dtype_name(tensor.dtype)
         if array is None or array.shape != tuple(tensor.shape) or array.dtype.name != wanted:
             raise ModelFileError(
                 f"module: `{name}` is not the array of shape {tuple(tensor.shape)} and dtype "

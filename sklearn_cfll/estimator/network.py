@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from ..columns.rows import ChosenRows, Rows, as_rows, from_numpy
 from ..training.seeding import LentStream, draws_globally, own_generator
 from .checks import Checked
 from .inputs import integers_fit
+from .packing import part_of
 
 __all__ = ["Network"]
 
@@ -123,17 +124,14 @@ class Network:
         widths: tuple[int, ...] = ()
         if self.encoder is not None:
             columns = cast_module(self.encoder.build(), device, dtype)
-            prefix = "columns."
-            held = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-            columns.load_state_dict(held)
+            columns.load_state_dict(part_of(arrays, "columns."))
             with torch.no_grad():
                 widths, sample = columns.widths, columns(sample)
         with random_numbers(self.recipe, self.seed, device) as generator:
             backbone = rebuild_backbone(
                 self.recipe, sample, dtype, self.backbone, generator=generator, widths=widths
             )
-        facts = self.recipe, self.encoder, self.sample_shape, self.seed, device, dtype
-        return Network(*facts, columns, backbone)
+        return replace(self, columns=columns, backbone=backbone)
 
     @functools.cached_property
     def module(self) -> nn.Module:

@@ -26,7 +26,7 @@ from ..training.schedules import mean_factor
 from .fitted import FittedModel, head_of
 from .inputs import out_of_range
 from .network import Network
-from .packing import map_arrays, map_tensors
+from .packing import dtype_name, map_arrays, map_tensors
 from .plan import Plan, prediction_batch
 from .split import Parts, Split
 from .unusable_features import unusable_features, warn_of_equal_features
@@ -359,7 +359,7 @@ class Run:
             "max_epochs": net.max_epochs,
             "n_held_out": 0 if parts.valid is None else len(parts.valid),
             "linear_part": offset is not None,
-            "precision": str(self.network.dtype).removeprefix("torch."),
+            "precision": dtype_name(self.network.dtype),
             "device": str(self.network.device),
             "n_threads": self.n_threads(len(parts.train)),
         }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._warnings import user_level
 from ..training.batches import BatchIterator, RowsDataset, fetches_by_own_code
+from .packing import dtype_name
 
 __all__ = ["unusable_features", "warn_of_equal_features"]
 
@@ -73,7 +74,7 @@ def _say(inputs: Any, size: Tensor, where: str) -> str:
         return f"NaN or infinity in {where}. Drop such rows or impute the values."
     holds = "" if isinstance(inputs, dict) else f" The inputs of the row reach {_largest(inputs)}."
     if bool(torch.isfinite(size)):
-        dtype = str(size.dtype).removeprefix("torch.")
+        dtype = dtype_name(size.dtype)
         return (
             f"The backbone's features of {where} reach {float(size):g} before training, too "
             f'large to square in {dtype}.{holds} {STANDARDISE}, or use "auto" or "float64" as '

@@ -5,22 +5,11 @@ import pytest
 from sklearn.datasets import make_friedman1
 from torch import nn
 
-from sklearn_cfll import CFLLRegressor, linalg
+from helpers import OwnMemory
+from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.backbones.mlp import ACTIVATIONS
 from sklearn_cfll.heads.memory import MEMORIES
 from sklearn_cfll.training.update_orders import UPDATE_ORDERS, LastLayerFirst
-
-
-class Nothing:
-    """A memory that keeps nothing: each batch is fitted alone."""
-
-    holds_rows = False
-    state = ()
-
-    def update(self, members, rows):
-        for member, features in zip(members, rows.features, strict=True):
-            block = linalg.moments(features, rows.targets, rows.sample_weight)
-            member.assign(*linalg.solve_moments(block, member.ridge))
 
 
 class Always(LastLayerFirst):
@@ -36,7 +25,7 @@ class Always(LastLayerFirst):
 @pytest.mark.parametrize(
     ("table", "parameter", "value"),
     [
-        (MEMORIES, "memory", Nothing()),
+        (MEMORIES, "memory", OwnMemory()),
         (UPDATE_ORDERS, "update_order", Always()),
         (ACTIVATIONS, "activation", nn.Softsign),
     ],

@@ -7,24 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import draw
+from helpers import OwnMemory, draw
 from sklearn_cfll import CFLLNet, ClosedFormLastLayer, EnsembleLastLayer, linalg
 from sklearn_cfll.heads import MEMORIES, Memory
 
 D, K = 5, 2
 members = pytest.mark.parametrize("n_members", [1, 3])
-
-
-class Nothing:
-    """Keeps nothing: each batch is fitted alone."""
-
-    holds_rows = False
-    state = ()
-
-    def update(self, members, rows):
-        for member, features in zip(members, rows.features, strict=True):
-            block = linalg.moments(features, rows.targets, rows.sample_weight)
-            member.assign(*linalg.solve_moments(block, member.ridge))
 
 
 class MeanOfFits:
@@ -53,7 +41,9 @@ def batches(n_members, n=4):
     return [(draw(20, n_members * D, seed=i), draw(20, K, seed=100 + i)) for i in range(n)]
 
 
-@pytest.mark.parametrize("memory", [*MEMORIES.values(), Nothing()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "memory", [*MEMORIES.values(), OwnMemory()], ids=lambda m: type(m).__name__
+)
 def test_all_are_memories(memory):
     assert isinstance(memory, Memory)
 
@@ -70,7 +60,7 @@ def test_rows_are_held_as_the_memory_says(memory, n_members):
 
 @members
 def test_one_line_in_the_table_adds_a_memory(n_members, monkeypatch):
-    monkeypatch.setitem(MEMORIES, "nothing", Nothing())
+    monkeypatch.setitem(MEMORIES, "nothing", OwnMemory())
     layer, scratch = make_layer(n_members, memory="nothing"), make_layer(n_members, decay=0.0)
     for batch in batches(n_members):
         layer.step(*batch)
@@ -98,7 +88,7 @@ def test_a_memory_may_be_an_object_with_state(n_members):
 
 
 def test_a_net_trains_with_it(monkeypatch):
-    monkeypatch.setitem(MEMORIES, "nothing", Nothing())
+    monkeypatch.setitem(MEMORIES, "nothing", OwnMemory())
     X = np.linspace(-1, 1, 200).reshape(-1, 1)
     backbone = nn.Sequential(nn.Linear(1, 16), nn.Tanh()).double()
     settings = {"max_epochs": 5, "batch_size": 50, "verbose": 0, "random_state": 0}
