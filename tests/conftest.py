@@ -5,8 +5,12 @@ import os
 # Before SciPy is imported: scikit-learn's check of array-API input is skipped without it.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
+import itertools
+
 import pytest
 import torch
+
+from sklearn_cfll.training import seeding
 
 # Several workers with several threads each wait for one another: on two cores ten times
 # slower than one thread a worker.
@@ -17,3 +21,13 @@ torch.set_num_threads(1)
 def _same_networks_every_time():
     """Networks that a test builds itself start from torch's global generator."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_seeds_every_time(monkeypatch):
+    """Estimators without a `random_state` draw other seeds at each fit, but the same in each run.
+
+    A threshold that one seed in ten misses would fail by chance.
+    """
+    seeds = itertools.count(1)
+    monkeypatch.setattr(seeding, "fresh_seed", lambda: next(seeds))

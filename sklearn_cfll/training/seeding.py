@@ -138,10 +138,15 @@ def _named(device: torch.device) -> tuple[torch.device, ...]:
     return () if device.type == "mps" else (device,)  # there is only one
 
 
+def fresh_seed() -> int:
+    """A seed from the operating system's entropy."""
+    return int(np.random.default_rng().integers(2**31 - 1))
+
+
 def draw_seed(random_state: Any) -> int:
     """A seed from ``random_state``; None uses fresh entropy, not NumPy's global state."""
     if random_state is None:
-        return int(np.random.default_rng().integers(2**31 - 1))
+        return fresh_seed()
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
     return int(random_state)

@@ -180,7 +180,7 @@ def test_backbone_without_parameters_is_ridge_on_fixed_features(module):
 
 def test_backbone_without_parameters_classifies():
     X, y = load_iris(return_X_y=True)
-    model = CFLLClassifier(nn.Identity(), max_epochs=2).fit(X[::2], y[::2])
+    model = CFLLClassifier(nn.Identity(), max_epochs=2, random_state=0).fit(X[::2], y[::2])
     assert model.last_layer_coef_.shape == (3, 4)
     assert model.score(X[1::2], y[1::2]) > 0.85
 
