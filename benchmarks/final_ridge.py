@@ -82,7 +82,7 @@ def errors(rows: Rows | None, place: Record) -> Record | None:
         return float(np.square(found - wanted.numpy()).mean())
 
     trained, refitted = fit(refit_last_layer=False), fit()
-    n, n_members = len(X), trained.n_members
+    n, n_members = len(X), trained.resolved_["n_members"]
     features, test = (
         torch.as_tensor(trained.features(part)).double().chunk(n_members, 1) for part in (X, X_test)
     )

@@ -18,7 +18,13 @@ from .estimator.arrays import as_targets, as_values, as_weights
 from .estimator.base import BaseCFLL
 from .estimator.checks import Checked
 from .estimator.fitted import FittedModel
-from .estimator.left_out import NO_MOMENTS, leave_one_out_score, left_out, no_residuals
+from .estimator.left_out import (
+    NO_MOMENTS,
+    honest,
+    leave_one_out_score,
+    left_out,
+    no_residuals,
+)
 from .estimator.parameters import Auto, Precision, Schedule, shared_docs
 from .estimator.plan import Plan
 from .estimator.run import Run
@@ -37,11 +43,14 @@ FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
 @shared_docs(
     sizes="(64, 64)",
     columns="ColumnEncoder(n_bins=16)",
-    n_members=4,
+    n_members=8,
     weight_decay='"auto"',
     batch_size='"auto"',
     max_epochs=60,
     patience=15,
+    per_feature=0.012,
+    alone="and ten times that for fewer than four of them",
+    oof_score=", less the variance between members, which their mean does not have",
     own="""normalize_y : bool, default=True
         Whether to standardise the targets for training.
     linear_part : bool or "auto", default="auto"
@@ -93,7 +102,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         hidden_layer_sizes: int | Sequence[int] = (64, 64),
         activation: str = "relu",
         dropout: float = 0.0,
-        n_members: int = 4,
+        n_members: int | Auto = "auto",
         columns: ColumnEncoder | Literal["passthrough"] | None = None,
         ridge: float | Auto = "auto",
         decay: float = 1.0,
@@ -106,6 +115,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         batch_size: int | Literal["auto", "full"] = "auto",
         max_epochs: int | Auto = "auto",
         early_stopping: bool | Auto = "auto",
+        cross_fit: bool | Auto = "auto",
         validation_fraction: float | Auto = "auto",
         n_iter_no_change: int = 15,
         tol: float = 0.0,
@@ -138,6 +148,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
+        self.cross_fit = cross_fit
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
@@ -274,6 +285,31 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         if solved.exact and not run.trains and not run.network.on_fields:
             left_out = leave_one_out_score(run, parts, solved.ridge)
         return replace(model, scores=known, noise=solved.noise, left_out=left_out)
+
+    def _out_of_fold_score(
+        self, parts: Parts, solved: Refit, sample_weight: np.ndarray | None
+    ) -> float:
+        """Coefficient of determination, from out-of-fold errors less their excess over the mean's.
+
+        Several outputs count equally, and so do the points of fields, as in :meth:`score`.
+        """
+        assert parts.rows.targets is not None and solved.calibration is not None
+        squares = solved.calibration.residuals.square() - solved.out_of_fold.excess
+        wanted, errors = (
+            part.flatten(1).double().cpu().numpy() for part in (parts.rows.targets, squares)
+        )
+        error = np.average(errors, axis=0, weights=sample_weight).clip(0.0)
+        mean = np.average(wanted, axis=0, weights=sample_weight)
+        spread = np.average((wanted - mean) ** 2, axis=0, weights=sample_weight)
+        share = np.divide(error, spread, out=(error > 0) * 1.0, where=spread > 0)
+        return float(1.0 - share.mean())
+
+    @property
+    def oof_prediction_(self) -> np.ndarray:
+        """Prediction of each row at fit by members that held it out, in y's shape."""
+        return self._fitted("oof_prediction_").plan.layout.from_rows(
+            honest(self, "oof_prediction_")[0]
+        )
 
     @property
     def loo_residuals_(self) -> np.ndarray:

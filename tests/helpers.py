@@ -47,8 +47,9 @@ class OwnMemory:
     state = ()
 
     def update(self, members, rows):
-        for member, features in zip(members, rows.features, strict=True):
-            block = linalg.moments(features, rows.targets, rows.sample_weight)
+        parts = zip(members, rows.features, rows.weights(len(members)), strict=True)
+        for member, features, sample_weight in parts:
+            block = linalg.moments(features, rows.targets, sample_weight)
             member.assign(*linalg.solve_moments(block, member.ridge))
 
 

@@ -36,11 +36,11 @@ class SideBySide(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cat([network(inputs) for network in self.networks], dim=-1)
+    def forward(self, *args: Tensor, **inputs: Tensor) -> Tensor:
+        return torch.cat([network(*args, **inputs) for network in self.networks], dim=-1)
 
 
-class Blocks(SideBySide):
+class Blocks(nn.Module):
     """Networks on consecutive blocks of the inputs, with concatenated outputs.
 
     Parameters
@@ -51,7 +51,8 @@ class Blocks(SideBySide):
     """
 
     def __init__(self, widths: Sequence[int], networks: Sequence[nn.Module]) -> None:
-        super().__init__(*networks)
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
         self.widths = list(widths)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ class Additions:
         """
         known_rows, n_judges, before = self.known_rows, model.n_judges, model.noise_variance
         ridge = self.head.final_ridge or model.final_ridge
-        model = replace(model, left_out=None, final_ridge=ridge)
+        model = replace(model, left_out=None, out_of_fold=None, final_ridge=ridge)
         if known_rows.ridge_errors is not None:
             known_rows.ridge_errors = self.kept * known_rows.ridge_errors
         if not n_judges or known_rows.has_seen(rows):
@@ -185,7 +185,9 @@ class Additions:
         share = weight / (n_judges + weight)
         after = (1 - share) * before + share * model.plan.unscale_variance(noise)
         changed = None if model.noise is None else model.noise.scaled(after, before)
-        return replace(model, noise_variance=after, n_judges=n_judges + weight, noise=changed)
+        scores = None if model.scores is None else model.scores.mixed(share)
+        n_judges += weight
+        return replace(model, noise_variance=after, n_judges=n_judges, noise=changed, scores=scores)
 
     def remember(self, rows: RowsDataset) -> float:
         """Count the rows as learnt; return their share of the weight of all."""

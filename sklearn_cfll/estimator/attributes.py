@@ -13,6 +13,7 @@ from ..training.net import CFLLNet
 from ..training.torch_settings import default_modes
 from .fitted import FittedModel
 from .known_rows import KnownRows
+from .left_out import honest
 from .packing import versions
 from .run import pack_net, unpack_net
 from .state import StateMixin
@@ -101,6 +102,11 @@ class FittedAttributes(StateMixin):
             return np.full(len(squares), 1.0 / len(squares))
         importances: np.ndarray = squares / total
         return importances
+
+    @property
+    def oof_score_(self) -> float:
+        """The score to be expected of new rows."""
+        return honest(self, "oof_score_")[1]
 
     def features(self: Any, X: Any) -> np.ndarray:
         """Compute the features: the output of the backbone and input of the last layer.

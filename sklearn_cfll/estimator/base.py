@@ -20,6 +20,7 @@ from ..final_solve.refit import Refit
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
 from ..training.torch_settings import default_modes, use_threads
+from .arrays import as_weights
 from .attributes import FittedAttributes
 from .checks import Checked, check_data, check_inputs, check_sample_shape
 from .defaults import DEFAULTS, Defaults
@@ -28,6 +29,7 @@ from .fitted import FittedModel, new_offset
 from .incremental import IncrementalMixin
 from .inputs import out_of_range
 from .known_rows import KnownRows
+from .left_out import honest_outputs
 from .parameters import CONSTRAINTS, refuse_mistaken_kinds
 from .plan import Plan, make_plan, prediction_batch
 from .run import Run, new_net, standardise_inside
@@ -87,6 +89,12 @@ class BaseCFLL(
         """Add what an estimator learns from the held-out rows after the final solve."""
         return model
 
+    @abstractmethod
+    def _out_of_fold_score(
+        self, parts: Parts, solved: Refit, sample_weight: np.ndarray | None
+    ) -> float:
+        """The score to be expected of new rows."""
+
     # -- fitting --------------------------------------------------------------------
 
     def _validate_params(self) -> None:
@@ -95,7 +103,13 @@ class BaseCFLL(
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X: Any, y: Any = None, sample_weight: Any = None, X_val: Any = None, y_val: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        groups: Any = None,
     ) -> Any:
         """Train the backbone by gradient descent and the last layer in closed form.
 
@@ -119,6 +133,9 @@ class BaseCFLL(
             Validation set to use instead of ``validation_fraction``. Earlier steps of a pipeline do
             not transform it unless ``transform_input`` is set; a warning is issued if it is on
             another scale.
+        groups : array-like of shape (n_samples,), default=None
+            Labels of groups, such as persons of whom there are several rows. Rows of a group are
+            held out together, so that epoch, ridge and intervals are right for rows of new groups.
 
         Returns
         -------
@@ -136,8 +153,8 @@ class BaseCFLL(
         """
         with self._previous_fit_kept() as settings:
             if self.warm_start and self.__sklearn_is_fitted__():
-                return self._fit_again(X, y, sample_weight, X_val, y_val, settings)
-            checked = check_data(self, X, y, sample_weight, plan=None, min_samples=2)
+                return self._fit_again(X, y, sample_weight, X_val, y_val, groups, settings)
+            checked = check_data(self, X, y, sample_weight, groups, plan=None, min_samples=2)
             checked = self._tame_targets(checked)
             plan = make_plan(self, checked)
             parts = parts_of(self, plan, checked, X_val, y_val)
@@ -145,10 +162,10 @@ class BaseCFLL(
             run = Run(self, plan, net)
             task = self._init_callback_context(max_subtasks=run.epochs)
             settings.enter_context(use_threads(run.n_threads(len(parts.train))))
-            standardise_inside(plan.network, net, parts.train)
+            standardise_inside(plan.network, net, parts.before)
             offset = None
             if self._takes_linear_part(plan, parts):
-                offset = new_offset(plan).fit(parts.train)
+                offset = new_offset(plan).fit(parts.before)
             if not run.trains:
                 warn_of_fixed_features(self, holds_out=parts.valid is not None)
             rest = parts.less(offset)
@@ -159,16 +176,18 @@ class BaseCFLL(
             as_fitted = self._as_fitted(run, unsolved)
             callbacks = run.callbacks(rest, task, (X, y), as_fitted)
             with run.explained(rest, X):
-                net.run(rest.train, rest.valid, callbacks)
+                net.run(rest.train, rest.watched(self.defaults.most_watched), callbacks)
             if X_val is not None and run.best_iteration == 1 and parts.valid is not None:
                 found = unsolved.raw(parts.valid)
                 warn_of_useless_validation(found, len(run.history), parts.train, parts.valid)
             if not self.warm_start:
                 net.reset_optimizer()  # a later partial_fit starts without its state
-            self._finish(run, parts, offset)
+            self._finish(run, parts, offset, checked, sample_weight)
             return self._end(task, X, y, as_fitted)
 
-    def _finish(self, run: Run, parts: Parts, offset: Any) -> None:
+    def _finish(
+        self, run: Run, parts: Parts, offset: Any, checked: Checked, sample_weight: Any
+    ) -> None:
         """Solve for the last layer, and set the fitted attributes."""
         solved, plan = run.solve(parts, offset), run.plan
         model = FittedModel(
@@ -184,6 +203,14 @@ class BaseCFLL(
             self._calibrated(model, run, parts, solved),
             slope_squares=model.slopes(parts.rows),
         )
+        if parts.folds is not None:
+            outputs = honest_outputs(model, parts, solved, checked)
+            weights = None
+            if sample_weight is not None:  # without class weights, as in `score`
+                weights = as_weights(sample_weight, outputs)
+                weights = weights if checked.rows is None else weights[checked.rows]
+            score = self._out_of_fold_score(parts, solved, weights)
+            model = replace(model, out_of_fold=(outputs, score))
         path = None
         if solved.path_errors is not None:
             errors = plan.unscale_variance(solved.path_errors).mean(1)

@@ -21,6 +21,7 @@ from .arrays import (
     as_table,
     as_targets,
     as_weights,
+    check_labels,
     check_range,
     named_columns,
     outside,
@@ -50,6 +51,8 @@ class Checked(NamedTuple):
         Number by which the weights were divided.
     lazy : bool
         Whether X is a memory map that is read batch by batch.
+    groups : ndarray of shape (n,), or None
+        Group of each row; rows of a group are held out together.
     """
 
     X: Any
@@ -58,10 +61,18 @@ class Checked(NamedTuple):
     sample_weight: np.ndarray | None
     mean_weight: float
     lazy: bool
+    groups: np.ndarray | None = None
 
 
 def check_data(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, *, plan: Any, min_samples: int
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    groups: Any = None,
+    *,
+    plan: Any,
+    min_samples: int,
 ) -> Checked:
     """Check and encode the arguments of a fit; the estimator encodes its targets and weights.
 
@@ -85,6 +96,7 @@ def check_data(
     targets = estimator._encode_targets(y, reset=reset)
     check_range(targets, targets, "y")
     weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
+    groups = None if groups is None else _check_groups(groups, X)
     rows, mean_weight = None, 1.0
     if weights is not None:
         # A weight is a number of repetitions, so rows of weight zero are dropped.
@@ -96,11 +108,12 @@ def check_data(
             )
         if len(kept) < len(y):
             rows, targets, weights = kept, targets[kept], weights[kept]
+            groups = None if groups is None else groups[kept]
         # Divide by the largest weight first, because sums of weights near 1e308 overflow.
         largest = weights.max()
         mean_weight = float(largest * (weights / largest).mean())
         weights = None if np.all(weights == weights[0]) else weights / mean_weight
-    return Checked(X, rows, targets, weights, mean_weight, lazy)
+    return Checked(X, rows, targets, weights, mean_weight, lazy, groups)
 
 
 def check_inputs(estimator: Any, X: Any, plan: Any, min_samples: int = 1) -> Any:
@@ -246,6 +259,22 @@ def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
     if isinstance(X, Dataset | Mapping):
         X = np.empty((n_samples(X), 1))
     return as_weights(sample_weight, X)
+
+
+def _check_groups(groups: Any, X: Any) -> np.ndarray:
+    """Groups as an array of labels, one per row of X."""
+    found = check_labels(np.asarray(to_numpy(groups, "groups")), "groups")
+    if found.shape != (n_samples(X),):
+        raise ValueError(
+            f"`groups` must hold one label for each of the {n_samples(X)} rows of X, got shape "
+            f"{found.shape}."
+        )
+    if len(np.unique(found)) < 2:
+        raise ValueError(
+            f"`groups` holds one group, {found[0]!r}: rows of a group are held out together, and "
+            "none would remain to train on. Give at least two groups, or omit it."
+        )
+    return found
 
 
 def _targets_of_dataset(dataset: Dataset) -> np.ndarray:

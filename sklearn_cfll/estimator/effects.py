@@ -16,7 +16,6 @@ __all__ = ["changed_parameters", "warn_of", "warn_of_fixed_features", "warn_with
 # Values that switch an option off, so that no warning is needed with any backbone.
 OFF: dict[str, tuple[Any, ...]] = {
     "dropout": (0,),
-    "n_members": (1,),
     "linear_part": (False, "auto"),
     "validation_fraction": (0,),
 }
@@ -36,11 +35,12 @@ class Situation(NamedTuple):
     holds_out: bool  # some of the training rows are held out
     given: bool  # X_val and y_val were passed
     stream: bool = False  # the model is begun by `partial_fit`
+    crosses: bool = False  # each member holds out its own fold
 
 
 RULES = (
     Rule(
-        ("hidden_layer_sizes", "activation", "dropout", "n_members"),
+        ("hidden_layer_sizes", "activation", "dropout"),
         lambda est, _: est.backbone is not None,
         "together with a `backbone`: it describes the default perceptron. Set it on the backbone, "
         "or omit the backbone.",
@@ -73,6 +73,11 @@ RULES = (
     ),
     Rule(
         ("validation_fraction",),
+        lambda _, fit: fit.crosses,
+        "with `cross_fit`=True: every row is held out once.",
+    ),
+    Rule(
+        ("validation_fraction",),
         lambda _, fit: fit.given,
         "together with `X_val` and `y_val`, which are used instead.",
     ),
@@ -94,7 +99,12 @@ OF_TRAINING = ("optimizer", "learning_rate", "learning_rate_schedule", "weight_d
 
 
 def warn_without_effect(
-    estimator: Any, *, holds_out: bool, given: bool, stream: bool = False
+    estimator: Any,
+    *,
+    holds_out: bool,
+    given: bool,
+    stream: bool = False,
+    crosses: bool = False,
 ) -> None:
     """Warn about changed parameters without effect; raise if two contradict each other.
 
@@ -108,16 +118,18 @@ def warn_without_effect(
         Whether ``X_val`` and ``y_val`` were passed.
     stream : bool, default=False
         Whether the model is begun by ``partial_fit``.
+    crosses : bool, default=False
+        Whether each member holds out its own fold.
     """
     own = getattr(estimator.backbone, "n_members", None)
     changed = dict(changed_parameters(estimator))
     default = inspect.signature(type(estimator).__init__).parameters["n_members"].default
-    if own is not None and default != estimator.n_members and (estimator.n_members, own) != (1, 1):
+    if own is not None and estimator.n_members not in (default, own):
         raise ValueError(
             f"`n_members`={estimator.n_members} was given with `backbone`={estimator.backbone!r}, "
             f"which has its own n_members={own}. Set it on the backbone only."
         )
-    situation = Situation(holds_out, given, stream)
+    situation = Situation(holds_out, given, stream, crosses)
     for rule in RULES:
         if rule.applies(estimator, situation):
             warn_of([name for name in rule.names if name in changed], changed, rule.reason)

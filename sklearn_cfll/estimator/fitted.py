@@ -15,11 +15,11 @@ from ..backbones.joining import WithLastLayer, join_last_layer
 from ..backbones.mlp import SideBySide
 from ..backbones.splitting import Backbone
 from ..columns.encoder import Encoded
+from ..final_solve.calibration import predictive_variance
 from ..final_solve.intervals import Scores
 from ..final_solve.noise import NoiseModel
 from ..final_solve.offset import LinearOffset, WithOffset
 from ..final_solve.probabilities import Probabilities
-from ..final_solve.refit import predictive_variance
 from ..heads import ClosedFormLastLayer, EnsembleLastLayer, Head
 from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
@@ -76,6 +76,9 @@ class FittedModel:
         Map from a classifier's scores to probabilities.
     left_out : tuple or None
         Leave-one-out residuals in y's shape, and their coefficient of determination.
+    out_of_fold : tuple or None
+        Predictions (n, positions..., k) of the rows at fit in y's units, each by members that held
+        it out, and the score to be expected of new rows.
     slope_squares : ndarray of shape (p,), or None
         Mean squared slope of the predictions along each column of a table.
     """
@@ -90,6 +93,7 @@ class FittedModel:
     scores: Scores | None = None
     probabilities: Probabilities = field(default_factory=Probabilities)
     left_out: tuple[np.ndarray, float] | None = None
+    out_of_fold: tuple[np.ndarray, float] | None = None
     slope_squares: np.ndarray | None = None
 
     # -- predicting -----------------------------------------------------------------
@@ -121,6 +125,14 @@ class FittedModel:
         """Predictions (n, positions..., k) on the scale of training, on the CPU."""
         found = torch.cat([apply(self.module, x).cpu() for x in self.batches(rows)])
         return found if self.offset is None else found + self.offset(rows.X).cpu()
+
+    @torch.no_grad()
+    def member_outputs(self, rows: RowsDataset) -> Tensor:
+        """Predictions (m, n, positions..., k) of each member on the scale of training."""
+        found = [
+            self.head.member_predictions(self.module.features(x)).cpu() for x in self.batches(rows)
+        ]
+        return torch.cat(found, 1)
 
     def outputs(self, rows: RowsDataset) -> np.ndarray:
         """Predictions (n, positions..., k) in y's units."""
@@ -195,7 +207,10 @@ class FittedModel:
             features = SideBySide(network.module, self.offset.columns)
             module: nn.Module = copy.deepcopy(WithLastLayer(features, linear))
         else:
-            module = join_last_layer(network.backbone, linear)
+            backbone = network.backbone
+            if network.copies > 1:  # their last layers have become one
+                backbone = backbone._replace(removed=None)
+            module = join_last_layer(backbone, linear)
             if network.columns is not None:
                 module = Encoded(copy.deepcopy(network.columns), module)
         return module.cpu().eval()
@@ -214,6 +229,7 @@ class FittedModel:
                 "recipe": network.recipe,
                 "encoder": network.encoder,
                 "sample_shape": network.sample_shape,
+                "copies": network.copies,
                 "seed": network.seed,
                 "dtype": dtype_name(network.dtype),
                 "feature_shape": backbone.feature_shape,
@@ -232,6 +248,7 @@ class FittedModel:
             "scores": None if self.scores is None else tuple(self.scores),
             "probabilities": tuple(self.probabilities),
             "left_out": self.left_out,
+            "out_of_fold": self.out_of_fold,
             "slope_squares": self.slope_squares,
         }
 
@@ -249,7 +266,15 @@ class FittedModel:
         )
         shape = shape if isinstance(shape, dict) else tuple(shape)
         described = Network(
-            facts["recipe"], facts["encoder"], shape, facts["seed"], device, dtype, None, backbone
+            facts["recipe"],
+            facts["encoder"],
+            shape,
+            facts["seed"],
+            device,
+            dtype,
+            None,
+            backbone,
+            facts["copies"],
         )
         network = described.with_state(part_of(arrays, "backbone."))
         own_shape, channels_first = packed["layout"]
@@ -268,17 +293,19 @@ class FittedModel:
         if packed["offset"] is not None:
             offset = new_offset(plan)
             offset.load_state_dict(map_arrays(packed["offset"]))
-        noise, scores, left_out = (packed[name] for name in ("noise", "scores", "left_out"))
+        noise, scores = packed["noise"], packed["scores"]
+        left_out, out_of_fold = packed["left_out"], packed["out_of_fold"]
         return cls(
             plan,
             module.eval(),
             offset,
-            packed["final_ridge"],
-            packed["noise_variance"],
-            packed["n_judges"],
-            None if noise is None else NoiseModel(*map_arrays(noise)),
-            None if scores is None else Scores(*scores),
-            Probabilities(*packed["probabilities"]),
-            None if left_out is None else tuple(left_out),
-            packed["slope_squares"],
+            final_ridge=packed["final_ridge"],
+            noise_variance=packed["noise_variance"],
+            n_judges=packed["n_judges"],
+            noise=None if noise is None else NoiseModel(*map_arrays(noise)),
+            scores=None if scores is None else Scores(*scores),
+            probabilities=Probabilities(*packed["probabilities"]),
+            left_out=None if left_out is None else tuple(left_out),
+            out_of_fold=None if out_of_fold is None else tuple(out_of_fold),
+            slope_squares=packed["slope_squares"],
         )

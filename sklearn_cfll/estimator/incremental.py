@@ -42,10 +42,12 @@ class IncrementalMixin:
         check_unchanged(self, self._model.plan.parameters)
         self.net_.change_optimizer(optimizer_class(self.optimizer))
 
-    def _check_more(self: Any, X: Any, y: Any, sample_weight: Any, min_samples: int = 1) -> Checked:
+    def _check_more(
+        self: Any, X: Any, y: Any, sample_weight: Any, groups: Any = None, min_samples: int = 1
+    ) -> Checked:
         """Check rows that are added to a fitted model."""
         plan = self._model.plan
-        checked = check_data(self, X, y, sample_weight, plan=plan, min_samples=min_samples)
+        checked = check_data(self, X, y, sample_weight, groups, plan=plan, min_samples=min_samples)
         checked = self._tame_targets(checked)
         plan.check_targets(checked)
         tamed: Checked = self._tame_added(checked)
@@ -108,7 +110,7 @@ class IncrementalMixin:
         return self
 
     def _fit_again(
-        self: Any, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any,
+        self: Any, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, groups: Any,
         settings: contextlib.ExitStack,
     ) -> Any:  # fmt: skip
         """Continue the previous fit, with the parameters of now.
@@ -120,7 +122,7 @@ class IncrementalMixin:
         """
         self._follow_parameters()
         model, net, known_rows = self._model, self.net_, replace(self._known_rows)
-        plan, checked = model.plan, self._check_more(X, y, sample_weight, min_samples=2)
+        plan, checked = model.plan, self._check_more(X, y, sample_weight, groups, min_samples=2)
         parts = parts_of(self, plan, checked, X_val, y_val)
         rest, run = parts.less(model.offset), Run(self, plan, net)
         task = self._init_callback_context(max_subtasks=run.epochs)
@@ -142,13 +144,13 @@ class IncrementalMixin:
         as_fitted = self._as_fitted(run, model)
         callbacks = run.callbacks(rest, task, (X, y), as_fitted, warm=True)
         with run.explained(rest, X):
-            net.run(rest.train, rest.valid, callbacks)
+            net.run(rest.train, rest.watched(self.defaults.most_watched), callbacks)
         if few:
             addition.absorb()
             known_rows.is_stream, known_rows.columns, known_rows.ridge_errors = False, None, None
             self._set_learnt(addition, addition.improved(model, rows, noise), rows)
         else:
-            self._finish(run, parts, model.offset)
+            self._finish(run, parts, model.offset, checked, sample_weight)
         return self._end(task, X, y, as_fitted)
 
     def _forget_held_out(self: Any, parts: Parts) -> None:
@@ -213,5 +215,5 @@ class IncrementalMixin:
                     "`adapt` found non-finite values in X, y or the features. The "
                     "estimator was not changed."
                 )
-            self._model = replace(model, left_out=None)
+            self._model = replace(model, left_out=None, out_of_fold=None)
         return self

@@ -1,4 +1,4 @@
-"""Leave-one-out residuals, and messages where residuals or moments are missing."""
+"""Leave-one-out and out-of-fold predictions, and messages where they or moments are missing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ import torch
 from sklearn.metrics import r2_score
 
 from ..final_solve.noise import leave_one_out
+from ..final_solve.refit import Refit
+from ..training.batches import RowsDataset
+from .checks import Checked
+from .fitted import FittedModel
 from .run import Run
 from .split import Parts
 
-__all__ = ["NO_MOMENTS", "leave_one_out_score", "left_out", "no_residuals"]
+__all__ = ["NO_MOMENTS", "honest", "honest_outputs", "leave_one_out_score", "left_out"]
+__all__ += ["no_residuals"]
 
 NO_MOMENTS = (
     "needs the moments of the training rows, which were not kept. Fit with "
@@ -52,6 +57,35 @@ def leave_one_out_score(run: Run, parts: Parts, ridge: float) -> tuple[np.ndarra
     wanted = rows.targets.cpu().numpy()
     score = float(r2_score(wanted, wanted - scaled, sample_weight=weights))
     return plan.layout.from_rows(scaled * plan.scale.scale), score
+
+
+def honest_outputs(model: FittedModel, parts: Parts, solved: Refit, checked: Checked) -> np.ndarray:
+    """Predictions (n, positions..., k) in y's units of every row by members that did not see it.
+
+    Rows of weight zero were seen by none, and are predicted by all members.
+    """
+    assert parts.rows.targets is not None and solved.calibration is not None
+    plan = model.plan
+    found = plan.unscale((parts.rows.targets - solved.calibration.residuals).cpu().numpy())
+    if checked.rows is None:
+        return found
+    every = RowsDataset(plan.rows(checked.X, checked.lazy))
+    unused = np.setdiff1d(np.arange(len(every)), checked.rows)
+    whole = np.empty((len(every), *found.shape[1:]), found.dtype)
+    whole[checked.rows], whole[unused] = found, model.outputs(every.subset(unused))
+    return whole
+
+
+def honest(estimator: Any, name: str) -> tuple[np.ndarray, float]:
+    """Out-of-fold outputs and their score, for the attribute of this name."""
+    found: tuple[np.ndarray, float] | None = estimator._fitted(name).out_of_fold
+    if found is None:
+        raise AttributeError(
+            f"This {type(estimator).__name__} has no `{name}`: no row was held out by a fold of "
+            'its own. It requires a `fit` with cross_fit=True (or "auto", from 40 rows on, with '
+            "several `n_members`, and without `X_val`), and no rows that were added since."
+        )
+    return found
 
 
 def left_out(estimator: Any, name: str) -> tuple[np.ndarray, float]:

@@ -11,7 +11,7 @@ import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from ..backbones.mlp import MLPBackbone
+from ..backbones.mlp import MLPBackbone, SideBySide
 from ..backbones.products import product_size
 from ..backbones.recipe import (
     build_backbone,
@@ -52,7 +52,9 @@ class Network:
     columns : EncodedColumns or None
         The fitted encoding.
     backbone : Backbone
-        The network behind it.
+        The network behind it, or several copies side by side.
+    copies : int
+        Number of networks that are built from a recipe that does not build several itself.
     """
 
     recipe: Any
@@ -63,6 +65,7 @@ class Network:
     dtype: torch.dtype
     columns: EncodedColumns | None
     backbone: Backbone
+    copies: int = 1
 
     @classmethod
     def build(
@@ -71,6 +74,7 @@ class Network:
         encoder: ColumnEncoder | None,
         checked: Checked,
         *,
+        copies: int,
         n_outputs: int | None,
         seed: int,
         device: torch.device,
@@ -94,14 +98,13 @@ class Network:
                 sample = columns(sample)
         with random_numbers(recipe, seed, device) as generator:
             try:
-                backbone = build_backbone(
-                    recipe,
-                    sample,
-                    dtype,
-                    n_outputs,
-                    exact=integers_fit(checked.X, dtype),
-                    generator=generator,
-                    widths=widths,
+                options = {"generator": generator, "widths": widths}
+                exact = integers_fit(checked.X, dtype)
+                backbone = side_by_side(
+                    [
+                        build_backbone(recipe, sample, dtype, n_outputs, exact=exact, **options)
+                        for _ in range(copies)
+                    ]
                 )
             except CannotTakeInputs as error:
                 if columns is None:
@@ -112,7 +115,7 @@ class Network:
                     "the data (torch.nn.LazyLinear, or a callable of the shape), or use "
                     '`columns`="passthrough".'
                 ) from error
-        return cls(recipe, encoder, shape, seed, device, dtype, columns, backbone)
+        return cls(recipe, encoder, shape, seed, device, dtype, columns, backbone, copies)
 
     def with_state(self, arrays: dict[str, Tensor]) -> Network:
         """New modules like those of this description, with a state of the encoding of the columns.
@@ -128,8 +131,13 @@ class Network:
             with torch.no_grad():
                 widths, sample = columns.widths, columns(sample)
         with random_numbers(self.recipe, self.seed, device) as generator:
-            backbone = rebuild_backbone(
-                self.recipe, sample, dtype, self.backbone, generator=generator, widths=widths
+            options = {"generator": generator, "widths": widths}
+            alone = self.backbone._replace(feature_shape=self.member_shape)
+            backbone = side_by_side(
+                [
+                    rebuild_backbone(self.recipe, sample, dtype, alone, **options)
+                    for _ in range(self.copies)
+                ]
             )
         return replace(self, columns=columns, backbone=backbone)
 
@@ -147,7 +155,13 @@ class Network:
     @property
     def n_members(self) -> int:
         """Number of networks that are trained side by side, each with its own last layer."""
-        return members_of(self.recipe)
+        return self.copies * members_of(self.recipe)
+
+    @property
+    def member_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's features in one of the copies."""
+        *positions, width = self.feature_shape
+        return (*positions, width // self.copies)
 
     @property
     def is_perceptron(self) -> bool:
@@ -167,10 +181,32 @@ class Network:
             return product_size(self.module, sample)
 
 
+def side_by_side(networks: list[Backbone]) -> Backbone:
+    """One backbone of several alike; that of a single one is unchanged."""
+    first = networks[0]
+    if len(networks) == 1:
+        return first
+    *positions, width = first.feature_shape
+    module = SideBySide(*(each.module for each in networks))
+    return first._replace(module=module, feature_shape=(*positions, len(networks) * width))
+
+
+def copies_of(recipe: Any, estimator: Any) -> int:
+    """Number of networks to build from a recipe for the parameter ``n_members``."""
+    if has_members(recipe):
+        return 1
+    return estimator.defaults.n_members(estimator.n_members, own=True)
+
+
 def members_of(recipe: Any) -> int:
     """Number of networks that a recipe builds side by side."""
-    own = hasattr(recipe, "build") and not isinstance(recipe, nn.Module)
-    return int(getattr(recipe, "n_members", 1)) if own else 1
+    return int(recipe.n_members) if has_members(recipe) else 1
+
+
+def has_members(recipe: Any) -> bool:
+    """Whether a recipe says itself how many networks it builds."""
+    is_recipe = hasattr(recipe, "build") and not isinstance(recipe, nn.Module)
+    return is_recipe and hasattr(recipe, "n_members")
 
 
 def builds_from_generator(recipe: Any) -> bool:

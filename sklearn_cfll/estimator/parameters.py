@@ -29,7 +29,7 @@ CONSTRAINTS: dict[str, Any] = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "activation": [Choice(ACTIVATIONS)],
     "dropout": [RealInterval(0, 1, closed="left")],
-    "n_members": [Interval(Integral, 1, None, closed="left")],
+    "n_members": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "columns": [ColumnEncoder, StrOptions({"passthrough"}), None],
     "ridge": [RealInterval(0, None, closed="left"), StrOptions({"auto"})],
     "decay": [RealInterval(0, 1, closed="both")],
@@ -41,6 +41,7 @@ CONSTRAINTS: dict[str, Any] = {
     "learning_rate_schedule": [StrOptions({*SCHEDULES, "auto"})],
     "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto", "full"})],
     "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+    "cross_fit": ["boolean", StrOptions({"auto"})],
     "early_stopping": ["boolean", StrOptions({"auto"})],
     "validation_fraction": [RealInterval(0, 1, closed="left"), StrOptions({"auto"})],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -74,9 +75,11 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Activation function of the perceptron.
     dropout : float, default=0.0
         Dropout rate between the hidden layers of the perceptron.
-    n_members : int, default={n_members}
-        Number of perceptrons that are trained side by side on the same batches, each with its own
-        last layer; their predictions are averaged. All have the sizes above.
+    n_members : int or "auto", default="auto"
+        Number of networks that are trained side by side on the same batches, each with its own last
+        layer; their predictions are averaged. "auto" is {n_members} perceptrons of the sizes above,
+        or one network if a ``backbone`` is given. A module is then copied with its weights, a
+        callable or recipe is built several times.
     columns : ColumnEncoder, "passthrough" or None, default=None
         What the network sees of the columns of X. None is ``{columns}`` before a perceptron, and
         "passthrough" before other networks: they receive X unchanged, so that integers stay
@@ -86,10 +89,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     ridge : float or "auto", default="auto"
         Strength of the penalty towards the previous weights (or moments, see ``memory``), relative
         to the mean feature power. With a small value the last layer fits each batch, with a large
-        one it averages over many. "auto" is ``0.12 * d * min(1, d / batch_size) ** 2`` for a
-        network with d features: 30 for d = 256 and batches of 256, 0.5 for d = 64. Fewer than 40
-        training rows count as a batch of 40. It is at least 0.1 for fields, where each sample has
-        many rows, and 0.01 in full batches, where it is the ridge penalty itself.
+        one it averages over many. "auto" is ``{per_feature} * d * min(1, d / batch_size) ** 2`` for
+        networks with d features each, {alone}. Fewer than 40 training rows
+        count as a batch of 40. It is at least 0.1 for fields, where each sample has many rows, and
+        0.01 in full batches, where it is the ridge penalty itself.
     decay : float, default=1.0
         Fraction of the earlier information that is kept at each batch: 1 is the paper's proximal
         update, 0 ignores earlier batches.
@@ -124,14 +127,23 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     max_epochs : int or "auto", default="auto"
         Maximum number of passes over the training rows. "auto" is {max_epochs}, and {field_epochs}
         if each sample has positions (fields, in regression).
+    cross_fit : bool or "auto", default="auto"
+        Whether each member holds out its own fold of the rows (member j of m fold j, at most ten
+        folds), instead of one part of them for all: together the members are trained on all rows,
+        and every row has a prediction by a member that never saw it (:attr:`oof_prediction_`).
+        These predictions choose the epoch, one for all members, and the final ridge, and say how
+        large errors are. Folds are stratified by class, or by y, and keep the rows of a group
+        together. "auto" is True with four or more members, if rows are held out, and none are
+        passed as ``X_val``; a number for ``validation_fraction`` holds that fraction out for all.
     early_stopping : bool or "auto", default="auto"
         Whether to hold rows out, monitor their loss and keep the best epoch. "auto" is True from 40
         rows on.
     validation_fraction : float or "auto", default="auto"
-        Fraction of the rows to hold out. "auto" is a tenth; for fewer than 400 rows it is 40 rows
-        or a quarter, whichever is less.
+        Fraction of the rows to hold out, the same for all members. "auto" is a tenth; for fewer
+        than 400 rows it is 40 rows or a quarter, whichever is less. It has no effect where members
+        are cross-fitted.
     n_iter_no_change : int, default={patience}
-        Number of epochs without improvement of the validation loss before training stops.
+        Number of epochs without improvement of the loss of the held-out rows before training stops.
     tol : float, default=0.0
         Smallest decrease of the validation loss that counts as an improvement.
     refit_last_layer : bool, default=True
@@ -184,12 +196,20 @@ ATTRIBUTES = """backbone_ : torch.nn.Module
         weight decay, batch size, epochs, precision ...).
     ridge_path_ : dict
         "ridge" and "error": mean squared error on the held-out rows for every ridge tried in the
-        final solve. Only available if rows are held out and ``refit_last_layer=True``.
+        final solve (of cross-fitted members: of each on its fold). Only available if rows are held
+        out and ``refit_last_layer=True``.
     decay_ : float
         Decay used in training.
     noise_variance_ : ndarray of shape (n_outputs_,)
-        Mean squared residual on the held-out rows, if there are any; else on the training rows,
-        where it is too small.
+        Mean squared residual on the held-out rows, if there are any (with cross-fitted members less
+        the variance between them, which their mean does not have); else on the training rows, where
+        it is too small.
+    oof_prediction_ : ndarray of y's shape at fit
+        Prediction of each row by the members that held it out. Only available with cross-fitted
+        members.
+    oof_score_ : float
+        :meth:`score` to be expected on new rows, from :attr:`oof_prediction_`{oof_score}. It
+        compares settings without cross-validation.
     history_ : list of dict
         Per epoch: epoch, train_loss, valid_loss, learning_rate, seconds.
     n_iter_ : int
@@ -216,8 +236,9 @@ def shared_docs(**own: Any) -> Any:
                 "field_batch": DEFAULTS.field_batch,
             }
             parameters = PARAMETERS.format(**own, **fields)
+            attributes = ATTRIBUTES.format(**own)
             cls.__doc__ = cls.__doc__.replace("{parameters}", parameters).replace(
-                "{attributes}", ATTRIBUTES
+                "{attributes}", attributes
             )
         return cls
 

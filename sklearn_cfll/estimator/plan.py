@@ -18,7 +18,7 @@ from ..training.batches import RowsDataset
 from ..training.seeding import draw_seed
 from ..training.torch_settings import resolve_device
 from .checks import Checked, check_sizes, needs_float64, seen_as_given
-from .network import Network
+from .network import Network, copies_of
 from .targets import TargetLayout, TargetScale
 from .unchanged import fixed_parameters
 
@@ -154,7 +154,7 @@ def make_plan(estimator: Any, checked: Checked) -> Plan:
             estimator.hidden_layer_sizes,
             estimator.activation,
             estimator.dropout,
-            estimator.n_members,
+            estimator.defaults.n_members(estimator.n_members, own=False),
         )
     encoder = estimator.defaults.column_encoder(estimator.columns, recipe)
     encoded = encoder is not None
@@ -176,6 +176,7 @@ def make_plan(estimator: Any, checked: Checked) -> Plan:
                 recipe,
                 encoder,
                 checked,
+                copies=copies_of(recipe, estimator),
                 n_outputs=n_outputs,
                 seed=seed,
                 device=device,

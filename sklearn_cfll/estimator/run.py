@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..columns.scaling import RobustStandardize, Standardize
 from ..columns.statistics import input_statistics
+from ..final_solve.calibration import calibrate
 from ..final_solve.offset import LinearOffset, WithOffset
-from ..final_solve.refit import Refit, calibrate, mean_squared_residuals, refit_last_layer
+from ..final_solve.out_of_fold import refit_crossed
+from ..final_solve.refit import Refit, mean_squared_residuals, refit_last_layer
 from ..heads.memory import memory_of
 from ..training.batches import RowsDataset
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
@@ -156,7 +158,8 @@ class Run:
         shape = (*grid, width // self.network.n_members)
         full = self.estimator.batch_size == "full"
         batch = "full" if full else self.batch_rows(n_rows)
-        return self.defaults.ridge(self.estimator.ridge, shape, batch, n_rows)
+        n_members = self.network.n_members
+        return self.defaults.ridge(self.estimator.ridge, shape, batch, n_rows, n_members)
 
     def given_ridge(self) -> float | None:
         """The parameter ``ridge`` where it is the penalty of an exact solve itself, else None.
@@ -241,11 +244,11 @@ class Run:
         columns = self.network.columns
         if columns is None or not columns.importance or parts.valid is None:
             return False
-        return len(parts.train) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
+        return len(parts.before) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
 
     def scale_columns(self, parts: Parts, offset: LinearOffset | None) -> None:
         """Scale the columns by the slopes that two short, discarded runs agree on."""
-        net, train, n_rows = self.net, parts.train, len(parts.train)
+        net, train, n_rows = self.net, parts.before, len(parts.before)
         module: Any = net.module_ if offset is None else WithOffset(net.module_, offset)
         untrained, found = net.snapshot(), []
         for half in Split.draw(n_rows, n_rows // 2, None, self.network.seed):
@@ -280,7 +283,7 @@ class Run:
         estimator, found = self.estimator, list(self.estimator.callbacks or ())
         self.stopper = None
         if parts.valid is not None and estimator.early_stopping is not False:
-            first = parts.valid if warm else None
+            first = parts.watched(self.defaults.most_watched) if warm else None
             self.stopper = BestEpoch(estimator.n_iter_no_change, estimator.tol, first)
             found.append(("early_stopping", self.stopper))
         if estimator.verbose == 1:
@@ -332,12 +335,20 @@ class Run:
     def solve(self, parts: Parts, offset: LinearOffset | None) -> Refit:
         """Solve exactly for the last layer and estimate the noise."""
         net, train, valid = self.net, parts.train, parts.valid
-        if self.estimator.refit_last_layer:
+        exact = self.estimator.refit_last_layer
+        if parts.folds is not None:
+            rest: Any = parts.less(offset)
+            lowest = self.defaults.lowest_ridge(len(parts.rows))
+            solved = refit_crossed(
+                net, rest.rows, rest.train, rest.valid, lowest, offset, exact=exact
+            )
+            solved = solved if exact else solved._replace(ridge=self.ridge(len(train)))
+        elif exact:
             points = math.prod(self.network.feature_shape[:-1])  # each is a row of the solve
             lowest = self.defaults.lowest_ridge(points * len(parts.rows))
             solved = refit_last_layer(net, train, valid, self.given_ridge(), lowest, offset)
         else:
-            _, train, valid = parts.less(offset)
+            _, train, valid, _ = parts.less(offset)
             noise: Tensor = mean_squared_residuals(net, train if valid is None else valid)
             calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
             ridge = self.ridge(len(train))
@@ -358,6 +369,8 @@ class Run:
             "batch_size": net.batch_size,
             "max_epochs": net.max_epochs,
             "n_held_out": 0 if parts.valid is None else len(parts.valid),
+            "n_folds": 0 if parts.folds is None else parts.folds.n_folds,
+            "n_members": self.network.n_members,
             "linear_part": offset is not None,
             "precision": dtype_name(self.network.dtype),
             "device": str(self.network.device),

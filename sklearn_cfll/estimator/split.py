@@ -1,23 +1,26 @@
-"""Which rows are trained on, and which are held out."""
+"""Which rows are trained on, and which are held out: some for all members, or a fold for each."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from sklearn.base import is_regressor
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit, train_test_split
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..final_solve.offset import less_offset
 from ..training.batches import RowsDataset
+from ..training.folds import FoldRows, Folds
 from .arrays import told_of
 from .checks import Checked, check_data
 from .effects import warn_without_effect
 from .plan import Plan
 from .validation_scale import warn_of_other_scale
 
-__all__ = ["Parts", "Split", "parts_of"]
+__all__ = ["Parts", "Split", "draw_folds", "parts_of"]
 
 
 class Split(NamedTuple):
@@ -27,14 +30,27 @@ class Split(NamedTuple):
     held_out: np.ndarray
 
     @classmethod
-    def draw(cls, n_rows: int, n_held: int, classes: np.ndarray | None, seed: int) -> Split:
-        """Hold out random rows, stratified by class if there are enough of each."""
+    def draw(
+        cls,
+        n_rows: int,
+        n_held: int,
+        classes: np.ndarray | None,
+        seed: int,
+        groups: np.ndarray | None = None,
+    ) -> Split:
+        """Hold out random rows, stratified by class if there are enough of each.
+
+        With ``groups``, whole groups are held out: about as many of them as rows were asked for.
+        """
         if n_rows - n_held < 2:
             raise ValueError(
                 f"`validation_fraction` holds out {n_held} of {n_rows} rows, which leaves "
                 f"{max(0, n_rows - n_held)} to train on. Use a smaller fraction, or pass `X_val` "
                 "and `y_val`."
             )
+        if groups is not None:
+            drawn = GroupShuffleSplit(1, test_size=n_held / n_rows, random_state=seed)
+            return cls(*next(drawn.split(groups, groups=groups)))
         if classes is not None:
             counts = np.unique(classes, return_counts=True)[1]
             if counts.min() < 2 or len(counts) > min(n_held, n_rows - n_held):
@@ -45,17 +61,85 @@ class Split(NamedTuple):
         return cls(np.sort(train), np.sort(held))
 
 
+def draw_folds(n_folds: int, like: np.ndarray, groups: np.ndarray | None, seed: int) -> np.ndarray:
+    """The fold of each row; folds are of one size up to a row.
+
+    Parameters
+    ----------
+    n_folds : int
+    like : ndarray of shape (n, c)
+        Rows that are alike in it, in the order of its columns, are spread over the folds: classes,
+        or values of y.
+    groups : ndarray of shape (n,), or None
+        Rows of a group get the same fold; folds then have about the same size.
+    seed : int
+    """
+    random, n_rows = np.random.RandomState(seed), len(like)
+    folds = np.empty(n_rows, dtype=np.int64)
+    if groups is not None:
+        names, codes = np.unique(groups, return_inverse=True)
+        shuffled = random.permutation(len(names))[codes]  # it decides between groups of one size
+        for fold, (_, held_out) in enumerate(GroupKFold(n_folds).split(like, groups=shuffled)):
+            folds[held_out] = fold
+        return folds
+    order = np.lexsort((random.random_sample(n_rows), *like.T[::-1]))
+    rounds = random.random_sample((-(-n_rows // n_folds), n_folds)).argsort(1)
+    folds[order] = rounds.ravel()[:n_rows]
+    return folds
+
+
 class Parts(NamedTuple):
-    """All rows of a fit in their order, the training rows and the held-out rows."""
+    """All rows of a fit in their order, the training rows and the held-out rows.
+
+    With ``folds``, each of the two is all rows, with weights of each member: see
+    :class:`~sklearn_cfll.training.folds.FoldRows`.
+    """
 
     rows: RowsDataset
     train: RowsDataset
     valid: RowsDataset | None
+    folds: Folds | None = None
+
+    @classmethod
+    def crossed(cls, rows: RowsDataset, folds: Folds, left_out: Tensor | None = None) -> Parts:
+        """Each member trains on the rows outside its fold and is evaluated on those in it.
+
+        ``left_out`` are targets of the held-out rows, if they are others.
+        """
+        held_out = rows
+        if left_out is not None:
+            held_out = RowsDataset(rows.inputs, left_out, rows.sample_weight)
+        return cls(rows, FoldRows(rows, folds, False), FoldRows(held_out, folds, True), folds)
+
+    @property
+    def before(self) -> RowsDataset:
+        """Rows to which scales and the offset are fitted before training.
+
+        Cross-fitted members share them, so they are all rows.
+        """
+        return self.train if self.folds is None else self.rows
+
+    def watched(self, n_rows: int) -> RowsDataset | None:
+        """Held-out rows on which each epoch is evaluated: with folds at most ``n_rows``, evenly."""
+        if self.folds is None or self.valid is None or len(self.valid) <= n_rows:
+            return self.valid
+        return self.valid.subset(torch.linspace(0, len(self.valid) - 1, n_rows).long())
 
     def less(self, offset: Any) -> Parts:
-        """The same rows, with the residuals of the offset as targets."""
-        rows, train = less_offset(self.rows, offset), less_offset(self.train, offset)
-        return Parts(rows, train, None if self.valid is None else less_offset(self.valid, offset))
+        """The same rows, with the residuals of the offset as targets.
+
+        With folds, a held-out row's target is its residual under the offset fitted to all others.
+        """
+        if offset is None:
+            return self
+        rows = less_offset(self.rows, offset)
+        if self.folds is not None:
+            assert rows.targets is not None
+            left_out = rows.targets * (1.0 + offset.left_out_shift(rows))
+            return Parts.crossed(rows, self.folds, left_out)
+        train, valid = self.train, self.valid
+        train = less_offset(train, offset)
+        return Parts(rows, train, None if valid is None else less_offset(valid, offset))
 
 
 def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
@@ -65,7 +149,10 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     defaults, given, n_rows = estimator.defaults, X_val is not None, len(checked.y)
     holds_out = not given and estimator.validation_fraction != 0
     holds_out = holds_out and defaults.holds_out(estimator.early_stopping, n_rows)
-    warn_without_effect(estimator, holds_out=holds_out, given=given)
+    n_members = plan.network.n_members
+    crosses = _crosses(estimator, n_members, holds_out=holds_out, given=given)
+    holds_out = holds_out or crosses
+    warn_without_effect(estimator, holds_out=holds_out, given=given, crosses=crosses)
     data = plan.dataset(checked)
     if given:
         with told_of("In `X_val` and `y_val`, called X and y here"):
@@ -76,11 +163,42 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     if not holds_out:
         return Parts(data, data, None)
     if n_rows < 10:
+        cause = "`cross_fit`=True" if estimator.cross_fit is True else "`early_stopping`=True"
         raise ValueError(
-            f"`early_stopping`=True holds out rows and needs at least 10, got n_samples={n_rows}. "
-            'Use early_stopping="auto" or False, or give `X_val` and `y_val`.'
+            f"{cause} holds out rows and needs at least 10, got n_samples={n_rows}. "
+            'Use "auto" or False, or give `X_val` and `y_val`.'
         )
-    n_held = defaults.n_held_out(estimator.validation_fraction, n_rows)
-    classes = estimator._stratify(checked.y)
-    split = Split.draw(n_rows, n_held, classes, plan.network.seed)
-    return Parts(data, data.subset(split.train), data.subset(split.held_out))
+    seed, classes, groups = plan.network.seed, estimator._stratify(checked.y), checked.groups
+    if not crosses:
+        n_held = defaults.n_held_out(estimator.validation_fraction, n_rows)
+        split = Split.draw(n_rows, n_held, classes, seed, groups)
+        return Parts(data, data.subset(split.train), data.subset(split.held_out))
+    n_folds = min(n_members, defaults.most_folds)
+    if groups is not None:
+        n_folds = min(n_folds, len(np.unique(groups)))
+    if classes is not None:
+        like = classes[:, None]
+    else:  # fields by their mean
+        like = checked.y.reshape(*checked.y.shape[:2], -1).mean(-1).reshape(n_rows, -1)
+    of_row = torch.as_tensor(draw_folds(n_folds, like, groups, seed), device=data.inputs.device)
+    return Parts.crossed(data, Folds(of_row, n_folds, n_members))
+
+
+def _crosses(estimator: Any, n_members: int, *, holds_out: bool, given: bool) -> bool:
+    """Whether each member holds out its own fold."""
+    if estimator.cross_fit == "auto":
+        enough = n_members >= estimator.defaults.cross_fit_from
+        return holds_out and enough and estimator.validation_fraction == "auto"
+    if not estimator.cross_fit:
+        return False
+    if given:
+        raise ValueError(
+            "`cross_fit`=True holds out a fold of the rows for each member, but `X_val` and "
+            "`y_val` were given too. Omit them, or use cross_fit=False."
+        )
+    if n_members < 2:
+        raise ValueError(
+            "`cross_fit`=True needs several networks, each of which holds out its own fold, but "
+            "there is one. Set `n_members` to 2 or more (8 is usual)."
+        )
+    return True

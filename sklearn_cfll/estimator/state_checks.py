@@ -64,6 +64,7 @@ NETWORK: Fields = {
     "recipe": lambda v: v is not None,
     "encoder": lambda v: v is None or isinstance(v, ColumnEncoder),
     "sample_shape": is_sample_shape,
+    "copies": lambda v: is_count(v) and v > 0,
     "seed": lambda v: is_count(v) and v < 2**32,
     "dtype": lambda v: v in ("float32", "float64"),
     "feature_shape": lambda v: is_shape(v) and len(v) > 0,
@@ -104,9 +105,14 @@ def check_packed(cls: Any, state: dict[str, Any]) -> None:
     check_sizes(model, k)
 
 
+def n_members_in(network: dict[str, Any]) -> int:
+    """Number of members of a described network."""
+    return members_of(network["recipe"]) * int(network["copies"])
+
+
 def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields:
     """Fields of a model with k targets, on a table of so many columns (None for other inputs)."""
-    d = network["feature_shape"][-1] // max(1, members_of(network["recipe"]))
+    d = network["feature_shape"][-1] // max(1, n_members_in(network))
 
     def is_scores(value: Any) -> bool:
         """Whether a value is a tuple of calibration `Scores`."""
@@ -131,7 +137,8 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
             and all(is_floats(part, k) for part in value[1:])
         )
 
-    def is_left_out(value: Any) -> bool:
+    def is_scored(value: Any) -> bool:
+        """Whether a value is a tuple of an array of floats and a score."""
         return (
             isinstance(value, tuple)
             and len(value) == 2
@@ -159,7 +166,10 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
         "noise": is_optional(is_noise),
         "scores": is_optional(is_scores),
         "probabilities": lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(is_amount, v)),
-        "left_out": is_optional(is_left_out),
+        "left_out": is_optional(is_scored),
+        "out_of_fold": is_optional(
+            lambda v: is_scored(v) and v[0].ndim > 1 and v[0].shape[-1] == k
+        ),
         "slope_squares": is_optional(lambda v: is_floats(v, columns) and bool((v >= 0).all())),
     }
 
@@ -211,7 +221,7 @@ def check_sizes(model: dict[str, Any], n_targets: int) -> None:
     """Check that the modules to build have the sizes of the stored arrays."""
     module, network = model["module"], model["network"]
     *_, width = network["feature_shape"]
-    n_members = members_of(network["recipe"])
+    n_members = n_members_in(network)
     if n_members > len(module) or n_members < 1 or width % n_members:
         raise ModelFileError(f"network: `n_members` cannot be {n_members}.")
     members = [f"members.{i}." for i in range(n_members)] if n_members > 1 else [""]

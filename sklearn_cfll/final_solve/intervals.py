@@ -7,16 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .refit import Calibration
+from .calibration import Calibration
 
 __all__ = ["Scores", "check_coverage"]
 
 # Fields have many similar points, whose scores this number of order statistics describes.
 KEPT = 10_000
-# Predicted variances are multiplied by the mean squared score of the held-out rows, regularised by
-# this many pseudo-observations with this variance: the score is imprecise for few rows, and it is
-# too small because these rows chose epoch, ridge and noise model (benchmarks/intervals.py).
-OTHERS, THEIR_SQUARE = 20, 1.5
 
 
 def check_coverage(coverage: Any) -> None:
@@ -50,13 +46,8 @@ class Scores(NamedTuple):
         """Sort the calibration of the final solve."""
         scores = calibration.scores.double().cpu().numpy()
         weights = calibration.weights.double().cpu().numpy()
-        squares = np.average(scores**2, axis=0, weights=weights)
         n_samples = calibration.n_samples * weights.sum() ** 2 / (len(weights) * (weights**2).sum())
-        pulled = (n_samples * squares + OTHERS * THEIR_SQUARE) / (n_samples + OTHERS)
-        # Residuals of training rows are too small. If they exceed those of the held-out rows, they
-        # are a lower bound of the noise (this matters for targets that are nearly always zero).
-        least = calibration.training_squares.double().cpu().numpy()
-        inflation = np.sqrt(np.maximum(pulled, least))
+        inflation = np.sqrt(calibration.inflation_square.double().cpu().numpy())
         scores = scores / inflation
         order = scores.argsort(axis=0)
         values = np.take_along_axis(scores, order, axis=0)
@@ -65,6 +56,13 @@ class Scores(NamedTuple):
             chosen = np.linspace(0, len(values) - 1, KEPT).round().astype(int)
             values, shares = values[chosen], shares[chosen]
         return cls(values, shares, n_samples, inflation)
+
+    def mixed(self, share: float) -> Scores:
+        """After rows with this share of the weight, whose deviations are taken as they are.
+
+        The noise is then that of rows outside the training set, which needs no factor.
+        """
+        return self._replace(inflation=(1 - share) * self.inflation + share)
 
     def quantile(self, coverage: float) -> np.ndarray:
         """Factor on the standard deviation for intervals with this coverage; shape (k,).

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,19 @@ from ..heads import Head
 
 __all__ = ["NoiseModel", "fit_noise", "leave_one_out", "noise_inputs", "points_as_rows"]
 
+Residuals = tuple[Tensor, Tensor, Tensor | None]  # features, residuals, sample weights
+Part = tuple[Callable[[], Iterable[Residuals]], Callable[[], Iterable[Residuals]]]
+
 NOISE_RIDGES = torch.logspace(-3, 2, 11, dtype=torch.float64)
 # Largest number of held-out rows for model selection, to bound memory.
 JUDGES = 20_000
 # Squared residuals are at least this fraction of their mean. Otherwise the logarithm of a residual
 # that is zero by chance would outweigh a hundred others.
 SMALLEST = 1e-4
+# Least effective number (Kish) of squared residuals that judge; of n normal ones it is n / 3. If
+# nearly all of their sum comes from a few rows, as for targets that are nearly always zero, the
+# likelihood is that of these rows.
+FEWEST = 10
 
 
 class NoiseModel(NamedTuple):
@@ -57,19 +65,28 @@ class NoiseModel(NamedTuple):
         return logs.clamp(self.low, self.high).exp()
 
 
-def leave_one_out(net: Any, data: Any, ridge: float) -> Iterator[tuple[Tensor, Tensor, Any]]:
-    """Features, residuals under the last layer fitted to all *other* rows, and weights.
+def leave_one_out(
+    net: Any, data: Any, ridge: float | None = None
+) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """Features, residuals under the last layer fitted to all *other* rows, and sample weights.
 
     They are computed batch by batch, from the moments that the layer holds
-    (:func:`~sklearn_cfll.linalg.leave_one_out_residuals`). Features have shape (n, ..., d);
-    residuals have shape (rows, k), with the positions of samples flattened. The backbone was still
-    trained on the row.
+    (:func:`~sklearn_cfll.linalg.leave_one_out_residuals`); each position of a sample is a row.
+    Features have shape (n, ..., d), residuals (n, ..., k). The backbone was still trained on the
+    row.
     """
     layer = net.module_.last_layer
     for features, targets, sample_weight in net.labelled_features(data):
         rows, weights = points_as_rows(features, sample_weight)
         wanted = targets.reshape(len(rows), -1)
-        yield features, layer.leave_one_out_residuals(rows, wanted, weights, ridge), weights
+        residuals = layer.leave_one_out_residuals(rows, wanted, weights, ridge)
+        yield features, residuals.reshape(targets.shape), sample_weight
+
+
+def held_out(net: Any, data: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    """The same for rows that the last layer was not fitted to."""
+    for features, targets, sample_weight in net.labelled_features(data):
+        yield features, targets - net.module_.last_layer(features), sample_weight
 
 
 def points_as_rows(features: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -97,55 +114,36 @@ def noise_inputs(layer: Head, features: Tensor) -> Tensor:
     return torch.cat([features.to(column), column], -1)
 
 
-def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) -> NoiseModel:
+def fit_noise(layer: Head, parts: Sequence[Part], constant: Tensor) -> NoiseModel:
     """Ridge regression of the logarithm of squared residuals on the features.
 
-    The shape is fitted to leave-one-out residuals of the training rows. The level and the ridge are
-    chosen on the held-out rows by the likelihood of a normal distribution. The noise is constant
-    unless the best model is better by more than one standard error over the held-out samples.
+    A model whose shape is fitted to some rows is judged on others, by the likelihood of a normal
+    distribution, which chooses its ridge and level. The noise is constant unless the best model is
+    better by more than one standard error over the samples that judge, and these do not owe their
+    squares to a few.
 
     Parameters
     ----------
-    net : CFLLNet
-        Net whose last layer was fitted to ``train`` with ``ridge`` and holds moments.
-    train, valid : RowsDataset
-    ridge : float
+    layer : Head
+        Layer that holds moments.
+    parts : sequence of (shaping, judging)
+        Each is a function that returns batches (features, residuals, sample weights) of rows that
+        the layer was not fitted to when their residuals were taken: features (n, ..., d), residuals
+        (n, ..., k), weights (n,) or None. With several parts, the shape is fitted to the rows that
+        shape of all parts in the end.
     constant : Tensor of shape (k,)
         Mean squared residual of the held-out rows.
     """
-    held, layer = None, net.module_.last_layer
     smallest = SMALLEST * constant.double()
-    for features, residuals, weights in leave_one_out(net, train, ridge):
-        rows = noise_inputs(layer, features).flatten(0, -2)
-        logs = residuals.double().square().clamp_min(smallest).log()
-        weights = None if weights is None else weights.double()
-        block = linalg.moments(rows.double(), logs, weights)
-        held = block if held is None else linalg.merge_moments(held, block)
-    assert held is not None
-    weights, biases = _path(
-        held, equal_scales=held.gram.shape[0] > layer.in_features // layer.n_members
-    )
-    # Clip at three standard deviations of the fitted logarithms, because features of rows unlike
-    # the training rows are unbounded, and their exponential even more so.
-    spread = ((weights @ held.gram) * weights).sum(2).div(held.total).clamp_min(0.0).sqrt()
-    center = held.target_mean
-
-    scaled, squares, counts = [], [], []
-    for features, targets, sample_weight in net.labelled_features(valid):
-        rows, row_weight = points_as_rows(noise_inputs(layer, features), sample_weight)
-        logs = (rows.double() @ weights.mT + biases[:, None]).clamp(
-            (center - 3 * spread)[:, None], (center + 3 * spread)[:, None]
-        )
-        residuals = (targets - layer(features)).reshape(len(rows), -1)
-        row_weight = rows.new_ones(len(rows)) if row_weight is None else row_weight
-        positions = len(rows) // len(features)
-        scaled.append(logs.reshape(len(logs), -1, positions, logs.shape[2]))
-        squares.append(residuals.double().square().reshape(-1, positions, residuals.shape[1]))
-        counts.append(row_weight.double().reshape(-1, positions, 1))
-        if sum(len(part) * positions for part in squares) >= JUDGES:
-            break
-    logs, square, weight = torch.cat(scaled, 1), torch.cat(squares), torch.cat(counts)
-    model = NoiseModel.constant(constant, rows.shape[1])
+    moments = [_log_moments(layer, shaping(), smallest) for shaping, _ in parts]
+    judged = [
+        _judge(layer, judging(), _Shape.of(layer, block))
+        for block, (_, judging) in zip(moments, parts, strict=True)
+    ]
+    logs = torch.cat([each[0] for each in judged], 1)  # (r, n, positions, k)
+    square, weight = (torch.cat([each[i] for each in judged]) for i in (1, 2))
+    shape = _Shape.of(layer, functools.reduce(linalg.merge_moments, moments))
+    model = NoiseModel.constant(constant, shape.weights.shape[2])
     if len(square) < 2:
         return model  # one sample has no standard error
 
@@ -157,15 +155,71 @@ def fit_noise(net: Any, train: Any, valid: Any, ridge: float, constant: Tensor) 
     loss = logs + level[:, None, None] + square / (logs + level[:, None, None]).exp()
     gain = ((flat.log() + square / flat - loss) * weight / weight.mean()).mean(2)  # by sample
     gains, errors = gain.mean(1), gain.std(1) / len(square) ** 0.5
+    total = square.sum(1)  # by sample
+    n_equal = total.sum(0).square() / total.square().sum(0).clamp_min(torch.finfo(total.dtype).tiny)
     best = gains.argmax(0)
     for target, chosen in enumerate(best.tolist()):
-        if gains[chosen, target] > errors[chosen, target]:
-            offset = level[chosen, target]
-            model.weight[target] = weights[chosen, target]
-            model.bias[target] = biases[chosen, target] + offset
-            model.low[target] = center[target] + offset - 3 * spread[chosen, target]
-            model.high[target] = center[target] + offset + 3 * spread[chosen, target]
+        better = gains[chosen, target] > errors[chosen, target]
+        if better and bool(n_equal[target] >= FEWEST):
+            offset, reach = level[chosen, target], 3 * shape.spread[chosen, target]
+            model.weight[target] = shape.weights[chosen, target]
+            model.bias[target] = shape.biases[chosen, target] + offset
+            model.low[target] = shape.center[target] + offset - reach
+            model.high[target] = shape.center[target] + offset + reach
     return model
+
+
+class _Shape(NamedTuple):
+    """Fits of the logarithm for each of r ridges, and the range to which they are clipped."""
+
+    weights: Tensor  # (r, k, d)
+    biases: Tensor  # (r, k)
+    center: Tensor  # (k,)
+    spread: Tensor  # (r, k)
+
+    @classmethod
+    def of(cls, layer: Head, block: linalg.Moments) -> _Shape:
+        equal_scales = block.gram.shape[0] > layer.in_features // layer.n_members
+        weights, biases = _path(block, equal_scales)
+        # Clip at three standard deviations of the fitted logarithms, because features of rows
+        # unlike the training rows are unbounded, and their exponential even more so.
+        variance = ((weights @ block.gram) * weights).sum(2).div(block.total)
+        return cls(weights, biases, block.target_mean, variance.clamp_min(0.0).sqrt())
+
+    def logs(self, rows: Tensor) -> Tensor:
+        """Fitted logarithms of rows (n, d); shape (r, n, k)."""
+        found = rows.double() @ self.weights.mT + self.biases[:, None]
+        reach = 3 * self.spread
+        return found.clamp((self.center - reach)[:, None], (self.center + reach)[:, None])
+
+
+def _log_moments(layer: Head, batches: Iterable[Residuals], smallest: Tensor) -> linalg.Moments:
+    """Moments of the features and the logarithms of squared residuals."""
+    blocks = []
+    for features, residuals, sample_weight in batches:
+        rows, weights = points_as_rows(noise_inputs(layer, features), sample_weight)
+        squares = residuals.double().square().reshape(len(rows), -1)
+        weights = None if weights is None else weights.double()
+        blocks.append(linalg.moments(rows.double(), squares.clamp_min(smallest).log(), weights))
+    return functools.reduce(linalg.merge_moments, blocks)
+
+
+def _judge(
+    layer: Head, batches: Iterable[Residuals], shape: _Shape
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fitted logarithms (r, n, positions, k), squared residuals and weights of some rows."""
+    logs, squares, counts, n_rows = [], [], [], 0
+    for features, residuals, sample_weight in batches:
+        rows, weights = points_as_rows(noise_inputs(layer, features), sample_weight)
+        found, positions = shape.logs(rows), len(rows) // len(features)
+        weights = rows.new_ones(len(rows)) if weights is None else weights
+        logs.append(found.reshape(len(found), -1, positions, found.shape[2]))
+        squares.append(residuals.double().square().reshape(-1, positions, found.shape[2]))
+        counts.append(weights.double().reshape(-1, positions, 1))
+        n_rows += len(rows)
+        if n_rows >= JUDGES:
+            break
+    return torch.cat(logs, 1), torch.cat(squares), torch.cat(counts)
 
 
 def _path(block: linalg.Moments, equal_scales: bool) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,33 @@ class Probabilities(NamedTuple):
         found = minimize(loss, CENTER, method="L-BFGS-B", bounds=bounds)
         return cls(*(float(value) for value in np.exp(found.x)))
 
+    def sharpened(
+        self,
+        members: np.ndarray,
+        targets: np.ndarray,
+        sample_weight: np.ndarray | None,
+        *,
+        exclusive: bool,
+    ) -> Probabilities:
+        """The map for the mean of several members, if this one is for the scores of a single one.
+
+        The mean varies less from row to row than a single member's score, and tells more of the
+        classes: a larger power suits it. How much larger is seen on rows that members were trained
+        on, as the ratio of the powers that suit the mean and one member there.
+
+        Parameters
+        ----------
+        members : ndarray of shape (m, n, k)
+            Scores of each member for rows that were trained on.
+        targets, sample_weight, exclusive
+            As in :meth:`fit`.
+        """
+        of_one, of_mean = (
+            Probabilities.fit(scores, targets, sample_weight, exclusive=exclusive).power
+            for scores in (members[0], members.mean(0))
+        )
+        return self._replace(power=self.power * of_mean / of_one)
+
     def logits(self, scores: np.ndarray, *, exclusive: bool) -> np.ndarray:
         """Logits of each class; binary logits of each column if classes are not exclusive."""
         logits = self.power * _log_positive(scores, self.floor)

@@ -17,14 +17,15 @@ def squared_error(
 ) -> Tensor:
     """Mean of weight × squared error over samples and outputs; the divisor is their number.
 
-    Weights (n, m) are those of m members, whose predictions of each output stand side by side.
+    Weights (n, 1..., m) are those of m members, whose predictions of each output stand side by
+    side.
     """
     if sample_weight is None:
         return F.mse_loss(prediction, targets)
     if sample_weight.ndim > 1:
         apart = (prediction - targets).square().unflatten(-1, (-1, sample_weight.shape[-1]))
         squares = apart.flatten(1, -2).mean(1)
-        return (sample_weight * squares).mean()
+        return (sample_weight.flatten(1) * squares).mean()
     squares = (prediction - targets).square().flatten(1).mean(1)
     return (sample_weight * squares).mean()
 

@@ -82,7 +82,7 @@ def test_an_encoder_from_outside_is_one_line_of_the_table(monkeypatch, tmp_path)
 
 def test_without_the_object_there_is_no_encoding():
     model = CFLLRegressor(hidden_layer_sizes=8, columns="passthrough", **BRIEF).fit(X, Y)
-    assert model.backbone_(torch.zeros(1, 3).double()).shape == (1, 32)
+    assert model.backbone_(torch.zeros(1, 3).double()).shape == (1, 64)
     assert isinstance(model.backbone_[0], nn.Sequential)  # the perceptrons, on X as it is
 
 

@@ -95,6 +95,7 @@ BAD_PARAMETERS = {
     "learning_rate_schedule": "stairs",
     "batch_size": "half",
     "max_epochs": 0,
+    "cross_fit": "some",
     "early_stopping": "sometimes",
     "validation_fraction": 1.0,
     "n_iter_no_change": 0,

@@ -70,11 +70,11 @@ def test_each_threshold_names_its_script_and_reason():
 
 def test_a_subclass_may_have_thresholds_of_its_own():
     class Eager(CFLLRegressor):
-        defaults = dataclasses.replace(DEFAULTS, held_out_from=20, epochs=3)
+        defaults = dataclasses.replace(DEFAULTS, held_out_from=20, epochs=3, members=5)
 
     X, y = make_friedman1(30, random_state=0)
     resolved = [kind(random_state=0).fit(X, y).resolved_ for kind in (CFLLRegressor, Eager)]
-    assert [each["n_held_out"] for each in resolved] == [0, 7]
+    assert [each["n_folds"] for each in resolved] == [0, 5]
     assert [each["max_epochs"] for each in resolved] == [60, 3]
 
 

@@ -77,6 +77,7 @@ OTHERS = {
     "learning_rate_schedule": ["constant", "one_cycle"],
     "batch_size": [1, 13, "auto", "full"],
     "max_epochs": [1, 1000],
+    "cross_fit": [True, False],
     "early_stopping": [True, False],
     "validation_fraction": [0.0, 0.4, "auto"],
     "n_iter_no_change": [1, 50],
@@ -291,9 +292,9 @@ def test_parameters_of_a_recipe_are_settled_too(make):
 
 
 def test_equal_values_of_another_type_are_no_change():
-    model = CFLLRegressor(**SMALL).fit(X, Y)
+    model = CFLLRegressor(**SMALL, n_members=8).fit(X, Y)
     for sizes in ([6, 4], np.array([6, 4]), (np.int64(6), 4)):
-        model.set_params(hidden_layer_sizes=sizes, n_members=np.int64(4)).partial_fit(X, Y)
+        model.set_params(hidden_layer_sizes=sizes, n_members=np.int64(8)).partial_fit(X, Y)
 
 
 @pytest.mark.parametrize("route", ["memory", "pickle", "save"])

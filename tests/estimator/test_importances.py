@@ -91,8 +91,8 @@ def test_resolved_says_what_auto_stood_for():
     X, y = friedman(500, 5)
     model = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y)
     resolved = model.resolved_
-    assert resolved["ridge"] == pytest.approx(0.12 * 64 * (64 / 256) ** 2)
-    assert resolved["batch_size"] == 256 and resolved["n_held_out"] == 50
+    assert resolved["ridge"] == pytest.approx(0.012 * 64 * (64 / 256) ** 2)
+    assert resolved["batch_size"] == 256 and resolved["n_folds"] == 8
     assert resolved["precision"] == "float32" and resolved["linear_part"] is True
     assert resolved["max_epochs"] == 2
     assert resolved["weight_decay"] == DEFAULTS.weight_decay(0.02, "cosine", 2 * 2)

@@ -93,7 +93,8 @@ def test_narrow_numbers_and_integers(dtype):
     model = CFLLRegressor(**SMALL).fit(narrow, Y)
     expected = CFLLRegressor(**SMALL).fit(narrow.astype(np.float64), Y).predict(narrow)
     np.testing.assert_array_equal(model.predict(narrow), expected)
-    np.testing.assert_array_equal(model.predict(narrow[::-1]), expected[::-1])
+    # A row's place in a batched product changes its last bit.
+    np.testing.assert_allclose(model.predict(narrow[::-1]), expected[::-1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.longdouble, "?", "i8"])

@@ -34,7 +34,7 @@ def test_members_beat_one_of_them():
 def test_a_backbone_of_the_users_stays_one_network():
     X, y = friedman(100)
     module = nn.Sequential(nn.Linear(6, 7), nn.ReLU())
-    model = CFLLRegressor(module, n_members=4, linear_part=True, max_epochs=2).fit(X, y)
+    model = CFLLRegressor(module, linear_part=True, max_epochs=2).fit(X, y)
     assert model.features(X).shape == (100, 7)
     assert isinstance(model.net_.module_.last_layer, ClosedFormLastLayer)
     assert not model.resolved_["linear_part"]

@@ -20,7 +20,6 @@ NETWORK = nn.Sequential(nn.Linear(5, 6), nn.Tanh())
 NO_EFFECT = [
     ({"backbone": NETWORK, "hidden_layer_sizes": (7,)}, ["hidden_layer_sizes"]),
     ({"backbone": NETWORK, "activation": "tanh", "dropout": 0.1}, ["activation", "dropout"]),
-    ({"backbone": NETWORK, "n_members": 8}, ["n_members"]),
     ({"backbone": MLPBackbone((6,)), "dropout": 0.2}, ["dropout"]),
     ({"backbone": NETWORK, "linear_part": True}, ["linear_part"]),
     ({"batch_size": "full", "decay": 0.5}, ["decay"]),

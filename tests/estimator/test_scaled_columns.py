@@ -66,7 +66,7 @@ def test_units_of_the_columns_do_not_matter():
     ("n_rows", "parameters"),
     [
         (30, {}),
-        (90, {}),
+        (70, {}),
         (400, {"columns": ColumnEncoder(importance=False)}),
         (400, {"early_stopping": False}),
     ],

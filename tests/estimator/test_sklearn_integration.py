@@ -188,7 +188,8 @@ def test_set_params_is_heard_by_the_next_fit(Estimator):
     data, target = friedman_or_iris(Estimator)
     model = small(Estimator).fit(data, target)
     if Estimator is CFLLRegressor:
-        model.set_params(linear_part=False, n_members=1)
+        model.set_params(linear_part=False)
+    model.set_params(n_members=1)
     model.set_params(hidden_layer_sizes=(5,), max_epochs=2, memory="statistics").fit(data, target)
     assert model.features(data).shape[1] == 5
     assert model.n_iter_ == 2

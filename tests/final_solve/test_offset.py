@@ -1,7 +1,5 @@
 """The linear part below a network: its fit, and how much the network is shrunk beside it."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,7 @@ from helpers import friedman
 from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.final_solve.offset import LinearOffset
-from sklearn_cfll.final_solve.refit import shrink_to_evidence
+from sklearn_cfll.final_solve.refit import shrinkage_factor
 from sklearn_cfll.training.batches import RowsDataset
 
 
@@ -46,14 +44,11 @@ def test_a_part_is_shrunk_according_to_its_evidence_on_held_out_rows(n_rows, dou
     rng = np.random.default_rng(0)
     predicted = rng.normal(size=(n_rows, 2))
     targets = predicted * [0.7, 0.0] + rng.normal(size=(n_rows, 2))
-    batch = torch.as_tensor(predicted), torch.as_tensor(targets), None
-    module = SimpleNamespace(last_layer=lambda features: features)
-    net = SimpleNamespace(module_=module, labelled_features=lambda rows: iter([batch]))
     power = np.square(predicted).sum(0)
     share = np.clip((predicted * targets).sum(0) / power, 0, 1)
     error = np.square(predicted * (targets - share * predicted)).sum(0) / power**2
     expected = share**3 / (share**2 + doubt * error)
-    found = shrink_to_evidence(net, SimpleNamespace(sample_weight=None)).numpy()
+    found = shrinkage_factor(torch.as_tensor(predicted), torch.as_tensor(targets), None).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert found[1] < 0.2 < found[0] < 0.8
 

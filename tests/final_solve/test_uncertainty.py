@@ -13,17 +13,17 @@ from sklearn_cfll.backbones import FNOBackbone
 from sklearn_cfll.estimator.checks import check_data
 from sklearn_cfll.estimator.defaults import DEFAULTS
 from sklearn_cfll.estimator.split import Split
+from sklearn_cfll.final_solve.calibration import Calibration as FullCalibration
+from sklearn_cfll.final_solve.calibration import left_out_residuals, pulled
 from sklearn_cfll.final_solve.intervals import KEPT, Scores
 from sklearn_cfll.final_solve.offset import less_offset
-from sklearn_cfll.final_solve.refit import Calibration as FullCalibration
-from sklearn_cfll.final_solve.refit import _left_out_residuals
 from sklearn_cfll.linalg import RIDGES
 
 
 def Calibration(scores, weights, n_samples):
     """Scores alone: what residuals they come from does not matter here."""
-    none = torch.zeros(scores.shape[1])
-    return FullCalibration(scores, weights, n_samples, residuals=scores, training_squares=none)
+    inflation = pulled(scores.double().square(), weights, n_samples)
+    return FullCalibration(scores, weights, n_samples, scores, inflation)
 
 
 def draw(n, seed, spread):
@@ -66,6 +66,7 @@ def test_intervals_are_nested_and_centred(noisy):
 def test_intervals_move_and_scale_with_the_targets():
     X, y = draw(300, 0, SPREADS["equal"])
     settings = {"hidden_layer_sizes": (16,), "max_epochs": 5, "random_state": 0}
+    settings["cross_fit"] = False  # folds are drawn by the order of y, which -100 reverses
     plain = CFLLRegressor(**settings).fit(X, y).predict_interval(X)
     moved = CFLLRegressor(**settings).fit(X, 7 - 100 * y).predict_interval(X)
     np.testing.assert_allclose(moved[0], 7 - 100 * plain[1], rtol=1e-7)
@@ -303,7 +304,7 @@ def test_scores_are_those_of_a_last_layer_fitted_to_all_other_rows(linear_part):
     if linear_part:  # its own prediction without the row, in place of that with it
         shares = offset.layer.leverage(offset.columns(data.X[rows]))[:, None]
         expected = expected + shares / (1 - shares) * targets[rows]
-    left_out = _left_out_residuals(net, data.subset(rows), lambda *_: None, offset)
+    left_out = left_out_residuals(net, data.subset(rows), lambda *_: None, offset)
     found = torch.cat([residuals for residuals, *_ in left_out])
     torch.testing.assert_close(found, expected)
     assert model._model.scores.n_samples == len(rows)
@@ -334,7 +335,7 @@ def test_held_out_rows_count_by_their_weights():
     X, y = draw(300, 0, SPREADS["equal"])
     weights = np.where(np.arange(300) % 30 == 0, 1.0, 1e-9)
     model = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y, sample_weight=weights)
-    with pytest.raises(ValueError, match="needs at least 9 held-out rows of equal weight"):
-        model.predict_interval(X)
+    with pytest.raises(ValueError, match="needs at least 19 held-out rows of equal weight"):
+        model.predict_interval(X, 0.95)
     equal = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y, sample_weight=np.full(300, 7.0))
     assert equal._model.scores.n_samples == pytest.approx(equal.resolved_["n_held_out"])

@@ -1,0 +1,213 @@
+"""The final solve of cross-fitted members, and what rows say about members that never saw them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..heads import Head
+from ..linalg import RIDGES
+from ..training.batches import RowsDataset
+from ..training.folds import FoldRows
+from .calibration import Calibration, predictive_variance, pulled
+from .noise import NoiseModel, fit_noise, points_as_rows
+from .refit import Refit, shrinkage_factor
+
+__all__ = ["OutOfFold", "refit_crossed"]
+
+# Smallest share of the squared residuals of single members that remains for their mean: the rest
+# is taken off for the spread between members, which is an estimate too.
+LEAST_LEFT = 0.1
+
+
+class OutOfFold(NamedTuple):
+    """Each row as seen by the members that hold it out.
+
+    Attributes
+    ----------
+    predictions : Tensor of shape (n, ..., k)
+        Mean prediction of those members.
+    spread : Tensor of shape (n, ..., k)
+        Variance between the predictions of all members.
+    n_averaged, n_members : int
+        Number of members that hold out a row, and of all members.
+    """
+
+    predictions: Tensor
+    spread: Tensor
+    n_averaged: int
+    n_members: int
+
+    @property
+    def excess(self) -> Tensor:
+        """Mean squared error that the prediction of all members does not have; shape (n, ..., k).
+
+        A single member's error is larger than that of the mean by the variance between members; the
+        mean of m of them has ``1/m`` of it.
+        """
+        return self.spread * (1 / self.n_averaged - 1 / self.n_members)
+
+    @classmethod
+    def of(cls, net: Any, held_out: FoldRows) -> OutOfFold:
+        """Predict every row; last layers must not have been fitted to their own folds."""
+        layer, predictions, spreads, start = net.module_.last_layer, [], [], 0
+        for features, *_ in net.labelled_features(held_out):
+            stop = start + len(features)
+            held = held_out.folds.held_out(slice(start, stop)).T.to(features)
+            share = (held / held.sum(0)).reshape(*held.shape, *[1] * (features.ndim - 1))
+            found = layer.member_predictions(features)
+            predictions.append((share * found).sum(0))
+            spreads.append(found.var(0))
+            start = stop
+        folds = held_out.folds
+        several = folds.n_members // folds.n_folds
+        return cls(torch.cat(predictions), torch.cat(spreads), several, folds.n_members)
+
+
+def refit_crossed(
+    net: Any,
+    rows: RowsDataset,
+    train: FoldRows,
+    held_out: FoldRows,
+    lowest: float = 0.0,
+    offset: Any = None,
+    *,
+    exact: bool = True,
+) -> Refit:
+    """Solve exactly for the last layers of cross-fitted members.
+
+    Each member is fitted without its fold first. Out-of-fold rows choose one ridge for all, by the
+    mean of the members' errors, and the noise. At last each member is fitted to all rows.
+
+    Parameters
+    ----------
+    net : CFLLNet
+        Trained net, whose last layer is changed.
+    rows, train, held_out : RowsDataset
+        All rows, and the two views of them by which members were trained and are evaluated. Targets
+        are residuals of the offset; those of ``held_out`` are of the offset without the row.
+    lowest : float, default=0.0
+        Smallest ridge that may be chosen.
+    offset : Offset, optional
+    exact : bool, default=True
+        Whether to solve. Otherwise the weights stay those of training.
+    """
+    layer, ridge, errors, shrinkage = net.module_.last_layer, 0.0, None, None
+    if exact:
+        with net.naming_divergence():
+            layer.refit(net.labelled_features(train), ridge=1.0)
+        errors = path_errors(net, held_out, layer.member_paths(torch.tensor(RIDGES)))
+        first = sum(each < lowest for each in RIDGES)
+        ridge = RIDGES[first + int(errors[first:].mean(1).argmin())]
+        layer.solve(ridge)
+    found = OutOfFold.of(net, held_out)
+    assert held_out.targets is not None
+    if exact and offset is not None:
+        shrinkage = shrinkage_factor(found.predictions, held_out.targets, held_out.sample_weight)
+        layer.solve(ridge, shrinkage)
+        found = found._replace(
+            predictions=shrinkage.to(found.spread) * found.predictions,
+            spread=shrinkage.to(found.spread).square() * found.spread,
+        )
+    residuals = held_out.targets - found.predictions
+    of_one = _mean(residuals.double().square(), held_out)
+    level = _less(of_one, _mean(found.excess.double(), held_out))
+    noise = _noise(net, held_out, residuals, of_one, level) if exact else None
+    calibration = _calibration(net, held_out, residuals, found, level, noise)
+    if exact:
+        layer.refit(net.labelled_features(rows), ridge=ridge)
+        layer.solve(ridge, shrinkage)
+    return Refit(ridge, level, exact, errors, noise, calibration, offset, out_of_fold=found)
+
+
+def path_errors(net: Any, held_out: FoldRows, paths: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean squared out-of-fold error of each target, for r ridges; shape (r, k).
+
+    Parameters
+    ----------
+    paths : tuple
+        Weights (m, r, k, d) and intercepts (m, r, k) of members fitted without their folds.
+    """
+    weights, biases = paths
+    errors, total = torch.zeros_like(biases[0]), 0.0
+    for features, targets, sample_weight in net.labelled_features(held_out):
+        for j, block in enumerate(features.chunk(len(weights), -1)):
+            weight = sample_weight[..., j].reshape(-1)
+            own = weight > 0
+            rows, row_weight = points_as_rows(block[own], weight[own])
+            wanted = targets[own].reshape(-1, targets.shape[-1]).to(weights)
+            assert row_weight is not None
+            predictions = rows.to(weights) @ weights[j].mT + biases[j][:, None]
+            errors = errors + row_weight.to(weights) @ (predictions - wanted).square()
+            total = total + float(row_weight.double().sum())
+    return errors / total
+
+
+def _noise(
+    net: Any, held_out: FoldRows, residuals: Tensor, of_one: Tensor, level: Tensor
+) -> NoiseModel:
+    """Noise model from out-of-fold residuals; each half of the folds judges the other's fit.
+
+    Its mean is the ``level`` of the prediction of all members, not the mean squared residual
+    ``of_one``.
+    """
+    second = (held_out.folds.of_row % 2).bool()
+
+    def half(chosen: Tensor) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        indices, start = chosen.nonzero().flatten(), 0
+        weight = held_out.sample_weight
+        for features in net.iterate_features(held_out.subset(indices)):
+            part = indices[start : start + len(features)]
+            yield features, residuals[part], None if weight is None else weight[part]
+            start += len(features)
+
+    layer: Head = net.module_.last_layer
+    halves = functools.partial(half, ~second), functools.partial(half, second)
+    noise = fit_noise(layer, [halves, halves[::-1]], of_one)
+    return noise.scaled(level.cpu().numpy(), of_one.cpu().numpy())
+
+
+def _calibration(
+    net: Any,
+    held_out: FoldRows,
+    residuals: Tensor,
+    found: OutOfFold,
+    level: Tensor,
+    noise: NoiseModel | None,
+) -> Calibration:
+    """Out-of-fold residuals relative to predicted deviations, scaled to those of the mean.
+
+    Variances are multiplied by the mean squared score less its excess (:class:`OutOfFold`).
+    """
+    layer, floor = net.module_.last_layer, torch.finfo(level.dtype).tiny
+    if layer.holds_moments:
+        parts = [
+            predictive_variance(layer, features, level, noise)
+            for features in net.iterate_features(held_out)
+        ]
+        variance = torch.cat(parts).to(level).clamp_min(floor)
+    else:
+        variance = (level + found.spread.to(level)).clamp_min(floor)
+    squares = residuals.to(level).square() / variance
+    of_one = _mean(squares, held_out)
+    of_mean = _less(of_one, _mean(found.excess.to(level) / variance, held_out))
+    scores = (squares * (of_mean / of_one.clamp_min(floor))).sqrt()
+    rows, row_weight = points_as_rows(scores, held_out.sample_weight)
+    weights = rows.new_ones(len(rows)) if row_weight is None else row_weight
+    inflation = pulled(rows.square(), weights, len(residuals))
+    return Calibration(rows, weights, len(residuals), residuals, inflation)
+
+
+def _less(of_one: Tensor, excess: Tensor) -> Tensor:
+    """A mean square less its excess, which is an estimate too: a share is always left."""
+    return torch.maximum(of_one - excess, LEAST_LEFT * of_one)
+
+
+def _mean(values: Tensor, rows: RowsDataset) -> Tensor:
+    """Weighted mean over samples and positions; shape (k,)."""
+    flat, weight = points_as_rows(values, rows.sample_weight)
+    return flat.mean(0) if weight is None else weight.to(flat) @ flat / weight.to(flat).sum()
