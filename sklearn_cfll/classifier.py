@@ -15,6 +15,7 @@ from ._compat import StrOptions, fit_context
 from .columns import ColumnEncoder
 from .columns.statistics import spread_rows
 from .estimator.base import BaseCFLL
+from .estimator.decisions import Decisions
 from .estimator.defaults import DEFAULTS
 from .estimator.fitted import FittedModel
 from .estimator.labels import (
@@ -24,10 +25,12 @@ from .estimator.labels import (
     classes_of,
     indicators,
 )
-from .estimator.left_out import honest
+from .estimator.left_out import no_residuals
 from .estimator.parameters import Auto, Precision, Schedule, shared_docs
 from .estimator.run import Run
 from .estimator.split import Parts
+from .final_solve.intervals import check_coverage
+from .final_solve.prediction_sets import in_set, set_scores
 from .final_solve.probabilities import Probabilities
 from .final_solve.refit import Refit
 
@@ -50,7 +53,7 @@ __all__ = ["CFLLClassifier"]
         dicts, one per label, with the weights of 0 and 1; the weights of the labels of a row are
         multiplied.""",
 )
-class CFLLClassifier(ClassifierMixin, BaseCFLL):
+class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
     """Neural-network classification with a closed-form last layer.
 
     The loss is the squared error on one-hot targets (one column for two classes, one column per
@@ -255,6 +258,49 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         """
         return self._probabilities(self._outputs(X))
 
+    def predict_set(self, X: Any, coverage: float = 0.9) -> np.ndarray:
+        """Sets of classes that contain the true class with a given probability.
+
+        Adaptive prediction sets [1]_: the classes of a row in descending order of probability, each
+        as long as those before it sum to at most a bound. The bound is a conformal quantile of the
+        sums before the true class over the held-out rows. Sets hold at least one class, and few
+        where the classifier is certain. If sets of one class are right more often than
+        ``coverage``, the coverage is that of these.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+        coverage : float, default=0.9
+            Probability between 0 and 1.
+
+        Returns
+        -------
+        ndarray of bool of shape (n_samples, n_classes)
+            Whether each of ``classes_`` belongs to the set.
+
+        Raises
+        ------
+        ValueError
+            If no rows were held out at fit, too few for this coverage, or for multilabel targets.
+
+        References
+        ----------
+        .. [1] Y. Romano, M. Sesia, E. Candès, "Classification with valid and adaptive coverage",
+           NeurIPS 2020, arXiv 2006.02544. Instead of a random part of its probability, the last
+           class always belongs to the set.
+        """
+        check_coverage(coverage)
+        check_is_fitted(self)
+        if self.multilabel_:
+            raise ValueError(
+                "`predict_set` needs classes that exclude each other. Labels have intervals of "
+                "their own: see `predict_proba`."
+            )
+        if self._model.scores is None:
+            raise ValueError(f"`predict_set` {no_residuals(self)}")
+        bound = self._model.scores.quantile(coverage)[0]
+        return in_set(self.predict_proba(X), bound)
+
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithm of :meth:`predict_proba`.
 
@@ -270,10 +316,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             return np.log(self.predict_proba(X))
 
     # -- specific to classification --------------------------------------------------
-
-    @property
-    def _is_binary(self) -> bool:
-        return not self.multilabel_ and len(self.classes_) == 2
 
     def _encode_targets(self, y: Any, *, reset: bool) -> np.ndarray:
         y, kind = checked_labels(y, self)
@@ -297,11 +339,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             return np.unique(y, axis=0, return_inverse=True)[1].ravel()
         return y.astype(np.int64) if y.ndim == 1 else y.argmax(1)
 
-    @property
-    def _is_exclusive(self) -> bool:
-        """Whether each row belongs to one of at least three classes, with a score for each."""
-        return not (self._is_binary or self.multilabel_)
-
     def _calibrated(self, model: FittedModel, run: Run, parts: Parts, solved: Refit) -> FittedModel:
         """Fit the map from scores to probabilities.
 
@@ -320,8 +357,13 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
             some = spread_rows(len(targets), model.head.n_members * targets.shape[1])
             members = model.member_outputs(parts.rows.subset(some)).double().numpy()
             weights = None if weights is None else weights[some]
-            found = found.sharpened(members, targets[some], weights, exclusive=exclusive)
-        return replace(model, probabilities=found)
+            sharper = found.sharpened(members, targets[some], weights, exclusive=exclusive)
+        else:
+            sharper = found
+        scores = (
+            None if self.multilabel_ else set_scores(found, targets, solved.calibration, exclusive)
+        )
+        return replace(model, probabilities=sharper, scores=scores)
 
     def _out_of_fold_score(
         self, parts: Parts, solved: Refit, sample_weight: np.ndarray | None
@@ -333,32 +375,6 @@ class CFLLClassifier(ClassifierMixin, BaseCFLL):
         right = self._decisions(outputs) == self._decisions(wanted)
         right = right if right.ndim == 1 else right.all(axis=1)
         return float(np.average(right, weights=sample_weight))
-
-    @property
-    def oof_prediction_(self) -> np.ndarray:
-        """Class of each row at fit by members that held it out; shape as :meth:`predict`."""
-        return self._named(self._decisions(honest(self, "oof_prediction_")[0]))
-
-    @property
-    def oof_proba_(self) -> np.ndarray:
-        """Probabilities of each row at fit by members that held it out."""
-        return self._probabilities(honest(self, "oof_proba_")[0])
-
-    def _decisions(self, outputs: np.ndarray) -> np.ndarray:
-        """Index of the class of each row, or whether each label applies."""
-        if self.multilabel_:
-            return (outputs > self._decision_threshold).astype(np.int64)
-        if self._is_binary:
-            return (outputs[:, 0] > self._decision_threshold).astype(np.int64)
-        return outputs.argmax(1)
-
-    def _named(self, decisions: np.ndarray) -> np.ndarray:
-        """The labels of these indices."""
-        return decisions if self.multilabel_ else self.classes_[decisions]
-
-    def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        found = self._model.probabilities(outputs, exclusive=self._is_exclusive)
-        return np.hstack([1.0 - found, found]) if self._is_binary else found
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted
 
 from ._compat import StrOptions, fit_context
 from .columns import ColumnEncoder
@@ -18,20 +17,15 @@ from .estimator.arrays import as_targets, as_values, as_weights
 from .estimator.base import BaseCFLL
 from .estimator.checks import Checked
 from .estimator.fitted import FittedModel
-from .estimator.left_out import (
-    NO_MOMENTS,
-    honest,
-    leave_one_out_score,
-    left_out,
-    no_residuals,
-)
+from .estimator.left_out import honest, leave_one_out_score, left_out
 from .estimator.parameters import Auto, Precision, Schedule, shared_docs
 from .estimator.plan import Plan
 from .estimator.run import Run
 from .estimator.split import Parts
 from .estimator.targets import TargetScale
+from .estimator.uncertainty import Uncertainty
 from .estimator.wild_targets import disregard_wild, tame_added, tame_targets
-from .final_solve.intervals import Scores, check_coverage
+from .final_solve.intervals import Scores
 from .final_solve.refit import Refit
 from .training.torch_settings import default_modes
 
@@ -58,7 +52,7 @@ FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
         of the perceptron is then shrunk in proportion to its uncertainty on the validation set.
         "auto" is True below 600 rows, if rows are held out. Only available with a perceptron.""",
 )
-class CFLLRegressor(RegressorMixin, BaseCFLL):
+class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
     """Neural-network regression with a closed-form last layer.
 
     Parameters
@@ -186,7 +180,7 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         return self._partial_fit(X, y, sample_weight)
 
     @default_modes()
-    def predict(self, X: Any, return_std: bool = False) -> Any:
+    def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:
         """Predict targets.
 
         Parameters
@@ -194,69 +188,38 @@ class CFLLRegressor(RegressorMixin, BaseCFLL):
         X : array-like of shape (n_samples, ...)
         return_std : bool, default=False
             Whether to also return the predictive standard deviation of a new observation, from
-            Bayesian linear regression on the features. The noise is estimated from the residuals of
-            the held-out rows. It depends on the row if that explains the residuals better (a ridge
-            regression of the logarithm of squared residuals on the same features). The standard
-            deviations are scaled so that the standardised residuals of the held-out rows have a
-            mean square of one, regularised by 20 pseudo-observations with variance 1.5, because
-            these rows have chosen epoch and ridge too.
+            Bayesian linear regression on the features and the differences between members. The
+            noise is estimated from the residuals of the held-out rows. It depends on the row if
+            that explains the residuals better (a ridge regression of the logarithm of squared
+            residuals on the same features). The standard deviations are scaled so that the
+            standardised residuals of the held-out rows have a mean square of one, regularised by 20
+            pseudo-observations with variance 1.5, because these rows have chosen epoch and ridge
+            too. With cross-fitted members, the variance between them is taken off the squares
+            before: residuals are those of single members.
+        return_cov : bool, default=False
+            Whether to also return the covariance of new observations at the rows of X, whose
+            diagonal is the square of that standard deviation. Rows are correlated by the
+            uncertainty of the fit; their noise is independent.
 
         Returns
         -------
         y : ndarray of y's shape at fit
         std : ndarray of the same shape
             With ``return_std=True``.
+        cov : ndarray of shape (n_samples, n_samples), or (n_samples, n_samples, k) for k targets
+            With ``return_cov=True``.
         """
-        if not return_std:
-            outputs = self._outputs(X)  # first, because it checks that the model is fitted
-            return self._model.plan.layout.from_rows(outputs)
-        check_is_fitted(self)
-        model = self._model
-        if not model.head.holds_moments:
-            raise ValueError(f"`return_std` {NO_MOMENTS}")
-        if not model.n_judges:
-            raise ValueError(f"`return_std` {no_residuals(self)}")
-        with self._rows_to_predict(X) as rows:
-            mean, std = model.deviations(rows)
-        return model.plan.layout.from_rows(mean), model.plan.layout.from_rows(std)
-
-    def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Prediction intervals that contain a new observation with a given probability.
-
-        The intervals are split-conformal: ``predict(X) ± q · std``, where q is the quantile of the
-        standardised absolute residuals of the held-out rows, each predicted by the last layer
-        fitted without it. Each of several targets has this coverage. The same rows chose the epoch,
-        the final ridge and the noise model, so the average coverage of rows like the training rows
-        is slightly below the nominal one: .89 at .9 (``benchmarks/intervals.py``). Coverage of at
-        least the nominal level requires rows that were not used for model selection.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-        coverage : float, default=0.9
-            Probability between 0 and 1.
-
-        Returns
-        -------
-        lower, upper : ndarray of y's shape at fit
-
-        Raises
-        ------
-        ValueError
-            If no rows were held out at fit, or too few for this coverage.
-        """
-        check_coverage(coverage)
-        check_is_fitted(self)
-        model = self._model
-        if model.scores is None:
-            raise ValueError(f"`predict_interval` {no_residuals(self)}")
-        if not model.head.holds_moments:
-            raise ValueError(f"`predict_interval` {NO_MOMENTS}")
-        mean, std = self.predict(X, return_std=True)
-        layout, quantiles = model.plan.layout, model.scores.quantile(coverage)
-        factor = layout.from_rows(np.broadcast_to(quantiles, layout.to_rows(std).shape))
-        half = (factor * std).astype(mean.dtype)
-        return mean - half, mean + half
+        if return_std and return_cov:
+            raise ValueError(
+                "`return_std` and `return_cov` cannot both be True. The deviations are the roots "
+                "of the diagonal of the covariance."
+            )
+        if return_cov:
+            return self._with_covariance(X)
+        if return_std:
+            return self._with_deviations(X)
+        outputs = self._outputs(X)  # first, because it checks that the model is fitted
+        return self._model.plan.layout.from_rows(outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination; fields are scored point by point.

@@ -28,8 +28,8 @@ def reasoned(value: Any, why: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """Thresholds of an estimator, and a method for each parameter that may be "auto".
+class Thresholds:
+    """Values that "auto" stands for, and sizes of data at which they change.
 
     An estimator class holds its table as ``defaults``. To try other values, a benchmark defines a
     subclass with another table, ``dataclasses.replace(DEFAULTS, ...)``. The ``metadata`` of each
@@ -181,7 +181,10 @@ class Defaults:
         "1.06 in a default fit of 400 rows, 1.2 to 1.3 with 3,000 and 1.35 to 1.5 with 20,000.",
     )
 
-    # -- values of "auto" -----------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Defaults(Thresholds):
+    """The thresholds, and a method for each parameter that may be "auto"."""
 
     def column_encoder(self, columns: Any, recipe: Any) -> ColumnEncoder | None:
         """The encoding of the columns; None passes them on unchanged.

@@ -16,7 +16,7 @@ from ..backbones.mlp import SideBySide
 from ..backbones.splitting import Backbone
 from ..columns.encoder import Encoded
 from ..final_solve.calibration import predictive_variance
-from ..final_solve.intervals import Scores
+from ..final_solve.intervals import Scores, unpack_scores
 from ..final_solve.noise import NoiseModel
 from ..final_solve.offset import LinearOffset, WithOffset
 from ..final_solve.probabilities import Probabilities
@@ -25,6 +25,7 @@ from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
 from ..training.batches import BatchIterator, RowsDataset
 from ..training.column_scales import mean_squared_slopes
+from .covariance import Covariance
 from .network import Network
 from .packing import dtype_name, map_arrays, map_tensors, map_values, part_of
 from .plan import Plan, prediction_batch
@@ -157,6 +158,19 @@ class FittedModel:
             scale = scale * self.scores.inflation
         mean = plan.unscale(raw.numpy())
         return mean, (torch.cat(deviations).numpy() * scale).astype(mean.dtype)
+
+    @torch.no_grad()
+    def covariance(self, rows: RowsDataset) -> Covariance:
+        """Predictions of several rows, and the factors of their joint distribution."""
+        features = torch.cat([self.module.features(inputs) for inputs in self.batches(rows)])
+        weights, between = self.head.covariance_factors(features)
+        mean, std = self.deviations(rows)
+        scale = self.plan.scale.scale
+        scale = scale if self.scores is None else scale * self.scores.inflation
+        level = np.sqrt(self.noise_variance) / self.plan.scale.scale
+        return Covariance(
+            mean, std, weights.cpu().numpy(), level * scale, between.cpu().numpy() * scale
+        )
 
     def slopes(self, rows: RowsDataset) -> np.ndarray | None:
         """Mean squared slope of the predictions along each column, None if X is no table."""
@@ -303,7 +317,7 @@ class FittedModel:
             noise_variance=packed["noise_variance"],
             n_judges=packed["n_judges"],
             noise=None if noise is None else NoiseModel(*map_arrays(noise)),
-            scores=None if scores is None else Scores(*scores),
+            scores=None if scores is None else unpack_scores(scores),
             probabilities=Probabilities(*packed["probabilities"]),
             left_out=None if left_out is None else tuple(left_out),
             out_of_fold=None if out_of_fold is None else tuple(out_of_fold),

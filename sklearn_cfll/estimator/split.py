@@ -23,6 +23,9 @@ from .validation_scale import warn_of_other_scale
 __all__ = ["Parts", "Split", "draw_folds", "parts_of"]
 
 
+ONE_OF = 16  # rows, of which one is held out by the members of two folds
+
+
 class Split(NamedTuple):
     """Indices of the training rows and of the held-out rows."""
 
@@ -86,6 +89,18 @@ def draw_folds(n_folds: int, like: np.ndarray, groups: np.ndarray | None, seed: 
     rounds = random.random_sample((-(-n_rows // n_folds), n_folds)).argsort(1)
     folds[order] = rounds.ravel()[:n_rows]
     return folds
+
+
+def draw_second(
+    folds: np.ndarray, n_folds: int, groups: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """A second fold for one row of ``ONE_OF`` (or group), the next one; -1 for all others."""
+    codes = np.arange(len(folds))
+    if groups is not None:
+        codes = np.unique(groups, return_inverse=True)[1]
+    n_units = codes.max() + 1
+    chosen = np.random.RandomState(seed).permutation(n_units)[: n_units // ONE_OF]
+    return np.where(np.isin(codes, chosen), (folds + 1) % n_folds, -1)
 
 
 class Parts(NamedTuple):
@@ -180,8 +195,10 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
         like = classes[:, None]
     else:  # fields by their mean
         like = checked.y.reshape(*checked.y.shape[:2], -1).mean(-1).reshape(n_rows, -1)
-    of_row = torch.as_tensor(draw_folds(n_folds, like, groups, seed), device=data.inputs.device)
-    return Parts.crossed(data, Folds(of_row, n_folds, n_members))
+    folds = draw_folds(n_folds, like, groups, seed)
+    second = draw_second(folds, n_folds, groups, seed)
+    of_row, also = (torch.as_tensor(part, device=data.inputs.device) for part in (folds, second))
+    return Parts.crossed(data, Folds(of_row, also, n_folds, n_members))
 
 
 def _crosses(estimator: Any, n_members: int, *, holds_out: bool, given: bool) -> bool:

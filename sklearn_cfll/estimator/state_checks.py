@@ -118,14 +118,15 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
         """Whether a value is a tuple of calibration `Scores`."""
         if not isinstance(value, tuple) or len(value) != 4:
             return False
-        scores, shares, n_samples, inflation = value
+        *ranked, n_samples, inflation = value
+        n_scores = len(inflation) if is_floats(inflation, None) else 0
         return (
-            is_floats(scores, None, k)
-            and len(scores) > 0
-            and is_floats(shares, *scores.shape)
+            n_scores in (1, k)  # a classifier has one for all classes
+            and all(isinstance(each, tuple) and len(each) == 2 for each in ranked)
+            and all(is_floats(each[0], None, n_scores) and len(each[0]) > 0 for each in ranked)
+            and all(is_floats(each[1], *each[0].shape) for each in ranked)
             and is_amount(n_samples)
             and n_samples > 0
-            and is_floats(inflation, k)
         )
 
     def is_noise(value: Any) -> bool:

@@ -13,6 +13,7 @@ from .noise import NoiseModel, noise_inputs, points_as_rows
 from .offset import Offset
 
 __all__ = ["Calibration", "calibrate", "left_out_residuals", "predictive_variance", "pulled"]
+__all__ += ["with_noise"]
 
 # Predicted variances are multiplied by the mean squared score of the held-out rows, regularised by
 # this many pseudo-observations with this variance: the score is imprecise for few rows, and it is
@@ -26,7 +27,7 @@ class Calibration(NamedTuple):
     Attributes
     ----------
     scores : Tensor of shape (rows, k)
-        Absolute residual over the predictive standard deviation.
+        Residual over the predictive standard deviation.
     weights : Tensor of shape (rows,)
         Sample weights.
     n_samples : int
@@ -59,8 +60,13 @@ def predictive_variance(
     variance = layer.variance(features, noise_variance, left_out)
     if noise is None:
         return variance
+    return with_noise(variance, noise_variance, noise(noise_inputs(layer, features)))
+
+
+def with_noise(variance: Tensor, noise_variance: Tensor, noise: Tensor) -> Tensor:
+    """Variances with the noise of each row in place of the mean ``noise_variance``."""
     weights_only = variance - noise_variance.to(variance)
-    return weights_only.clamp_min(0.0) + noise(noise_inputs(layer, features)).to(variance)
+    return weights_only.clamp_min(0.0) + noise.to(variance)
 
 
 def _residuals(net: Any, data: Any, variance: Any) -> Iterator[tuple[Tensor, Tensor, Any]]:
@@ -112,7 +118,7 @@ def calibrate(
 
     scores, weights, left, n_samples = [], [], [], 0
     for residual, spread, sample_weight in residuals(net, data, variance):
-        score = residual.abs() / spread.to(noise_variance).clamp_min(floor).sqrt()
+        score = residual / spread.to(noise_variance).clamp_min(floor).sqrt()
         rows, row_weight = points_as_rows(score, sample_weight)
         scores.append(rows)
         left.append(residual)

@@ -114,7 +114,7 @@ def noise_inputs(layer: Head, features: Tensor) -> Tensor:
     return torch.cat([features.to(column), column], -1)
 
 
-def fit_noise(layer: Head, parts: Sequence[Part], constant: Tensor) -> NoiseModel:
+def fit_noise(layer: Head, parts: Sequence[Part], constant: Tensor) -> list[NoiseModel]:
     """Ridge regression of the logarithm of squared residuals on the features.
 
     A model whose shape is fitted to some rows is judged on others, by the likelihood of a normal
@@ -133,19 +133,25 @@ def fit_noise(layer: Head, parts: Sequence[Part], constant: Tensor) -> NoiseMode
         shape of all parts in the end.
     constant : Tensor of shape (k,)
         Mean squared residual of the held-out rows.
+
+    Returns
+    -------
+    list of NoiseModel
+        The model, and for each part the one that its judging rows have judged: it has the same
+        ridge and level, and a shape that was fitted without them.
     """
     smallest = SMALLEST * constant.double()
     moments = [_log_moments(layer, shaping(), smallest) for shaping, _ in parts]
+    shapes = [_Shape.of(layer, block) for block in moments]
     judged = [
-        _judge(layer, judging(), _Shape.of(layer, block))
-        for block, (_, judging) in zip(moments, parts, strict=True)
+        _judge(layer, judging(), shape) for shape, (_, judging) in zip(shapes, parts, strict=True)
     ]
     logs = torch.cat([each[0] for each in judged], 1)  # (r, n, positions, k)
     square, weight = (torch.cat([each[i] for each in judged]) for i in (1, 2))
-    shape = _Shape.of(layer, functools.reduce(linalg.merge_moments, moments))
-    model = NoiseModel.constant(constant, shape.weights.shape[2])
+    shapes = [_Shape.of(layer, functools.reduce(linalg.merge_moments, moments)), *shapes]
+    models = [NoiseModel.constant(constant, shape.weights.shape[2]) for shape in shapes]
     if len(square) < 2:
-        return model  # one sample has no standard error
+        return models  # one sample has no standard error
 
     def mean(values: Tensor) -> Tensor:  # weighted mean over rows
         return (weight * values).sum((-3, -2)) / weight.sum()
@@ -161,12 +167,13 @@ def fit_noise(layer: Head, parts: Sequence[Part], constant: Tensor) -> NoiseMode
     for target, chosen in enumerate(best.tolist()):
         better = gains[chosen, target] > errors[chosen, target]
         if better and bool(n_equal[target] >= FEWEST):
-            offset, reach = level[chosen, target], 3 * shape.spread[chosen, target]
-            model.weight[target] = shape.weights[chosen, target]
-            model.bias[target] = shape.biases[chosen, target] + offset
-            model.low[target] = shape.center[target] + offset - reach
-            model.high[target] = shape.center[target] + offset + reach
-    return model
+            for model, shape in zip(models, shapes, strict=True):
+                offset, reach = level[chosen, target], 3 * shape.spread[chosen, target]
+                model.weight[target] = shape.weights[chosen, target]
+                model.bias[target] = shape.biases[chosen, target] + offset
+                model.low[target] = shape.center[target] + offset - reach
+                model.high[target] = shape.center[target] + offset + reach
+    return models
 
 
 class _Shape(NamedTuple):

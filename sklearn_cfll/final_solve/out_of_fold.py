@@ -13,8 +13,8 @@ from ..heads import Head
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
 from ..training.folds import FoldRows
-from .calibration import Calibration, predictive_variance, pulled
-from .noise import NoiseModel, fit_noise, points_as_rows
+from .calibration import Calibration, pulled, with_noise
+from .noise import NoiseModel, fit_noise, noise_inputs, points_as_rows
 from .refit import Refit, shrinkage_factor
 
 __all__ = ["OutOfFold", "refit_crossed"]
@@ -22,6 +22,8 @@ __all__ = ["OutOfFold", "refit_crossed"]
 # Smallest share of the squared residuals of single members that remains for their mean: the rest
 # is taken off for the spread between members, which is an estimate too.
 LEAST_LEFT = 0.1
+# Rows by which the growth of the spread is pulled to one, and its largest value.
+PRIOR, MOST_GROWTH = 10, 10.0
 
 
 class OutOfFold(NamedTuple):
@@ -30,15 +32,19 @@ class OutOfFold(NamedTuple):
     Attributes
     ----------
     predictions : Tensor of shape (n, ..., k)
-        Mean prediction of those members.
+        Mean prediction of the members whose fold it is.
     spread : Tensor of shape (n, ..., k)
-        Variance between the predictions of all members.
+        Variance between the predictions of members that have not seen the row, estimated by that of
+        all members times a factor: rows that two members hold out show how much more these differ.
+    growth : Tensor of shape (k,)
+        That factor.
     n_averaged, n_members : int
         Number of members that hold out a row, and of all members.
     """
 
     predictions: Tensor
     spread: Tensor
+    growth: Tensor
     n_averaged: int
     n_members: int
 
@@ -54,18 +60,44 @@ class OutOfFold(NamedTuple):
     @classmethod
     def of(cls, net: Any, held_out: FoldRows) -> OutOfFold:
         """Predict every row; last layers must not have been fitted to their own folds."""
-        layer, predictions, spreads, start = net.module_.last_layer, [], [], 0
-        for features, *_ in net.labelled_features(held_out):
-            stop = start + len(features)
-            held = held_out.folds.held_out(slice(start, stop)).T.to(features)
-            share = (held / held.sum(0)).reshape(*held.shape, *[1] * (features.ndim - 1))
+        layer, folds, start = net.module_.last_layer, held_out.folds, 0
+        predictions, spreads, unseen, seen = [], [], [], []
+        for features in net.iterate_features(held_out):
+            part = slice(start, start + len(features))
             found = layer.member_predictions(features)
-            predictions.append((share * found).sum(0))
+            first = folds.first(part)
+            mean = mean_of(found, first)
+            predictions.append(mean)
             spreads.append(found.var(0))
-            start = stop
-        folds = held_out.folds
+            twice = (folds.second[part] >= 0).nonzero().flatten()
+            if len(twice):
+                also = (folds.held_out(part) & ~first)[twice]
+                unseen.append((mean[twice] - mean_of(found[:, twice], also)).square())
+                seen.append(spreads[-1][twice])
+            start = part.stop
         several = folds.n_members // folds.n_folds
-        return cls(torch.cat(predictions), torch.cat(spreads), several, folds.n_members)
+        growth = torch.ones_like(spreads[0].flatten(0, -2)[0])
+        if seen:
+            # The difference of two means of several members has twice the variance of each.
+            apart, close = (torch.cat(each).flatten(0, -2) for each in (unseen, seen))
+            prior = PRIOR / len(close)
+            growth = (several / 2 * apart.mean(0) + prior * close.mean(0)) / (
+                (1 + prior) * close.mean(0)
+            ).clamp_min(torch.finfo(close.dtype).tiny)
+            growth = growth.clamp(1.0, MOST_GROWTH)
+        return cls(
+            torch.cat(predictions),
+            growth * torch.cat(spreads),
+            growth,
+            several,
+            folds.n_members,
+        )
+
+
+def mean_of(predictions: Tensor, chosen: Tensor) -> Tensor:
+    """Mean (n, ..., k) of the predictions (m, n, ..., k) of members chosen (n, m) for each row."""
+    share = (chosen / chosen.sum(1, keepdim=True)).T.to(predictions)
+    return (share.reshape(*share.shape, *[1] * (predictions.ndim - 2)) * predictions).sum(0)
 
 
 def refit_crossed(
@@ -116,8 +148,10 @@ def refit_crossed(
     residuals = held_out.targets - found.predictions
     of_one = _mean(residuals.double().square(), held_out)
     level = _less(of_one, _mean(found.excess.double(), held_out))
-    noise = _noise(net, held_out, residuals, of_one, level) if exact else None
-    calibration = _calibration(net, held_out, residuals, found, level, noise)
+    noise, others = None, None
+    if exact:
+        noise, *others = _noise(net, held_out, residuals, of_one, level)
+    calibration = _calibration(net, held_out, residuals, found, level, others)
     if exact:
         layer.refit(net.labelled_features(rows), ridge=ridge)
         layer.solve(ridge, shrinkage)
@@ -149,13 +183,13 @@ def path_errors(net: Any, held_out: FoldRows, paths: tuple[Tensor, Tensor]) -> T
 
 def _noise(
     net: Any, held_out: FoldRows, residuals: Tensor, of_one: Tensor, level: Tensor
-) -> NoiseModel:
-    """Noise model from out-of-fold residuals; each half of the folds judges the other's fit.
+) -> list[NoiseModel]:
+    """Noise models from out-of-fold residuals: of all rows, for odd folds and for even folds.
 
-    Its mean is the ``level`` of the prediction of all members, not the mean squared residual
-    ``of_one``.
+    Those for odd folds are fitted to even folds, and the reverse. Their mean is the ``level`` of
+    the prediction of all members, not the mean squared residual ``of_one``.
     """
-    second = (held_out.folds.of_row % 2).bool()
+    second = odd_folds(held_out)
 
     def half(chosen: Tensor) -> Iterator[tuple[Tensor, Tensor, Any]]:
         indices, start = chosen.nonzero().flatten(), 0
@@ -167,8 +201,8 @@ def _noise(
 
     layer: Head = net.module_.last_layer
     halves = functools.partial(half, ~second), functools.partial(half, second)
-    noise = fit_noise(layer, [halves, halves[::-1]], of_one)
-    return noise.scaled(level.cpu().numpy(), of_one.cpu().numpy())
+    models = fit_noise(layer, [halves, halves[::-1]], of_one)
+    return [each.scaled(level.cpu().numpy(), of_one.cpu().numpy()) for each in models]
 
 
 def _calibration(
@@ -177,29 +211,42 @@ def _calibration(
     residuals: Tensor,
     found: OutOfFold,
     level: Tensor,
-    noise: NoiseModel | None,
+    noise: list[NoiseModel] | None,
 ) -> Calibration:
     """Out-of-fold residuals relative to predicted deviations, scaled to those of the mean.
 
-    Variances are multiplied by the mean squared score less its excess (:class:`OutOfFold`).
+    Variances are multiplied by the mean squared score less its excess (:class:`OutOfFold`). The
+    noise of a row is that of the model for its fold, which it has not shaped.
     """
     layer, floor = net.module_.last_layer, torch.finfo(level.dtype).tiny
     if layer.holds_moments:
-        parts = [
-            predictive_variance(layer, features, level, noise)
-            for features in net.iterate_features(held_out)
-        ]
-        variance = torch.cat(parts).to(level).clamp_min(floor)
+        parts, start = [], 0
+        for features in net.iterate_features(held_out):
+            part = slice(start, start := start + len(features))
+            variance = layer.variance(features, level)
+            if noise is not None:
+                odd = odd_folds(held_out, part).reshape(-1, *[1] * (features.ndim - 1))
+                of_odd, of_even = (each(noise_inputs(layer, features)) for each in noise)
+                variance = with_noise(variance, level, torch.where(odd, of_odd, of_even))
+            parts.append(variance)
+        # New rows are seen by no member, and members differ more on them.
+        more = (1 - 1 / found.growth) * found.spread
+        variance = (torch.cat(parts) + more).to(level).clamp_min(floor)
     else:
         variance = (level + found.spread.to(level)).clamp_min(floor)
     squares = residuals.to(level).square() / variance
     of_one = _mean(squares, held_out)
     of_mean = _less(of_one, _mean(found.excess.to(level) / variance, held_out))
-    scores = (squares * (of_mean / of_one.clamp_min(floor))).sqrt()
+    scores = (squares * (of_mean / of_one.clamp_min(floor))).sqrt().copysign(residuals)
     rows, row_weight = points_as_rows(scores, held_out.sample_weight)
     weights = rows.new_ones(len(rows)) if row_weight is None else row_weight
     inflation = pulled(rows.square(), weights, len(residuals))
     return Calibration(rows, weights, len(residuals), residuals, inflation)
+
+
+def odd_folds(rows: FoldRows, part: slice = slice(None)) -> Tensor:
+    """Whether the fold of each row has an odd number; bool, shape (n,)."""
+    return rows.folds.of_row[part] % 2 == 1
 
 
 def _less(of_one: Tensor, excess: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def refit_last_layer(
         layer.solve(ridge, shrinkage)
         left = mean_squared_residuals(net, valid)
     shaping = functools.partial(leave_one_out, net, train, ridge)
-    noise = fit_noise(layer, [(shaping, functools.partial(held_out, net, valid))], left)
+    noise, _ = fit_noise(layer, [(shaping, functools.partial(held_out, net, valid))], left)
     # A field has many points per sample, so leaving out a single point is uninformative, and the
     # last layer hardly changes when the held-out samples are added.
     calibration = None

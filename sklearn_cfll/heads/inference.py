@@ -83,6 +83,36 @@ class LastLayer(SolvedLayer):
             own = own.to(torch.promote_types(features.dtype, torch.float32))
             return own.mean(0) + self.member_predictions(features).var(0, correction=0)
 
+    def covariance_factors(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the covariance of the predicted means at several rows.
+
+        Their products are what :meth:`variance` adds up for single rows, except for the noise:
+        ``σ² weights @ weights.T`` is the mean covariance of the members' fits, and ``between`` that
+        of their predictions.
+
+        Parameters
+        ----------
+        features : Tensor of shape (n, d)
+
+        Returns
+        -------
+        weights : Tensor of shape (n, q), float64
+            For unit noise variance.
+        between : Tensor of shape (n, m, k)
+            Deviations of the members' predictions from their mean, divided by ``√m``.
+        """
+        blocks, found = self._held_moments("covariance_factors"), []
+        ridge = self.ridge if self.final_ridge is None else self.final_ridge
+        parts = zip(self.members, blocks, features.chunk(self.n_members, -1), strict=True)
+        with full_precision(features.device):
+            for member, block, part in parts:
+                options = {"fit_intercept": self.fit_intercept, "eps": member.eps}
+                found.append(linalg.leverage_factor(part.to(block.gram), block, ridge, **options))
+            predictions = self.member_predictions(features)
+        root = self.n_members**0.5
+        between = (predictions - predictions.mean(0)).movedim(0, 1) / root
+        return torch.cat(found, 1) / root, between
+
     def leave_one_out_residuals(
         self,
         features: Tensor,

@@ -183,6 +183,10 @@ class Head(Protocol):
         """Predictive variance of a new observation; shape (..., k)."""
         ...
 
+    def covariance_factors(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the covariance of the predicted means at several rows."""
+        ...
+
     def leave_one_out_residuals(
         self,
         features: Tensor,

@@ -14,6 +14,7 @@ __all__ = [
     "Moments",
     "leave_one_out_errors",
     "leverage",
+    "leverage_factor",
     "merge_moments",
     "moments",
     "residual_square",
@@ -191,6 +192,29 @@ def leverage(
     solved = solve_symmetric(block.gram, penalty if ridge else 0.0, centered)
     quadratic = (solved * centered).sum(1)
     return quadratic + 1.0 / block.total if fit_intercept else quadratic
+
+
+def leverage_factor(
+    features: Tensor,
+    block: Moments,
+    ridge: float,
+    *,
+    fit_intercept: bool = True,
+    eps: float | None = None,
+) -> Tensor:
+    """Rows (n, d + 1) whose products are the covariances of the fit at rows, for unit noise.
+
+    The squared length of a row is its :func:`leverage`, and the product of two rows the posterior
+    covariance of the predicted means there. Without intercept, the last column is zero.
+    """
+    block, power = without_noise(block, eps)
+    values, vectors = torch.linalg.eigh(block.gram)
+    shifted = values.clamp_min(0.0) + (ridge * power * block.total if ridge else 0.0)
+    cutoff = values[-1:].clamp_min(0.0) * torch.finfo(values.dtype).eps * len(values)
+    inverse = torch.where(shifted > cutoff, shifted.clamp_min(cutoff).rsqrt(), 0.0)
+    centered = (features - block.feature_mean) * (block.gram.diagonal() > 0)
+    last = block.total.rsqrt() if fit_intercept else torch.zeros_like(block.total)
+    return torch.cat([(centered @ vectors) * inverse, last.expand(len(features), 1)], 1)
 
 
 def safe_total(block: Moments) -> Tensor:

@@ -21,10 +21,15 @@ class Folds:
     ----------
     of_row : Tensor of shape (n,)
         Fold of each row.
+    second : Tensor of shape (n,)
+        For a few rows another fold whose members hold them out too, -1 for all others. Where two
+        members have not seen a row, it is seen how much such members differ; those that were
+        trained on a row agree more on it.
     n_folds, n_members : int
     """
 
     of_row: Tensor
+    second: Tensor
     n_folds: int
     n_members: int
 
@@ -35,17 +40,25 @@ class Folds:
 
     def held_out(self, indices: Tensor | slice = slice(None)) -> Tensor:
         """Whether each member holds out each of these rows; bool, shape (n, m)."""
+        return self.first(indices) | (self.second[indices].unsqueeze(1) == self.of_member)
+
+    def first(self, indices: Tensor | slice = slice(None)) -> Tensor:
+        """The same by the fold of a row alone."""
         return self.of_row[indices].unsqueeze(1) == self.of_member
 
     def subset(self, indices: Tensor) -> Folds:
         """The folds of selected rows."""
-        return Folds(self.of_row[indices.to(self.of_row.device)], self.n_folds, self.n_members)
+        chosen = indices.to(self.of_row.device)
+        return Folds(self.of_row[chosen], self.second[chosen], self.n_folds, self.n_members)
 
     def n_rows(self, sample_weight: Tensor | None) -> Tensor:
-        """Total weight of the rows of each member's fold; shape (m,), float64."""
-        weight = None if sample_weight is None else sample_weight.double()
-        rows = torch.bincount(self.of_row, weight, minlength=self.n_folds)
-        return rows.double()[self.of_member]
+        """Total weight of the rows that each member holds out; shape (m,), float64."""
+        weight = torch.ones(len(self.of_row)) if sample_weight is None else sample_weight
+        weight = weight.double().to(self.of_row.device)
+        # A place before all folds for rows without a second one.
+        parts = [self.of_row, self.second]
+        rows = [torch.bincount(part + 1, weight, minlength=1 + self.n_folds) for part in parts]
+        return (rows[0] + rows[1])[1:][self.of_member]
 
 
 class FoldRows(RowsDataset):

@@ -152,7 +152,7 @@ def test_recipe_parameters_are_searched_over():
 
 def test_recipe_is_the_default_network():
     default = regressor(activation="tanh", dropout=0.2, hidden_layer_sizes=(16, 16), n_members=2)
-    recipe = regressor(MLPBackbone((16, 16), "tanh", 0.2, 2))
+    recipe = regressor(MLPBackbone((16, 16), "tanh", 0.2, 2), n_members="auto")
     np.testing.assert_array_equal(default.fit(X, y).predict(X), recipe.fit(X, y).predict(X))
 
 

@@ -56,13 +56,15 @@ def test_weights_of_a_member_are_those_of_the_rows_it_sees():
     rng = np.random.default_rng(0)
     weight = torch.as_tensor(rng.integers(1, 4, size=50)).double()
     rows = RowsDataset(as_rows(rng.normal(size=(50, 2)), "cpu", None), torch.zeros(50, 1), weight)
-    folds = Folds(torch.as_tensor(rng.integers(0, 3, size=50)), 3, 5)
+    of_row = torch.as_tensor(rng.integers(0, 3, size=50))
+    second = torch.where(torch.arange(50) % 5 == 0, (of_row + 1) % 3, -1)
+    folds = Folds(of_row, second, 3, 5)
     for held_out in (False, True):
         seen = FoldRows(rows, folds, held_out)
         weights = seen.batch(slice(None)).sample_weight.double()
         torch.testing.assert_close(weights.mean(0), torch.ones(5).double(), rtol=1e-6, atol=0)
         for member, own in enumerate(weights.T):
-            inside = folds.of_row == member % 3
+            inside = (of_row == member % 3) | (second == member % 3)
             assert bool((own[inside != held_out] == 0).all())
             share = own / weight
             assert len(share[inside == held_out].unique()) == 1
@@ -116,19 +118,19 @@ def test_groups_that_are_recognised_help_only_if_they_are_torn_apart():
         apart = model.fit(X, y)
         torn = apart.noise_variance_
         together = model.fit(X, y, groups=groups).noise_variance_
-        assert torn < 0.5 * y.var() < together
-    assert CFLLRegressor(random_state=0).fit(X, y, groups=groups).oof_score_ < 0.2
+        assert torn < 0.01 * y.var() < 0.5 * y.var() < together
+    assert CFLLRegressor(random_state=0).fit(X, y, groups=groups).oof_score_ < 0.4
 
 
 # -- scores -----------------------------------------------------------------------------------
 
 
 def test_the_score_is_that_of_new_rows():
-    X, y = make_friedman1(3400, noise=1.0, random_state=0)
-    model = CFLLRegressor(max_epochs=20, random_state=0).fit(X[:400], y[:400])
-    assert model.oof_score_ == pytest.approx(model.score(X[400:], y[400:]), abs=0.02)
+    X, y = make_friedman1(4000, noise=1.0, random_state=0)
+    model = CFLLRegressor(max_epochs=20, random_state=0).fit(X[:1000], y[:1000])
+    assert model.oof_score_ == pytest.approx(model.score(X[1000:], y[1000:]), abs=0.01)
     # Single members are worse than their mean, by the variance between them.
-    assert r2_score(y[:400], model.oof_prediction_) < model.oof_score_ - 0.005
+    assert r2_score(y[:1000], model.oof_prediction_) < model.oof_score_ - 0.002
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -255,10 +257,12 @@ def test_a_fraction_beside_folds_is_named():
 def test_weights_are_repetitions_within_given_folds(Estimator):
     """With groups, a row's copies share its fold: the whole fit is the same."""
     X, y = friedman_or_iris(Estimator)
-    X, y = X[:100:2], y[:100:2]
-    times = np.random.default_rng(0).integers(1, 4, size=len(X))
-    options = BRIEF | {"batch_size": "full", "precision": "float64"}
-    groups = np.arange(len(X)) % 8  # eight groups, and one fold for each
+    X, y = X[:144:3], y[:144:3]
+    options = BRIEF | {"batch_size": "full", "columns": ColumnEncoder(importance=False)}
+    if Estimator is CFLLRegressor:
+        options["linear_part"] = False  # its shrinkage takes a weight as a precision
+    # Eight groups of as many rows and repetitions, and one fold for each.
+    groups, times = np.arange(len(X)) % 8, 1 + np.arange(len(X)) // 8 % 3
     weighted = Estimator(**options).fit(X, y, times, groups=groups)
     repeated = Estimator(**options).fit(
         X.repeat(times, 0), y.repeat(times), groups=groups.repeat(times)
@@ -268,7 +272,9 @@ def test_weights_are_repetitions_within_given_folds(Estimator):
         for m in (weighted, repeated)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert weighted.oof_score_ == pytest.approx(repeated.oof_score_, abs=1e-6)
+    np.testing.assert_allclose(
+        weighted.ridge_path_["error"], repeated.ridge_path_["error"], rtol=1e-6
+    )
 
 
 def test_fits_are_equal_from_any_container(tmp_path):
