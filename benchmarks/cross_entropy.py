@@ -22,13 +22,13 @@ WIDTHS = (16, 32, 64)
 
 def columns_of(split: Task, seed: int) -> nn.Module:
     """What `CFLLClassifier` does to its columns before the network sees them."""
-    model = CFLLClassifier(n_iter_no_change=1, random_state=seed)
+    model = CFLLClassifier(n_members=1, n_iter_no_change=1, random_state=seed)
     model.fit(*split.train, X_val=split.valid[0], y_val=split.valid[1])
     return model.backbone_.columns.float()
 
 
 def perceptron(columns: nn.Module, n_classes: int, seed: int) -> nn.Sequential:
-    """The default network of `CFLLClassifier` with an output layer."""
+    """A network of two layers of 256 units with an output layer."""
     torch.manual_seed(seed)
     backbone = MLPBackbone().build((len(columns.column),))
     return nn.Sequential(columns, backbone, nn.Linear(256, n_classes))

@@ -220,7 +220,7 @@ def test_quantile_counts_a_weight_as_repetitions():
 def test_many_scores_are_thinned_without_moving_quantiles():
     values = torch.rand(10 * KEPT, 1, generator=torch.Generator().manual_seed(0))
     scores = Scores.of(Calibration(values, torch.ones(len(values)), len(values)))
-    assert len(scores.values) == KEPT
+    assert len(scores.sizes.values) == KEPT
     found = scores.inflation * scores.quantile(0.9)
     np.testing.assert_allclose(found, values.quantile(0.9), atol=2e-4)
 
