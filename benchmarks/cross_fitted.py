@@ -1,0 +1,206 @@
+"""What cross-fitting gives, and what the closed form gives: the same members trained by Adam.
+
+Eight networks beside each other, each holding out its own fold: (64, 64) on the columns and bins of
+``CFLLRegressor`` for regression, (128, 128) on those of ``CFLLClassifier`` for classification; the
+same folds, batches of the same size, at most as many epochs, a cosine schedule. Ours are the
+estimators at their defaults. Adam trains all layers, by squared error or by cross-entropy; its rate
+is chosen by the pooled out-of-fold loss, and so is the epoch. The prediction is the mean of the
+members, of their probabilities for classes, with a temperature from out-of-fold rows.
+
+    python benchmarks/cross_fitted.py --data DIR --seeds 5        # an hour on one core
+    python benchmarks/cross_fitted.py --report
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from calibration import fitted_logits
+from harness import Bench, Record, geometric_mean, print_origin, print_table
+from measures import of_classes, of_regression, stopwatch
+from networks import Setting, keep_best, train
+from scipy.special import softmax
+from tasks import CLASSES, UCI, Where, load_classes, uci_split
+from torch import Tensor, nn
+
+from sklearn_cfll import CFLLClassifier, CFLLRegressor
+from sklearn_cfll.backbones import MLPBackbone
+from sklearn_cfll.backbones.mlp import MemberLinear
+from sklearn_cfll.estimator.split import draw_folds
+
+RATES = (1e-3, 3e-3, 1e-2)
+MEMBERS = 8
+KEY = ("part", "set", "seed", "run")
+Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (m, n, k) and targets (n, k), to (m, n)
+
+
+class Members(nn.Module):
+    """Networks side by side, from rows to outputs (m, n, k)."""
+
+    def __init__(
+        self, columns: nn.Module, sizes: tuple[int, ...], n_outputs: int, seed: int
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.columns = columns
+        recipe = MLPBackbone(sizes, n_members=MEMBERS)
+        width = len(columns.column)
+        self.backbone = recipe.build((width,), generator, columns.widths)
+        self.last = MemberLinear(MEMBERS, sizes[-1], n_outputs, generator)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        features = self.backbone(self.columns(rows).float())
+        return self.last(features.unflatten(1, (MEMBERS, -1)).movedim(0, 1))
+
+
+def all_outputs(net: nn.Module, X: np.ndarray) -> Tensor:
+    """Outputs (m, n, k) in evaluation mode."""
+    net.eval()
+    with torch.no_grad():
+        parts = [net(part) for part in torch.as_tensor(X).split(1024)]
+    net.train()
+    return torch.cat(parts, 1)
+
+
+def by_adam(
+    model: Any, X: np.ndarray, targets: Tensor, folds: Tensor, loss: Loss, sizes: tuple[int, ...]
+) -> tuple[nn.Module, float]:
+    """The members at the rate with the least out-of-fold loss, which is returned too.
+
+    ``model`` is one of ours, fitted: its columns, epochs, batches and seed are used.
+    """
+    rows, n_outputs = torch.as_tensor(X), targets.shape[1]
+    held = folds == torch.arange(MEMBERS)[:, None]
+    marked = torch.cat([targets, folds[:, None].to(targets)], 1)
+
+    def weighted(outputs: Tensor, wanted: Tensor) -> Tensor:
+        seen = wanted[:, -1] != torch.arange(MEMBERS)[:, None]
+        return (loss(outputs, wanted[:, :-1]) * seen).sum() / seen.sum()
+
+    best, chosen = np.inf, nn.Module()
+    settings = model.resolved_
+    for rate in RATES:
+        net = Members(model.backbone_.columns, sizes, n_outputs, model.random_state)
+        net.columns.requires_grad_(False)
+        setting = Setting(
+            "adam",
+            rate,
+            batch_size=settings["batch_size"],
+            epochs=settings["max_epochs"],
+            seed=model.random_state,
+        )
+
+        def out_of_fold(net: nn.Module = net) -> float:
+            return float(loss(all_outputs(net, X), targets)[held].mean())
+
+        loop = train(net, (rows, marked), setting, loss_of=weighted)
+        found = keep_best(loop, net, out_of_fold, model.n_iter_no_change)[0]
+        if found < best:
+            best, chosen = found, net
+    return chosen, best
+
+
+def regression(rows: Any, place: Record) -> list[Record]:
+    """Test errors of both on one split."""
+    X, X_test, y, y_test = rows
+    with stopwatch() as ours:
+        model = CFLLRegressor(random_state=place["seed"], linear_part=False).fit(X, y)
+    mean, std = y.mean(), y.std()
+    targets = torch.as_tensor((y - mean) / std).float()[:, None]
+    folds = torch.as_tensor(draw_folds(MEMBERS, y[:, None], None, place["seed"]))
+
+    def squares(outputs: Tensor, wanted: Tensor) -> Tensor:
+        return (outputs - wanted).square().mean(-1)
+
+    with stopwatch() as theirs:
+        net, _ = by_adam(model, X, targets, folds, squares, (64, 64))
+    predicted = mean + std * all_outputs(net, X_test).mean(0)[:, 0].numpy()
+    return [
+        {
+            "model": "CFLL",
+            "seconds": ours["seconds"],
+            **of_regression(y_test, model.predict(X_test)),
+        },
+        {"model": "Adam", "seconds": theirs["seconds"], **of_regression(y_test, predicted)},
+    ]
+
+
+def classification(task: Any, place: Record) -> list[Record]:
+    """Accuracy, log loss and calibration of both on one split."""
+    X, labels = task.known
+    with stopwatch() as ours:
+        model = CFLLClassifier(random_state=place["seed"]).fit(X, labels)
+    folds = torch.as_tensor(draw_folds(MEMBERS, labels[:, None], None, place["seed"]))
+    indicators = F.one_hot(torch.as_tensor(labels)).float()
+
+    def entropy(outputs: Tensor, wanted: Tensor) -> Tensor:
+        return -(wanted * outputs.log_softmax(-1)).sum(-1)
+
+    with stopwatch() as theirs:
+        net, _ = by_adam(model, X, indicators, folds, entropy, (128, 128))
+        seen = all_outputs(net, X).numpy()
+        own = seen[folds.numpy(), np.arange(len(X))]
+        calibrate = fitted_logits("temperature", own.astype(float) / 4, labels)
+        test = all_outputs(net, task.test[0]).double().numpy()
+    plain = softmax(test, axis=2).mean(0)
+    calibrated = np.mean([calibrate(each / 4) for each in test], axis=0)
+    found = {
+        "CFLL": (model.predict_proba(task.test[0]), ours),
+        "cross-entropy": (plain, theirs),
+        "cross-entropy, temperature": (calibrated, theirs),
+    }
+    return [
+        {"model": name, "seconds": taken["seconds"], **of_classes(p, task.test[1])}
+        for name, (p, taken) in found.items()
+    ]
+
+
+PARTS: dict[str, Callable[[Any, Record], list[Record]]] = {
+    "regression": regression,
+    "classification": classification,
+}
+
+
+def load(name: str, seed: int, where: Where) -> Any:
+    """A split of a regression set, or a task of classification."""
+    return load_classes(name, seed, where) if name in CLASSES else uci_split(name, seed, where)
+
+
+def report(records: list[Record]) -> None:
+    print_origin(records)
+    frame = pd.DataFrame(records)
+    for part, measures in (
+        ("regression", ["rmse"]),
+        ("classification", ["accuracy", "log_loss", "ece"]),
+    ):
+        chosen = frame[frame["part"] == part]
+        if chosen.empty:
+            continue
+        for measure in (*measures, "seconds"):
+            table = chosen.pivot_table(index="set", columns="model", values=measure, sort=False)
+            print_table(f"{part}: {measure}", table, ".4f")
+        if part == "regression":
+            mse = chosen.assign(mse=chosen["rmse"] ** 2)
+            table = mse.pivot_table(index="set", columns="model", values="mse", sort=False)
+            ratio = table["CFLL"] / table["Adam"]
+            print(f"Test MSE, ours over Adam's, geometric mean: {geometric_mean(ratio):.3f}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    bench = Bench(__doc__, "cross_fitted", arguments, smallest={"tasks": ["diabetes"]}, seeds=5)
+    sets = {"regression": [*UCI], "classification": [*CLASSES]}
+    if bench.small:
+        sets = {"regression": ["diabetes"]}
+    for part, names in sets.items():
+        tasks = bench.grid(names, load, ("set", "seed"), part=part)
+        bench.run(tasks, {"both": PARTS[part]}, KEY)
+    report(bench.records)
+
+
+if __name__ == "__main__":
+    main()
