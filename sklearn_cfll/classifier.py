@@ -25,12 +25,10 @@ from .estimator.labels import (
     classes_of,
     indicators,
 )
-from .estimator.left_out import no_residuals
 from .estimator.parameters import Auto, Precision, Schedule, shared_docs
 from .estimator.run import Run
 from .estimator.split import Parts
-from .final_solve.intervals import check_coverage
-from .final_solve.prediction_sets import in_set, set_scores
+from .final_solve.prediction_sets import set_scores
 from .final_solve.probabilities import Probabilities
 from .final_solve.refit import Refit
 
@@ -257,49 +255,6 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
             Rows sum to one. For multilabel targets, the probability of each label.
         """
         return self._probabilities(self._outputs(X))
-
-    def predict_set(self, X: Any, coverage: float = 0.9) -> np.ndarray:
-        """Sets of classes that contain the true class with a given probability.
-
-        Adaptive prediction sets [1]_: the classes of a row in descending order of probability, each
-        as long as those before it sum to at most a bound. The bound is a conformal quantile of the
-        sums before the true class over the held-out rows. Sets hold at least one class, and few
-        where the classifier is certain. If sets of one class are right more often than
-        ``coverage``, the coverage is that of these.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-        coverage : float, default=0.9
-            Probability between 0 and 1.
-
-        Returns
-        -------
-        ndarray of bool of shape (n_samples, n_classes)
-            Whether each of ``classes_`` belongs to the set.
-
-        Raises
-        ------
-        ValueError
-            If no rows were held out at fit, too few for this coverage, or for multilabel targets.
-
-        References
-        ----------
-        .. [1] Y. Romano, M. Sesia, E. Candès, "Classification with valid and adaptive coverage",
-           NeurIPS 2020, arXiv 2006.02544. Instead of a random part of its probability, the last
-           class always belongs to the set.
-        """
-        check_coverage(coverage)
-        check_is_fitted(self)
-        if self.multilabel_:
-            raise ValueError(
-                "`predict_set` needs classes that exclude each other. Labels have intervals of "
-                "their own: see `predict_proba`."
-            )
-        if self._model.scores is None:
-            raise ValueError(f"`predict_set` {no_residuals(self)}")
-        bound = self._model.scores.quantile(coverage)[0]
-        return in_set(self.predict_proba(X), bound)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithm of :meth:`predict_proba`.

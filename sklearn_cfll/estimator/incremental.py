@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
@@ -150,7 +151,10 @@ class IncrementalMixin:
             known_rows.is_stream, known_rows.columns, known_rows.ridge_errors = False, None, None
             self._set_learnt(addition, addition.improved(model, rows, noise), rows)
         else:
+            same = np.array_equal(KnownRows.after_fit(parts.rows).rows_seen, known_rows.rows_seen)
             self._finish(run, parts, model.offset, checked, sample_weight)
+            if not same:  # members were trained on rows of their new folds before
+                self._model = replace(self._model, out_of_fold=None)
         return self._end(task, X, y, as_fitted)
 
     def _forget_held_out(self: Any, parts: Parts) -> None:

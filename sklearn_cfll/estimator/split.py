@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.base import is_regressor
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, train_test_split
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .._warnings import user_level
 from ..final_solve.offset import less_offset
 from ..training.batches import RowsDataset
 from ..training.folds import FoldRows, Folds
 from .arrays import told_of
 from .checks import Checked, check_data
 from .effects import warn_without_effect
+from .network import Network
 from .plan import Plan
 from .validation_scale import warn_of_other_scale
 
@@ -168,6 +171,10 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     crosses = _crosses(estimator, n_members, holds_out=holds_out, given=given)
     holds_out = holds_out or crosses
     warn_without_effect(estimator, holds_out=holds_out, given=given, crosses=crosses)
+    if checked.groups is not None and not holds_out:
+        _warn_of_groups(given)
+    if not crosses:
+        warn_of_equal_copies(plan.network)
     data = plan.dataset(checked)
     if given:
         with told_of("In `X_val` and `y_val`, called X and y here"):
@@ -199,6 +206,27 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     second = draw_second(folds, n_folds, groups, seed)
     of_row, also = (torch.as_tensor(part, device=data.inputs.device) for part in (folds, second))
     return Parts.crossed(data, Folds(of_row, also, n_folds, n_members))
+
+
+def _warn_of_groups(given: bool) -> None:
+    reason = "`X_val` was given" if given else "no rows are held out"
+    warnings.warn(
+        f"`groups` has no effect because {reason}: it says which rows are held out together.",
+        UserWarning,
+        stacklevel=user_level(),
+    )
+
+
+def warn_of_equal_copies(network: Network) -> None:
+    """Warn if several members would be one and the same network, trained on the same rows."""
+    if network.copies > 1 and isinstance(network.recipe, nn.Module):
+        warnings.warn(
+            f"`n_members`={network.copies} copies of a module start with the same weights, and "
+            "without folds they stay equal. Use cross_fit=True, or pass a function that builds the "
+            "`backbone`, which is called for each.",
+            UserWarning,
+            stacklevel=user_level(),
+        )
 
 
 def _crosses(estimator: Any, n_members: int, *, holds_out: bool, given: bool) -> bool:

@@ -38,30 +38,23 @@ class OutOfFold(NamedTuple):
         all members times a factor: rows that two members hold out show how much more these differ.
     growth : Tensor of shape (k,)
         That factor.
-    n_averaged, n_members : int
-        Number of members that hold out a row, and of all members.
+    excess : Tensor of shape (n, ..., k)
+        Mean squared error that the prediction of all members does not have. That of a single
+        member's prediction is larger by the variance between members; of the mean of m members by
+        ``1/m`` of it.
     """
 
     predictions: Tensor
     spread: Tensor
     growth: Tensor
-    n_averaged: int
-    n_members: int
-
-    @property
-    def excess(self) -> Tensor:
-        """Mean squared error that the prediction of all members does not have; shape (n, ..., k).
-
-        A single member's error is larger than that of the mean by the variance between members; the
-        mean of m of them has ``1/m`` of it.
-        """
-        return self.spread * (1 / self.n_averaged - 1 / self.n_members)
+    excess: Tensor
 
     @classmethod
     def of(cls, net: Any, held_out: FoldRows) -> OutOfFold:
         """Predict every row; last layers must not have been fitted to their own folds."""
         layer, folds, start = net.module_.last_layer, held_out.folds, 0
         predictions, spreads, unseen, seen = [], [], [], []
+        share = 1 / torch.bincount(folds.of_member, minlength=folds.n_folds).clamp_min(1)
         for features in net.iterate_features(held_out):
             part = slice(start, start + len(features))
             found = layer.member_predictions(features)
@@ -72,26 +65,32 @@ class OutOfFold(NamedTuple):
             twice = (folds.second[part] >= 0).nonzero().flatten()
             if len(twice):
                 also = (folds.held_out(part) & ~first)[twice]
-                unseen.append((mean[twice] - mean_of(found[:, twice], also)).square())
+                apart = (mean[twice] - mean_of(found[:, twice], also)).square()
+                # Means of a and b members differ by (1/a + 1/b) of the variance of one.
+                both = share[folds.of_row[part][twice]] + share[folds.second[part][twice]]
+                unseen.append(apart / along(both, apart))
                 seen.append(spreads[-1][twice])
             start = part.stop
-        several = folds.n_members // folds.n_folds
-        growth = torch.ones_like(spreads[0].flatten(0, -2)[0])
+        spread = torch.cat(spreads)
+        growth = torch.ones_like(spread.flatten(0, -2)[0])
         if seen:
-            # The difference of two means of several members has twice the variance of each.
-            apart, close = (torch.cat(each).flatten(0, -2) for each in (unseen, seen))
-            prior = PRIOR / len(close)
-            growth = (several / 2 * apart.mean(0) + prior * close.mean(0)) / (
-                (1 + prior) * close.mean(0)
-            ).clamp_min(torch.finfo(close.dtype).tiny)
-            growth = growth.clamp(1.0, MOST_GROWTH)
-        return cls(
-            torch.cat(predictions),
-            growth * torch.cat(spreads),
-            growth,
-            several,
-            folds.n_members,
-        )
+            growth = _growth(*(torch.cat(each).flatten(0, -2) for each in (unseen, seen)))
+        spread = growth * spread
+        excess = along(share[folds.of_row] - 1 / folds.n_members, spread) * spread
+        return cls(torch.cat(predictions), spread, growth, excess)
+
+
+def along(values: Tensor, like: Tensor) -> Tensor:
+    """Values (n,) of rows, to be multiplied with a tensor (n, ..., k)."""
+    return values.to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _growth(unseen: Tensor, seen: Tensor) -> Tensor:
+    """Ratio of the mean variances (rows, k) of members that have not and that have seen a row."""
+    weight, mean = PRIOR / len(seen), seen.mean(0)
+    least = torch.finfo(seen.dtype).tiny
+    found: Tensor = (unseen.mean(0) + weight * mean) / ((1 + weight) * mean).clamp_min(least)
+    return found.clamp(1.0, MOST_GROWTH)
 
 
 def mean_of(predictions: Tensor, chosen: Tensor) -> Tensor:
@@ -144,6 +143,7 @@ def refit_crossed(
         found = found._replace(
             predictions=shrinkage.to(found.spread) * found.predictions,
             spread=shrinkage.to(found.spread).square() * found.spread,
+            excess=shrinkage.to(found.spread).square() * found.excess,
         )
     residuals = held_out.targets - found.predictions
     of_one = _mean(residuals.double().square(), held_out)

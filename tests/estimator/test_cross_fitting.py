@@ -379,3 +379,32 @@ def test_copies_of_a_network_on_fields_and_named_inputs():
     named = {"a": rng.normal(size=(60, 2)).astype("f4"), "b": rng.normal(size=(60, 2)).astype("f4")}
     model = CFLLRegressor(Both(), n_members=4, max_epochs=3, random_state=0).fit(named, y[:, 0])
     assert model.features(named).shape == (60, 20)
+
+
+def test_equal_copies_and_groups_without_effect_are_named():
+    X, y = friedman(100)
+    options = {"n_members": 4, "max_epochs": 1, "random_state": 0}
+    alone = CFLLRegressor(build((6,)), cross_fit=False, **options)
+    (message,) = caught(lambda: alone.fit(X, y))
+    assert "`n_members`=4 copies of a module" in message
+    assert caught(lambda: CFLLRegressor(build, cross_fit=False, **options).fit(X, y)) == []
+    groups = np.arange(100) // 2
+    for given in ({"X_val": X, "y_val": y}, {}):
+        model = CFLLRegressor(**BRIEF, early_stopping=False)
+        (message,) = caught(lambda m=model, g=given: m.fit(X, y, groups=groups, **g))
+        assert "`groups` has no effect because" in message
+
+
+def test_a_warm_start_on_other_rows_has_no_honest_predictions():
+    X, y = friedman(200)
+    model = CFLLRegressor(**BRIEF, warm_start=True).fit(X[:100], y[:100])
+    assert hasattr(model.fit(X[:100], y[:100]), "oof_score_")
+    assert not hasattr(model.fit(X, y), "oof_score_")
+
+
+def test_members_that_share_folds_have_less_excess():
+    """Of twelve members two hold out each of the first two folds: their mean errs less."""
+    X, y = friedman(400)
+    model = CFLLRegressor(n_members=12, **BRIEF).fit(X, y)
+    assert model.resolved_["n_folds"] == 10
+    assert model.oof_score_ == pytest.approx(model.score(*friedman(2000, seed=1)), abs=0.05)
