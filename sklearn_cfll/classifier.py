@@ -254,7 +254,8 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         ndarray of shape (n_samples, n_classes)
             Rows sum to one. For multilabel targets, the probability of each label.
         """
-        return self._probabilities(self._outputs(X))
+        outputs = self._outputs(X)  # first, because it checks that the model is fitted
+        return self._probabilities(outputs, self._model.probabilities)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithm of :meth:`predict_proba`.
@@ -316,9 +317,11 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         else:
             sharper = found
         scores = (
-            None if self.multilabel_ else set_scores(found, targets, solved.calibration, exclusive)
+            None
+            if self.multilabel_
+            else set_scores(found, targets, solved.calibration, exclusive, parts.own_weight)
         )
-        return replace(model, probabilities=sharper, scores=scores)
+        return replace(model, probabilities=sharper, of_one=found, scores=scores)
 
     def _out_of_fold_score(
         self, parts: Parts, solved: Refit, sample_weight: np.ndarray | None

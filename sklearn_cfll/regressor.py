@@ -26,6 +26,7 @@ from .estimator.targets import TargetScale
 from .estimator.uncertainty import Uncertainty
 from .estimator.wild_targets import disregard_wild, tame_added, tame_targets
 from .final_solve.intervals import Scores
+from .final_solve.out_of_fold import LEAST_LEFT
 from .final_solve.refit import Refit
 from .training.torch_settings import default_modes
 
@@ -49,8 +50,9 @@ FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
         Whether to standardise the targets for training.
     linear_part : bool or "auto", default="auto"
         Whether to fit a ridge regression first and the perceptron to its residuals. The prediction
-        of the perceptron is then shrunk in proportion to its uncertainty on the validation set.
-        "auto" is True below 600 rows, if rows are held out. Only available with a perceptron.""",
+        of the perceptron is then shrunk in proportion to its uncertainty on the held-out rows.
+        "auto" is True below 600 rows, if rows are held out and no ``groups`` are given. Only
+        available with a perceptron.""",
 )
 class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
     """Neural-network regression with a closed-form last layer.
@@ -257,11 +259,13 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
         Several outputs count equally, and so do the points of fields, as in :meth:`score`.
         """
         assert parts.rows.targets is not None and solved.calibration is not None
-        squares = solved.calibration.residuals.square() - solved.out_of_fold.excess
-        wanted, errors = (
-            part.flatten(1).double().cpu().numpy() for part in (parts.rows.targets, squares)
+        squares = solved.calibration.residuals.square()
+        of_one, excess, wanted = (
+            part.flatten(1).double().cpu().numpy()
+            for part in (squares, solved.out_of_fold.excess, parts.rows.targets)
         )
-        error = np.average(errors, axis=0, weights=sample_weight).clip(0.0)
+        of_one, excess = (np.average(p, axis=0, weights=sample_weight) for p in (of_one, excess))
+        error = np.maximum(of_one - excess, LEAST_LEFT * of_one)
         mean = np.average(wanted, axis=0, weights=sample_weight)
         spread = np.average((wanted - mean) ** 2, axis=0, weights=sample_weight)
         share = np.divide(error, spread, out=(error > 0) * 1.0, where=spread > 0)
@@ -287,6 +291,8 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
     def _takes_linear_part(self, plan: Plan, parts: Parts) -> bool:
         if not plan.network.is_perceptron or self.linear_part != "auto":
             return bool(self.linear_part) and plan.network.is_perceptron
+        if parts.grouped:  # leave-one-out errors, which choose its ridge, say nothing then
+            return False
         few = len(parts.rows) < self.defaults.linear_part_below
         return few and parts.valid is not None and self.refit_last_layer
 

@@ -20,7 +20,6 @@ from ..final_solve.refit import Refit
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
 from ..training.torch_settings import default_modes, use_threads
-from .arrays import as_weights
 from .attributes import FittedAttributes
 from .checks import Checked, check_data, check_inputs, check_sample_shape
 from .defaults import DEFAULTS, Defaults
@@ -182,12 +181,10 @@ class BaseCFLL(
                 warn_of_useless_validation(found, len(run.history), parts.train, parts.valid)
             if not self.warm_start:
                 net.reset_optimizer()  # a later partial_fit starts without its state
-            self._finish(run, parts, offset, checked, sample_weight)
+            self._finish(run, parts, offset, checked)
             return self._end(task, X, y, as_fitted)
 
-    def _finish(
-        self, run: Run, parts: Parts, offset: Any, checked: Checked, sample_weight: Any
-    ) -> None:
+    def _finish(self, run: Run, parts: Parts, offset: Any, checked: Checked) -> None:
         """Solve for the last layer, and set the fitted attributes."""
         solved, plan = run.solve(parts, offset), run.plan
         model = FittedModel(
@@ -205,17 +202,13 @@ class BaseCFLL(
         )
         if parts.folds is not None:
             outputs = honest_outputs(model, parts, solved, checked)
-            weights = None
-            if sample_weight is not None:  # without class weights, as in `score`
-                weights = as_weights(sample_weight, outputs)
-                weights = weights if checked.rows is None else weights[checked.rows]
-            score = self._out_of_fold_score(parts, solved, weights)
+            score = self._out_of_fold_score(parts, solved, parts.own_weight)
             model = replace(model, out_of_fold=(outputs, score))
         path = None
         if solved.path_errors is not None:
             errors = plan.unscale_variance(solved.path_errors).mean(1)
             path = {"ridge": np.array(RIDGES), "error": errors}
-        self._set_fitted(run, model, KnownRows.after_fit(parts.rows), parts, path)
+        self._set_fitted(run, model, KnownRows.after_fit(parts.rows, parts.folds), parts, path)
 
     def _set_fitted(
         self, run: Run, model: FittedModel, known_rows: KnownRows, parts: Parts, path: Any = None

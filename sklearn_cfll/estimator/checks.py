@@ -53,6 +53,8 @@ class Checked(NamedTuple):
         Whether X is a memory map that is read batch by batch.
     groups : ndarray of shape (n,), or None
         Group of each row; rows of a group are held out together.
+    own_weight : ndarray of shape (n,), or None
+        The weights that were passed: ``sample_weight`` may include class weights.
     """
 
     X: Any
@@ -62,6 +64,7 @@ class Checked(NamedTuple):
     mean_weight: float
     lazy: bool
     groups: np.ndarray | None = None
+    own_weight: np.ndarray | None = None
 
 
 def check_data(
@@ -95,7 +98,8 @@ def check_data(
     # All rows are encoded: as in scikit-learn, a class may have only rows of weight zero.
     targets = estimator._encode_targets(y, reset=reset)
     check_range(targets, targets, "y")
-    weights = estimator._fit_weights(y, _check_weights(sample_weight, X))
+    own = _check_weights(sample_weight, X)
+    weights = estimator._fit_weights(y, own)
     groups = None if groups is None else _check_groups(groups, X)
     rows, mean_weight = None, 1.0
     if weights is not None:
@@ -109,11 +113,18 @@ def check_data(
         if len(kept) < len(y):
             rows, targets, weights = kept, targets[kept], weights[kept]
             groups = None if groups is None else groups[kept]
+            own = None if own is None else own[kept]
         # Divide by the largest weight first, because sums of weights near 1e308 overflow.
         largest = weights.max()
         mean_weight = float(largest * (weights / largest).mean())
         weights = None if np.all(weights == weights[0]) else weights / mean_weight
-    return Checked(X, rows, targets, weights, mean_weight, lazy, groups)
+    if groups is not None and len(np.unique(groups)) < 2:
+        raise ValueError(
+            f"`groups` holds one group, {groups[0]}, among the rows of positive weight: rows of a "
+            "group are held out together, and none would remain to train on. Give at least two "
+            "groups, or omit it."
+        )
+    return Checked(X, rows, targets, weights, mean_weight, lazy, groups, own)
 
 
 def check_inputs(estimator: Any, X: Any, plan: Any, min_samples: int = 1) -> Any:
@@ -268,11 +279,6 @@ def _check_groups(groups: Any, X: Any) -> np.ndarray:
         raise ValueError(
             f"`groups` must hold one label for each of the {n_samples(X)} rows of X, got shape "
             f"{found.shape}."
-        )
-    if len(np.unique(found)) < 2:
-        raise ValueError(
-            f"`groups` holds one group, {found[0]!r}: rows of a group are held out together, and "
-            "none would remain to train on. Give at least two groups, or omit it."
         )
     return found
 

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..final_solve.intervals import check_coverage
 from ..final_solve.prediction_sets import in_set
+from ..final_solve.probabilities import Probabilities
 from .left_out import honest, no_residuals
 
 __all__ = ["Decisions"]
@@ -66,8 +67,8 @@ class Decisions:
         check_is_fitted(self)
         if self.multilabel_:
             raise ValueError(
-                "`predict_set` needs classes that exclude each other. Labels have intervals of "
-                "their own: see `predict_proba`."
+                "`predict_set` needs classes that exclude each other, but y was multilabel at fit. "
+                "Use `predict_proba`, or fit one classifier per label."
             )
         if self._model.scores is None:
             raise ValueError(f"`predict_set` {no_residuals(self)}")
@@ -82,7 +83,8 @@ class Decisions:
     @property
     def oof_proba_(self) -> np.ndarray:
         """Probabilities of each row at fit by members that held it out."""
-        return self._probabilities(honest(self, "oof_proba_")[0])
+        outputs = honest(self, "oof_proba_")[0]
+        return self._probabilities(outputs, self._model.of_one)
 
     def _decisions(self, outputs: np.ndarray) -> np.ndarray:
         """Index of the class of each row, or whether each label applies."""
@@ -96,6 +98,7 @@ class Decisions:
         """The labels of these indices."""
         return decisions if self.multilabel_ else self.classes_[decisions]
 
-    def _probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        found = self._model.probabilities(outputs, exclusive=self._is_exclusive)
+    def _probabilities(self, outputs: np.ndarray, of: Probabilities) -> np.ndarray:
+        """Probabilities of all classes, by a map that suits these outputs."""
+        found = of(outputs, exclusive=self._is_exclusive)
         return np.hstack([1.0 - found, found]) if self._is_binary else found

@@ -73,8 +73,8 @@ class FittedModel:
         Noise of individual rows.
     scores : Scores or None
         Calibration of standard deviations and intervals.
-    probabilities : Probabilities
-        Map from a classifier's scores to probabilities.
+    probabilities, of_one : Probabilities
+        Map from a classifier's scores to probabilities, and that for the scores of single members.
     left_out : tuple or None
         Leave-one-out residuals in y's shape, and their coefficient of determination.
     out_of_fold : tuple or None
@@ -93,6 +93,7 @@ class FittedModel:
     noise: NoiseModel | None = None
     scores: Scores | None = None
     probabilities: Probabilities = field(default_factory=Probabilities)
+    of_one: Probabilities = field(default_factory=Probabilities)
     left_out: tuple[np.ndarray, float] | None = None
     out_of_fold: tuple[np.ndarray, float] | None = None
     slope_squares: np.ndarray | None = None
@@ -261,6 +262,7 @@ class FittedModel:
             "noise": map_tensors(self.noise),
             "scores": None if self.scores is None else tuple(self.scores),
             "probabilities": tuple(self.probabilities),
+            "of_one": tuple(self.of_one),
             "left_out": self.left_out,
             "out_of_fold": self.out_of_fold,
             "slope_squares": self.slope_squares,
@@ -319,6 +321,7 @@ class FittedModel:
             noise=None if noise is None else NoiseModel(*map_arrays(noise)),
             scores=None if scores is None else unpack_scores(scores),
             probabilities=Probabilities(*packed["probabilities"]),
+            of_one=Probabilities(*packed["of_one"]),
             left_out=None if left_out is None else tuple(left_out),
             out_of_fold=None if out_of_fold is None else tuple(out_of_fold),
             slope_squares=packed["slope_squares"],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from .._warnings import user_level
 from ..final_solve.offset import less_offset
 from ..final_solve.refit import mean_squared_residuals
 from ..heads.memory import memory_of
@@ -151,10 +152,17 @@ class IncrementalMixin:
             known_rows.is_stream, known_rows.columns, known_rows.ridge_errors = False, None, None
             self._set_learnt(addition, addition.improved(model, rows, noise), rows)
         else:
-            same = np.array_equal(KnownRows.after_fit(parts.rows).rows_seen, known_rows.rows_seen)
-            self._finish(run, parts, model.offset, checked, sample_weight)
-            if not same:  # members were trained on rows of their new folds before
+            self._finish(run, parts, model.offset, checked)
+            if parts.folds is not None and not self._known_rows.same_folds(known_rows):
                 self._model = replace(self._model, out_of_fold=None)
+                warnings.warn(
+                    "This fit continues one on other rows or folds: members have been trained on "
+                    "rows that they now hold out. The chosen epoch, intervals and probabilities "
+                    "are too sure of themselves, and there is no `oof_score_`. Use "
+                    "warm_start=False for other rows, or `partial_fit` to add rows.",
+                    UserWarning,
+                    stacklevel=user_level(),
+                )
         return self._end(task, X, y, as_fitted)
 
     def _forget_held_out(self: Any, parts: Parts) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..training.batches import BatchIterator, RowsDataset
+from ..training.folds import Folds
 from .column_moments import ColumnMoments, total_weight
 
 __all__ = ["KnownRows", "share_kept"]
@@ -45,6 +46,8 @@ class KnownRows:
         Moments of a stream's columns.
     ridge_errors : ndarray of shape (len(RIDGES),), or None
         Sum of squared errors of each ridge on a stream's rows before they were learnt.
+    folds : int
+        Checksum of the folds that members held out, 0 without.
     """
 
     is_stream: bool = False
@@ -53,11 +56,12 @@ class KnownRows:
     rows_seen: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint32))
     columns: ColumnMoments | None = None
     ridge_errors: np.ndarray | None = None
+    folds: int = 0
 
     @classmethod
-    def after_fit(cls, rows: RowsDataset) -> KnownRows:
+    def after_fit(cls, rows: RowsDataset, folds: Folds | None) -> KnownRows:
         """After a fit to these rows."""
-        known_rows = cls(n_known=total_weight(rows))
+        known_rows = cls(n_known=total_weight(rows), folds=0 if folds is None else folds.checksum)
         known_rows.reach(rows)
         known_rows.remember(rows)
         return known_rows
@@ -71,6 +75,11 @@ class KnownRows:
         """Keep checksums of learnt rows; repeated rows are uninformative about the noise."""
         found = np.concatenate([self.rows_seen, checksums(rows)])
         self.rows_seen = found[-MOST_ROWS_REMEMBERED:]
+
+    def same_folds(self, other: KnownRows) -> bool:
+        """Whether two fits held out the same rows of the same data for each member."""
+        same_rows = np.array_equal(self.rows_seen, other.rows_seen)
+        return same_rows and self.n_known == other.n_known and self.folds == other.folds
 
     def has_seen(self, rows: RowsDataset) -> bool:
         """Whether these rows were learnt before, as in a loop of epochs over the same rows."""

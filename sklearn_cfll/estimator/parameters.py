@@ -209,7 +209,7 @@ ATTRIBUTES = """backbone_ : torch.nn.Module
         members.
     oof_score_ : float
         :meth:`score` to be expected on new rows, from :attr:`oof_prediction_`{oof_score}. It
-        compares settings without cross-validation.
+        compares settings without cross-validation. Targets that were clipped count as clipped.
     history_ : list of dict
         Per epoch: epoch, train_loss, valid_loss, learning_rate, seconds.
     n_iter_ : int

@@ -348,7 +348,8 @@ class Run:
             lowest = self.defaults.lowest_ridge(points * len(parts.rows))
             solved = refit_last_layer(net, train, valid, self.given_ridge(), lowest, offset)
         else:
-            _, train, valid, _ = parts.less(offset)
+            rest = parts.less(offset)
+            train, valid = rest.train, rest.valid
             noise: Tensor = mean_squared_residuals(net, train if valid is None else valid)
             calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
             ridge = self.ridge(len(train))

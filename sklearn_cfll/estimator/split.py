@@ -117,6 +117,8 @@ class Parts(NamedTuple):
     train: RowsDataset
     valid: RowsDataset | None
     folds: Folds | None = None
+    grouped: bool = False  # whether rows of a group are held out together
+    own_weight: np.ndarray | None = None  # of the held-out rows, without class weights
 
     @classmethod
     def crossed(cls, rows: RowsDataset, folds: Folds, left_out: Tensor | None = None) -> Parts:
@@ -146,18 +148,34 @@ class Parts(NamedTuple):
     def less(self, offset: Any) -> Parts:
         """The same rows, with the residuals of the offset as targets.
 
-        With folds, a held-out row's target is its residual under the offset fitted to all others.
+        With folds, a held-out row's target is its residual under the offset fitted to all others,
+        or to all other folds if there are groups, whose rows tell of one another.
         """
         if offset is None:
             return self
         rows = less_offset(self.rows, offset)
         if self.folds is not None:
             assert rows.targets is not None
-            left_out = rows.targets * (1.0 + offset.left_out_shift(rows))
+            if self.grouped:
+                left_out = self._less_other_folds(offset, self.folds)
+            else:
+                left_out = rows.targets * (1.0 + offset.left_out_shift(rows))
             return Parts.crossed(rows, self.folds, left_out)
         train, valid = self.train, self.valid
         train = less_offset(train, offset)
         return Parts(rows, train, None if valid is None else less_offset(valid, offset))
+
+    def _less_other_folds(self, offset: Any, folds: Folds) -> Tensor:
+        """Targets less what the offset predicts if it is fitted without the row's fold."""
+        assert self.rows.targets is not None
+        left = self.rows.targets.clone()
+        for fold in range(folds.n_folds):
+            own, others = ((folds.of_row == fold) == inside for inside in (True, False))
+            other = offset.refitted(self.rows.subset(others.nonzero().flatten()))
+            held = less_offset(self.rows.subset(own.nonzero().flatten()), other)
+            assert held.targets is not None
+            left[own] = held.targets
+        return left
 
 
 def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: Any) -> Parts:
@@ -187,14 +205,17 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     if n_rows < 10:
         cause = "`cross_fit`=True" if estimator.cross_fit is True else "`early_stopping`=True"
         raise ValueError(
-            f"{cause} holds out rows and needs at least 10, got n_samples={n_rows}. "
+            f"{cause} holds out rows and needs at least 10 of positive weight, got "
+            f"n_samples={n_rows}. "
             'Use "auto" or False, or give `X_val` and `y_val`.'
         )
     seed, classes, groups = plan.network.seed, estimator._stratify(checked.y), checked.groups
     if not crosses:
         n_held = defaults.n_held_out(estimator.validation_fraction, n_rows)
         split = Split.draw(n_rows, n_held, classes, seed, groups)
-        return Parts(data, data.subset(split.train), data.subset(split.held_out))
+        own = None if checked.own_weight is None else checked.own_weight[split.held_out]
+        parts = Parts(data, data.subset(split.train), data.subset(split.held_out))
+        return parts._replace(grouped=groups is not None, own_weight=own)
     n_folds = min(n_members, defaults.most_folds)
     if groups is not None:
         n_folds = min(n_folds, len(np.unique(groups)))
@@ -205,7 +226,8 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     folds = draw_folds(n_folds, like, groups, seed)
     second = draw_second(folds, n_folds, groups, seed)
     of_row, also = (torch.as_tensor(part, device=data.inputs.device) for part in (folds, second))
-    return Parts.crossed(data, Folds(of_row, also, n_folds, n_members))
+    parts = Parts.crossed(data, Folds(of_row, also, n_folds, n_members))
+    return parts._replace(grouped=groups is not None, own_weight=checked.own_weight)
 
 
 def _warn_of_groups(given: bool) -> None:

@@ -138,6 +138,10 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
             and all(is_floats(part, k) for part in value[1:])
         )
 
+    def is_map(value: Any) -> bool:
+        """Whether a value is a tuple of `Probabilities`."""
+        return isinstance(value, tuple) and len(value) == 2 and all(map(is_amount, value))
+
     def is_scored(value: Any) -> bool:
         """Whether a value is a tuple of an array of floats and a score."""
         return (
@@ -166,7 +170,8 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
         "n_judges": is_amount,
         "noise": is_optional(is_noise),
         "scores": is_optional(is_scores),
-        "probabilities": lambda v: isinstance(v, tuple) and len(v) == 2 and all(map(is_amount, v)),
+        "probabilities": is_map,
+        "of_one": is_map,
         "left_out": is_optional(is_scored),
         "out_of_fold": is_optional(
             lambda v: is_scored(v) and v[0].ndim > 1 and v[0].shape[-1] == k
@@ -196,6 +201,7 @@ def known_fields(columns: int | None) -> Fields:
         "rows_seen": lambda v: isinstance(v, np.ndarray) and v.dtype == np.uint32 and v.ndim == 1,
         "columns": is_optional(is_moments),
         "ridge_errors": is_optional(lambda v: is_floats(v, len(RIDGES))),
+        "folds": is_count,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,19 @@ from .covariance import Covariance
 from .left_out import NO_MOMENTS, no_residuals
 
 __all__ = ["Uncertainty"]
+
+
+def check_quantiles(quantiles: Any) -> list[float]:
+    """The probabilities of a number or a sequence of numbers."""
+    levels = np.asarray(quantiles, dtype=object)
+    if levels.ndim > 1 or levels.size == 0:
+        raise ValueError(
+            "`quantiles` must be a number between 0 and 1 or a sequence of such numbers, got "
+            f"{quantiles!r}."
+        )
+    for level in levels.ravel():
+        check_coverage(level, "quantiles")
+    return [float(level) for level in levels.ravel()]
 
 
 class Uncertainty:
@@ -79,6 +93,8 @@ class Uncertainty:
         -------
         ndarray of shape (n_samples_X, n_samples), or (n_samples_X, k, n_samples) for k targets
         """
+        if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"`n_samples` must be a positive integer, got {n_samples!r}.")
         joint = self._covariance(X, "sample_y")
         draws = joint.draw(n_samples, noise, check_random_state(random_state))
         return draws.reshape(len(draws), *self._model.plan.layout.own_shape, n_samples)
@@ -143,10 +159,9 @@ class Uncertainty:
         ValueError
             If no rows were held out at fit, or too few for one of the quantiles.
         """
-        for level in np.atleast_1d(quantiles):
-            check_coverage(float(level), "quantiles")
+        levels = check_quantiles(quantiles)
         model = self._knowing("predict_quantiles", scores=True)
-        found = [model.scores.signed_quantile(float(level)) for level in np.atleast_1d(quantiles)]
+        found = [model.scores.signed_quantile(level) for level in levels]
         with self._rows_to_predict(X) as rows:
             mean, std = model.deviations(rows)
         layout = model.plan.layout

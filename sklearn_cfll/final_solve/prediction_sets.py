@@ -39,6 +39,7 @@ def set_scores(
     targets: np.ndarray,
     calibration: Calibration,
     exclusive: bool,
+    sample_weight: np.ndarray | None,
 ) -> Scores:
     """Sums of the probabilities of classes likelier than the true one, over held-out rows.
 
@@ -51,13 +52,15 @@ def set_scores(
     calibration : Calibration
     exclusive : bool
         See :meth:`Probabilities.fit`.
+    sample_weight : ndarray of shape (n,), or None
+        Without class weights: these would change the frequencies of classes, and the coverage.
     """
     scores = targets - calibration.residuals.double().cpu().numpy()
     found, right = probabilities(scores, exclusive=exclusive), targets
     if not exclusive:  # two classes in one column
         found, right = (np.hstack([1 - part, part]) for part in (found, right))
     sums = (sums_above(found) * right).sum(axis=1)[:, None]
-    weights = calibration.weights.double().cpu().numpy()
+    weights = np.ones(len(sums)) if sample_weight is None else sample_weight
     n_samples = weights.sum() ** 2 / (weights**2).sum()
     ranked = Ranked.of(sums, weights)
     return Scores(ranked, ranked, float(n_samples), np.ones(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,12 @@ class Folds:
         """The folds of selected rows."""
         chosen = indices.to(self.of_row.device)
         return Folds(self.of_row[chosen], self.second[chosen], self.n_folds, self.n_members)
+
+    @property
+    def checksum(self) -> int:
+        """A number that tells these folds from others."""
+        of_row, second = (part.cpu().numpy().tobytes() for part in (self.of_row, self.second))
+        return zlib.crc32(of_row + second + bytes([self.n_folds])) + self.n_members
 
     def n_rows(self, sample_weight: Tensor | None) -> Tensor:
         """Total weight of the rows that each member holds out; shape (m,), float64."""

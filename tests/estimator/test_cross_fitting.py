@@ -226,7 +226,7 @@ BAD = [
     ({"n_members": 1}, {}, "`cross_fit`=True needs several networks.*`n_members`"),
     ({}, {"X_val": 1, "y_val": 1}, "`cross_fit`=True holds out a fold.*`X_val`"),
     ({}, {"groups": np.zeros(7)}, r"`groups` must hold one label for each of the 60 rows.*\(7,\)"),
-    ({}, {"groups": np.zeros(60)}, "`groups` holds one group, .*0.0"),
+    ({}, {"groups": np.zeros(60)}, "`groups` holds one group, 0.0, among"),
     ({}, {"groups": [None, *range(59)]}, "Input groups contains missing values.*row 0"),
 ]
 
@@ -408,3 +408,57 @@ def test_members_that_share_folds_have_less_excess():
     model = CFLLRegressor(n_members=12, **BRIEF).fit(X, y)
     assert model.resolved_["n_folds"] == 10
     assert model.oof_score_ == pytest.approx(model.score(*friedman(2000, seed=1)), abs=0.05)
+
+
+# -- what a breaker found -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("linear_part", ["auto", True])
+def test_the_linear_part_does_not_tell_of_groups(linear_part):
+    """The nine other rows of a group say all of the tenth; of a new group nothing is known."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(160), 10)
+    X = rng.normal(size=(160, 20))[groups]
+    y = rng.normal(size=160)[groups] + 0.3 * rng.normal(size=1600)
+    kept = groups < 40
+    model = CFLLRegressor(max_epochs=5, linear_part=linear_part, random_state=0)
+    model.fit(X[kept], y[kept], groups=groups[kept])
+    assert model.resolved_["linear_part"] == (linear_part is True)
+    assert model.oof_score_ < 0.1
+    lower, upper = model.predict_interval(X[~kept])
+    assert ((lower <= y[~kept]) & (y[~kept] <= upper)).mean() > 0.7  # of 40 groups
+
+
+def test_a_warm_start_with_other_folds_is_named():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(120, 5)), rng.normal(size=120)
+    first = {"early_stopping": False}, {"cross_fit": False}, {}
+    for options in first:
+        model = CFLLRegressor(**BRIEF, warm_start=True).set_params(**options).fit(X[:100], y[:100])
+        model.set_params(early_stopping="auto", cross_fit="auto")
+        rows = slice(0, 100) if options else slice(0, 101)
+        messages = caught(lambda m=model, r=rows: m.fit(X[r], y[r]))
+        assert any("trained on rows that they now hold out" in each for each in messages)
+        assert not hasattr(model, "oof_score_")
+    groups = np.arange(100) % 50
+    model = CFLLRegressor(**BRIEF, warm_start=True).fit(X[:100], y[:100], groups=groups)
+    assert caught(lambda: model.fit(X[:100], y[:100], groups=groups)) == []
+    model.fit(X[:100], y[:100], groups=groups // 5)
+    assert not hasattr(model, "oof_score_")
+
+
+def test_sets_are_of_the_classes_as_they_come():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 4))
+    y = (X[:, 0] + rng.normal(size=3000) > 2).astype(int)
+    model = CFLLClassifier(max_epochs=5, random_state=0, class_weight={0: 1, 1: 100})
+    model.fit(X[:600], y[:600])
+    chosen = model.predict_set(X[600:])
+    assert chosen[np.arange(2400), y[600:]].mean() == pytest.approx(0.9, abs=0.04)
+
+
+def test_one_group_of_positive_weight_is_named():
+    X, y = friedman(80)
+    groups, weights = np.r_[np.zeros(20), np.arange(60)], np.r_[np.ones(20), np.zeros(60)]
+    with pytest.raises(ValueError, match="`groups` holds one group, 0.0, among the rows of pos"):
+        CFLLRegressor(cross_fit=True, **BRIEF).fit(X, y, weights, groups=groups)

@@ -128,6 +128,20 @@ def test_quantiles_that_are_no_probabilities_are_named(skewed, quantiles):
         model.predict_quantiles(X, quantiles)
 
 
+@pytest.mark.parametrize("quantiles", [[], "a", None, [[0.1, 0.9]], ["b"]])
+def test_quantiles_that_are_no_numbers_are_named(skewed, quantiles):
+    model, X, _ = skewed
+    with pytest.raises(ValueError, match="`quantiles` must"):
+        model.predict_quantiles(X, quantiles)
+
+
+@pytest.mark.parametrize("n_samples", [0, -1, 1.5, True])
+def test_numbers_of_draws_are_checked(skewed, n_samples):
+    model, X, _ = skewed
+    with pytest.raises(ValueError, match="`n_samples` must be a positive integer"):
+        model.sample_y(X, n_samples)
+
+
 # -- sets -------------------------------------------------------------------------------------
 
 
