@@ -85,7 +85,8 @@ class EncodedColumns(nn.Module):
     """The outputs of several encoders side by side, each times the scale of its column.
 
     Scales are one until :meth:`scale_columns` sets them. Columns with large scales influence a
-    network early in training, columns with small scales late.
+    network early in training, columns with small scales late. Members of an ensemble may have
+    scales of their own, and then rows of their own: outputs have the shape (m, n, ...).
 
     Parameters
     ----------
@@ -120,14 +121,22 @@ class EncodedColumns(nn.Module):
             self.column_scale = self.column_scale.new_ones(sum(self.widths))
 
     def scale_columns(self, scales: Tensor) -> None:
-        """Set the scale of every input column."""
+        """Set the scale of every input column; shape (p,), or (m, p) for those of m members."""
         assert self.column_scale is not None
-        self.column_scale = scales[self.column].to(self.column_scale)
+        found = scales[..., self.column].to(self.column_scale)
+        self.column_scale = found if found.ndim == 1 else found.unsqueeze(1)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def encode(self, rows: Tensor) -> Tensor:
+        """Outputs without scales, for rows (n, p) or (m, n, p)."""
+        if rows.ndim > 2:
+            encoded = self.encode(rows.flatten(0, -2))
+            return encoded.reshape(*rows.shape[:-1], -1)
         rows = rows.float() if rows.dtype == torch.bool else rows
         parts = [encoder(rows) for encoder in self.encoders if encoder.n_outputs]
-        encoded = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        encoded = self.encode(rows)
         return encoded if self.column_scale is None else encoded * self.column_scale
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:

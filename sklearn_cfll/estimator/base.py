@@ -32,6 +32,7 @@ from .left_out import honest_outputs
 from .parameters import CONSTRAINTS, refuse_mistaken_kinds
 from .plan import Plan, make_plan, prediction_batch
 from .run import Run, new_net, standardise_inside
+from .scaled_columns import may_scale_columns, scale_columns
 from .split import Parts, parts_of
 from .targets import TargetScale
 from .validation_scale import warn_of_useless_validation
@@ -168,8 +169,8 @@ class BaseCFLL(
             if not run.trains:
                 warn_of_fixed_features(self, holds_out=parts.valid is not None)
             rest = parts.less(offset)
-            if run.may_scale_columns(rest):
-                run.scale_columns(rest, offset)
+            if may_scale_columns(run, rest):
+                scale_columns(run, rest, offset)
             run.configure(len(rest.train), run.epochs)
             unsolved = FittedModel(plan, net.module_, offset)
             as_fitted = self._as_fitted(run, unsolved)

@@ -129,7 +129,7 @@ class Network:
             columns = cast_module(self.encoder.build(), device, dtype)
             columns.load_state_dict(part_of(arrays, "columns."))
             with torch.no_grad():
-                widths, sample = columns.widths, columns(sample)
+                widths, sample = columns.widths, columns.encode(sample)
         with random_numbers(self.recipe, self.seed, device) as generator:
             options = {"generator": generator, "widths": widths}
             alone = self.backbone._replace(feature_shape=self.member_shape)

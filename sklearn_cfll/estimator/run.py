@@ -15,13 +15,12 @@ from torch import Tensor
 from ..columns.scaling import RobustStandardize, Standardize
 from ..columns.statistics import input_statistics
 from ..final_solve.calibration import calibrate
-from ..final_solve.offset import LinearOffset, WithOffset
+from ..final_solve.offset import LinearOffset
 from ..final_solve.out_of_fold import refit_crossed
 from ..final_solve.refit import Refit, mean_squared_residuals, refit_last_layer
 from ..heads.memory import memory_of
 from ..training.batches import RowsDataset
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
-from ..training.column_scales import FEWEST_ROWS, FIRST_RUN_STEPS, column_scales, slopes
 from ..training.net import CFLLNet
 from ..training.optimizers import OPTIMIZERS, optimizer_class, optimizer_options
 from ..training.schedules import mean_factor
@@ -30,7 +29,7 @@ from .inputs import out_of_range
 from .network import Network
 from .packing import dtype_name, map_arrays, map_tensors
 from .plan import Plan, prediction_batch
-from .split import Parts, Split
+from .split import Parts
 from .unusable_features import unusable_features, warn_of_equal_features
 
 __all__ = ["Run", "new_net", "pack_net", "standardise_inside", "unpack_net"]
@@ -238,30 +237,6 @@ class Run:
         )
 
     # -- running --------------------------------------------------------------------
-
-    def may_scale_columns(self, parts: Parts) -> bool:
-        """Whether to scale columns; not without held-out rows, as such fits use no random split."""
-        columns = self.network.columns
-        if columns is None or not columns.importance or parts.valid is None:
-            return False
-        return len(parts.before) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
-
-    def scale_columns(self, parts: Parts, offset: LinearOffset | None) -> None:
-        """Scale the columns by the slopes that two short, discarded runs agree on."""
-        net, train, n_rows = self.net, parts.before, len(parts.before)
-        module: Any = net.module_ if offset is None else WithOffset(net.module_, offset)
-        untrained, found = net.snapshot(), []
-        for half in Split.draw(n_rows, n_rows // 2, None, self.network.seed):
-            epochs = math.ceil(FIRST_RUN_STEPS / self.n_batches(len(half)))
-            self.configure(len(half), min(epochs, self.epochs))
-            net.verbose = 0
-            net.run(train.subset(half), None, [], provisional=True)
-            if net.interrupted_:
-                raise KeyboardInterrupt
-            found.append(slopes(module, train))
-            net.restore(untrained)
-        assert self.network.columns is not None
-        self.network.columns.scale_columns(column_scales(*found))
 
     def callbacks(
         self, parts: Parts, task: Any, given: tuple[Any, Any], as_fitted: Any,

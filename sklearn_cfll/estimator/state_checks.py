@@ -266,7 +266,10 @@ def check_columns(
         columns.load_state_dict({name: torch.from_numpy(array) for name, array in held.items()})
         check_layers(columns, held)
         (n_columns,) = sample_shape
-        (width,) = columns(torch.zeros(1, n_columns, dtype=torch.float64))[0].shape
+        (width,) = columns.encode(torch.zeros(1, n_columns, dtype=torch.float64))[0].shape
+        scale = columns.column_scale
+        if scale is not None and (scale.shape[-1] != width or scale.ndim not in (1, 3)):
+            raise ModelFileError(f"columns: `column_scale` cannot have shape {tuple(scale.shape)}.")
     except ModelFileError:
         raise
     except Exception as error:

@@ -25,7 +25,7 @@ MOST_DIRECTIONS = 16
 WIDTH = 2**11  # least count of entries per row, for the activations inside a network
 
 
-def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
+def slopes(module: CFLLModule, dataset: RowsDataset, *, apart: bool = False) -> Tensor:
     """Derivatives of the predictions with respect to standardised columns.
 
     Parameters
@@ -33,17 +33,20 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
     module : CFLLModule
     dataset : RowsDataset
         n rows of p columns; if there are many, every second, third... row is used.
+    apart : bool, default=False
+        Whether to return those of each member.
 
     Returns
     -------
-    Tensor of shape (n, k, p)
+    Tensor of shape (n, k, p), or (m, n, k, p) for members apart
         Derivatives times the root of the sample weights. With more than 16 targets, k is the number
         of random sums of them; the expected square of each sum is the sum of squares over all
         targets.
     """
     directions = _directions(module.last_layer.out_features).to(dataset.inputs.device)
-    n_numbers = len(directions) * dataset.inputs.shape[1]
-    inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), max(WIDTH, n_numbers)))
+    n_numbers = max(WIDTH, len(directions) * dataset.inputs.shape[1])
+    n_numbers *= module.last_layer.n_members if apart else 1
+    inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), n_numbers))
     # Zero for a constant column: the network learnt nothing about it, and its slope is random.
     standardize = next((part for part in module.modules() if isinstance(part, Standardize)), None)
     if standardize is None:
@@ -54,15 +57,21 @@ def slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor:
     if sample_weight is not None:
         deviation = deviation * sample_weight.sqrt()[:, None]
     module.eval()
+    if apart:  # copies, so that one pass tells the members apart
+        inputs = inputs.expand(module.last_layer.n_members, *inputs.shape).clone()
     inputs.requires_grad_()
     found = []
     for direction in directions:
         # One pass for all rows, because the slopes of a row do not depend on the others. A compiled
         # backbone cannot keep its graph for the next direction.
-        totals = module(inputs).sum(0)
+        if apart:
+            features = module.features(inputs)
+            totals = module.last_layer.member_predictions(features).sum((0, 1))
+        else:
+            totals = module(inputs).sum(0)
         total = totals @ direction.to(totals)
         found.append(torch.autograd.grad(total, inputs)[0] * deviation)
-    return torch.stack(found, dim=1)
+    return torch.stack(found, dim=-2)
 
 
 def _deviation(columns: Tensor, sample_weight: Tensor | None) -> Tensor:
@@ -106,12 +115,12 @@ def column_scales(first: Tensor, second: Tensor) -> Tensor:
 
     Parameters
     ----------
-    first, second : Tensor of shape (n, k, p)
+    first, second : Tensor of shape (..., n, k, p)
         :func:`slopes` at the same rows, of networks trained on two halves.
 
     Returns
     -------
-    Tensor of shape (p,), float64
+    Tensor of shape (..., p), float64
         Scales within bounds, with a mean square of one.
 
     References
@@ -120,12 +129,11 @@ def column_scales(first: Tensor, second: Tensor) -> Tensor:
     and backpropagation-free machine learning models", Science 383 (2024), arXiv 2212.13881:
     it uses outer products of one network's slopes. The two halves are not part of that method.
     """
-    products = (first.double() * second.double()).sum((0, 1))
-    highest = products.max()
-    if not 0 < highest < torch.inf:
-        return torch.ones_like(products)
-    products = products.clamp(LOWEST * highest, HIGHEST * highest)
-    return (products / products.mean()).sqrt()
+    products = (first.double() * second.double()).sum((-3, -2))
+    highest = products.amax(-1, keepdim=True)
+    known = (highest > 0) & (highest < torch.inf)
+    products = torch.where(known, products.clamp(LOWEST * highest, HIGHEST * highest), 1.0)
+    return (products / products.mean(-1, keepdim=True)).sqrt()
 
 
 def _directions(n_targets: int) -> Tensor:

@@ -462,3 +462,16 @@ def test_one_group_of_positive_weight_is_named():
     groups, weights = np.r_[np.zeros(20), np.arange(60)], np.r_[np.ones(20), np.zeros(60)]
     with pytest.raises(ValueError, match="`groups` holds one group, 0.0, among the rows of pos"):
         CFLLRegressor(cross_fit=True, **BRIEF).fit(X, y, weights, groups=groups)
+
+
+def test_scales_of_the_columns_do_not_tell_of_the_held_out_targets():
+    """Many columns of noise: scales by all targets would pick those that fit by chance."""
+    scores = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        X, y = rng.normal(size=(300, 200)), rng.integers(0, 2, 300)
+        model = CFLLClassifier(hidden_layer_sizes=(32, 32), max_epochs=4, random_state=seed)
+        scale = model.fit(X, y).backbone_.columns.column_scale
+        assert scale.shape == (8, 1, 200) and not torch.equal(scale[0], scale[1])
+        scores.append(model.oof_score_)
+    assert np.mean(scores) < 0.55  # 0.60 with one scale for all members

@@ -1,0 +1,53 @@
+"""The scales of the columns: from slopes that two short, discarded runs agree on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..final_solve.offset import LinearOffset, WithOffset
+from ..training.column_scales import FEWEST_ROWS, FIRST_RUN_STEPS, column_scales, slopes
+from .run import Run
+from .split import Parts, Split
+
+__all__ = ["may_scale_columns", "scale_columns"]
+
+# Outputs of encoders of which members may have copies: 256 MiB for 8 of them in batches of 1,024.
+WIDEST = 8192
+
+
+def may_scale_columns(run: Run, parts: Parts) -> bool:
+    """Whether to scale columns; not without held-out rows, as such fits use no random split."""
+    columns = run.network.columns
+    if columns is None or not columns.importance or parts.valid is None:
+        return False
+    if parts.folds is not None and (sum(columns.widths) > WIDEST or run.network.copies > 1):
+        return False  # each member has scales, and encoded rows, of its own
+    return len(parts.before) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
+
+
+def scale_columns(run: Run, parts: Parts, offset: LinearOffset | None) -> None:
+    """Set the scales of the columns.
+
+    Members that hold out folds have scales of their own, from slopes of their own, so that no
+    target of their fold is looked at: of many columns, the scales say much of the targets.
+    """
+    net, train, n_rows = run.net, parts.train, len(parts.train)
+    apart = parts.folds is not None
+    module: Any = net.module_ if offset is None or apart else WithOffset(net.module_, offset)
+    untrained, found = net.snapshot(), []
+    halves: Any = Split.draw(n_rows, n_rows // 2, None, run.network.seed)
+    if parts.folds is not None:  # which keep groups together
+        odd = parts.folds.of_row % 2 == 1
+        halves = [chosen.nonzero().flatten().cpu() for chosen in (~odd, odd)]
+    for half in halves:
+        epochs = math.ceil(FIRST_RUN_STEPS / run.n_batches(len(half)))
+        run.configure(len(half), min(epochs, run.epochs))
+        net.verbose = 0
+        net.run(train.subset(half), None, [], provisional=True)
+        if net.interrupted_:
+            raise KeyboardInterrupt
+        found.append(slopes(module, parts.before, apart=apart))
+        net.restore(untrained)
+    assert run.network.columns is not None
+    run.network.columns.scale_columns(column_scales(*found))
