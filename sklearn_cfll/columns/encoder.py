@@ -42,7 +42,8 @@ class ColumnEncoder(BaseEstimator):
         transform. Bins also resolve the values of such columns.
     importance : bool, default=True
         Whether to multiply each column by how much predictions vary along it, to the extent that
-        two short runs on halves of the rows agree; both runs are discarded. Uninformative features
+        two short runs on halves of the rows agree; both runs are discarded. Members that hold out
+        folds have factors of their own, from rows outside their folds. Uninformative features
         then have less influence. This requires held-out rows, at least 75 training rows and two
         columns.
 

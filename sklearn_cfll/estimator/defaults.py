@@ -50,7 +50,12 @@ class Thresholds:
 
     # -- members and folds ------------------------------------------------------------------
 
-    members: int = measured(8, "defaults.py", "To be filled in.")
+    members: int = measured(
+        8,
+        "defaults.py",
+        "On the development sets four members erred by 8.5% more, and eight by 7.4% more if they "
+        "held out the same tenth of the rows.",
+    )
     cross_fit_from: int = reasoned(
         4, "Each of m members trains on a share 1 - 1/m of the rows; half of them are too few."
     )
@@ -66,7 +71,7 @@ class Thresholds:
     n_bins: int = measured(
         16,
         "defaults.py",
-        "Without bins the mean error on 15 development sets was 1.36 times as large.",
+        "Without bins the mean error on 15 development sets was 1.40 times as large.",
     )
     quantiles: bool = reasoned(False, "Bins resolve the values of uneven columns too.")
 
@@ -99,9 +104,9 @@ class Thresholds:
     ridge_per_feature_of_members: float = measured(
         0.012,
         "defaults.py",
-        "The mean of several members averages out the noise that a small ridge lets in. With "
-        "eight cross-fitted members, a tenth of the ridge of a single network lowered the test "
-        "error by 3 to 4% on the development sets; three times and a third of it were not better.",
+        "The mean of several members averages out the noise that a small ridge lets in: with ten "
+        "times this ridge, that of a single network, the error on the development sets was 5.8% "
+        "larger; with three times it 2.3%, with a third of it 0.4%.",
     )
     full_batch_ridge: float = measured(
         0.01,
@@ -118,7 +123,7 @@ class Thresholds:
 
     # -- training ---------------------------------------------------------------------------
 
-    epochs: int = measured(60, "defaults.py", "The error is 0.5% above that of 100 epochs.")
+    epochs: int = measured(60, "defaults.py", "With 40 epochs the error was 4.6% larger.")
     learning_rate: float = measured(
         0.02, "tuned.py", "Among 0.003, 0.01 and 0.03 the largest was best on five of six tasks."
     )
