@@ -54,8 +54,8 @@ class NoiseModel(NamedTuple):
 
     def scaled(self, after: np.ndarray, before: np.ndarray) -> NoiseModel:
         """The model after a change of the mean noise level from ``before`` to ``after``."""
-        ratio = np.log(after / before, out=np.zeros_like(after), where=before * after > 0)
-        shift = torch.as_tensor(ratio, device=self.bias.device)
+        ratio = np.divide(after, before, out=np.ones_like(after), where=before * after > 0)
+        shift = torch.as_tensor(np.log(ratio), device=self.bias.device)
         logs = (each + shift.to(each) for each in (self.bias, self.low, self.high))
         return NoiseModel(self.weight, *logs)
 
