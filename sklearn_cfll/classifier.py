@@ -45,7 +45,7 @@ __all__ = ["CFLLClassifier"]
     patience=20,
     per_feature=0.12,
     alone="which is 3.8 for d = 128 and batches of 256",
-    oof_score=". It is that of single members, a little below that of their mean",
+    oof_score="It is the accuracy of single members, a little below that of their mean.",
     own="""class_weight : dict, list of dict, "balanced" or None, default=None
         Class weights, by which ``sample_weight`` is multiplied. For multilabel targets, a list of
         dicts, one per label, with the weights of 0 and 1; the weights of the labels of a row are
@@ -65,7 +65,8 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
     ----------
     {attributes}
     oof_proba_ : ndarray of shape (n_samples, n_classes)
-        Probabilities of each row by the members that held it out.
+        Probabilities of each row by the members that held it out. Only available with
+        cross-fitted members.
     classes_ : ndarray of shape (n_classes,)
         Labels; the indices of the labels for multilabel targets.
     multilabel_ : bool

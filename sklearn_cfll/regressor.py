@@ -45,7 +45,8 @@ FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
     patience=15,
     per_feature=0.012,
     alone="and ten times that for fewer than four of them",
-    oof_score=", less the variance between members, which their mean does not have",
+    oof_score="""The squared errors are reduced by the variance between members, which their mean
+        does not have. Targets that were clipped count as clipped.""",
     own="""normalize_y : bool, default=True
         Whether to standardise the targets for training.
     linear_part : bool or "auto", default="auto"

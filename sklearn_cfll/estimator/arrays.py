@@ -204,7 +204,7 @@ def check_labels(y: np.ndarray, name: str) -> np.ndarray:
         position = int(missing.argmax())
         raise ValueError(
             f"Input {name} contains missing values: {entries[position]!r} in row "
-            f"{position // (y.size // len(y))}. Drop such rows, or encode them as a class."
+            f"{position // (y.size // len(y))}. Drop such rows, or give them a label."
         )
     if y.dtype.kind != "O":
         return y

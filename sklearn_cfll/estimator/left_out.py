@@ -81,11 +81,23 @@ def honest(estimator: Any, name: str) -> tuple[np.ndarray, float]:
     found: tuple[np.ndarray, float] | None = estimator._fitted(name).out_of_fold
     if found is None:
         raise AttributeError(
-            f"This {type(estimator).__name__} has no `{name}`: no row was held out by a fold of "
-            'its own. It requires a `fit` with cross_fit=True (or "auto", from 40 rows on, with '
-            "several `n_members`, and without `X_val`), and no rows that were added since."
+            f"This {type(estimator).__name__} has no `{name}`, which requires a `fit` with folds "
+            f"and no rows added since. {_why_none(estimator)}"
         )
     return found
+
+
+def _why_none(estimator: Any) -> str:
+    """Why there are no out-of-fold predictions, and the remedy."""
+    if estimator.resolved_["n_folds"]:
+        return "The fit went on from rows or folds of an earlier one: use warm_start=False."
+    if estimator.resolved_["n_members"] < estimator.defaults.cross_fit_from:
+        return "Set `n_members` to 4 or more, or use cross_fit=True with 2 or 3."
+    return (
+        "Rows were added by `adapt`, `partial_fit` or a warm start, or no folds were formed: that "
+        'needs cross_fit=True, or "auto" with 40 rows or more and without `X_val`, `early_stopping`'
+        "=False and a `validation_fraction`."
+    )
 
 
 def left_out(estimator: Any, name: str) -> tuple[np.ndarray, float]:

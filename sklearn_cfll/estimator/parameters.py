@@ -78,8 +78,8 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     n_members : int or "auto", default="auto"
         Number of networks that are trained side by side on the same batches, each with its own last
         layer; their predictions are averaged. "auto" is {n_members} perceptrons of the sizes above,
-        or one network if a ``backbone`` is given. A module is then copied with its weights, a
-        callable or recipe is built several times.
+        or the one network of a ``backbone``. With a number, a module is copied with its weights,
+        and a callable or recipe is built that many times.
     columns : ColumnEncoder, "passthrough" or None, default=None
         What the network sees of the columns of X. None is ``{columns}`` before a perceptron, and
         "passthrough" before other networks: they receive X unchanged, so that integers stay
@@ -128,20 +128,21 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Maximum number of passes over the training rows. "auto" is {max_epochs}, and {field_epochs}
         if each sample has positions (fields, in regression).
     cross_fit : bool or "auto", default="auto"
-        Whether each member holds out its own fold of the rows (member j of m fold j, at most ten
-        folds), instead of one part of them for all: together the members are trained on all rows,
-        and every row has a prediction by a member that never saw it (:attr:`oof_prediction_`).
-        These predictions choose the epoch, one for all members, and the final ridge, and say how
-        large errors are. Folds are stratified by class, or by y, and keep the rows of a group
-        together. "auto" is True with four or more members, if rows are held out, and none are
-        passed as ``X_val``; a number for ``validation_fraction`` holds that fraction out for all.
+        Whether each of the networks ("members") holds out its own fold of the rows, instead of one
+        part of them for all. Together they are then trained on all rows, and every row has a
+        prediction by a member that never saw it (:attr:`oof_prediction_`). These predictions choose
+        the epoch, one for all members, and the final ridge, and say how large errors are. There are
+        as many folds as members, at most ten; they are stratified by class, or by y, and keep the
+        rows of a group together. "auto" is False for fewer than four members, if no rows are held
+        out (see ``early_stopping``), if ``X_val`` is passed, or if ``validation_fraction`` is a
+        number; else True.
     early_stopping : bool or "auto", default="auto"
         Whether to hold rows out, monitor their loss and keep the best epoch. "auto" is True from 40
         rows on.
     validation_fraction : float or "auto", default="auto"
         Fraction of the rows to hold out, the same for all members. "auto" is a tenth; for fewer
-        than 400 rows it is 40 rows or a quarter, whichever is less. It has no effect where members
-        are cross-fitted.
+        than 400 rows it is 40 rows or a quarter, whichever is less. A number switches ``cross_fit``
+        off if that is "auto", and has no effect if it is True.
     n_iter_no_change : int, default={patience}
         Number of epochs without improvement of the loss of the held-out rows before training stops.
     tol : float, default=0.0
@@ -208,8 +209,9 @@ ATTRIBUTES = """backbone_ : torch.nn.Module
         Prediction of each row by the members that held it out. Only available with cross-fitted
         members.
     oof_score_ : float
-        :meth:`score` to be expected on new rows, from :attr:`oof_prediction_`{oof_score}. It
-        compares settings without cross-validation. Targets that were clipped count as clipped.
+        :meth:`score` to be expected on new rows, from :attr:`oof_prediction_`. It
+        compares settings without cross-validation. Only available with cross-fitted members.
+        {oof_score}
     history_ : list of dict
         Per epoch: epoch, train_loss, valid_loss, learning_rate, seconds.
     n_iter_ : int

@@ -104,10 +104,10 @@ class Uncertainty:
         """Prediction intervals that contain a new observation with a given probability.
 
         The intervals are conformal: ``predict(X) ± q · std``, where q is the quantile of the
-        standardised absolute residuals of the held-out rows, each predicted by the last layer
-        fitted without it. Each of several targets has this coverage. The same rows chose the epoch,
-        the final ridge and the noise model, so the average coverage of rows like the training rows
-        may be slightly below the nominal one. Coverage of at least the nominal level requires rows
+        standardised absolute residuals of the held-out rows, each predicted without it. Each of
+        several targets has this coverage. The same rows chose the epoch, the final ridge and the
+        noise model, so the average coverage of rows like the training rows may be slightly below
+        the nominal one. Coverage of at least the nominal level requires rows
         that were not used for model selection. With cross-fitted members all rows are held out,
         each by its own member, whose residual is larger than that of the mean of all: the residuals
         are scaled down by the variance between members.

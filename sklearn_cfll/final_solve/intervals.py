@@ -134,7 +134,7 @@ class Scores(NamedTuple):
             raise ValueError(
                 f"`{name}`={given:g} needs at least {needed:.0f} "
                 f"held-out rows of equal weight, got {self.n_samples:.3g}. Fit on more rows, pass "
-                "`X_val` and `y_val` to `fit`, or ask for less."
+                "`X_val` and `y_val` to `fit`, or ask for one nearer to the middle."
             )
         return level
 
