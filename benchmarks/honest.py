@@ -48,7 +48,9 @@ class Members(nn.Module):
         for part in self.backbone.modules():
             if isinstance(part, nn.Linear | MemberLinear):
                 part.reset_parameters()
-        self.last = MemberLinear(ours.n_members, ours.hidden_layer_sizes[-1], n_targets)
+        self.last = MemberLinear(
+            ours.resolved_["n_members"], ours.hidden_layer_sizes[-1], n_targets
+        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         features = self.backbone(inputs)
