@@ -23,8 +23,14 @@ def estimators(**parameters):
     return [CFLLRegressor(**parameters), CFLLClassifier(**parameters)]
 
 
-@parametrize_with_checks(estimators())
+@parametrize_with_checks([CFLLRegressor(), CFLLClassifier(hidden_layer_sizes=(16, 16))])
 def test_defaults(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([CFLLClassifier()])
+def test_the_default_classifier(estimator, check):
     check(estimator)
 
 
