@@ -23,7 +23,7 @@ def estimators(**parameters):
     return [CFLLRegressor(**parameters), CFLLClassifier(**parameters)]
 
 
-@parametrize_with_checks([CFLLRegressor(), CFLLClassifier(hidden_layer_sizes=(16, 16))])
+@parametrize_with_checks([CFLLRegressor(), CFLLClassifier(max_epochs=30)])
 def test_defaults(estimator, check):
     check(estimator)
 
