@@ -182,12 +182,12 @@ class BaseCFLL(
                 warn_of_useless_validation(found, len(run.history), parts.train, parts.valid)
             if not self.warm_start:
                 net.reset_optimizer()  # a later partial_fit starts without its state
-            self._finish(run, parts, offset, checked)
+            self._finish(run, parts, rest, offset, checked)
             return self._end(task, X, y, as_fitted)
 
-    def _finish(self, run: Run, parts: Parts, offset: Any, checked: Checked) -> None:
+    def _finish(self, run: Run, parts: Parts, rest: Parts, offset: Any, checked: Checked) -> None:
         """Solve for the last layer, and set the fitted attributes."""
-        solved, plan = run.solve(parts, offset), run.plan
+        solved, plan = run.solve(parts, rest, offset), run.plan
         model = FittedModel(
             plan,
             run.net.module_,

@@ -152,7 +152,7 @@ class IncrementalMixin:
             known_rows.is_stream, known_rows.columns, known_rows.ridge_errors = False, None, None
             self._set_learnt(addition, addition.improved(model, rows, noise), rows)
         else:
-            self._finish(run, parts, model.offset, checked)
+            self._finish(run, parts, rest, model.offset, checked)
             if parts.folds is not None and not self._known_rows.same_folds(known_rows):
                 self._model = replace(self._model, out_of_fold=None)
                 warnings.warn(

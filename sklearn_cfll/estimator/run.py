@@ -307,15 +307,18 @@ class Run:
         steps = net.n_batches_ * (len(net.history) - net.first_epoch_)
         return net.lr * mean_factor(net.lr_schedule) * steps
 
-    def solve(self, parts: Parts, offset: LinearOffset | None) -> Refit:
-        """Solve exactly for the last layer and estimate the noise."""
+    def solve(self, parts: Parts, rest: Parts, offset: LinearOffset | None) -> Refit:
+        """Solve exactly for the last layer and estimate the noise.
+
+        ``rest`` are the parts less the offset, to which the net was trained.
+        """
         net, train, valid = self.net, parts.train, parts.valid
         exact = self.estimator.refit_last_layer
         if parts.folds is not None:
-            rest: Any = parts.less(offset)
+            crossed: Any = rest  # both views are FoldRows
             lowest = self.defaults.lowest_ridge(len(parts.rows))
             solved = refit_crossed(
-                net, rest.rows, rest.train, rest.valid, lowest, offset, exact=exact
+                net, crossed.rows, crossed.train, crossed.valid, lowest, offset, exact=exact
             )
             solved = solved if exact else solved._replace(ridge=self.ridge(len(train)))
         elif exact:
@@ -323,7 +326,6 @@ class Run:
             lowest = self.defaults.lowest_ridge(points * len(parts.rows))
             solved = refit_last_layer(net, train, valid, self.given_ridge(), lowest, offset)
         else:
-            rest = parts.less(offset)
             train, valid = rest.train, rest.valid
             noise: Tensor = mean_squared_residuals(net, train if valid is None else valid)
             calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._rows import center_rows, constant_features, feature_power, near_rounding
-from ._symmetric import solve_symmetric
+from ._symmetric import inverse_values, solve_symmetric
 
 __all__ = [
     "Moments",
@@ -209,12 +209,10 @@ def leverage_factor(
     """
     block, power = without_noise(block, eps)
     values, vectors = torch.linalg.eigh(block.gram)
-    shifted = values.clamp_min(0.0) + (ridge * power * block.total if ridge else 0.0)
-    cutoff = values[-1:].clamp_min(0.0) * torch.finfo(values.dtype).eps * len(values)
-    inverse = torch.where(shifted > cutoff, shifted.clamp_min(cutoff).rsqrt(), 0.0)
+    roots = inverse_values(values, ridge * power * block.total if ridge else 0.0).sqrt()
     centered = (features - block.feature_mean) * (block.gram.diagonal() > 0)
     last = block.total.rsqrt() if fit_intercept else torch.zeros_like(block.total)
-    return torch.cat([(centered @ vectors) * inverse, last.expand(len(features), 1)], 1)
+    return torch.cat([(centered @ vectors) * roots, last.expand(len(features), 1)], 1)
 
 
 def safe_total(block: Moments) -> Tensor:

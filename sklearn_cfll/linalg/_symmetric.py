@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["solve_symmetric"]
+__all__ = ["inverse_values", "solve_symmetric"]
 
 
 def solve_symmetric(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Tensor:
@@ -36,8 +36,13 @@ def _solve_by_eigenvalues(matrix: Tensor, penalty: Tensor | float, rows: Tensor)
     if not bool(torch.isfinite(matrix).all()):
         return torch.full_like(rows, torch.nan)  # eigh would raise; NaN is caught upstream
     values, vectors = torch.linalg.eigh(matrix)
-    shifted = values.clamp_min(0.0) + penalty
-    cutoff = values[..., -1:].clamp_min(0.0) * torch.finfo(values.dtype).eps * matrix.shape[-1]
-    inverse = torch.where(shifted > cutoff, 1.0 / shifted, torch.zeros_like(shifted))
-    solved: Tensor = ((rows @ vectors) * inverse.unsqueeze(-2)) @ vectors.mT
+    inverse = inverse_values(values, penalty).unsqueeze(-2)
+    solved: Tensor = ((rows @ vectors) * inverse) @ vectors.mT
     return solved
+
+
+def inverse_values(values: Tensor, penalty: Tensor | float) -> Tensor:
+    """Inverse eigenvalues (..., d) of a penalised matrix, zero for numerically null directions."""
+    shifted = values.clamp_min(0.0) + penalty
+    cutoff = values[..., -1:].clamp_min(0.0) * torch.finfo(values.dtype).eps * values.shape[-1]
+    return torch.where(shifted > cutoff, 1.0 / shifted, torch.zeros_like(shifted))

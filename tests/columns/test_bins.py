@@ -133,7 +133,7 @@ def test_a_layer_too_narrow_to_be_shared_is_named():
 def test_bins_help_where_the_target_jumps():
     rng = np.random.default_rng(0)
     X = rng.uniform(size=(1200, 3))
-    y = np.sign(np.sin(25 * X[:, 0])) + X[:, 1]
+    y = np.sign(np.sin(40 * X[:, 0])) + X[:, 1]
     settings = {"hidden_layer_sizes": (32, 32), "max_epochs": 20, "random_state": 0}
     score = {
         n: CFLLRegressor(columns=ColumnEncoder(n), **settings)
@@ -141,7 +141,7 @@ def test_bins_help_where_the_target_jumps():
         .score(X[800:], y[800:])
         for n in (0, 32)
     }
-    assert score[32] > score[0] + 0.02
+    assert score[32] > score[0] + 0.3
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from helpers import BOTH, caught
-from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor
+from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.columns.bins import PiecewiseLinear
 from sklearn_cfll.columns.scaling import RobustStandardize
 from small_tables import BIG_X, BIG_Y, LABELS, NAMES, QUICK, SMALL, X, Y
@@ -43,10 +43,12 @@ def test_columns_far_from_zero_need_no_float64():
     offset = np.array([0, 1.6e12, 0, 0, 0])  # milliseconds since 1970
     moved = BIG_X + offset
     shifted = moved - offset  # as far as float64 kept it
-    found = CFLLRegressor(**QUICK).fit(moved[:400], BIG_Y[:400]).predict(moved)
-    expected = CFLLRegressor(**QUICK).fit(shifted[:400], BIG_Y[:400]).predict(shifted)
+    # The short runs that scale columns enlarge a difference that rounding has begun.
+    options = QUICK | {"columns": ColumnEncoder(importance=False)}
+    found = CFLLRegressor(**options).fit(moved[:400], BIG_Y[:400]).predict(moved)
+    expected = CFLLRegressor(**options).fit(shifted[:400], BIG_Y[:400]).predict(shifted)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=0.5)  # their mean is rounded to 1e-4
+    np.testing.assert_allclose(found, expected, atol=0.1)  # their mean is rounded to 1e-4
 
 
 @pytest.mark.parametrize("n_rows", [200, 400])
