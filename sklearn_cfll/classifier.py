@@ -109,6 +109,7 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         dropout: float = 0.0,
         n_members: int | Auto = "auto",
         columns: ColumnEncoder | Literal["passthrough"] | None = None,
+        categorical_features: Any = "from_dtype",
         ridge: float | Auto = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -141,6 +142,7 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         self.dropout = dropout
         self.n_members = n_members
         self.columns = columns
+        self.categorical_features = categorical_features
         self.ridge = ridge
         self.decay = decay
         self.memory = memory

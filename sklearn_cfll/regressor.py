@@ -101,6 +101,7 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
         dropout: float = 0.0,
         n_members: int | Auto = "auto",
         columns: ColumnEncoder | Literal["passthrough"] | None = None,
+        categorical_features: Any = "from_dtype",
         ridge: float | Auto = "auto",
         decay: float = 1.0,
         memory: str = "proximal",
@@ -134,6 +135,7 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
         self.dropout = dropout
         self.n_members = n_members
         self.columns = columns
+        self.categorical_features = categorical_features
         self.ridge = ridge
         self.decay = decay
         self.memory = memory

@@ -32,6 +32,7 @@ def bin_edges(
     Parameters
     ----------
     rows : Tensor of shape (n, p)
+        NaN is a gap, which is left out.
     sample_weight : Tensor of shape (n,), or None
         A weight is a number of repetitions.
     n_bins : int
@@ -49,8 +50,9 @@ def bin_edges(
     most = min(n_values, len(present) // ROWS_PER_VALUE)
     edges = []
     for column, of_equal_weight in zip(present.T.cpu().double().numpy(), cuts, strict=True):
-        values = np.unique(column)
-        edges.append(values if len(values) <= most else np.unique(of_equal_weight))
+        values = np.unique(column[~np.isnan(column)])
+        found = values if len(values) <= most else np.unique(of_equal_weight)
+        edges.append(found if len(found) else np.zeros(1))  # of a column of gaps
     return edges
 
 

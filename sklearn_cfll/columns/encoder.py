@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from .._compat import Interval, Options
 from .._validation import check_parameters
 from .bins import PiecewiseLinear
+from .expansion import Expansion, Levels, NumberRows
 from .normal_scores import NormalScores
 from .protocol import Encoder, take_sizes
 from .rows import Rows
-from .scaling import RobustStandardize
+from .scaling import RobustStandardize, Standardize
 
 __all__ = ["ENCODERS", "ColumnEncoder", "Encoded", "EncodedColumns"]
 
@@ -85,6 +86,10 @@ ENCODERS: dict[str, Callable[[ColumnEncoder], Encoder | None]] = {
 class EncodedColumns(nn.Module):
     """The outputs of several encoders side by side, each times the scale of its column.
 
+    Its inputs are those of :class:`~sklearn_cfll.columns.expansion.Expansion`: numbers, which each
+    encoder sees, and indicators, which stand beside the outputs of the first one. The indicators of
+    a column are centred, and together vary as much as a standardised number.
+
     Scales are one until :meth:`scale_columns` sets them. Columns with large scales influence a
     network early in training, columns with small scales late. Members of an ensemble may have
     scales of their own, and then rows of their own: outputs have the shape (m, n, ...).
@@ -100,45 +105,76 @@ class EncodedColumns(nn.Module):
 
     def __init__(self, encoders: list[Encoder], importance: bool) -> None:
         super().__init__()
+        self.expansion = Expansion()
         self.encoders: Any = nn.ModuleList(encoders)  # type: ignore[arg-type]
         self.importance = importance
         self.register_buffer("column_scale", torch.ones(0) if importance else None)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Number of outputs of each encoder that has any."""
-        return tuple(each.n_outputs for each in self.encoders if each.n_outputs)
+        """Number of outputs of each encoder that has any, the indicators with the first."""
+        first, *others = (each.n_outputs for each in self.encoders)
+        return tuple(n for n in (first + len(self.expansion.share), *others) if n)
 
     @property
     def column(self) -> Tensor:
-        """Index of the input column that each output comes from."""
-        return torch.cat([each.column for each in self.encoders])
+        """Index of the table's column that each output comes from."""
+        expansion = self.expansion
+        first, *others = (expansion.numbers[each.column] for each in self.encoders)
+        return torch.cat([first, expansion.column[expansion.n_numbers :], *others])
 
-    def fit(self, rows: Rows, sample_weight: Tensor | None = None) -> None:
-        """Fit all encoders to the same rows."""
-        for encoder in self.encoders:
-            encoder.fit(rows, sample_weight)
+    def fit(
+        self,
+        rows: Rows,
+        sample_weight: Tensor | None = None,
+        levels: Sequence[Levels] | None = None,
+    ) -> None:
+        """Fit the expansion and all encoders to the same coded rows."""
+        self.expansion.fit(rows, sample_weight, levels)
+        if self.expansion.n_numbers:
+            numbers = NumberRows(rows, self.expansion.numbers)
+            for encoder in self.encoders:
+                encoder.fit(numbers, sample_weight)
         if self.column_scale is not None:
             self.column_scale = self.column_scale.new_ones(sum(self.widths))
 
     def scale_columns(self, scales: Tensor) -> None:
-        """Set the scale of every input column; shape (p,), or (m, p) for those of m members."""
+        """Set the scale of every column of the table; shape (p,), or (m, p) for m members."""
         assert self.column_scale is not None
         found = scales[..., self.column].to(self.column_scale)
         self.column_scale = found if found.ndim == 1 else found.unsqueeze(1)
 
     def encode(self, rows: Tensor) -> Tensor:
-        """Outputs without scales, for rows (n, p) or (m, n, p)."""
+        """Outputs without scales, for expanded rows (n, q) or (m, n, q)."""
         if rows.ndim > 2:
             encoded = self.encode(rows.flatten(0, -2))
             return encoded.reshape(*rows.shape[:-1], -1)
         rows = rows.float() if rows.dtype == torch.bool else rows
-        parts = [encoder(rows) for encoder in self.encoders if encoder.n_outputs]
+        n, share = self.expansion.n_numbers, self.expansion.share
+        numbers = rows[:, :n] if len(share) else rows
+        parts = [encoder(numbers) for encoder in self.encoders if encoder.n_outputs]
+        if len(share):
+            like = self.expansion.like.dtype
+            found = ((rows[:, n:] - share) / self.expansion.spread).to(like)
+            parts.insert(1 if self.encoders[0].n_outputs else 0, found)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def forward(self, rows: Tensor) -> Tensor:
         encoded = self.encode(rows)
         return encoded if self.column_scale is None else encoded * self.column_scale
+
+    def units(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised numbers and indicators (n, q), and the change of an input per unit of each.
+
+        The first encoder has to be a :class:`~sklearn_cfll.columns.scaling.Standardize`.
+        """
+        n, expansion = self.expansion.n_numbers, self.expansion
+        numbers, standardize = rows[:, :n], self.encoders[0]
+        assert isinstance(standardize, Standardize)
+        spread = expansion.spread.to(rows)
+        found = torch.cat([standardize(numbers), (rows[:, n:] - expansion.share) / spread], 1)
+        unit = [standardize.unit(numbers), spread.expand(len(rows), -1)]
+        return found.to(expansion.like.dtype), torch.cat(unit, 1)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         take_sizes(self, state_dict, prefix)

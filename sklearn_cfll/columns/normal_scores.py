@@ -46,7 +46,7 @@ def score_tables(
         share appears once, with the score of the middle of their ranks.
     """
     tables: list[np.ndarray | None] = []
-    for levels in quantiles(rows, sample_weight, PARTS).numpy():
+    for levels in quantiles(rows, sample_weight, PARTS).nan_to_num().numpy():
         low, first, third, high = levels[PLACES]
         values, place, count = np.unique(levels, return_inverse=True, return_counts=True)
         even = third - first >= uneven * (high - low) if high > low else len(values) == 1

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["ChosenRows", "DatasetRows", "Rows", "as_rows", "as_tensor", "check_unmasked"]
-__all__ += ["from_numpy", "native", "trainable"]
+__all__ = ["ChosenRows", "DatasetRows", "ExpandedRows", "Rows", "as_rows", "as_tensor"]
+__all__ += ["check_unmasked", "from_numpy", "native", "trainable"]
 
 
 class Rows(Protocol):
@@ -138,6 +138,22 @@ class ChosenRows:
 
     def take(self, indices: Tensor | slice) -> Any:
         return self.rows.take(self.indices[indices])
+
+
+class ExpandedRows:
+    """Coded rows of a table as numbers without gaps and indicators, expanded batch by batch."""
+
+    def __init__(self, rows: Rows, expansion: Any) -> None:
+        self.rows, self.expansion = rows, expansion
+        self.device, self.dtype = rows.device, rows.dtype
+        self.shape: tuple[int, ...] = (len(rows), expansion.n_outputs)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor | slice) -> Tensor:
+        expanded: Tensor = self.expansion(self.rows.take(indices))
+        return expanded
 
 
 def as_rows(data: Any, device: torch.device | str, dtype: Any, lazy: bool = False) -> Rows:

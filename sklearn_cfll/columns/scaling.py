@@ -59,6 +59,10 @@ class Standardize(nn.Module):
         """Change of each input per unit of its standardised value, unless it is clipped."""
         return self.scale.expand_as(inputs)
 
+    def units(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised inputs, and :meth:`unit`."""
+        return self(inputs), self.unit(inputs)
+
 
 class RobustStandardize(Standardize, EncoderModule):
     """Standardise, and soft-clip values beyond 15 standard deviations to at most 30.

@@ -34,6 +34,7 @@ def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tenso
     Parameters
     ----------
     rows : Tensor of shape (n, p)
+        NaN is a gap: it has no weight. A column of gaps alone has quantiles NaN.
     sample_weight : Tensor of shape (n,), or None
         A weight is a number of repetitions.
     n_parts : int
@@ -45,7 +46,8 @@ def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tenso
     """
     values, order = rows.cpu().sort(0)
     weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
-    passed = weights.double()[order].cumsum(0).T.contiguous()
+    weights = weights.double()[order].masked_fill(values.isnan(), 0.0)  # NaN is sorted last
+    passed = weights.cumsum(0).T.contiguous()
     wanted = torch.arange(1, n_parts + 1).double().div(n_parts) * (1.0 - ROUNDING)
     positions = torch.searchsorted(passed, passed[:, -1:] * wanted)
     first = (passed == 0).sum(1, keepdim=True)  # rows of weight zero are ignored
@@ -58,10 +60,11 @@ def input_statistics(
     sample_weight: Tensor | None,
     entries: int = ENTRIES,
     within: tuple[Tensor, Tensor] | None = None,
+    gaps: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean and standard deviation of each entry of an input, in float64, in batches.
 
-    With ``within``, values are clipped to these bounds first.
+    With ``within``, values are clipped to these bounds first. With ``gaps``, NaN is left out.
     """
     n_rows = len(rows)
     n_batches = max(1, -(-n_rows // max(1, entries // math.prod(rows.shape[1:]))))
@@ -78,9 +81,14 @@ def input_statistics(
     def average(values: Callable[[Tensor], Tensor]) -> Tensor:
         total = weights = torch.zeros((), dtype=torch.float64)
         for wide, weight in batches():
-            total = total.to(wide.device) + torch.tensordot(weight, values(wide), dims=1)
-            weights = weights.to(wide.device) + weight.sum()
-        return total / weights
+            found, known = values(wide), weight.sum()
+            absent = wide.isnan() if gaps else None
+            if absent is not None and bool(absent.any()):
+                known = torch.tensordot(weight, (~absent).double(), dims=1)
+                found = found.masked_fill(absent, 0.0)
+            total = total.to(wide.device) + torch.tensordot(weight, found, dims=1)
+            weights = weights.to(wide.device) + known
+        return total / torch.where(weights > 0, weights, 1.0)
 
     mean = average(lambda wide: wide)
     return mean, average(lambda wide: (wide - mean).square()).sqrt()
@@ -96,11 +104,12 @@ def robust_statistics(rows: Rows, sample_weight: Tensor | None) -> tuple[Tensor,
     are equal are not clipped.
     """
     some, weights = some_rows(rows, sample_weight)
-    levels = quantiles(some, weights, 20).to(some.device)
+    levels = quantiles(some, weights, 20).nan_to_num().to(some.device)
     least, lower, upper, largest = levels[:, [0, 1, -2, -1]].T
     reach = FAR_OUT * (upper - lower)
     reach = torch.where(reach > 0, reach, torch.inf)
-    mean, std = input_statistics(rows, sample_weight, within=(lower - reach, upper + reach))
+    within = lower - reach, upper + reach
+    mean, std = input_statistics(rows, sample_weight, within=within, gaps=True)
     return mean, std, torch.maximum(mean - least, largest - mean)
 
 

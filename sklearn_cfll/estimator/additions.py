@@ -97,7 +97,12 @@ class Additions:
         """Keep the moments of a stream's first columns if the network standardises them."""
         parts = self.run.net.module_.backbone.modules()
         if any(isinstance(part, Standardize) for part in parts):
-            self.known_rows.columns = ColumnMoments.of(self.rows)
+            self.known_rows.columns = self._moments()
+
+    def _moments(self) -> ColumnMoments:
+        """Moments of the inputs; of an encoded table, those of its numbers."""
+        columns = self.run.network.columns
+        return ColumnMoments.of(self.rows, None if columns is None else columns.expansion.n_numbers)
 
     def follow_scales(self) -> None:
         """Update the scales of a stream's columns; after a ``fit`` they are fixed, and compared."""
@@ -105,7 +110,7 @@ class Additions:
         scales = [part for part in parts if isinstance(part, Standardize)]
         if not scales:
             return
-        new, before = ColumnMoments.of(self.rows), known_rows.columns
+        new, before = self._moments(), known_rows.columns
         if before is None:
             warn_of_other_columns(scales[0], new)
             return

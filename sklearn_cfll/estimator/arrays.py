@@ -19,7 +19,7 @@ from .._warnings import user_level
 from ..columns.rows import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
-__all__ += ["check_range", "named_columns", "outside", "to_numpy", "told_of"]
+__all__ += ["check_no_dates", "check_range", "named_columns", "outside", "to_numpy", "told_of"]
 
 MOST_EXACT = 2**53  # integers that float64 holds
 # Outside this range, squares and sums of squares overflow or underflow in float64.
@@ -60,7 +60,9 @@ def as_table(value: Any, name: str) -> Any:
     return array.astype(object) if text else value
 
 
-def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False) -> Any:
+def as_columns(
+    checked: Any, X: Any, name: str = "X", *, integers: bool = False, gaps: bool = False
+) -> Any:
     """Convert the output of scikit-learn's checks to native numbers in C order.
 
     Parameters
@@ -75,6 +77,8 @@ def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False)
     integers : bool, default=False
         Whether to leave integers and booleans unchanged (a user-defined network may use them as
         indices).
+    gaps : bool, default=False
+        Whether NaN is allowed.
 
     Returns
     -------
@@ -90,7 +94,14 @@ def as_columns(checked: Any, X: Any, name: str = "X", *, integers: bool = False)
         with named_columns(X, name):
             numbers = checked.astype(np.float64)
         allow_nd = numbers.ndim != 2
-        return check_array(numbers, input_name=name, ensure_2d=not allow_nd, allow_nd=allow_nd)
+        finite: Any = "allow-nan" if gaps else True
+        return check_array(
+            numbers,
+            input_name=name,
+            ensure_2d=not allow_nd,
+            allow_nd=allow_nd,
+            ensure_all_finite=finite,
+        )
     if checked.dtype.kind in "iu" and checked.dtype.itemsize > 4 and not integers:
         _check_integers(checked, X, name)
     if checked.dtype.kind in "iub" and not integers:
@@ -183,8 +194,8 @@ def outside(numbers: Any, limits: tuple[float, float]) -> tuple[int, float] | No
 
 
 def _largest(numbers: np.ndarray) -> np.ndarray:
-    """Largest absolute value of each column, without a copy of the array."""
-    return np.maximum(numbers.max(axis=0), -numbers.min(axis=0))
+    """Largest absolute value of each column, NaN left out, without a copy of the array."""
+    return np.fmax(np.fmax.reduce(numbers, axis=0), -np.fmin.reduce(numbers, axis=0))
 
 
 def _outside(largest: Any, lowest: float, highest: float) -> tuple[int, float] | None:
@@ -238,11 +249,7 @@ def _is_missing(value: Any) -> bool:
 @contextlib.contextmanager
 def named_columns(X: Any, name: str) -> Iterator[None]:
     """Add the column to errors about non-numeric values."""
-    for position, column in enumerate(_columns(X) if hasattr(X, "shape") else ()):
-        dtype = _dtype(column)
-        dated = str(dtype).lower().startswith(DATE_NAMES)  # polars would convert them to numbers
-        if dated or (str(dtype) == "object" and any(map(_is_numpy_date, np.ravel(column)))):
-            raise ValueError(_dates(_label(X, position, name), dtype))
+    check_no_dates(X, name)
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -257,8 +264,18 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
         raise kind(
             f"{str(error).rstrip('.')}. {label} (dtype {dtype}) holds {value!r}, which is not "
             "a number. Encode such columns first, for example with sklearn.preprocessing."
-            "OrdinalEncoder or OneHotEncoder in a sklearn.compose.ColumnTransformer, or drop them."
+            "OrdinalEncoder or OneHotEncoder in a sklearn.compose.ColumnTransformer, drop them, or "
+            "fit a CFLLRegressor or CFLLClassifier with `columns`=ColumnEncoder() to a frame."
         ) from error
+
+
+def check_no_dates(X: Any, name: str) -> None:
+    """Raise if a column holds dates or durations."""
+    for position, column in enumerate(_columns(X) if hasattr(X, "shape") else ()):
+        dtype = _dtype(column)
+        dated = str(dtype).lower().startswith(DATE_NAMES)  # polars would convert them to numbers
+        if dated or (str(dtype) == "object" and any(map(_is_numpy_date, np.ravel(column)))):
+            raise ValueError(_dates(_label(X, position, name), dtype))
 
 
 @contextlib.contextmanager

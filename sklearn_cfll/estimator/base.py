@@ -34,6 +34,7 @@ from .plan import Plan, make_plan, prediction_batch
 from .run import Run, new_net, standardise_inside
 from .scaled_columns import may_scale_columns, scale_columns
 from .split import Parts, parts_of
+from .tables import encodes_columns
 from .targets import TargetScale
 from .validation_scale import warn_of_useless_validation
 
@@ -263,7 +264,7 @@ class BaseCFLL(
         fitted_shape = plan.network.sample_shape
         check_sample_shape(X, fitted_shape)
         with self._torch_settings() as settings:
-            rows = plan.rows(check_inputs(self, X, plan), lazy)
+            rows = plan.rows(check_inputs(self, X, plan, reader=plan.reader), lazy)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(rows))))
             try:
                 yield RowsDataset(rows)
@@ -318,4 +319,6 @@ class BaseCFLL(
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        # Not `string`: scikit-learn's checks pass a dict in a cell to estimators with that tag.
+        tags.input_tags.allow_nan = tags.input_tags.categorical = encodes_columns(self)
         return tags

@@ -11,6 +11,7 @@ import torch
 from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
+from ..columns.reader import TableReader
 from ..columns.rows import as_rows, from_numpy
 from ..columns.statistics import quantiles, spread_rows
 from .arrays import (
@@ -28,6 +29,7 @@ from .arrays import (
     to_numpy,
 )
 from .inputs import check_named_inputs, check_names, n_samples
+from .tables import encodes_columns, new_reader, read_table
 
 __all__ = ["Checked", "check_data", "check_inputs", "check_sample_shape"]
 __all__ += ["check_sizes", "needs_float64", "seen_as_given"]
@@ -55,6 +57,8 @@ class Checked(NamedTuple):
         Group of each row; rows of a group are held out together.
     own_weight : ndarray of shape (n,), or None
         The weights that were passed: ``sample_weight`` may include class weights.
+    reader : TableReader or None
+        What has coded the categories of a table.
     """
 
     X: Any
@@ -65,6 +69,7 @@ class Checked(NamedTuple):
     lazy: bool
     groups: np.ndarray | None = None
     own_weight: np.ndarray | None = None
+    reader: TableReader | None = None
 
 
 def check_data(
@@ -91,7 +96,8 @@ def check_data(
         )
     if not reset:
         check_sample_shape(X, plan.network.sample_shape)
-    given, X = X, check_inputs(estimator, X, plan, min_samples)
+    reader = new_reader(estimator, X) if reset else plan.reader
+    given, X = X, check_inputs(estimator, X, plan, min_samples, reader)
     check_range(X, given, "X")
     y = as_targets(y)
     _check_lengths(X, y)
@@ -124,11 +130,16 @@ def check_data(
             "group are held out together, and none would remain to train on. Give at least two "
             "groups, or omit it."
         )
-    return Checked(X, rows, targets, weights, mean_weight, lazy, groups, own)
+    return Checked(X, rows, targets, weights, mean_weight, lazy, groups, own, reader)
 
 
-def check_inputs(estimator: Any, X: Any, plan: Any, min_samples: int = 1) -> Any:
-    """Validate X with scikit-learn's checks and convert it for the backbone."""
+def check_inputs(
+    estimator: Any, X: Any, plan: Any, min_samples: int = 1, reader: TableReader | None = None
+) -> Any:
+    """Validate X with scikit-learn's checks and convert it for the backbone.
+
+    A ``reader`` codes the columns of a table; its gaps are NaN.
+    """
     reset = plan is None
     if isinstance(X, Dataset):
         if len(X) < min_samples:  # type: ignore[arg-type]
@@ -160,18 +171,22 @@ def check_inputs(estimator: Any, X: Any, plan: Any, min_samples: int = 1) -> Any
             "takes rows of columns. Pass a `backbone` for images, fields or "
             "sequences, or reshape X to (n_samples, n_features)."
         )
+    if reader is not None:
+        return read_table(estimator, X, reader, reset=reset, min_samples=min_samples)
+    encodes = encodes_columns(estimator) if plan is None else plan.network.columns is not None
     with named_columns(X, "X"):
         checked = validate_data(
             estimator,
             X,
             reset=reset,
             ensure_2d=not fields,
+            ensure_all_finite="allow-nan" if encodes else True,
             accept_sparse="csr",
             dtype="numeric",
             allow_nd=own,
             ensure_min_samples=min_samples,
         )
-    return checked if lazy else as_columns(checked, X, integers=own)
+    return checked if lazy else as_columns(checked, X, integers=own, gaps=encodes)
 
 
 def check_sample_shape(X: Any, sample_shape: Any) -> None:

@@ -29,9 +29,11 @@ class ColumnMoments(NamedTuple):
     variance: np.ndarray
 
     @classmethod
-    def of(cls, rows: RowsDataset) -> ColumnMoments:
+    def of(cls, rows: RowsDataset, n_columns: int | None = None) -> ColumnMoments:
+        """Moments of the first columns, or of all."""
         mean, std = (
-            part.cpu().numpy() for part in input_statistics(rows.inputs, rows.sample_weight)
+            part[:n_columns].cpu().numpy()
+            for part in input_statistics(rows.inputs, rows.sample_weight)
         )
         return cls(total_weight(rows), mean, std**2)
 

@@ -15,6 +15,7 @@ from ..backbones.joining import WithLastLayer, join_last_layer
 from ..backbones.mlp import SideBySide
 from ..backbones.splitting import Backbone
 from ..columns.encoder import Encoded
+from ..columns.reader import TableReader
 from ..final_solve.calibration import predictive_variance
 from ..final_solve.intervals import Scores, unpack_scores
 from ..final_solve.noise import NoiseModel
@@ -256,6 +257,7 @@ class FittedModel:
             "scale": tuple(plan.scale),
             "parameters": dict(plan.parameters),
             "mean_weight": plan.mean_weight,
+            "reader": None if plan.reader is None else plan.reader.pack(),
             "final_ridge": self.final_ridge,
             "noise_variance": self.noise_variance,
             "n_judges": self.n_judges,
@@ -301,6 +303,7 @@ class FittedModel:
             TargetScale(*packed["scale"]),
             packed["parameters"],
             packed["mean_weight"],
+            None if packed["reader"] is None else TableReader.unpack(packed["reader"]),
         )
         kind, options = head_of(network, layout.n_targets)
         module = CFLLModule(network.module, kind(**options, **packed["head"])).to(device)

@@ -44,7 +44,8 @@ class Network:
     encoder : ColumnEncoder or None
         Recipe of the encoding of the columns.
     sample_shape : tuple of int, or dict of them
-        Shape of one input, or of each named input.
+        Shape of one input, or of each named input; of a table that is encoded, that of an expanded
+        row.
     seed : int
         Of the initial weights.
     device : torch.device
@@ -92,10 +93,12 @@ class Network:
         widths: tuple[int, ...] = ()
         if encoder is not None and _is_table(shape, recipe):
             columns = cast_module(encoder.build(), device, dtype)
-            columns.fit(*_rows_to_encode(checked))
+            reader = checked.reader
+            columns.fit(*_rows_to_encode(checked), None if reader is None else reader.levels)
             widths = columns.widths
             with torch.no_grad():
-                sample = columns(sample)
+                sample = columns.expansion(sample)
+                shape, sample = input_shape_of(sample), columns(sample)
         with random_numbers(recipe, seed, device) as generator:
             try:
                 options = {"generator": generator, "widths": widths}
@@ -110,7 +113,7 @@ class Network:
                 if columns is None:
                     raise
                 raise CannotTakeInputs(
-                    f"`columns` makes {sum(widths)} numbers of the {shape[0]} columns of X, and "
+                    f"`columns` makes {sum(widths)} numbers of the columns of X, and "
                     f"passes them to the backbone: {error} Let its first layer take its width from "
                     "the data (torch.nn.LazyLinear, or a callable of the shape), or use "
                     '`columns`="passthrough".'

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..backbones.fno import FNOBackbone
 from ..backbones.mlp import MLPBackbone
 from ..backbones.splitting import CannotTakeInputs
-from ..columns.rows import Rows, as_rows, from_numpy
+from ..columns.reader import TableReader
+from ..columns.rows import ExpandedRows, Rows, as_rows, from_numpy
 from ..training.batches import RowsDataset
 from ..training.seeding import draw_seed
 from ..training.torch_settings import resolve_device
@@ -67,6 +68,8 @@ class Plan:
         The estimator's parameters that later calls cannot change, at fit.
     mean_weight : float
         Mean sample weight at fit, by which the weights of rows added later are divided.
+    reader : TableReader or None
+        What codes the categories of a table; None if its columns are numbers.
     """
 
     network: Network
@@ -74,6 +77,7 @@ class Plan:
     scale: TargetScale
     parameters: dict[str, Any]
     mean_weight: float = 1.0
+    reader: TableReader | None = None
 
     @property
     def takes_any_shape(self) -> bool:
@@ -81,13 +85,17 @@ class Plan:
         return self.parameters["backbone"] is not None
 
     def rows(self, X: Any, lazy: bool) -> Rows:
-        """Inputs as rows, in full precision for an encoding, which casts after standardising."""
+        """Checked inputs as rows that the network takes.
+
+        Columns that it encodes are expanded, in full precision: the encoding casts them after
+        standardising.
+        """
         network = self.network
-        dtype: Any = network.backbone.input_dtype
-        if network.columns is not None:
-            narrow = getattr(X, "dtype", None) in NARROW or network.device.type == "mps"
-            dtype = network.dtype if narrow else torch.float64
-        return as_rows(X, network.device, dtype, lazy)
+        if network.columns is None:
+            return as_rows(X, network.device, network.backbone.input_dtype, lazy)
+        narrow = getattr(X, "dtype", None) in NARROW or network.device.type == "mps"
+        rows = as_rows(X, network.device, network.dtype if narrow else torch.float64, lazy)
+        return ExpandedRows(rows, network.columns.expansion)
 
     def check_targets(self, checked: Checked) -> None:
         """Raise if targets have another layout than at fit."""
@@ -190,4 +198,4 @@ def make_plan(estimator: Any, checked: Checked) -> Plan:
     layout = target_layout(network, checked.y.shape)
     scale = estimator._fit_scale(layout.to_rows(checked.y), checked.sample_weight)
     parameters = fixed_parameters(estimator, network.recipe)
-    return Plan(network, layout, scale, parameters, checked.mean_weight)
+    return Plan(network, layout, scale, parameters, checked.mean_weight, checked.reader)

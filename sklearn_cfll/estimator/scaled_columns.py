@@ -23,7 +23,8 @@ def may_scale_columns(run: Run, parts: Parts) -> bool:
         return False
     if parts.folds is not None and (sum(columns.widths) > WIDEST or run.network.copies > 1):
         return False  # each member has scales, and encoded rows, of its own
-    return len(parts.before) >= FEWEST_ROWS and parts.rows.inputs.shape[1] > 1
+    several = bool((columns.expansion.column != columns.expansion.column[0]).any())
+    return several and len(parts.before) >= FEWEST_ROWS
 
 
 def scale_columns(run: Run, parts: Parts, offset: LinearOffset | None) -> None:
@@ -49,5 +50,6 @@ def scale_columns(run: Run, parts: Parts, offset: LinearOffset | None) -> None:
             raise KeyboardInterrupt
         found.append(slopes(module, parts.before, apart=apart))
         net.restore(untrained)
-    assert run.network.columns is not None
-    run.network.columns.scale_columns(column_scales(*found))
+    columns = run.network.columns
+    assert columns is not None
+    columns.scale_columns(column_scales(*found, columns.expansion))

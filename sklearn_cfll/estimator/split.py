@@ -198,7 +198,9 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
         with told_of("In `X_val` and `y_val`, called X and y here"):
             held_out = check_data(estimator, X_val, y_val, None, plan=plan, min_samples=1)
             valid = plan.dataset(estimator._tame_held_out(held_out))
-        warn_of_other_scale(data, valid, plan.scale if is_regressor(estimator) else None)
+        scale, columns = plan.scale if is_regressor(estimator) else None, plan.network.columns
+        n_numbers = None if columns is None else columns.expansion.n_numbers
+        warn_of_other_scale(data, valid, scale, n_numbers)
         return Parts(data, data, valid)
     if not holds_out:
         return Parts(data, data, None)

@@ -19,6 +19,7 @@ FIXED = (
     "dropout",
     "n_members",
     "columns",
+    "categorical_features",
     "linear_part",
     "normalize_y",
     "precision",

@@ -35,7 +35,9 @@ PIPELINE = (
 TARGETS = "TransformedTargetRegressor does not transform it: pass it in units of the transformed y."
 
 
-def warn_of_other_scale(train: RowsDataset, valid: RowsDataset, scale: TargetScale | None) -> None:
+def warn_of_other_scale(
+    train: RowsDataset, valid: RowsDataset, scale: TargetScale | None, n_numbers: int | None = None
+) -> None:
     """Warn if a column of the validation set is far from that of the training set, or far wider.
 
     Parameters
@@ -43,10 +45,14 @@ def warn_of_other_scale(train: RowsDataset, valid: RowsDataset, scale: TargetSca
     train, valid : RowsDataset
     scale : TargetScale or None
         Scale of the targets, to compare them too, in their own units. None for class indicators.
+    n_numbers : int or None
+        Number of columns to compare, before indicators of categories; None for all.
     """
     known, given = _rows(train), _rows(valid)
     # Fields may be on another grid.
     if known is not None and given is not None and known.shape[1] == given.shape[1]:
+        known, given = known[:, :n_numbers], given[:, :n_numbers]
+    if known is not None and given is not None and known.shape[1] == given.shape[1] > 0:
         _compare("X_val", "X", known, given, PIPELINE)
     if scale is not None:
         known, given = (

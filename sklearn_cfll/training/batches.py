@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, default_collate
 
-from ..columns.rows import ChosenRows, DatasetRows, Rows
+from ..columns.rows import ChosenRows, DatasetRows, ExpandedRows, Rows
 from .seeding import mix_seed
 
 __all__ = ["Batch", "BatchIterator", "RowsDataset", "fetch", "fetches_by_own_code", "unpack_batch"]
@@ -136,7 +136,7 @@ def fetches_by_own_code(source: Any) -> bool:
     if not isinstance(dataset, RowsDataset):
         return type(dataset) is not skorch.dataset.Dataset
     rows = dataset.inputs
-    while isinstance(rows, ChosenRows):
+    while isinstance(rows, ChosenRows | ExpandedRows):
         rows = rows.rows
     return isinstance(rows, DatasetRows)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..columns.encoder import EncodedColumns
+from ..columns.expansion import Expansion
 from ..columns.scaling import Standardize
 from ..columns.statistics import spread_rows
 from ..heads.module import CFLLModule
@@ -48,12 +50,13 @@ def slopes(module: CFLLModule, dataset: RowsDataset, *, apart: bool = False) -> 
     n_numbers *= module.last_layer.n_members if apart else 1
     inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), n_numbers))
     # Zero for a constant column: the network learnt nothing about it, and its slope is random.
+    encoded = encoding_of(module)
     standardize = next((part for part in module.modules() if isinstance(part, Standardize)), None)
     if standardize is None:
         deviation = _deviation(inputs, sample_weight).expand_as(inputs)
     else:
-        columns = standardize(inputs)
-        deviation = _deviation(columns, sample_weight) * standardize.unit(inputs)
+        columns, unit = (encoded or standardize).units(inputs)
+        deviation = _deviation(columns, sample_weight) * unit
     if sample_weight is not None:
         deviation = deviation * sample_weight.sqrt()[:, None]
     module.eval()
@@ -70,8 +73,17 @@ def slopes(module: CFLLModule, dataset: RowsDataset, *, apart: bool = False) -> 
         else:
             totals = module(inputs).sum(0)
         total = totals @ direction.to(totals)
-        found.append(torch.autograd.grad(total, inputs)[0] * deviation)
+        slope = torch.autograd.grad(total, inputs)[0]
+        slope = slope if encoded is None else encoded.expansion.centred(slope)
+        found.append(slope * deviation)
     return torch.stack(found, dim=-2)
+
+
+def encoding_of(module: nn.Module) -> EncodedColumns | None:
+    """The encoding of the columns in a module; None if it does not begin with standardising."""
+    encoded = next((part for part in module.modules() if isinstance(part, EncodedColumns)), None)
+    standardises = encoded is not None and isinstance(encoded.encoders[0], Standardize)
+    return encoded if standardises else None
 
 
 def _deviation(columns: Tensor, sample_weight: Tensor | None) -> Tensor:
@@ -84,6 +96,8 @@ def _deviation(columns: Tensor, sample_weight: Tensor | None) -> Tensor:
 
 def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | None:
     """Weighted mean square of :func:`slopes` for each column, summed over targets.
+
+    All that an encoding makes of a column of a table (its numbers and indicators) counts together.
 
     Returns
     -------
@@ -101,13 +115,17 @@ def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | No
         if prediction.ndim != 2 or not prediction.requires_grad:
             return None
         found = slopes(module, dataset).double().square().sum(1).mean(0)
+        encoded = encoding_of(module)
+        found = found if encoded is None else encoded.expansion.by_column(found)
         if bool(found.any()):
             return found
         predictions = module(dataset.batch(spread_rows(len(dataset), WIDTH)).inputs).detach()
         return None if bool(predictions.var(0, correction=0).any()) else found
 
 
-def column_scales(first: Tensor, second: Tensor) -> Tensor:
+def column_scales(
+    first: Tensor, second: Tensor, expansion: Expansion | None = None
+) -> Tensor:
     """Root of the mean product of two networks' slopes, one number per column.
 
     This is the diagonal of the average gradient outer product without the noise: slopes that one
@@ -117,6 +135,8 @@ def column_scales(first: Tensor, second: Tensor) -> Tensor:
     ----------
     first, second : Tensor of shape (..., n, k, p)
         :func:`slopes` at the same rows, of networks trained on two halves.
+    expansion : Expansion, optional
+        What has made these p columns of those of a table: one scale for all that comes from one.
 
     Returns
     -------
@@ -130,6 +150,7 @@ def column_scales(first: Tensor, second: Tensor) -> Tensor:
     it uses outer products of one network's slopes. The two halves are not part of that method.
     """
     products = (first.double() * second.double()).sum((-3, -2))
+    products = products if expansion is None else expansion.by_column(products)
     highest = products.amax(-1, keepdim=True)
     known = (highest > 0) & (highest < torch.inf)
     products = torch.where(known, products.clamp(LOWEST * highest, HIGHEST * highest), 1.0)

@@ -1,0 +1,254 @@
+"""Expansion: from the coded columns of a table to numbers without gaps, and indicators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .protocol import EncoderModule
+from .rows import Rows
+from .statistics import ENTRIES, quantiles, some_rows
+
+__all__ = ["NUMBER", "Expansion", "Levels", "NumberRows"]
+
+# Levels with fewer rows share one indicator, as do all gaps of a column: what a network learns of
+# fewer rows is mostly noise (benchmarks/tables_as_they_come.py).
+LEAST_ROWS = 10
+# Most indicators of one column; the most frequent levels have their own.
+MOST_INDICATORS = 256
+
+
+class Levels(NamedTuple):
+    """What a column of a table holds.
+
+    Attributes
+    ----------
+    n_levels : int
+        Number of levels of a category, whose codes are 0, 1, ...; 0 for a column of numbers.
+    ordered : bool
+        Whether the order of the levels means something.
+    """
+
+    n_levels: int = 0
+    ordered: bool = False
+
+
+NUMBER = Levels()
+
+
+class NumberRows:
+    """The columns of numbers of coded rows, with their gaps (NaN)."""
+
+    def __init__(self, rows: Rows, numbers: Tensor) -> None:
+        self.rows, self.numbers = rows, numbers
+        self.device, self.dtype = rows.device, rows.dtype
+        self.shape: tuple[int, ...] = (len(rows), len(numbers))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor | slice) -> Tensor:
+        taken: Tensor = self.rows.take(indices)
+        return taken.index_select(1, self.numbers.to(taken.device))
+
+
+class Expansion(EncoderModule):
+    """Numbers without gaps, an indicator of the gaps of each column, and indicators of levels.
+
+    Coded rows hold one number per column of the table: a number, or the code of a level; NaN is a
+    gap (a missing value), or a level that was not seen at fit. In numbers a gap is replaced by the
+    median of the column. A level with fewer than ten rows shares an indicator with all such levels,
+    and so do levels beyond the 255 most frequent ones. A level that was not seen counts as one of
+    them, as a gap does if there were too few gaps at fit; if there is no such indicator, it is
+    replaced by the mean of all levels. The codes of ordered categories are numbers too.
+
+    Attributes
+    ----------
+    numbers : Tensor of shape (n_numbers,)
+        Column of the table that each number comes from.
+    column : Tensor of shape (n_outputs,)
+        Column of the table that each output comes from: numbers first, then indicators.
+    share : Tensor of shape (n_indicators,)
+        Share of the rows of the fit for which an indicator is one.
+    """
+
+    exact: ClassVar[tuple[str, ...]] = ("neutral", "share")
+    numbers: Tensor
+    neutral: Tensor
+    column: Tensor
+    share: Tensor
+    gaps: Tensor  # columns of numbers that have an indicator of gaps
+    categories: Tensor  # columns of categories
+    first: Tensor  # place of a category's first level in `slot`
+    slot: Tensor  # indicator of each level, counted from 0; -1 if it has none
+    gap_slot: Tensor  # the same for a gap or an unknown level of each category
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in self.exact:
+            self.register_buffer(name, torch.empty(0, dtype=torch.float64))
+        for name in ("numbers", "column", "gaps", "categories", "first", "slot", "gap_slot"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.int64))
+
+    @property
+    def n_numbers(self) -> int:
+        """Number of outputs that are numbers; the others are indicators."""
+        return len(self.numbers)
+
+    def fit(
+        self,
+        rows: Rows,
+        sample_weight: Tensor | None = None,
+        levels: Sequence[Levels] | None = None,
+    ) -> None:
+        """Find gaps and the frequencies of levels; all columns are numbers by default."""
+        given = [NUMBER] * rows.shape[1] if levels is None else list(levels)
+        numbers = [i for i, each in enumerate(given) if each.ordered or not each.n_levels]
+        chosen = torch.tensor(numbers, dtype=torch.int64)
+        some, weights = some_rows(NumberRows(rows, chosen), sample_weight)
+        neutral = quantiles(some, weights, 2)[:, 1].nan_to_num() if numbers else torch.empty(0)
+        self._set(numbers=numbers, neutral=neutral)
+        self._set_indicators(given, *_frequencies(rows, sample_weight, given))
+
+    def _set_indicators(
+        self, levels: list[Levels], gaps: np.ndarray, counts: list[np.ndarray], total: float
+    ) -> None:
+        """Choose the indicators from the weights of gaps (p,) and of each level of each column."""
+        source: list[int] = []
+        share: list[float] = []
+
+        def indicator(column: int, weight: float) -> int:
+            source.append(column)
+            share.append(weight / total)
+            return len(source) - 1
+
+        some = (gaps >= LEAST_ROWS) & (total - gaps >= LEAST_ROWS)
+        with_gaps = [i for i, each in enumerate(levels) if not each.n_levels and some[i]]
+        for column in with_gaps:
+            indicator(column, gaps[column])
+        categories = [i for i, each in enumerate(levels) if each.n_levels]
+        slots, gap_slots = [], []
+        for column in categories:
+            weight = counts[column]
+            slot = np.full(len(weight), -1)
+            frequent = np.argsort(-weight, kind="stable")[: MOST_INDICATORS - 1]
+            for level in np.sort(frequent[weight[frequent] >= LEAST_ROWS]):
+                slot[level] = indicator(column, weight[level])
+            gap_slot = indicator(column, gaps[column]) if some[column] else -1
+            rare = weight[slot < 0].sum() + (gaps[column] if gap_slot < 0 else 0.0)
+            if rare > 0:
+                pooled = indicator(column, rare)
+                slot[slot < 0] = pooled
+                gap_slot = pooled if gap_slot < 0 else gap_slot
+            slots.append(slot)
+            gap_slots.append(gap_slot)
+        sizes = [len(slot) for slot in slots]
+        self._set(
+            column=np.array([*self.numbers.tolist(), *source], dtype=np.int64),
+            share=np.array(share, dtype=np.float64),
+            gaps=np.array(with_gaps, dtype=np.int64),
+            categories=np.array(categories, dtype=np.int64),
+            first=np.cumsum([0, *sizes[:-1]], dtype=np.int64)[: len(sizes)],
+            slot=np.concatenate(slots or [[]]).astype(np.int64),
+            gap_slot=np.array(gap_slots, dtype=np.int64),
+        )
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Coded rows (n, p) as numbers and indicators (n, n_outputs), in the dtype of the rows."""
+        rows = rows if rows.is_floating_point() else rows.to(self.like.dtype)
+        device = rows.device
+        numbers = rows.index_select(1, self.numbers.to(device))
+        numbers = torch.where(numbers.isnan(), self.neutral.to(numbers), numbers)
+        if not len(self.share):
+            return numbers
+        gaps = rows.index_select(1, self.gaps.to(device)).isnan().to(rows.dtype)
+        return torch.cat([numbers, gaps, self._of_levels(rows)], 1)
+
+    def _of_levels(self, rows: Tensor) -> Tensor:
+        """Indicators of the levels of all categories."""
+        device, n_gaps = rows.device, len(self.gaps)
+        share = self.share[n_gaps:].to(rows)
+        if not len(self.categories):
+            return rows.new_empty(len(rows), 0)
+        codes = rows.index_select(1, self.categories.to(device))
+        unknown = codes.isnan()
+        place = torch.where(unknown, 0.0, codes).long() + self.first.to(device)
+        slot = torch.where(unknown, self.gap_slot.to(device), self.slot.to(device)[place])
+        found = rows.new_zeros(len(rows), len(share) + 1)  # the last one takes what has no slot
+        found.scatter_(1, torch.where(slot < 0, len(share), slot - n_gaps), 1.0)
+        found = found[:, :-1]
+        if bool((slot < 0).any()):
+            owner = torch.searchsorted(self.categories, self.column[self.n_numbers + n_gaps :])
+            lacking = (slot < 0).index_select(1, owner.to(device))
+            found = torch.where(lacking, share, found)
+        return found
+
+    @property
+    def spread(self) -> Tensor:
+        """Root of the summed variances of all indicators of a column; shape (n_indicators,).
+
+        Divided by it, the indicators of a column vary together as much as a standardised number.
+        """
+        source = self.column[self.n_numbers :]
+        if not len(source):
+            return self.share
+        variance = self.share * (1.0 - self.share)
+        total = variance.new_zeros(int(source.max()) + 1).index_add(0, source, variance)
+        spread = total[source].sqrt()
+        return torch.where(spread > 0, spread, 1.0)
+
+    def centred(self, slopes: Tensor) -> Tensor:
+        """Slopes (..., n_outputs) along levels less their mean over all levels of the column.
+
+        The indicators of a category sum to one, so that their mean slope moves no prediction. What
+        is left, times the deviations of the indicators, has the squared sum of the variance of the
+        predictions over the levels.
+        """
+        n = self.n_numbers + len(self.gaps)
+        if not len(self.categories):
+            return slopes
+        source, share = self.column[n:], self.share[len(self.gaps) :].to(slopes)
+        own = slopes[..., n:]
+        shape = (*own.shape[:-1], int(source.max()) + 1)
+        mean = own.new_zeros(shape).index_add(-1, source, own * share)[..., source]
+        alone = (1.0 - share).clamp_min(torch.finfo(share.dtype).tiny).sqrt()
+        return torch.cat([slopes[..., :n], (own - mean) / alone], -1)
+
+    def by_column(self, values: Tensor) -> Tensor:
+        """Sums of values (..., n_outputs) over all that comes from a column; shape (..., p)."""
+        if not len(self.share):
+            return values[..., self.numbers.argsort()]
+        shape = (*values.shape[:-1], int(self.column.max()) + 1)
+        return values.new_zeros(shape).index_add(-1, self.column.to(values.device), values)
+
+
+def _frequencies(
+    rows: Rows, sample_weight: Tensor | None, levels: list[Levels]
+) -> tuple[np.ndarray, list[np.ndarray], float]:
+    """Weights of the gaps (p,) and of the levels of each column, and of all rows."""
+    gaps, total = np.zeros(len(levels)), 0.0
+    counts = [np.zeros(each.n_levels) for each in levels]
+    for batch, weight in _batches(rows, sample_weight):
+        absent = np.isnan(batch)
+        total += float(weight.sum())
+        gaps += weight @ absent
+        for column, each in enumerate(levels):
+            if each.n_levels:
+                known = ~absent[:, column]
+                codes = batch[known, column].astype(np.int64)
+                counts[column] += np.bincount(codes, weight[known], each.n_levels)
+    return gaps, counts, total
+
+
+def _batches(rows: Rows, sample_weight: Tensor | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and weights as float64, some at a time."""
+    size = max(1, ENTRIES // max(1, rows.shape[1]))
+    for start in range(0, len(rows), size):
+        part = slice(start, min(start + size, len(rows)))
+        batch = rows.take(part).double().cpu().numpy()
+        known = sample_weight is not None
+        yield batch, sample_weight[part].double().cpu().numpy() if known else np.ones(len(batch))  # type: ignore[index]

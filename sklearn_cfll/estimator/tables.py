@@ -1,0 +1,71 @@
+"""Tables as they come: which of them a reader codes, and the checks of what it has read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+from torch.utils.data import Dataset
+
+from ..columns.encoder import ColumnEncoder
+from ..columns.reader import TableReader, as_frame
+from .arrays import as_table, check_no_dates
+
+__all__ = ["encodes_columns", "new_reader", "read_table"]
+
+
+def encodes_columns(estimator: Any) -> bool:
+    """Whether the columns of a table are encoded, so that it may hold gaps and categories."""
+    perceptron = estimator.backbone is None and estimator.columns is None
+    return perceptron or isinstance(estimator.columns, ColumnEncoder)
+
+
+def new_reader(estimator: Any, X: Any) -> TableReader | None:
+    """A reader for tables like X; None if all its columns are numbers, or if none is encoded."""
+    if isinstance(X, Mapping | Dataset | np.memmap) or scipy.sparse.issparse(X):
+        return None
+    if not encodes_columns(estimator):
+        return None
+    table, categorical = as_array(X), estimator.categorical_features
+    from_dtype = isinstance(categorical, str) and categorical == "from_dtype"
+    if as_frame(table) is None:
+        numbers = isinstance(table, np.ndarray) and table.dtype.kind != "O"
+        if np.ndim(table) != 2 or (numbers and (from_dtype or categorical is None)):
+            return None
+    if len(table) == 0:
+        return None  # scikit-learn's checks name it
+    check_no_dates(table, "X")
+    return TableReader.fit(table, categorical)
+
+
+def read_table(
+    estimator: Any, X: Any, reader: TableReader, *, reset: bool, min_samples: int
+) -> np.ndarray:
+    """Coded rows of a table, after scikit-learn's checks of its shape and names."""
+    X = reader.in_order(as_array(X))
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    check_no_dates(X, "X")
+    checked: np.ndarray = check_array(
+        reader.read(X),
+        ensure_all_finite="allow-nan",
+        ensure_min_samples=min_samples,
+        estimator=estimator,
+        input_name="X",
+    )
+    return checked
+
+
+def as_array(X: Any) -> Any:
+    """Anything but a frame as an array; text as objects."""
+    if as_frame(X) is not None:
+        return X
+    if hasattr(X, "collect") and hasattr(X, "collect_schema"):
+        raise TypeError("X is a lazy frame. Pass the frame that its `collect()` returns.")
+    found = as_table(X, "X")
+    if hasattr(found, "columns"):  # columns share a name
+        return np.asarray(found)
+    return np.asarray(found, dtype=object) if isinstance(found, list | tuple) else found
