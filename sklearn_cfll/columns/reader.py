@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from numbers import Integral, Real
@@ -11,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 import narwhals as nw
 import numpy as np
 
+from .._warnings import user_level
 from .expansion import NUMBER, Levels
 
-__all__ = ["ColumnContent", "TableReader", "as_frame"]
+__all__ = ["ColumnContent", "TableReader", "as_frame", "dated"]
 
 Categorical = Any  # "from_dtype", names, indices, a mask, or None
 
@@ -25,11 +27,9 @@ MIXED = (
     "mixes {one!r:.60} ({one_type}) and {other!r:.60} ({other_type}). Convert all values to one "
     "type: to text, `df[{name!r}].astype(str)`, or to numbers, `pandas.to_numeric(df[{name!r}])`."
 )
-DATED = (
-    "(dtype {dtype}) holds dates or durations, which are not numbers. Convert them first: "
-    "skrub.DatetimeEncoder or skrub.TableVectorizer make columns of them (year, day of the week, "
-    "seconds since a reference date)."
-)
+
+# With fewer levels, text of numbers and of words may well be a category.
+LEAST_MIXED = 20
 
 
 class ColumnContent(NamedTuple):
@@ -70,12 +70,15 @@ class Column(NamedTuple):
     order : list, "unordered" or None
         Levels in their order if the dtype is an ordered category; "unordered" for other categories;
         None for other dtypes.
+    is_plain : bool
+        Whether the dtype holds numbers, and there are no gaps.
     """
 
     label: str
     name: Any
     values: np.ndarray
     order: Any = None
+    is_plain: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -97,7 +100,7 @@ class TableReader:
 
     @classmethod
     def fit(cls, X: Any, categorical: Categorical, name: str = "X") -> TableReader | None:
-        """A reader for tables like X; None if all columns are numbers as they are.
+        """A reader for tables like X; None if NumPy makes the same numbers of all columns.
 
         Parameters
         ----------
@@ -112,8 +115,9 @@ class TableReader:
         chosen = _chosen(categorical, [each.name for each in columns])
         contents = [_content(each, pick) for each, pick in zip(columns, chosen, strict=True)]
         frame = as_frame(X)
-        plain = all(each.levels is None for each in contents)
-        if plain and not any(each.is_text for each in columns):
+        if all(each.is_plain for each in columns) and not any(
+            c.levels is not None for c in contents
+        ):
             return None
         names = None if frame is None else list(frame.columns)
         named = names is not None and all(isinstance(each, str) for each in names)
@@ -135,9 +139,10 @@ class TableReader:
 
     def read(self, X: Any, name: str = "X") -> np.ndarray:
         """Coded rows (n, p) in float64; the columns are those of the fit."""
-        columns = list(_columns(X, name))
+        parse = [not each.holds_text for each in self.contents]
         coded = [
-            _codes(column, content) for column, content in zip(columns, self.contents, strict=True)
+            _codes(column, content)
+            for column, content in zip(_columns(X, name, parse), self.contents, strict=True)
         ]
         return np.stack(coded, axis=1)
 
@@ -164,16 +169,25 @@ def as_frame(X: Any) -> nw.DataFrame[Any] | None:
     return found if isinstance(found, nw.DataFrame) else None
 
 
+def dated(label: str, dtype: Any) -> ValueError:
+    """The error for a column of dates or durations."""
+    return ValueError(
+        f"{label} (dtype {dtype}) holds dates or durations, which are not numbers. Convert them "
+        "first, for example to the year, the day of the week or seconds since a reference date: "
+        "skrub.DatetimeEncoder and skrub.TableVectorizer make such columns."
+    )
+
+
 # -- columns of a table ---------------------------------------------------------------
 
 
-def _columns(X: Any, name: str) -> Iterator[Column]:
-    """The columns of a frame or of a two-dimensional array."""
+def _columns(X: Any, name: str, parse: Sequence[bool] | None = None) -> Iterator[Column]:
+    """The columns of a frame or of a two-dimensional array, whose text may be parsed as numbers."""
     frame = as_frame(X)
     if frame is None:
         for index in range(X.shape[1]):
             label = f"Column {index} of `{name}`"
-            yield _of_objects(label, index, X[:, index], parse=True)
+            yield _of_objects(label, index, X[:, index], parse is None or parse[index])
         return
     # By position: narwhals refuses names that are not text, and columns that share one.
     for index, title in enumerate(frame.columns):
@@ -184,13 +198,13 @@ def _of_series(label: str, name: Any, series: nw.Series[Any]) -> Column:
     """A column of a frame."""
     dtype = series.dtype
     if dtype.is_temporal():
-        raise ValueError(f"{label} {DATED.format(dtype=_native_dtype(series))}")
+        raise dated(label, _native_dtype(series))
     if dtype.is_nested():
         value = next((each for each in series.to_list() if each is not None), None)
         raise ValueError(f"{label} {NESTED.format(value=value)}")
     if dtype.is_numeric() or dtype == nw.Boolean:
-        values = series.cast(nw.Float64).to_numpy()
-        return Column(label, name, np.asarray(values, dtype=np.float64))
+        values = np.asarray(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
+        return Column(label, name, values, is_plain=not np.isnan(values).any())
     if isinstance(dtype, nw.Enum | nw.Categorical):
         levels = list(dtype.categories) if isinstance(dtype, nw.Enum) else None
         values = series.to_numpy()
@@ -217,25 +231,32 @@ def _native_dtype(series: nw.Series[Any]) -> Any:
 
 
 def _of_objects(label: str, name: Any, values: np.ndarray, parse: bool = False) -> Column:
-    """A column of objects: numbers, or text; with ``parse``, text that is a number is one."""
+    """A column of objects: numbers, or text; with ``parse``, text of numbers is numbers."""
     if values.dtype.kind in "fiub":
-        return Column(label, name, values.astype(np.float64))
+        return Column(label, name, values.astype(np.float64), is_plain=True)
     entries = [None if _is_gap(value) else value for value in values.ravel()]
     known = [value for value in entries if value is not None]
     texts = [isinstance(value, str) for value in known]
-    if parse and any(texts) and all(map(_is_number, known)):
-        texts = []
+    if parse and any(texts):
+        numbers = [_is_number(value) for value in known]
+        if any(numbers) and not all(numbers):
+            raise ValueError(
+                f"{label} (dtype {values.dtype}) holds {known[numbers.index(False)]!r:.60} among "
+                f"numbers such as {known[numbers.index(True)]!r:.60}. Replace it by a number or "
+                "NaN, or, if the column is a category, pass a frame in which it is text."
+            )
+        texts = [] if all(numbers) else texts
     if any(texts) and not all(texts):
         one, other = known[texts.index(True)], known[texts.index(False)]
         kinds = {"one_type": type(one).__name__, "other_type": type(other).__name__}
         raise ValueError(f"{label} {MIXED.format(one=one, other=other, name=name, **kinds)}")
     if any(texts):
         return Column(label, name, np.array(entries, dtype=object))
-    numbers = np.full(len(entries), np.nan)
+    found = np.full(len(entries), np.nan)
     for row, value in enumerate(entries):
         if value is not None:
-            numbers[row] = _as_number(value, label)
-    return Column(label, name, numbers)
+            found[row] = _as_number(value, label)
+    return Column(label, name, found)
 
 
 def _is_gap(value: Any) -> bool:
@@ -257,7 +278,7 @@ def _is_number(value: Any) -> bool:
 
 def _as_number(value: Any, label: str) -> float:
     if any(hasattr(value, part) for part in ("isoformat", "total_seconds", "start_time")):
-        raise ValueError(f"{label} {DATED.format(dtype=type(value).__name__)}")
+        raise dated(label, type(value).__name__)
     if isinstance(value, list | tuple | dict | set | np.ndarray):
         # The error that scikit-learn's checks expect of a value that is no number.
         raise TypeError(
@@ -309,12 +330,13 @@ def _position(given: Any, names: list[Any]) -> int:
             "`categorical_features` must hold names, indices or booleans, one kind throughout, "
             f"got {given!r}."
         )
-    if not -len(names) <= given < len(names):
+    index = int(given)
+    if not -len(names) <= index < len(names):
         raise ValueError(
-            f"`categorical_features` holds the index {int(given)}, but X has {len(names)} columns, "
+            f"`categorical_features` holds the index {index}, but X has {len(names)} columns, "
             f"0 to {len(names) - 1}."
         )
-    return int(given) % len(names)
+    return index % len(names)
 
 
 def _content(column: Column, chosen: bool | Literal["from_dtype"]) -> ColumnContent:
@@ -338,7 +360,23 @@ def _levels_of(column: Column) -> ColumnContent:
     if isinstance(column.order, list):
         levels = [each for each in column.order if each in found]
         return ColumnContent(np.array(levels, dtype=dtype), ordered=True)
+    if column.is_text and column.order is None and len(found) >= LEAST_MIXED:
+        _warn_of_numbers(column, found)
     return ColumnContent(np.array(sorted(found), dtype=dtype))
+
+
+def _warn_of_numbers(column: Column, levels: set[str]) -> None:
+    """Warn if most of the text is numbers, as in a column with "?" for a gap."""
+    others = [each for each in levels if not _is_number(each)]
+    if 0 < len(others) < len(levels) / 2:
+        warnings.warn(
+            f"{column.label} is text, and becomes a category, but {len(levels) - len(others)} of "
+            f"its {len(levels)} levels are numbers, and others are not, such as "
+            f"{min(others)!r:.60}. If it holds measurements, convert it first: "
+            'pandas.to_numeric(..., errors="coerce").',
+            UserWarning,
+            stacklevel=user_level(),
+        )
 
 
 # -- coding ----------------------------------------------------------------------------
@@ -347,6 +385,8 @@ def _levels_of(column: Column) -> ColumnContent:
 def _codes(column: Column, content: ColumnContent) -> np.ndarray:
     """Codes of the levels of a column, or its numbers; NaN for gaps and unknown levels."""
     known = column.values if not column.is_text else None
+    if column.is_text and all(each is None for each in column.values):
+        return np.full(len(column.values), np.nan)
     if content.levels is None:
         if known is not None:
             return known

@@ -36,7 +36,8 @@ def scale_columns(run: Run, parts: Parts, offset: LinearOffset | None) -> None:
     net, train, n_rows = run.net, parts.train, len(parts.train)
     apart = parts.folds is not None
     module: Any = net.module_ if offset is None or apart else WithOffset(net.module_, offset)
-    untrained, found = net.snapshot(), []
+    untrained = net.snapshot()
+    found: list[Any] = []
     halves: Any = Split.draw(n_rows, n_rows // 2, None, run.network.seed)
     if parts.folds is not None:  # which keep groups together
         odd = parts.folds.of_row % 2 == 1
@@ -52,4 +53,4 @@ def scale_columns(run: Run, parts: Parts, offset: LinearOffset | None) -> None:
         net.restore(untrained)
     columns = run.network.columns
     assert columns is not None
-    columns.scale_columns(column_scales(*found, columns.expansion))
+    columns.scale_columns(column_scales(found[0], found[1], columns.expansion))

@@ -123,9 +123,7 @@ def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | No
         return None if bool(predictions.var(0, correction=0).any()) else found
 
 
-def column_scales(
-    first: Tensor, second: Tensor, expansion: Expansion | None = None
-) -> Tensor:
+def column_scales(first: Tensor, second: Tensor, expansion: Expansion | None = None) -> Tensor:
     """Root of the mean product of two networks' slopes, one number per column.
 
     This is the diagonal of the average gradient outer product without the noise: slopes that one
