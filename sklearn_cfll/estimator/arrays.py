@@ -16,7 +16,7 @@ from sklearn.utils import check_array
 
 from .._compat import check_sample_weight
 from .._warnings import user_level
-from ..columns.reader import dated as dates_error
+from ..columns.frames import dated as dates_error
 from ..columns.rows import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
