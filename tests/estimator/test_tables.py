@@ -214,7 +214,7 @@ def test_a_frame_reaches_a_network_of_the_users_own():
     model = CFLLRegressor(own, columns=ColumnEncoder(0), max_epochs=5, random_state=0).fit(X, y)
     assert model.score(X, y) > 0.3
     with pytest.raises(ValueError, match=r"Column 'town' .* holds .*columns.*ColumnEncoder"):
-        CFLLRegressor(own, max_epochs=5).fit(X.fillna({"town": "Rom"}), y)
+        CFLLRegressor(own, max_epochs=5).fit(X[["open", "town"]].fillna("Rom"), y)
 
 
 def test_scikit_learn_tools_take_frames():
