@@ -15,6 +15,7 @@ fits    whole default fits of 1e5 and 1e6 rows
 
 from __future__ import annotations
 
+import copy
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ import pandas as pd
 import torch
 from gpu_cases import CASES, agreement
 from gpu_steps import (
+    TIMED,
     WAYS,
     Task,
     Waits,
@@ -118,8 +120,8 @@ def fft(task: Any, place: Record) -> Record:
     if place["model"] == "of a real field":
         spectrum = symmetric(spectrum, points)
     found = [
-        torch.fft.irfftn(spectrum.to(at), s=(points, points), dim=(-2, -1)).cpu()
-        for at in ("cpu", DEVICE)
+        torch.fft.irfftn(spectrum.to(where), s=(points, points), dim=(-2, -1)).cpu()
+        for where in ("cpu", DEVICE)
     ]
     return {"apart": float((found[1] - found[0]).norm() / found[0].norm())}
 
@@ -133,22 +135,26 @@ def rows_of_table(n_rows: int, n_columns: int = 20) -> tuple[np.ndarray, np.ndar
     return X, y
 
 
+@cache
 def small_ensemble(n_rows: int) -> Task:
     X, y = rows_of_table(n_rows)
     model = CFLLRegressor(max_epochs=1, batch_size=1024, device=DEVICE, random_state=0).fit(X, y)
     return ensemble_task(model, X, y, DEVICE)
 
 
+def fresh(task: Task) -> Task:
+    return task._replace(backbone=copy.deepcopy(task.backbone))
+
+
 def networks(small: bool) -> dict[str, Callable[[], Task]]:
     if small:
         return {"MLP 16, batch 32": lambda: perceptron_task(16, 32, 1, DEVICE, steps=3)}
-    sizes = [(256, 256, 1), (256, 256, 10), (256, 2048, 1), (256, 16384, 1)]
-    sizes += [(1024, 1024, 1), (1024, 1024, 10), (1024, 8192, 1)]
+    sizes = [(256, 256, 1), (256, 256, 10), (256, 16384, 1), (1024, 1024, 1), (1024, 8192, 1)]
     found: dict[str, Callable[[], Task]] = {}
     for width, batch, k in sizes:
         name = f"MLP {width}, batch {batch}" + (f", {k} targets" if k > 1 else "")
         found[name] = partial(perceptron_task, width, batch, k, DEVICE)
-    found["default ensemble"] = partial(small_ensemble, 50 * 1024)
+    found["default ensemble"] = lambda: fresh(small_ensemble(50 * 1024))
     found["CNN, batch 128"] = partial(image_task, 128, DEVICE)
     found["CNN, batch 1024"] = partial(image_task, 1024, DEVICE)
     found["FNO 64 x 64, batch 20"] = partial(field_task, 20, DEVICE)
@@ -158,13 +164,13 @@ def networks(small: bool) -> dict[str, Callable[[], Task]]:
 def step(make: Callable[[], Task], place: Record) -> Record:
     way, task = WAYS[place["model"]], make()
     epoch = way(task)
-    timed = milliseconds(epoch, task.n_steps, 2 if DEVICE == "cpu" else 5)
+    timed = milliseconds(epoch, task.n_steps, 2 if DEVICE == "cpu" else TIMED)
     return timed | waits(epoch, task.n_steps) | kernels(epoch, task.n_steps)
 
 
 def ways_of(name: str, small: bool) -> list[str]:
     if DEVICE == "cpu":
-        return [way for way in WAYS if way not in ("CFLL, CUDA graph", "CFLL, reduce-overhead")]
+        return [way for way in WAYS if "graph" not in way and "overhead" not in way]
     return [way for way in WAYS if way != "CFLL, reduce-overhead" or name in COMPILED]
 
 
@@ -175,7 +181,7 @@ def whole_fit(n_rows: int, place: Record, at: str) -> Record:
     """A default fit of few epochs: rows per second within epochs, and the seconds of the rest."""
     X, y = rows_of_table(n_rows)
     seen: list[Waits] = []
-    counts = at == "cuda"
+    counts = at == "cuda" and n_rows <= 10**5
 
     def before() -> None:
         if counts:
@@ -217,7 +223,7 @@ def whole_loop(n_rows: int, place: Record, at: str) -> Record:
     size = min(1024, max(256, n_rows // 8))
     brief = CFLLRegressor(max_epochs=1, batch_size=size, device=at, random_state=0)
     task = ensemble_task(brief.fit(X[few], y[few]), X, y, at)
-    found = milliseconds(plain_loop(task), task.n_steps, timed=2)
+    found = milliseconds(plain_loop(task), task.n_steps, timed=1)
     seconds = found["ms"] * task.n_steps / 1e3
     return {"rows_per_second": n_rows / seconds, "epoch": seconds}
 

@@ -224,11 +224,11 @@ def loaded_on_the_other(model: Any, data: Data) -> Any:
     other = "cpu" if str(wanted) != "cpu" or not torch.cuda.is_available() else "cuda"
     half = len(data.X) // 2
     model.set_params(device=other).partial_fit(data.X[:half], data.y[:half])
-    moved = at(model, wanted)
+    moved = moved_to(model, wanted)
     return moved.partial_fit(data.X[half:], data.y[half:]).partial_fit(data.X, data.y)
 
 
-def at(model: Any, device: str) -> Any:
+def moved_to(model: Any, device: str) -> Any:
     """The fitted model, saved and loaded on a device."""
     path = Path(tempfile.mkdtemp()) / "model"
     model.save(path)
@@ -349,12 +349,14 @@ def agreement(case: Case, device: str, precision: str) -> dict[str, Any]:
     itself on the other device, with all that it predicts of rows.
     """
     data = case.data()
-    models = {at: case.fitted(data, at, precision) for at in dict.fromkeys(("cpu", device))}
+    models = {
+        where: case.fitted(data, where, precision) for where in dict.fromkeys(("cpu", device))
+    }
     models["rounded"] = case.fitted(data.rounded(precision), "cpu", precision)
     found = {name: outputs(case, model, data.new) for name, model in models.items()}
     predictions = {name: dict([next(iter(each.items()))]) for name, each in found.items()}
     moved = [
-        difference(outputs(case, at(models[here], there), data.new), found[here])
+        difference(outputs(case, moved_to(models[here], there), data.new), found[here])
         for here, there in (("cpu", device), (device, "cpu"))
     ]
     return {
