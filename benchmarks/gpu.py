@@ -8,6 +8,7 @@ Without a GPU everything runs on the CPU, which then agrees with itself. A case 
 with its error, and the rest goes on; so is a case that would begin after ``--minutes``. The parts:
 
 agree   every estimator fitted on both devices from the same seed, and each model moved to the other
+nudge   what a change of the inputs in the last place does to such a model, on the CPU
 fft     inverse transforms of spectra that belong to no real field, and of those that do
 steps   a training step of CFLLNet and of a plain loop that trains all layers of the same network
 fits    whole default fits of 1e5 and 1e6 rows
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from gpu_cases import CASES, agreement
+from gpu_cases import CASES, agreement, nudged
 from gpu_steps import (
     TIMED,
     WAYS,
@@ -49,7 +50,7 @@ from sklearn_cfll import CFLLRegressor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KEY = ("part", "task", "precision", "model")
-PARTS = ("agree", "fft", "steps", "fits")
+PARTS = ("agree", "nudge", "fft", "steps", "fits")
 TIGHT = {"float32": 1e-5, "tf32": 1e-5, "float64": 1e-10}  # of a model that is moved
 COMPILED = {"MLP 256, batch 256", "default ensemble"}  # each compilation takes half a minute
 # Estimators whose float32 products are also compared in TF32, which PyTorch uses for convolutions
@@ -68,12 +69,12 @@ def guarded(model: Callable[..., Record], minutes: float) -> Callable[..., Recor
         start = time.perf_counter()
         try:
             found = model(task, place)
+            torch.cuda.empty_cache()
         except Exception as error:
             traceback.print_exc()
             where = traceback.extract_tb(error.__traceback__)[-1]
             said = f"{type(error).__name__} in {where.name}: {error}".splitlines()[0]
             found = {"error": said[:160]}
-        torch.cuda.empty_cache()
         print(place, {k: v for k, v in found.items() if k != "places"}, flush=True)
         return found | {"took": time.perf_counter() - start}
 
@@ -99,10 +100,15 @@ def agree(task: Any, place: Record) -> Record:
         torch.backends.cudnn.allow_tf32 = before
 
 
+def nudge(task: Any, place: Record) -> Record:
+    tf32 = place["precision"] == "tf32"
+    return nudged(CASES[place["task"]], "float32" if tf32 else place["precision"])
+
+
 def agreements() -> Iterator[Record]:
     for name, case in CASES.items():
         for precision in (*case.precisions, *(["tf32"] if name in IN_TF32 else [])):
-            yield {"part": "agree", "task": name, "precision": precision}
+            yield {"task": name, "precision": precision}
 
 
 def symmetric(spectrum: torch.Tensor, points: int) -> torch.Tensor:
@@ -243,8 +249,9 @@ def report(records: list[Record]) -> None:
     print_origin(records)
     good = pd.DataFrame([r for r in records if "error" not in r])
     for part in PARTS:
-        rows = good[good["part"] == part].dropna(axis=1, how="all") if len(good) else good
-        if len(rows):
+        parts = ("agree", "nudge") if part == "agree" else (part,)
+        rows = good[good["part"].isin(parts)].dropna(axis=1, how="all") if len(good) else good
+        if len(rows) and part in REPORTS:
             REPORTS[part](rows)
     print("\nFailed or not begun:" if any("error" in r for r in records) else "\nNothing failed.")
     for record in (r for r in records if "error" in r):
@@ -253,12 +260,17 @@ def report(records: list[Record]) -> None:
 
 
 def report_agree(rows: pd.DataFrame) -> None:
-    table = rows.set_index(["task", "precision"])
+    table = rows[rows["part"] == "agree"].set_index(["task", "precision"])
     kinds = ["fits", "rounded", "moved"]
+    if "nudged" in rows:
+        found = rows[rows["part"] == "nudge"].set_index(["task", "precision"])["nudged"]
+        table["nudged"] = found.reindex(table.index)
+        kinds.append("nudged")
     print_table(
         "Largest differences, in standard deviations of the output. Predictions of two fits, one\n"
         "on each device; of two fits on the CPU whose inputs differ in the last place; all\n"
-        "outputs of one model that is moved to the other device",
+        "outputs of one model that is moved to the other device; and if new rows change in the last\n"
+        "place.",
         table[kinds],
         ".1e",
     )
@@ -327,8 +339,9 @@ def main(arguments: list[str] | None = None) -> None:
         return kept[: 2 if small else None] if part in wanted else []
 
     nothing: Callable[[], Any] = lambda: None  # noqa: E731
-    agreeing = [(place, nothing) for place in agreements()]
-    bench.run(chosen(agreeing, "agree"), {None: safe(agree)}, KEY)
+    for part, how in (("agree", agree), ("nudge", nudge)):
+        agreeing = [({"part": part} | place, nothing) for place in agreements()]
+        bench.run(chosen(agreeing, part), {None: safe(how)}, KEY)
     sides = [({"part": "fft", "task": str(n)}, nothing) for n in (16, 24, 32, 48, 64, 96, 128, 256)]
     kinds = dict.fromkeys(("of no real field", "of a real field"), safe(fft))
     bench.run(chosen(sides, "fft"), kinds, KEY)

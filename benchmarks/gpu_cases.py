@@ -366,3 +366,14 @@ def agreement(case: Case, device: str, precision: str) -> dict[str, Any]:
         "score": score(models["cpu"], data),
         "score on device": score(models[device], data),
     }
+
+
+def nudged(case: Case, precision: str) -> dict[str, Any]:
+    """What a change of new rows in the last place does to all outputs of a model, on the CPU.
+
+    It is what rounding alone can do, and the measure of ``moved``.
+    """
+    data = case.data()
+    model = case.fitted(data, "cpu", precision)
+    new = data._replace(X=data.new).rounded(precision).X
+    return {"nudged": difference(outputs(case, model, new), outputs(case, model, data.new))}

@@ -204,7 +204,7 @@ def replayed(task: Task, make: Callable[[Tensor, Tensor], Callable[[], None]]) -
     with torch.cuda.graph(graph):
         step()
 
-    def epoch() -> None:
+    def epoch(step: Any = step) -> None:  # which holds the tensors that the graph writes to
         for chosen in torch.randperm(len(task.X), device=X.device).split(task.batch_size):
             if len(chosen) == task.batch_size:
                 torch.index_select(task.X, 0, chosen, out=X)

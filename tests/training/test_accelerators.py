@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_cfll import ClosedFormLastLayer, EnsembleLastLayer
@@ -20,6 +21,7 @@ from sklearn_cfll.heads import MEMORIES, MemberRows
 from sklearn_cfll.heads.closed_form import SOLVERS
 from sklearn_cfll.training.batches import BatchIterator, RowsDataset
 from sklearn_cfll.training.folds import FoldRows, Folds
+from sklearn_cfll.training.optimizers import optimizer_options
 
 N, WIDTH = 300, 256
 
@@ -107,6 +109,14 @@ def test_rows_in_main_memory_take_indices_from_a_device(source, chosen):
     indices = torch.tensor([4, 1]).as_subclass(OnDevice)
     found = ChosenRows(rows, indices).take(slice(None)) if chosen else rows.take(indices)
     np.testing.assert_array_equal(found, X[[4, 1]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fused"), [(torch.optim.Adam, True), (torch.optim.Adagrad, False)]
+)
+def test_no_fused_kernel_is_asked_for_that_only_a_cpu_has(kind, fused):
+    assert optimizer_options(kind, nn.Linear(2, 2)) == {"fused": True}
+    assert optimizer_options(kind, nn.Linear(2, 2, device="meta")) == {"fused": fused}
 
 
 @pytest.mark.parametrize(("device", "factor"), [("cpu", 1), ("meta", 8)])
