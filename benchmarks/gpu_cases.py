@@ -376,4 +376,7 @@ def nudged(case: Case, precision: str) -> dict[str, Any]:
     data = case.data()
     model = case.fitted(data, "cpu", precision)
     new = data._replace(X=data.new).rounded(precision).X
-    return {"nudged": difference(outputs(case, model, new), outputs(case, model, data.new))}
+    found, wanted = outputs(case, model, new), outputs(case, model, data.new)
+    each = {name: difference({name: found[name]}, {name: wanted[name]}) for name in wanted}
+    most = max(each, key=lambda name: each[name])
+    return {"nudged": each[most], "output": most}
