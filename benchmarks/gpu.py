@@ -268,8 +268,8 @@ def report_agree(rows: pd.DataFrame) -> None:
         kinds += ["nudged", "output"]
     print_table(
         "Largest differences, in standard deviations of the output. Predictions of two fits, one\n"
-        "on each device; of two fits on the CPU whose inputs differ in the last place; all\n"
-        "outputs of one model that is moved to the other device, and of one model on the CPU if new\n"
+        "on each device, and of two fits on the CPU whose inputs differ in the last place; all\n"
+        "outputs of one model that is moved to the other device, and of one on the CPU if new\n"
         "rows change in the last place, with the output that changes most",
         table[kinds],
         ".1e",
@@ -352,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, make in networks(small).items():
         task = ({"part": "steps", "task": name}, cache(lambda make=make: make))
         bench.run(chosen([task], "steps"), dict.fromkeys(ways_of(name, small), safe(step)), KEY)
-    for n in (300,) if small else (10**5, 10**6):
+    for n in (400,) if small else (10**5, 10**6):
         task = ({"part": "fits", "task": f"{n:,} rows"}, lambda n=n: n)
         models = {
             name: safe(partial(how, at=at)) for name, (how, at, most) in FITS.items() if n <= most
