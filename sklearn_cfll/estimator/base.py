@@ -281,7 +281,7 @@ class BaseCFLL(
 
     def _n_threads_to_predict(self, n_rows: int) -> int:
         network = self._model.plan.network
-        at_once = min(n_rows, prediction_batch(network.feature_shape))
+        at_once = min(n_rows, prediction_batch(network))
         return self.defaults.n_threads(self.n_threads, at_once, network.product_size)
 
     # -- state ----------------------------------------------------------------------

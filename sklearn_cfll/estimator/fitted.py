@@ -112,7 +112,7 @@ class FittedModel:
         """Inputs in batches of a fixed size, with the module in evaluation mode."""
         if self.module.training:
             self.module.eval()
-        for batch in BatchIterator(rows, prediction_batch(self.plan.network.feature_shape)):
+        for batch in BatchIterator(rows, prediction_batch(self.plan.network)):
             yield batch.inputs
 
     @torch.no_grad()

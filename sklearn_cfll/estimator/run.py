@@ -50,7 +50,7 @@ def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
         device=str(network.device),
         compile=compile,
         random_state=network.seed,
-        iterator_valid__batch_size=prediction_batch(network.feature_shape),
+        iterator_valid__batch_size=prediction_batch(network),
         verbose=0,
     )
     net.initialize()
