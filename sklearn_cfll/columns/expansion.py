@@ -45,7 +45,7 @@ class NumberRows:
 
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
         self.rows, self.numbers = rows, numbers
-        self.device, self.dtype = rows.device, rows.dtype
+        self.device, self.dtype, self.index_device = rows.device, rows.dtype, rows.index_device
         self.shape: tuple[int, ...] = (len(rows), len(numbers))
 
     def __len__(self) -> int:

@@ -156,7 +156,7 @@ class ExpandedRows:
 
     def __init__(self, rows: Rows, expansion: Any) -> None:
         self.rows, self.expansion = rows, expansion
-        self.device, self.dtype = rows.device, rows.dtype
+        self.device, self.dtype, self.index_device = rows.device, rows.dtype, rows.index_device
         self.shape: tuple[int, ...] = (len(rows), expansion.n_outputs)
 
     def __len__(self) -> int:
