@@ -117,6 +117,12 @@ def report_peers(records: list[Record], names: tuple[str, ...], which: str) -> N
         print(f"{name + f' ({complete[name]})':21s}" + cells(row, "14.4f"))
     print(f"{'mean rank':21s}" + cells(errors.rank(axis=1).mean(), "14.2f"))
     print(f"{'geometric mean':21s}" + cells(geometric_mean(errors), "14.4f"))
+    if "CFLLRegressor" in errors:
+        compare_with_ours(errors, seconds)
+
+
+def compare_with_ours(errors: pd.DataFrame, seconds: pd.DataFrame) -> None:
+    """On how many sets the others have the larger error, and the times of each."""
     better = [(errors["CFLLRegressor"] < errors[model]).sum() for model in errors]
     print(f"{'sets behind CFLL':21s}" + cells(better, "14d"))
     print(f"\n{'seconds':21s}")
