@@ -259,13 +259,13 @@ def compare(table: pd.DataFrame, measure: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    bench = Bench(__doc__, "cross_fitted", arguments, smallest={"tasks": ["diabetes"]}, seeds=3)
+    small = {"tasks": ["diabetes"], "parts": ["regression"]}
+    parts = {"nargs": "+", "choices": list(PARTS), "default": list(PARTS)}
+    bench = Bench(__doc__, "cross_fitted", arguments, seeds=3, smallest=small, parts=parts)
     CFLLRegressor(max_epochs=1).fit([[0.0], [1.0], [2.0]], [0, 1, 2])  # imports
     sets = {"regression": [*UCI], "classification": [*CLASSES]}
-    if bench.small:
-        sets = {"regression": ["diabetes"]}
-    for part, names in sets.items():
-        tasks = bench.grid(names, load, ("set", "seed"), part=part)
+    for part in bench.options.parts:
+        tasks = bench.grid(sets[part], load, ("set", "seed"), part=part)
         bench.run(tasks, PARTS[part], KEY)
     report(bench.records)
 

@@ -131,8 +131,8 @@ def compare_with_ours(errors: pd.DataFrame, seconds: pd.DataFrame) -> None:
     ratios = seconds.rdiv(seconds["CFLLRegressor"], axis=0)
     print("CFLLRegressor's seconds over those of each model")
     for row in ("min", "median", "max"):
-        print(f"{row:21s}" + cells(ratios.agg(row), "14.2f"))
-    print(f"{'in all':21s}" + cells(seconds["CFLLRegressor"].sum() / seconds.sum(), "14.2f"))
+        print(f"{row:21s}" + cells(ratios.agg(row), "14.3f"))
+    print(f"{'in all':21s}" + cells(seconds["CFLLRegressor"].sum() / seconds.sum(), "14.3f"))
 
 
 def main(arguments: list[str] | None = None) -> None:
