@@ -226,8 +226,11 @@ def load(name: str, seed: int, where: Where) -> Any:
 
 def report(records: list[Record]) -> None:
     print_origin(records)
+    if not records:
+        return
     frame = pd.DataFrame(records)
-    frame["mse"] = frame["rmse"] ** 2
+    if "rmse" in frame:
+        frame["mse"] = frame["rmse"] ** 2
     for part, measures in (
         ("regression", ["rmse", "mse"]),
         ("classification", ["accuracy", "log_loss", "ece"]),
