@@ -25,9 +25,7 @@ def make_table(n_rows: int = 1500) -> tuple[pd.DataFrame, np.ndarray]:
             "income": rng.lognormal(10, 0.6, n_rows),
             "member": rng.random(n_rows) < 0.3,
             "town": rng.choice(["Bonn", "Lyon", "Turin"], n_rows),
-            "size": pd.Categorical(
-                rng.choice(["S", "M", "L"], n_rows), ["S", "M", "L"], ordered=True
-            ),
+            "size": pd.Categorical(rng.choice(sizes, n_rows), sizes, ordered=True),
             "street": rng.choice([f"street {i}" for i in range(200)], n_rows),  # says nothing
         }
     )

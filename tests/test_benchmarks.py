@@ -22,8 +22,8 @@ SCRIPTS = sorted(
     for path in FOLDER.glob("*.py")
     if "if __name__" in path.read_text() and path.stem not in NO_SCRIPT
 )
-SLOW = {"classification", "classifier_defaults", "columns", "field_ridge", "honest"}
-SLOW |= {"gpu", "operators", "uci"}  # more than three seconds
+SLOW = {"classification", "classifier_defaults", "columns", "cross_fitted", "field_ridge"}
+SLOW |= {"gpu", "honest", "operators", "uci"}  # more than three seconds
 REPORTED = sorted(set(SCRIPTS) & {path.stem for path in RESULTS.glob("*.jsonl")})
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not in an installed package")
