@@ -14,6 +14,7 @@ from ..backbones.fno import FNOBackbone
 from ..backbones.mlp import MLPBackbone
 from ..backbones.splitting import CannotTakeInputs
 from ..columns.rows import Rows, as_rows, from_numpy
+from ..persistence import dtype_name
 from ..training.batches import RowsDataset
 from ..training.seeding import draw_seed
 from ..training.torch_settings import resolve_device
@@ -114,7 +115,7 @@ class Plan:
             raise ValueError(
                 f"`sample_weight` goes up to {weights.max() / relative * checked.mean_weight:g}, "
                 f"{weights.max():g} times the mean weight at fit, too large for "
-                f"{str(self.network.dtype).removeprefix('torch.')}. Weights are numbers of "
+                f"{dtype_name(self.network.dtype)}. Weights are numbers of "
                 "repetitions on the scale of those at fit. Rescale them."
             )
         data.sample_weight = None if weights is None else self.tensor(weights)
@@ -130,7 +131,7 @@ class Plan:
             raise ValueError(
                 f"y[{position}] = {value:g} lies {size[row]:.2g} standard deviations from the "
                 "targets that the model was fitted to, too far for "
-                f"{str(self.network.dtype).removeprefix('torch.')}. Check its units. If they are "
+                f"{dtype_name(self.network.dtype)}. Check its units. If they are "
                 "the same, `fit` again on old and new rows together, or on a transformed y."
             )
 

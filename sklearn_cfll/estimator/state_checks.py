@@ -16,7 +16,7 @@ from ..columns.encoder import ColumnEncoder
 from ..heads.closed_form import SOLVERS
 from ..heads.memory import MEMORIES
 from ..linalg import RIDGES, Moments
-from ..persistence import ModelFileError, recipe_name
+from ..persistence import DTYPES, ModelFileError, recipe_name
 from ..training.optimizers import OPTIMIZERS
 from .file_checks import (
     Fields,
@@ -242,7 +242,7 @@ def check_sizes(model: dict[str, Any], n_targets: int) -> None:
         check_last_layer(offset, "layer.", n_targets, columns)
         if not is_floats(offset.get("columns.mean"), columns):
             raise ModelFileError(f"offset: `columns.mean` is not of shape {(columns,)}.")
-    dtype, prefix = getattr(torch, network["dtype"]), "backbone."
+    dtype, prefix = DTYPES[network["dtype"]], "backbone."
     widths: tuple[int, ...] = ()
     if network["encoder"] is not None:
         prefix = "backbone.network."

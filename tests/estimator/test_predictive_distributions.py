@@ -58,6 +58,16 @@ def test_the_diagonal_of_the_covariance_is_the_variance(n_targets, n_members):
     assert np.linalg.eigvalsh(first).min() > 0
 
 
+@pytest.mark.parametrize("option", ["return_std", "return_cov"])
+def test_features_are_computed_once(option):
+    X, y = friedman(150)
+    model = CFLLRegressor(n_members=1, **BRIEF).fit(X, y)
+    calls = []
+    model.backbone_.register_forward_hook(lambda *_: calls.append(1))
+    model.predict(X, **{option: True})
+    assert len(calls) == 1
+
+
 def test_near_rows_are_correlated_and_far_ones_hardly():
     X, y = friedman(150)
     model = CFLLRegressor(**BRIEF).fit(X, y)
