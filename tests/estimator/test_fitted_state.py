@@ -183,7 +183,9 @@ def test_parameters_set_after_fit_change_nothing_that_is_fitted(name, tmp_path):
     assert names <= set(OTHERS)
     for i in range(max(map(len, OTHERS.values()))):
         others = {key: values[i % len(values)] for key, values in OTHERS.items() if key in names}
-        assert_kept(model.set_params(**others), before, tmp_path / "model", name)
+        model.set_params(**others)
+        assert_kept(model, before, tmp_path / "model", name, ("pickle", "save"))
+    assert_kept(model, before, tmp_path / "model", name)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import pickle
 import threading
 import warnings
@@ -281,7 +282,7 @@ MODES = {
 @pytest.mark.parametrize("name", ["dropout", "classifier", "functional", "instruments"])
 def test_modes_of_the_caller_change_nothing(name, mode):
     make = ALL[name]
-    plain = fitted(make(0))
+    plain = plain_model(name)
     expected = predicted(plain)
     with MODES[mode]():
         model = fitted(make(0))
@@ -299,6 +300,12 @@ def test_modes_of_the_caller_change_nothing(name, mode):
         np.testing.assert_array_equal(predicted_after(opened, X, targets), on)
         with MODES[mode]():
             np.testing.assert_array_equal(predicted_after(model, X, targets), on)
+
+
+@functools.cache
+def plain_model(name):
+    """A model that was fitted in no mode; no test may change it."""
+    return fitted(ALL[name](0))
 
 
 def predicted_after(model, inputs, targets):
