@@ -37,14 +37,14 @@ def whole_network():
     return nn.Sequential(nn.Linear(10, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 1))
 
 
-def regressor(backbone=None, **parameters):
-    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 4, "random_state": 0}
-    return CFLLRegressor(backbone, **{**defaults, **parameters})
+def small(Estimator, backbone=None, **parameters):
+    defaults = {"max_epochs": 4, "random_state": 0}
+    if backbone is None:
+        defaults["hidden_layer_sizes"] = (16,)
+    return Estimator(backbone, **{**defaults, **parameters})
 
 
-def classifier(backbone=None, **parameters):
-    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 4, "random_state": 0}
-    return CFLLClassifier(backbone, **{**defaults, **parameters})
+regressor, classifier = (functools.partial(small, kind) for kind in (CFLLRegressor, CFLLClassifier))
 
 
 FRIEDMAN = (X_friedman, y_friedman)
@@ -313,7 +313,7 @@ def test_users_code_is_passed_again_at_load(case, tmp_path):
 
 def test_parameters_survive_saving(tmp_path):
     model = regressor(
-        MLPBackbone((9,), "gelu", 0.1),
+        MLPBackbone((9, 8), "gelu", 0.1),
         ridge=2.0,
         decay=0.9,
         optimizer=torch.optim.NAdam,

@@ -132,8 +132,8 @@ def test_fits_in_four_threads_equal_serial_ones(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
-def test_200_fits_in_four_threads_equal_serial_ones(name):
-    assert_equal_in_threads(ALL[name], range(50 if "instruments" in name else 200))
+def test_100_fits_in_four_threads_equal_serial_ones(name):
+    assert_equal_in_threads(ALL[name], range(30 if "instruments" in name else 100))
 
 
 @pytest.mark.parametrize("name", OURS)
