@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from sklearn_cfll import CFLLClassifier, CFLLRegressor
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 RESULTS = FOLDER / "results"
@@ -48,7 +51,10 @@ def load() -> Iterator[Load]:
 @pytest.mark.parametrize(
     "script", [pytest.param(s, marks=pytest.mark.slow) if s in SLOW else s for s in SCRIPTS]
 )
-def test_the_smallest_case_runs_and_stores_its_origin(script, load, tmp_path, capsys):
+def test_the_smallest_case_runs_and_stores_its_origin(script, load, tmp_path, capsys, monkeypatch):
+    for kind in (CFLLRegressor, CFLLClassifier):  # it is to run, not to learn
+        few = dataclasses.replace(kind.defaults, epochs=2, field_epochs=2)
+        monkeypatch.setattr(kind, "defaults", few)
     file = tmp_path / "records.jsonl"
     load(script).main(["--smallest", "--results", str(file)])
     records = [json.loads(line) for line in file.read_text().splitlines()]

@@ -117,7 +117,8 @@ class PiecewiseLinear(EncoderModule):
         self._set(rate=2.0 / np.maximum(bins, narrowest))
 
     def forward(self, rows: Tensor) -> Tensor:
-        scaled = ((rows - self.center) / self.width).to(self.lower.dtype)
+        # Booleans can be added to, but not subtracted from.
+        scaled = ((-self.center + rows) / self.width).to(self.lower.dtype)
         columns = scaled.index_select(1, self.column)
         passed = (columns - self.lower) * self.rate
         return passed.clamp(0.0, 2.0) - 1.0

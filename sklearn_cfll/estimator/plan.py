@@ -15,6 +15,7 @@ from ..backbones.mlp import MLPBackbone
 from ..backbones.splitting import CannotTakeInputs
 from ..columns.reader import TableReader
 from ..columns.rows import ExpandedRows, Rows, as_rows, from_numpy
+from ..persistence import dtype_name
 from ..training.batches import RowsDataset
 from ..training.seeding import draw_seed
 from ..training.torch_settings import resolve_device
@@ -125,7 +126,7 @@ class Plan:
             raise ValueError(
                 f"`sample_weight` goes up to {weights.max() / relative * checked.mean_weight:g}, "
                 f"{weights.max():g} times the mean weight at fit, too large for "
-                f"{str(self.network.dtype).removeprefix('torch.')}. Weights are numbers of "
+                f"{dtype_name(self.network.dtype)}. Weights are numbers of "
                 "repetitions on the scale of those at fit. Rescale them."
             )
         data.sample_weight = None if weights is None else self.tensor(weights)
@@ -141,7 +142,7 @@ class Plan:
             raise ValueError(
                 f"y[{position}] = {value:g} lies {size[row]:.2g} standard deviations from the "
                 "targets that the model was fitted to, too far for "
-                f"{str(self.network.dtype).removeprefix('torch.')}. Check its units. If they are "
+                f"{dtype_name(self.network.dtype)}. Check its units. If they are "
                 "the same, `fit` again on old and new rows together, or on a transformed y."
             )
 

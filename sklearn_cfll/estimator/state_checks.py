@@ -17,7 +17,7 @@ from ..columns.rows import as_rows
 from ..heads.closed_form import SOLVERS
 from ..heads.memory import MEMORIES
 from ..linalg import RIDGES, Moments
-from ..persistence import ModelFileError, recipe_name
+from ..persistence import DTYPES, ModelFileError, recipe_name
 from ..training.batches import RowsDataset
 from ..training.optimizers import OPTIMIZERS
 from .file_checks import (
@@ -272,7 +272,7 @@ def check_sizes(model: dict[str, Any], n_targets: int, n_columns: int | None) ->
         check_last_layer(offset, "layer.", n_targets, columns)
         if not is_floats(offset.get("columns.mean"), columns):
             raise ModelFileError(f"offset: `columns.mean` is not of shape {(columns,)}.")
-    dtype, prefix = getattr(torch, network["dtype"]), "backbone."
+    dtype, prefix = DTYPES[network["dtype"]], "backbone."
     widths: tuple[int, ...] = ()
     if network["encoder"] is not None:
         prefix = "backbone.network."
