@@ -87,8 +87,9 @@ class EncodedColumns(nn.Module):
     """The outputs of several encoders side by side, each times the scale of its column.
 
     Its inputs are those of :class:`~sklearn_cfll.columns.expansion.Expansion`: numbers, which each
-    encoder sees, and indicators, which stand beside the outputs of the first one. The indicators of
-    a column are centred, and together vary as much as a standardised number.
+    encoder sees, and indicators, which stand beside the outputs of each, so that every block of a
+    network sees them. The indicators of a column are centred, and together vary as much as a
+    standardised number.
 
     Scales are one until :meth:`scale_columns` sets them. Columns with large scales influence a
     network early in training, columns with small scales late. Members of an ensemble may have
@@ -112,16 +113,22 @@ class EncodedColumns(nn.Module):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Number of outputs of each encoder that has any, the indicators with the first."""
-        first, *others = (each.n_outputs for each in self.encoders)
-        return tuple(n for n in (first + len(self.expansion.share), *others) if n)
+        """Number of outputs of each encoder that has any, and of the indicators beside them."""
+        widths = [each.n_outputs for each in self._encoders]
+        return tuple(n + len(self.expansion.share) for n in widths or [0])
 
     @property
     def column(self) -> Tensor:
         """Index of the table's column that each output comes from."""
         expansion = self.expansion
-        first, *others = (expansion.numbers[each.column] for each in self.encoders)
-        return torch.cat([first, expansion.column[expansion.n_numbers :], *others])
+        indicators = expansion.column[expansion.n_numbers :]
+        found = [torch.cat([expansion.numbers[e.column], indicators]) for e in self._encoders]
+        return torch.cat(found or [indicators])
+
+    @property
+    def _encoders(self) -> list[Any]:
+        """The encoders that have outputs."""
+        return [each for each in self.encoders if each.n_outputs]
 
     def fit(
         self,
@@ -152,11 +159,10 @@ class EncodedColumns(nn.Module):
         rows = rows.float() if rows.dtype == torch.bool else rows
         n, share = self.expansion.n_numbers, self.expansion.share
         numbers = rows[:, :n] if len(share) else rows
-        parts = [encoder(numbers) for encoder in self.encoders if encoder.n_outputs]
+        parts = [encoder(numbers) for encoder in self._encoders]
         if len(share):
-            like = self.expansion.like.dtype
-            found = ((rows[:, n:] - share) / self.expansion.spread).to(like)
-            parts.insert(1 if self.encoders[0].n_outputs else 0, found)
+            found = ((rows[:, n:] - share) / self.expansion.spread).to(self.expansion.like.dtype)
+            parts = [each for part in parts for each in (part, found)] or [found]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from .statistics import ENTRIES, quantiles, some_rows
 
 __all__ = ["NUMBER", "Expansion", "Levels", "NumberRows"]
 
-# Levels with fewer rows share one indicator, as do all gaps of a column: what a network learns of
-# fewer rows is mostly noise (benchmarks/tables_as_they_come.py).
-LEAST_ROWS = 10
+# Levels with fewer rows share one indicator; gaps of fewer rows have none. With ten, the error on one
+# of 14 development tables, of 163 rows, was twice as large (benchmarks/tables_as_they_come.py).
+LEAST_ROWS = 3
 # Most indicators of one column; the most frequent levels have their own.
 MOST_INDICATORS = 256
 
@@ -61,10 +61,10 @@ class Expansion(EncoderModule):
 
     Coded rows hold one number per column of the table: a number, or the code of a level; NaN is a
     gap (a missing value), or a level that was not seen at fit. In numbers a gap is replaced by the
-    median of the column. A level with fewer than ten rows shares an indicator with all such levels,
-    and so do levels beyond the 255 most frequent ones. A level that was not seen counts as one of
-    them, as a gap does if there were too few gaps at fit; if there is no such indicator, it is
-    replaced by the mean of all levels. The codes of ordered categories are numbers too.
+    median of the column. Levels with fewer than three rows share one indicator with levels beyond
+    the 255 most frequent ones. A level that was not seen counts as one of them, as a gap does if
+    there were too few gaps at fit; if there is no such indicator, it is replaced by the mean of all
+    levels. The codes of ordered categories are numbers too.
 
     Attributes
     ----------
