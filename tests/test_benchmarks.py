@@ -23,7 +23,7 @@ SCRIPTS = sorted(
     if "if __name__" in path.read_text() and path.stem not in NO_SCRIPT
 )
 SLOW = {"classification", "classifier_defaults", "columns", "field_ridge", "honest"}
-SLOW |= {"operators", "uci"}  # more than three seconds
+SLOW |= {"operators", "tables_as_they_come", "uci"}  # more than three seconds
 REPORTED = sorted(set(SCRIPTS) & {path.stem for path in RESULTS.glob("*.jsonl")})
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not in an installed package")
