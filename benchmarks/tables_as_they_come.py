@@ -153,14 +153,13 @@ def report_search(records: list[Record]) -> None:
         if not (group["model"] == BASE).any():
             continue
         measures = [name for name in MEASURES if group[name].notna().all()]
-        table = group.groupby(["model", "task"], sort=False)[measures].mean().clip(lower=LEAST)
-        base = np.log(table.loc[BASE])
-        print(f"\nSearch, {title}: relative to the defaults, geometric means")
-        counted = [name for name in measures if name in ("error", "log_loss")]
+        table = group.groupby(["model", "task", "seed"], sort=False)[measures].mean()
         columns = "".join(f"{name:>10s}" for name in measures)
+        counted = [name for name in measures if name in ("error", "log_loss")]
+        print(f"\nSearch, {title}: relative to the defaults, geometric means")
         print(f"{'':32s}tables{columns}" + "".join(f"   {name} < / >" for name in counted))
         for model in group["model"].unique():
-            change = (np.log(table.loc[model]) - base).dropna()
+            change = changes(table.loc[model], table.loc[BASE])
             cells = "".join(f"{np.exp(change[name].mean()):10.3f}" for name in measures)
             sides = "".join(
                 f"{(change[name] < -CLEAR).sum():{len(name) + 5}d} / "
@@ -168,6 +167,13 @@ def report_search(records: list[Record]) -> None:
                 for name in counted
             )
             print(f"{model:32s}{len(change):6d}{cells}{sides}")
+
+
+def changes(changed: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """Logarithms of ratios, task by task, on the splits that both have."""
+    both = changed.index.intersection(base.index)
+    means_of = [part.loc[both].groupby("task").mean().clip(lower=LEAST) for part in (changed, base)]
+    return np.log(means_of[0] / means_of[1])
 
 
 def report(records: list[Record]) -> None:
