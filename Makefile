@@ -10,6 +10,8 @@ TORCH := torch==2.13.0
 TORCH_FLAGS ?=
 DATA ?=
 WORKERS ?= 2
+# All tests of a file in one process: what they share is computed once.
+FILES := -n $(WORKERS) --dist loadfile
 
 .PHONY: help env env-test demo test test-slow test-oldest lint types check bench clean
 
@@ -37,7 +39,7 @@ demo: env  ## closed form against Adam and MLPRegressor on real data; writes dem
 	$(BIN)/python examples/demo.py
 
 test: env-test  ## all tests but the slow ones, in WORKERS processes
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow' --cov --cov-report=term
+	$(BIN)/python -m pytest $(FILES) -m 'not slow' --cov --cov-report=term
 
 test-slow: env-test  ## the slow tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
@@ -49,7 +51,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	touch $@
 
 test-oldest: $(OLDEST)/.installed  ## the same tests with the least versions that are declared
-	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m 'not slow'
+	$(OLDEST)/bin/python -m pytest $(FILES) -m 'not slow'
 
 lint: env-test  ## ruff: rules and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

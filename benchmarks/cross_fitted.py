@@ -5,9 +5,11 @@ Eight networks beside each other, each holding out its own fold: (64, 64) on the
 same folds, batches of the same size, at most as many epochs, a cosine schedule. Ours are the
 estimators at their defaults. Adam trains all layers, by squared error or by cross-entropy; its rate
 is chosen by the pooled out-of-fold loss, and so is the epoch. The prediction is the mean of the
-members, of their probabilities for classes, with a temperature from out-of-fold rows.
+members, of their probabilities for classes, with a temperature from out-of-fold rows. In regression
+Adam is also given as many epochs as our fit takes time for ("same time", one rate's time counted).
+"CFLL, no folds" are our members with a tenth of the rows held out for all of them.
 
-    python benchmarks/cross_fitted.py --data DIR --seeds 5        # an hour on one core
+    python benchmarks/cross_fitted.py --data DIR --seeds 3        # an hour on one core
     python benchmarks/cross_fitted.py --report
 """
 
@@ -21,7 +23,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from calibration import fitted_logits
-from harness import Bench, Record, geometric_mean, print_origin, print_table
+from harness import Bench, Model, Record, geometric_mean, print_origin, print_table
 from measures import of_classes, of_regression, stopwatch
 from networks import Setting, keep_best, train
 from scipy.special import softmax
@@ -68,11 +70,19 @@ def all_outputs(net: nn.Module, X: np.ndarray) -> Tensor:
 
 
 def by_adam(
-    model: Any, X: np.ndarray, targets: Tensor, folds: Tensor, loss: Loss, sizes: tuple[int, ...]
+    model: Any,
+    X: np.ndarray,
+    targets: Tensor,
+    folds: Tensor,
+    loss: Loss,
+    sizes: tuple[int, ...],
+    rates: tuple[float, ...] = RATES,
+    epochs: int | None = None,
 ) -> tuple[nn.Module, float]:
     """The members at the rate with the least out-of-fold loss, which is returned too.
 
-    ``model`` is one of ours, fitted: its columns, epochs, batches and seed are used.
+    ``model`` is one of ours, fitted: its columns, batches and seed are used, and its number of
+    epochs if there is no other.
     """
     rows, n_outputs = torch.as_tensor(X), targets.shape[1]
     held = folds == torch.arange(MEMBERS)[:, None]
@@ -84,14 +94,14 @@ def by_adam(
 
     best, chosen = np.inf, nn.Module()
     settings = model.resolved_
-    for rate in RATES:
+    for rate in rates:
         net = Members(model.backbone_.columns, sizes, n_outputs, model.random_state)
         net.columns.requires_grad_(False)
         setting = Setting(
             "adam",
             rate,
             batch_size=settings["batch_size"],
-            epochs=settings["max_epochs"],
+            epochs=epochs or settings["max_epochs"],
             seed=model.random_state,
         )
 
@@ -105,29 +115,68 @@ def by_adam(
     return chosen, best
 
 
-def regression(rows: Any, place: Record) -> list[Record]:
+def squares(outputs: Tensor, wanted: Tensor) -> Tensor:
+    return (outputs - wanted).square().mean(-1)
+
+
+class Regression:
+    """A split on which ours is fitted; Adam's members for its columns and folds."""
+
+    def __init__(self, rows: list[np.ndarray], seed: int) -> None:
+        self.X, self.X_test, y, self.y_test = rows
+        with stopwatch() as self.taken:
+            self.model = CFLLRegressor(random_state=seed, linear_part=False).fit(self.X, y)
+        self.mean, self.std = y.mean(), y.std()
+        self.targets = torch.as_tensor((y - self.mean) / self.std).float()[:, None]
+        self.folds = torch.as_tensor(draw_folds(MEMBERS, y[:, None], None, seed))
+
+    def train(self, **options: Any) -> nn.Module:
+        sizes = (64, 64)
+        return by_adam(self.model, self.X, self.targets, self.folds, squares, sizes, **options)[0]
+
+    def record(self, net: nn.Module, name: str, seconds: float) -> Record:
+        standard = all_outputs(net, self.X_test).mean(0)[:, 0].numpy()
+        found = of_regression(self.y_test, self.mean + self.std * standard)
+        return {"model": name, "seconds": seconds, **found}
+
+
+def regression(rows: list[np.ndarray], place: Record) -> list[Record]:
     """Test errors of both on one split."""
-    X, X_test, y, y_test = rows
-    with stopwatch() as ours:
-        model = CFLLRegressor(random_state=place["seed"], linear_part=False).fit(X, y)
-    mean, std = y.mean(), y.std()
-    targets = torch.as_tensor((y - mean) / std).float()[:, None]
-    folds = torch.as_tensor(draw_folds(MEMBERS, y[:, None], None, place["seed"]))
-
-    def squares(outputs: Tensor, wanted: Tensor) -> Tensor:
-        return (outputs - wanted).square().mean(-1)
-
+    case = Regression(rows, place["seed"])
     with stopwatch() as theirs:
-        net, _ = by_adam(model, X, targets, folds, squares, (64, 64))
-    predicted = mean + std * all_outputs(net, X_test).mean(0)[:, 0].numpy()
-    return [
-        {
-            "model": "CFLL",
-            "seconds": ours["seconds"],
-            **of_regression(y_test, model.predict(X_test)),
-        },
-        {"model": "Adam", "seconds": theirs["seconds"], **of_regression(y_test, predicted)},
-    ]
+        net = case.train()
+    found = of_regression(case.y_test, case.model.predict(case.X_test))
+    ours = {"model": "CFLL", "seconds": case.taken["seconds"], **found}
+    return [ours, case.record(net, "Adam", theirs["seconds"])]
+
+
+def same_time(rows: list[np.ndarray], place: Record) -> Record:
+    """Adam with as many epochs as our fit takes time for, at most three times ours."""
+    case = Regression(rows, place["seed"])
+    epochs = case.model.resolved_["max_epochs"]
+    with stopwatch() as one_rate:
+        case.train(rates=RATES[1:2])
+    ratio = case.taken["seconds"] / one_rate["seconds"]
+    bought = int(np.clip(round(ratio * epochs), 1, 3 * epochs))
+    with stopwatch() as theirs:
+        net = case.train(epochs=bought)
+    return case.record(net, "Adam, same time", theirs["seconds"]) | {"epochs": bought}
+
+
+def regression_without_folds(rows: list[np.ndarray], place: Record) -> Record:
+    X, X_test, y, y_test = rows
+    with stopwatch() as taken:
+        model = CFLLRegressor(random_state=place["seed"], linear_part=False, cross_fit=False)
+        model.fit(X, y)
+    found = of_regression(y_test, model.predict(X_test))
+    return {"model": "CFLL, no folds", "seconds": taken["seconds"], **found}
+
+
+def classification_without_folds(task: Any, place: Record) -> Record:
+    with stopwatch() as taken:
+        model = CFLLClassifier(random_state=place["seed"], cross_fit=False).fit(*task.known)
+    found = of_classes(model.predict_proba(task.test[0]), task.test[1])
+    return {"model": "CFLL, no folds", "seconds": taken["seconds"], **found}
 
 
 def classification(task: Any, place: Record) -> list[Record]:
@@ -160,9 +209,13 @@ def classification(task: Any, place: Record) -> list[Record]:
     ]
 
 
-PARTS: dict[str, Callable[[Any, Record], list[Record]]] = {
-    "regression": regression,
-    "classification": classification,
+PARTS: dict[str, dict[str, Model]] = {
+    "regression": {
+        "both": regression,
+        "no folds": regression_without_folds,
+        "same time": same_time,
+    },
+    "classification": {"both": classification, "no folds": classification_without_folds},
 }
 
 
@@ -173,32 +226,53 @@ def load(name: str, seed: int, where: Where) -> Any:
 
 def report(records: list[Record]) -> None:
     print_origin(records)
+    if not records:
+        return
     frame = pd.DataFrame(records)
+    if "rmse" in frame:
+        frame["mse"] = frame["rmse"] ** 2
     for part, measures in (
-        ("regression", ["rmse"]),
+        ("regression", ["rmse", "mse"]),
         ("classification", ["accuracy", "log_loss", "ece"]),
     ):
         chosen = frame[frame["part"] == part]
         if chosen.empty:
             continue
+        print(f"\n{part}, mean of {chosen['seed'].nunique()} splits")
         for measure in (*measures, "seconds"):
             table = chosen.pivot_table(index="set", columns="model", values=measure, sort=False)
-            print_table(f"{part}: {measure}", table, ".4f")
-        if part == "regression":
-            mse = chosen.assign(mse=chosen["rmse"] ** 2)
-            table = mse.pivot_table(index="set", columns="model", values="mse", sort=False)
-            ratio = table["CFLL"] / table["Adam"]
-            print(f"Test MSE, ours over Adam's, geometric mean: {geometric_mean(ratio):.3f}")
+            if measure != "mse":
+                print_table(measure, table, ".4f")
+            if measure == "seconds":  # what was fitted in one call, and so under one load
+                both = [name for name in table if name in ("CFLL", "Adam", "cross-entropy")]
+                compare(table[both], "seconds (three rates of the other's)")
+            elif measure == "accuracy":
+                ahead = (table.rsub(table["CFLL"], axis=0) > 0).sum()
+                print("sets where ours is higher: " + listed(ahead, "d") + f" of {len(table)}")
+            elif measure != "rmse":
+                compare(table, measure)
+
+
+def listed(values: pd.Series, form: str) -> str:
+    return "; ".join(f"{name} {value:{form}}" for name, value in values.items() if name != "CFLL")
+
+
+def compare(table: pd.DataFrame, measure: str) -> None:
+    """Ours over the others, geometric mean over sets, and on how many it is below."""
+    ratios = table.rdiv(table["CFLL"], axis=0)
+    print(f"ours over others, {measure}: " + listed(geometric_mean(ratios), ".3f"))
+    print("sets where ours is lower: " + listed((ratios < 1).sum(), "d") + f" of {len(table)}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    bench = Bench(__doc__, "cross_fitted", arguments, smallest={"tasks": ["diabetes"]}, seeds=5)
+    small = {"tasks": ["diabetes"], "parts": ["regression"]}
+    parts = {"nargs": "+", "choices": list(PARTS), "default": list(PARTS)}
+    bench = Bench(__doc__, "cross_fitted", arguments, seeds=3, smallest=small, parts=parts)
+    CFLLRegressor(max_epochs=1).fit([[0.0], [1.0], [2.0]], [0, 1, 2])  # imports
     sets = {"regression": [*UCI], "classification": [*CLASSES]}
-    if bench.small:
-        sets = {"regression": ["diabetes"]}
-    for part, names in sets.items():
-        tasks = bench.grid(names, load, ("set", "seed"), part=part)
-        bench.run(tasks, {"both": PARTS[part]}, KEY)
+    for part in bench.options.parts:
+        tasks = bench.grid(sets[part], load, ("set", "seed"), part=part)
+        bench.run(tasks, PARTS[part], KEY)
     report(bench.records)
 
 

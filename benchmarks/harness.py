@@ -215,7 +215,10 @@ def machine() -> Record:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "unknown"
-    return {"versions": found, "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    parts = [platform.machine(), f"{os.cpu_count()} cores"]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return {"versions": found, "machine": ", ".join(parts)}
 
 
 def print_origin(records: Iterable[Record]) -> None:

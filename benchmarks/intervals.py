@@ -5,6 +5,9 @@ coverage on the third of the test rows that is predicted the least, and the most
 squared standardised residual; the mean log density of a normal with the predicted deviation,
 and with one noise level for all rows ("constant"), in y's units.
 
+Beside them the width of MAPIE's CV+ intervals around the same model, which is fitted once more on
+each of eight folds, on the smaller UCI sets, three splits.
+
     python benchmarks/intervals.py                 # bundled and simulated data, two minutes
     python benchmarks/intervals.py --data DIR      # with the UCI sets and their splits
 """
@@ -12,16 +15,20 @@ and with one noise level for all rows ("constant"), in y's units.
 from __future__ import annotations
 
 import numpy as np
-from harness import Bench, Record, print_origin, print_table
-from measures import of_regression
+from harness import Bench, Record, geometric_mean, print_origin, print_table
+from measures import of_regression, stopwatch
 from pandas import DataFrame
 from sklearn.datasets import load_diabetes, make_friedman1
-from sklearn.model_selection import ShuffleSplit
+from sklearn.model_selection import KFold, ShuffleSplit
 from tasks import UCI, Where
 
 from sklearn_cfll import CFLLRegressor
 
 SPLITS = 5
+PEER = "MAPIE CV+"
+PEER_SETS = ("yacht", "energy", "concrete", "wine-quality-red")  # eight more fits each
+PEER_SPLITS = 3
+COVERAGE = 0.9
 SIMULATED = ("even noise", "uneven noise", "heavy tails", "friedman1", "diabetes")
 
 
@@ -48,11 +55,77 @@ def load(name: str, split: int, where: Where) -> tuple[np.ndarray, np.ndarray, n
     return X, y, [test for _, test in parts][split]
 
 
+def of_interval(interval: tuple[np.ndarray, np.ndarray], y: np.ndarray) -> Record:
+    """Coverage, mean width and the interval score (Gneiting & Raftery 2007, equation 43).
+
+    The last is the width and a penalty for each row outside; less is better.
+    """
+    lower, upper = interval
+    outside = np.maximum(lower - y, 0.0) + np.maximum(y - upper, 0.0)
+    return {
+        "coverage": float(np.mean((lower <= y) & (y <= upper))),
+        "width": float(np.mean(upper - lower)),
+        "interval score": float(np.mean(upper - lower + 2.0 / (1.0 - COVERAGE) * outside)),
+    }
+
+
+def cross_validation_plus(
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray], place: Record
+) -> Record | None:
+    """Intervals of MAPIE around ``CFLLRegressor()`` fitted on each of eight folds."""
+    if place["task"] not in PEER_SETS or place["seed"] >= PEER_SPLITS:
+        return None
+    from mapie.regression import CrossConformalRegressor  # `pip install mapie`
+
+    X, y, test = rows
+    train = np.setdiff1d(np.arange(len(y)), test)
+    with stopwatch() as taken:
+        model = CrossConformalRegressor(
+            CFLLRegressor(random_state=place["seed"]),
+            confidence_level=COVERAGE,
+            method="plus",
+            cv=KFold(8, shuffle=True, random_state=place["seed"]),
+        ).fit_conformalize(X[train], y[train])
+    _, found = model.predict_interval(X[test])
+    return of_interval((found[:, 0, 0], found[:, 1, 0]), y[test]) | {"seconds": taken["seconds"]}
+
+
+def report_peer(records: list[Record]) -> None:
+    """Coverage and width of both on the splits that MAPIE was run on."""
+    frame = DataFrame(records)
+    values = frame.pivot_table(
+        ["coverage", "width", "interval score", "seconds"], ["task", "seed"], "model", sort=False
+    ).dropna()
+    if PEER not in frame["model"].values or values.empty:
+        return
+    means = values.groupby(level="task", sort=False).mean()
+    print(f"\nBeside MAPIE's CV+ of eight folds around CFLLRegressor(), {PEER_SPLITS} splits")
+    print(
+        f"{'':18s}{'coverage':>18s}{'mean width, ratio':>30s}{'score, ratio':>16s}{'seconds':>18s}"
+    )
+    ratios = {
+        name: means[name]["CFLLRegressor"] / means[name][PEER]
+        for name in ("width", "interval score")
+    }
+    for task, row in means.iterrows():
+        ours, peer = (row.xs(model, level="model") for model in ("CFLLRegressor", PEER))
+        print(
+            f"{task:18s}{ours['coverage']:9.3f}{peer['coverage']:9.3f}"
+            f"{ours['width']:11.3f}{peer['width']:11.3f}{ratios['width'][task]:8.3f}"
+            f"{ratios['interval score'][task]:16.3f}{ours['seconds']:9.1f}{peer['seconds']:9.1f}"
+        )
+    print(
+        f"{'geometric mean':18s}{'':40s}{geometric_mean(ratios['width']):8.3f}"
+        f"{geometric_mean(ratios['interval score']):16.3f}"
+    )
+
+
 def measure(rows: tuple[np.ndarray, np.ndarray, np.ndarray], place: Record) -> Record:
     X, y, test = rows
     train = np.setdiff1d(np.arange(len(y)), test)
-    model = CFLLRegressor(random_state=place["seed"]).fit(X[train], y[train])
-    interval = model.predict_interval(X[test], 0.9)
+    with stopwatch() as taken:
+        model = CFLLRegressor(random_state=place["seed"]).fit(X[train], y[train])
+    interval = model.predict_interval(X[test], COVERAGE)
     mean, std = model.predict(X[test], return_std=True)
     found = of_regression(y[test], mean, std, interval)
     inside = (interval[0] <= y[test]) & (y[test] <= interval[1])
@@ -60,7 +133,8 @@ def measure(rows: tuple[np.ndarray, np.ndarray, np.ndarray], place: Record) -> R
     third = len(order) // 3
     level = np.full(len(mean), np.sqrt(model.noise_variance_[0]))
     return {
-        "coverage": found["coverage"],
+        **of_interval(interval, y[test]),
+        "seconds": taken["seconds"],
         "quiet": float(inside[order[:third]].mean()),
         "noisy": float(inside[order[-third:]].mean()),
         "z²": found["squared_z"],
@@ -73,12 +147,15 @@ def main(arguments: list[str] | None = None) -> None:
     small = {"tasks": ["diabetes"]}
     bench = Bench(__doc__, "intervals", arguments, seeds=SPLITS, smallest=small)
     tasks = bench.grid((*SIMULATED, *UCI), load)
-    bench.run(tasks, {"CFLLRegressor": measure}, ("task", "seed", "model"))
+    models = {"CFLLRegressor": measure, PEER: cross_validation_plus}
+    bench.run(tasks, models, ("task", "seed", "model"))
     print_origin(bench.records)
     names = ["coverage", "quiet", "noisy", "z²", "log p", "constant"]
-    table = DataFrame(bench.records).groupby("task", sort=False)[names].mean()
+    ours = [record for record in bench.records if record["model"] == "CFLLRegressor"]
+    table = DataFrame(ours).groupby("task", sort=False)[names].mean()
     table.loc["mean"] = table.mean()
     print_table(f"Means over splits of {len(table) - 1} sets", table, ".3f")
+    report_peer(bench.records)
 
 
 if __name__ == "__main__":

@@ -82,12 +82,36 @@ def mlp(seed: int) -> Any:
     return TransformedTargetRegressor(network, transformer=StandardScaler())
 
 
-def real_mlp(seed: int) -> Any:
-    from pytabkit import RealMLP_TD_S_Regressor  # `pip install pytabkit`
+def from_pytabkit(name: str) -> Make:
+    """A regressor of pytabkit at its defaults on one thread."""
 
-    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return RealMLP_TD_S_Regressor(random_state=seed, device="cpu", n_threads=1)
+    def make(seed: int) -> Any:
+        import pytabkit  # `pip install pytabkit`
+
+        for logger in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
+        return getattr(pytabkit, name)(random_state=seed, device="cpu", n_threads=1)
+
+    return make
+
+
+def cat_boost(seed: int) -> Any:
+    from catboost import CatBoostRegressor
+
+    quiet = {"verbose": 0, "allow_writing_files": False}
+    return CatBoostRegressor(random_seed=seed, thread_count=1, **quiet)
+
+
+def light_gbm(seed: int) -> Any:
+    from lightgbm import LGBMRegressor
+
+    return LGBMRegressor(random_state=seed, n_jobs=1, verbose=-1)
+
+
+def xgboost(seed: int) -> Any:
+    from xgboost import XGBRegressor
+
+    return XGBRegressor(random_state=seed, n_jobs=1)
 
 
 def gaussian_process(n_columns: int, seed: int) -> GaussianProcessRegressor:
@@ -99,9 +123,15 @@ def gaussian_process(n_columns: int, seed: int) -> GaussianProcessRegressor:
 REGRESSORS: dict[str, Make] = {
     "CFLLRegressor": ours(),
     "HistGradBoost": lambda seed: HistGradientBoostingRegressor(random_state=seed),
+    "CatBoost": cat_boost,
+    "LightGBM": light_gbm,
+    "XGBoost": xgboost,
     "MLPRegressor": mlp,
-    "RealMLP-TD-S": real_mlp,
+    "RealMLP-TD-S": from_pytabkit("RealMLP_TD_S_Regressor"),
     "RidgeCV": lambda seed: scaled(RidgeCV(np.logspace(-3, 4, 15))),
+    # slow ones
+    "RealMLP-TD": from_pytabkit("RealMLP_TD_Regressor"),
+    "TabM-D": from_pytabkit("TabM_D_Regressor"),
     # less usual ways
     "plain RidgeCV": lambda seed: scaled(RidgeCV()),
     "MLP, raw targets": lambda seed: scaled(MLPRegressor(random_state=seed)),
@@ -115,7 +145,8 @@ CLASSIFIERS: dict[str, Make] = {
     "LogisticRegression": lambda seed: scaled(LogisticRegression(max_iter=1000)),
     "HistGradientBoosting": lambda seed: HistGradientBoostingClassifier(random_state=seed),
 }
-PEERS = ("CFLLRegressor", "HistGradBoost", "MLPRegressor", "RealMLP-TD-S", "RidgeCV")
+PEERS = tuple(REGRESSORS)[:8]
+SLOW_PEERS = ("RealMLP-TD", "TabM-D")
 
 
 @contextlib.contextmanager

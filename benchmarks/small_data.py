@@ -31,10 +31,14 @@ def of_few(rows: list[Any], place: Record) -> Record | None:
 
 
 def report(records: list[Record]) -> None:
-    print_origin(records)
+    if not records:
+        return
+    seeds = len({record["seed"] for record in records})
     table = means(records, "mse", ("task", "rows"))
     ratios = table.div(table["ridge"], axis=0)
-    print_table("Test MSE over ridge regression's", ratios.assign(MSE=table["ridge"]), ".3f")
+    print_table(
+        f"Test MSE over ridge regression's, {seeds} seeds", ratios.assign(MSE=table["ridge"]), ".3f"
+    )
     by_size = ratios.groupby(level="rows")
     print_table("Geometric means by rows", by_size.agg(geometric_mean), ".3f")
     print_table("Worst cells", by_size.max(), ".3f")
@@ -45,12 +49,16 @@ def report(records: list[Record]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     reported = {"action": "store_true", "help": "not the development sets"}
     small = {"tasks": ["diabetes"]}
-    bench = Bench(__doc__, "small_data", arguments, seeds=8, smallest=small, reported=reported)
-    sizes = [{"rows": n} for n in (SIZES[:1] if bench.small else SIZES)]
+    of_sizes = {"nargs": "+", "type": int, "default": SIZES, "help": "numbers of rows"}
+    options = {"reported": reported, "sizes": of_sizes}
+    bench = Bench(__doc__, "small_data", arguments, seeds=8, smallest=small, **options)
+    sizes = [{"rows": n} for n in (SIZES[:1] if bench.small else bench.options.sizes)]
     names = REPORTED if bench.options.reported else DEVELOPMENT
     tasks = bench.grid(names, split, variants=sizes)
     bench.run(tasks, dict.fromkeys(MODELS, of_few), ("task", "seed", "rows", "model"))
-    report([r for r in bench.records if r["task"] in (bench.options.tasks or names)])
+    print_origin(bench.records)
+    for names in (DEVELOPMENT, REPORTED):
+        report([r for r in bench.records if r["task"] in names])
 
 
 if __name__ == "__main__":

@@ -31,13 +31,20 @@ from .backbones.mlp import MLPBackbone
 from .columns.encoder import ColumnEncoder
 from .training.optimizers import OPTIMIZERS
 
-__all__ = ["Code", "ModelFileError", "is_plain", "load", "naming", "recipe_name", "save"]
+__all__ = ["Code", "ModelFileError", "dtype_name", "is_plain", "load", "naming", "recipe_name"]
+__all__ += ["save"]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name of a dtype in the module torch."""
+    return str(dtype).removeprefix("torch.")
+
 
 FORMAT = 3
 # Names that a file may contain; a name that is not in these tables is rejected.
 RECIPES = {each.__name__: each for each in (ColumnEncoder, FNOBackbone, MLPBackbone)}
 DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
+    dtype_name(dtype): dtype
     for dtype in (
         *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
         *(torch.complex64, torch.complex128, torch.bool),
@@ -299,7 +306,7 @@ def _encode(value: Any, arrays: dict[str, np.ndarray], where: str) -> Any:
     if isinstance(value, torch.device):
         return {"device": str(value)}
     if isinstance(value, torch.dtype) and value in DTYPES.values():
-        return {"dtype": str(value).removeprefix("torch.")}
+        return {"dtype": dtype_name(value)}
     if recipe_name(value) is not None:
         return {"recipe": [recipe_name(value), encode(value.get_params(deep=False))]}
     for name, optimizer in OPTIMIZERS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_cfll import CFLLClassifier, CFLLRegressor
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 RESULTS = FOLDER / "results"
 NO_SCRIPT = {"report"}
@@ -22,8 +25,8 @@ SCRIPTS = sorted(
     for path in FOLDER.glob("*.py")
     if "if __name__" in path.read_text() and path.stem not in NO_SCRIPT
 )
-SLOW = {"classification", "classifier_defaults", "columns", "field_ridge", "honest"}
-SLOW |= {"operators", "tables_as_they_come", "uci"}  # more than three seconds
+SLOW = {"classification", "classifier_defaults", "columns", "cross_fitted", "field_ridge"}
+SLOW |= {"gpu", "honest", "operators", "tables_as_they_come", "uci"}  # more than three seconds
 REPORTED = sorted(set(SCRIPTS) & {path.stem for path in RESULTS.glob("*.jsonl")})
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not in an installed package")
@@ -48,7 +51,10 @@ def load() -> Iterator[Load]:
 @pytest.mark.parametrize(
     "script", [pytest.param(s, marks=pytest.mark.slow) if s in SLOW else s for s in SCRIPTS]
 )
-def test_the_smallest_case_runs_and_stores_its_origin(script, load, tmp_path, capsys):
+def test_the_smallest_case_runs_and_stores_its_origin(script, load, tmp_path, capsys, monkeypatch):
+    for kind in (CFLLRegressor, CFLLClassifier):  # it is to run, not to learn
+        few = dataclasses.replace(kind.defaults, epochs=2, field_epochs=2)
+        monkeypatch.setattr(kind, "defaults", few)
     file = tmp_path / "records.jsonl"
     load(script).main(["--smallest", "--results", str(file)])
     records = [json.loads(line) for line in file.read_text().splitlines()]

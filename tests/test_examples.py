@@ -30,6 +30,12 @@ def test_tabular_example_predicts_and_reopens_its_model(capsys):
 
 
 @pytest.mark.slow
+def test_a_raw_frame_is_scored_explained_and_saved(capsys):
+    assert load("tables.py")["main"]() > 0.8
+    assert "same probabilities: True" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_burgers_surrogate_predicts_on_a_finer_grid(tmp_path, monkeypatch):
     pytest.importorskip("neuralop")
     monkeypatch.chdir(tmp_path)  # it draws burgers.png

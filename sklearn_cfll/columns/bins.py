@@ -68,6 +68,8 @@ class PiecewiseLinear(EncoderModule):
     n_bins : int, default=16
         Bins of equal weight per column. A column with at most four times as many values, and 16
         rows per value, has an edge at each value.
+    most : int, default=2048
+        Most outputs. With fewer than two per column, there are none.
 
     References
     ----------
@@ -82,9 +84,9 @@ class PiecewiseLinear(EncoderModule):
     lower: Tensor
     rate: Tensor
 
-    def __init__(self, n_bins: int = 16) -> None:
+    def __init__(self, n_bins: int = 16, most: int = MAX_BINS) -> None:
         super().__init__()
-        self.n_bins = n_bins
+        self.n_bins, self.most = n_bins, most
         for name in ("center", "width"):
             self.register_buffer(name, torch.empty(0, dtype=torch.float64))
         for name in ("lower", "rate"):
@@ -92,7 +94,7 @@ class PiecewiseLinear(EncoderModule):
         self.register_buffer("column", torch.empty(0, dtype=torch.int64))
 
     def fit(self, rows: Rows, sample_weight: Tensor | None = None) -> None:
-        most = MAX_BINS // rows.shape[1]
+        most = self.most // rows.shape[1]
         n_bins, n_values = min(self.n_bins, most), min(VALUES_PER_BIN * self.n_bins, most)
         edges: list[np.ndarray] = []
         if n_bins >= 2:
@@ -115,7 +117,8 @@ class PiecewiseLinear(EncoderModule):
         self._set(rate=2.0 / np.maximum(bins, narrowest))
 
     def forward(self, rows: Tensor) -> Tensor:
-        scaled = ((rows - self.center) / self.width).to(self.lower.dtype)
+        # Booleans can be added to, but not subtracted from.
+        scaled = ((-self.center + rows) / self.width).to(self.lower.dtype)
         columns = scaled.index_select(1, self.column)
         passed = (columns - self.lower) * self.rate
         return passed.clamp(0.0, 2.0) - 1.0

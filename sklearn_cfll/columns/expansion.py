@@ -45,7 +45,7 @@ class NumberRows:
 
     def __init__(self, rows: Rows, numbers: Tensor) -> None:
         self.rows, self.numbers = rows, numbers
-        self.device, self.dtype = rows.device, rows.dtype
+        self.device, self.dtype, self.index_device = rows.device, rows.dtype, rows.index_device
         self.shape: tuple[int, ...] = (len(rows), len(numbers))
 
     def __len__(self) -> int:
@@ -108,10 +108,10 @@ class Expansion(EncoderModule):
         """Find gaps and the frequencies of levels; all columns are numbers by default."""
         given = [NUMBER] * rows.shape[1] if levels is None else list(levels)
         numbers = [i for i, each in enumerate(given) if each.ordered or not each.n_levels]
-        chosen = torch.tensor(numbers, dtype=torch.int64)
-        some, weights = some_rows(NumberRows(rows, chosen), sample_weight)
-        neutral = quantiles(some, weights, 2)[:, 1].nan_to_num() if numbers else torch.empty(0)
-        self._set(numbers=numbers, neutral=neutral)
+        self._set(numbers=np.array(numbers, dtype=np.int64), neutral=np.empty(0))
+        if numbers:
+            some, weights = some_rows(NumberRows(rows, self.numbers), sample_weight)
+            self._set(neutral=quantiles(some, weights, 2)[:, 1].nan_to_num())
         self._set_indicators(given, *_frequencies(rows, sample_weight, given))
 
     def _set_indicators(
@@ -153,9 +153,34 @@ class Expansion(EncoderModule):
             gaps=np.array(with_gaps, dtype=np.int64),
             categories=np.array(categories, dtype=np.int64),
             first=np.cumsum([0, *sizes[:-1]], dtype=np.int64)[: len(sizes)],
-            slot=np.concatenate(slots or [[]]).astype(np.int64),
+            slot=np.concatenate([np.empty(0, np.int64), *slots]),
             gap_slot=np.array(gap_slots, dtype=np.int64),
         )
+
+    def check(self, n_levels: Sequence[int]) -> None:
+        """Raise if the buffers do not fit together, or not columns with so many levels each."""
+        p, sizes = len(n_levels), [n for n in n_levels if n]
+        n_gaps, n_shares = len(self.gaps), len(self.share)
+        source = self.column[self.n_numbers + n_gaps :]
+        fits = (
+            len(self.neutral) == self.n_numbers
+            and torch.equal(self.column[: self.n_numbers], self.numbers)
+            and torch.equal(self.column[self.n_numbers :][:n_gaps], self.gaps)
+            and len(self.column) == self.n_numbers + n_shares
+            and self.categories.tolist() == [i for i, n in enumerate(n_levels) if n]
+            and self.first.tolist() == np.cumsum([0, *sizes])[:-1].tolist()
+            and len(self.slot) == sum(sizes)
+            and len(self.gap_slot) == len(sizes)
+            and all(
+                bool(((each == -1) | ((each >= n_gaps) & (each < n_shares))).all())
+                for each in (self.slot, self.gap_slot)
+            )
+            and bool(torch.isin(source, self.categories).all())
+            and bool((source.diff() >= 0).all())
+            and set(self.column.tolist()) == set(range(p))
+        )
+        if not fits:
+            raise ValueError("its buffers do not fit the columns of the table")
 
     def forward(self, rows: Tensor) -> Tensor:
         """Coded rows (n, p) as numbers and indicators (n, n_outputs), in the dtype of the rows."""

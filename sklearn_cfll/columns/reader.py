@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from decimal import Decimal
-from numbers import Integral, Real
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
-import narwhals as nw
 import numpy as np
 
+from .._warnings import user_level
 from .expansion import NUMBER, Levels
+from .frames import Column, as_frame, columns_of, is_number
 
-__all__ = ["ColumnContent", "TableReader", "as_frame"]
+__all__ = ["ColumnContent", "TableReader"]
 
 Categorical = Any  # "from_dtype", names, indices, a mask, or None
 
-NESTED = (
-    "holds lists, dicts or other nested values ({value!r:.60}). Take out what is needed, one "
-    "number or category per row, for example with skrub.TableVectorizer, or drop the column."
-)
-MIXED = (
-    "mixes {one!r:.60} ({one_type}) and {other!r:.60} ({other_type}). Convert all values to one "
-    "type: to text, `df[{name!r}].astype(str)`, or to numbers, `pandas.to_numeric(df[{name!r}])`."
-)
-DATED = (
-    "(dtype {dtype}) holds dates or durations, which are not numbers. Convert them first: "
-    "skrub.DatetimeEncoder or skrub.TableVectorizer make columns of them (year, day of the week, "
-    "seconds since a reference date)."
-)
+# With fewer levels, text of numbers and of words may well be a category.
+LEAST_MIXED = 20
 
 
 class ColumnContent(NamedTuple):
@@ -57,31 +47,6 @@ class ColumnContent(NamedTuple):
         return self.levels is not None and self.levels.dtype.kind == "U"
 
 
-class Column(NamedTuple):
-    """A column of the user's table: its label in messages, its values, and what its dtype says.
-
-    Attributes
-    ----------
-    label : str
-    name : object
-        Name or index.
-    values : ndarray
-        Numbers (float64 with NaN), or objects with None for gaps.
-    order : list, "unordered" or None
-        Levels in their order if the dtype is an ordered category; "unordered" for other categories;
-        None for other dtypes.
-    """
-
-    label: str
-    name: Any
-    values: np.ndarray
-    order: Any = None
-
-    @property
-    def is_text(self) -> bool:
-        return self.values.dtype == object
-
-
 class TableReader:
     """Codes the columns of a table: numbers stay numbers, levels become 0, 1, ..., gaps NaN.
 
@@ -97,7 +62,7 @@ class TableReader:
 
     @classmethod
     def fit(cls, X: Any, categorical: Categorical, name: str = "X") -> TableReader | None:
-        """A reader for tables like X; None if all columns are numbers as they are.
+        """A reader for tables like X; None if NumPy makes the same numbers of all columns.
 
         Parameters
         ----------
@@ -108,12 +73,13 @@ class TableReader:
         name : str
             Name of the argument in messages.
         """
-        columns = list(_columns(X, name))
+        columns = list(columns_of(X, name))
         chosen = _chosen(categorical, [each.name for each in columns])
         contents = [_content(each, pick) for each, pick in zip(columns, chosen, strict=True)]
         frame = as_frame(X)
-        plain = all(each.levels is None for each in contents)
-        if plain and not any(each.is_text for each in columns):
+        if all(each.is_plain for each in columns) and not any(
+            c.levels is not None for c in contents
+        ):
             return None
         names = None if frame is None else list(frame.columns)
         named = names is not None and all(isinstance(each, str) for each in names)
@@ -135,9 +101,10 @@ class TableReader:
 
     def read(self, X: Any, name: str = "X") -> np.ndarray:
         """Coded rows (n, p) in float64; the columns are those of the fit."""
-        columns = list(_columns(X, name))
+        parse = [not each.holds_text for each in self.contents]
         coded = [
-            _codes(column, content) for column, content in zip(columns, self.contents, strict=True)
+            _codes(column, content)
+            for column, content in zip(columns_of(X, name, parse), self.contents, strict=True)
         ]
         return np.stack(coded, axis=1)
 
@@ -150,125 +117,6 @@ class TableReader:
     def unpack(cls, packed: dict[str, Any]) -> TableReader:
         """Inverse of :meth:`pack`."""
         return cls([ColumnContent(*each) for each in packed["contents"]], packed["names"])
-
-
-def as_frame(X: Any) -> nw.DataFrame[Any] | None:
-    """A frame of pandas, polars, pyarrow or another library that narwhals knows; else None.
-
-    Frames in which columns share a name count as arrays.
-    """
-    try:
-        found = nw.from_native(X, eager_only=True, pass_through=True)
-    except nw.exceptions.DuplicateError:
-        return None
-    return found if isinstance(found, nw.DataFrame) else None
-
-
-# -- columns of a table ---------------------------------------------------------------
-
-
-def _columns(X: Any, name: str) -> Iterator[Column]:
-    """The columns of a frame or of a two-dimensional array."""
-    frame = as_frame(X)
-    if frame is None:
-        for index in range(X.shape[1]):
-            label = f"Column {index} of `{name}`"
-            yield _of_objects(label, index, X[:, index], parse=True)
-        return
-    # By position: narwhals refuses names that are not text, and columns that share one.
-    for index, title in enumerate(frame.columns):
-        yield _of_series(f"Column {title!r} of `{name}`", title, frame[:, index])
-
-
-def _of_series(label: str, name: Any, series: nw.Series[Any]) -> Column:
-    """A column of a frame."""
-    dtype = series.dtype
-    if dtype.is_temporal():
-        raise ValueError(f"{label} {DATED.format(dtype=_native_dtype(series))}")
-    if dtype.is_nested():
-        value = next((each for each in series.to_list() if each is not None), None)
-        raise ValueError(f"{label} {NESTED.format(value=value)}")
-    if dtype.is_numeric() or dtype == nw.Boolean:
-        values = series.cast(nw.Float64).to_numpy()
-        return Column(label, name, np.asarray(values, dtype=np.float64))
-    if isinstance(dtype, nw.Enum | nw.Categorical):
-        levels = list(dtype.categories) if isinstance(dtype, nw.Enum) else None
-        values = series.to_numpy()
-        if values.dtype.kind in "fiub":  # categories of pandas may be numbers
-            order: Any = "unordered" if levels is None else [float(each) for each in levels]
-            return Column(label, name, values.astype(np.float64), order)
-        order = "unordered" if levels is None else [str(each) for each in levels]
-        return Column(label, name, np.array(_texts(series), dtype=object), order)
-    if dtype == nw.String:
-        return Column(label, name, np.array(_texts(series), dtype=object))
-    return _of_objects(label, name, np.asarray(series.to_numpy(), dtype=object))
-
-
-def _texts(series: nw.Series[Any]) -> list[Any]:
-    """Text of a column, with None for gaps."""
-    absent = series.is_null().to_numpy()
-    values = series.cast(nw.String).to_list()
-    return [None if gap else value for value, gap in zip(values, absent, strict=True)]
-
-
-def _native_dtype(series: nw.Series[Any]) -> Any:
-    native = series.to_native()
-    return getattr(native, "dtype", getattr(native, "type", series.dtype))
-
-
-def _of_objects(label: str, name: Any, values: np.ndarray, parse: bool = False) -> Column:
-    """A column of objects: numbers, or text; with ``parse``, text that is a number is one."""
-    if values.dtype.kind in "fiub":
-        return Column(label, name, values.astype(np.float64))
-    entries = [None if _is_gap(value) else value for value in values.ravel()]
-    known = [value for value in entries if value is not None]
-    texts = [isinstance(value, str) for value in known]
-    if parse and any(texts) and all(map(_is_number, known)):
-        texts = []
-    if any(texts) and not all(texts):
-        one, other = known[texts.index(True)], known[texts.index(False)]
-        kinds = {"one_type": type(one).__name__, "other_type": type(other).__name__}
-        raise ValueError(f"{label} {MIXED.format(one=one, other=other, name=name, **kinds)}")
-    if any(texts):
-        return Column(label, name, np.array(entries, dtype=object))
-    numbers = np.full(len(entries), np.nan)
-    for row, value in enumerate(entries):
-        if value is not None:
-            numbers[row] = _as_number(value, label)
-    return Column(label, name, numbers)
-
-
-def _is_gap(value: Any) -> bool:
-    """Whether a value is None, NaN or NaT of any type, or pandas' NA."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    if isinstance(value, Decimal):  # a signalling NaN cannot be compared
-        return value.is_nan()
-    return isinstance(value, Real) and bool(value != value)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _as_number(value: Any, label: str) -> float:
-    if any(hasattr(value, part) for part in ("isoformat", "total_seconds", "start_time")):
-        raise ValueError(f"{label} {DATED.format(dtype=type(value).__name__)}")
-    if isinstance(value, list | tuple | dict | set | np.ndarray):
-        # The error that scikit-learn's checks expect of a value that is no number.
-        raise TypeError(
-            f"{label} {NESTED.format(value=value)} (float() argument must be a string or a real "
-            f"number, not {type(value).__name__!r})"
-        )
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{label} holds {value!r:.60}, which is not a number: {error}.") from error
 
 
 # -- which columns are categories ------------------------------------------------------
@@ -309,12 +157,13 @@ def _position(given: Any, names: list[Any]) -> int:
             "`categorical_features` must hold names, indices or booleans, one kind throughout, "
             f"got {given!r}."
         )
-    if not -len(names) <= given < len(names):
+    index = int(given)
+    if not -len(names) <= index < len(names):
         raise ValueError(
-            f"`categorical_features` holds the index {int(given)}, but X has {len(names)} columns, "
+            f"`categorical_features` holds the index {index}, but X has {len(names)} columns, "
             f"0 to {len(names) - 1}."
         )
-    return int(given) % len(names)
+    return index % len(names)
 
 
 def _content(column: Column, chosen: bool | Literal["from_dtype"]) -> ColumnContent:
@@ -338,7 +187,23 @@ def _levels_of(column: Column) -> ColumnContent:
     if isinstance(column.order, list):
         levels = [each for each in column.order if each in found]
         return ColumnContent(np.array(levels, dtype=dtype), ordered=True)
+    if column.is_text and column.order is None and len(found) >= LEAST_MIXED:
+        _warn_of_numbers(column, found)
     return ColumnContent(np.array(sorted(found), dtype=dtype))
+
+
+def _warn_of_numbers(column: Column, levels: set[str]) -> None:
+    """Warn if most of the text is numbers, as in a column with "?" for a gap."""
+    others = [each for each in levels if not is_number(each)]
+    if 0 < len(others) < len(levels) / 2:
+        warnings.warn(
+            f"{column.label} is text, and becomes a category, but {len(levels) - len(others)} of "
+            f"its {len(levels)} levels are numbers, and others are not, such as "
+            f"{min(others)!r:.60}. If it holds measurements, convert it first: "
+            'pandas.to_numeric(..., errors="coerce").',
+            UserWarning,
+            stacklevel=user_level(),
+        )
 
 
 # -- coding ----------------------------------------------------------------------------
@@ -347,6 +212,8 @@ def _levels_of(column: Column) -> ColumnContent:
 def _codes(column: Column, content: ColumnContent) -> np.ndarray:
     """Codes of the levels of a column, or its numbers; NaN for gaps and unknown levels."""
     known = column.values if not column.is_text else None
+    if column.is_text and all(each is None for each in column.values):
+        return np.full(len(column.values), np.nan)
     if content.levels is None:
         if known is not None:
             return known

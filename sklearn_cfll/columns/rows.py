@@ -15,11 +15,14 @@ from torch.utils.data import Dataset
 __all__ = ["ChosenRows", "DatasetRows", "ExpandedRows", "Rows", "as_rows", "as_tensor"]
 __all__ += ["check_unmasked", "from_numpy", "native", "trainable"]
 
+CPU = torch.device("cpu")
+
 
 class Rows(Protocol):
     """Rows of which batches are taken by index."""
 
     device: torch.device
+    index_device: torch.device  # where indices are taken without another copy of them
     dtype: Any
     shape: tuple[int, ...]
 
@@ -50,22 +53,25 @@ class DenseRows:
             self.data = from_numpy(data)
         if not lazy:
             self.data = cast(self.data, device, dtype)
+        self.index_device = self.data.device if isinstance(self.data, Tensor) else CPU
         self.shape: tuple[int, ...] = tuple(self.data.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def take(self, indices: Tensor | slice) -> Tensor:
+        if isinstance(indices, Tensor):
+            indices = indices.to(self.index_device)
         if isinstance(self.data, np.ndarray):
             rows = self.data[indices.numpy() if isinstance(indices, Tensor) else indices]
             return cast(from_numpy(rows), self.device, self.dtype)
-        if isinstance(indices, Tensor):
-            indices = indices.to(self.data.device)
         return cast(self.data[indices], self.device, self.dtype)
 
 
 class SparseRows:
     """Rows of a SciPy sparse matrix, converted to dense rows batch by batch."""
+
+    index_device = CPU
 
     def __init__(self, data: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
@@ -76,7 +82,7 @@ class SparseRows:
         return self.shape[0]
 
     def take(self, indices: Tensor | slice) -> Tensor:
-        chosen = indices.numpy() if isinstance(indices, Tensor) else indices
+        chosen = indices.to(CPU).numpy() if isinstance(indices, Tensor) else indices
         return cast(torch.as_tensor(self.data[chosen].toarray()), self.device, self.dtype)
 
 
@@ -85,6 +91,8 @@ class DatasetRows:
 
     A data set of named inputs gives dicts of tensors.
     """
+
+    index_device = CPU
 
     def __init__(self, data: Dataset[Any], device: torch.device, dtype: Any) -> None:
         self.device, self.dtype, self.data = device, dtype, data
@@ -115,7 +123,7 @@ class NamedRows:
         self.inputs = inputs
         self.dtype = {name: rows.dtype for name, rows in inputs.items()}
         first = next(iter(inputs.values()))
-        self.device = first.device
+        self.device, self.index_device = first.device, first.index_device
         self.shape: tuple[int, ...] = (len(first),)
 
     def __len__(self) -> int:
@@ -129,14 +137,17 @@ class ChosenRows:
     """A selection of rows by index; nothing is copied or read from disk in advance."""
 
     def __init__(self, rows: Rows, indices: Tensor) -> None:
-        self.rows, self.indices = rows, indices
+        self.rows, self.indices = rows, indices.to(rows.index_device)
         self.device, self.dtype = rows.device, rows.dtype
+        self.index_device = rows.index_device
         self.shape: tuple[int, ...] = (len(indices), *rows.shape[1:])
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def take(self, indices: Tensor | slice) -> Any:
+        if isinstance(indices, Tensor):
+            indices = indices.to(self.index_device)
         return self.rows.take(self.indices[indices])
 
 
@@ -145,7 +156,7 @@ class ExpandedRows:
 
     def __init__(self, rows: Rows, expansion: Any) -> None:
         self.rows, self.expansion = rows, expansion
-        self.device, self.dtype = rows.device, rows.dtype
+        self.device, self.dtype, self.index_device = rows.device, rows.dtype, rows.index_device
         self.shape: tuple[int, ...] = (len(rows), expansion.n_outputs)
 
     def __len__(self) -> int:

@@ -89,11 +89,6 @@ class RobustStandardize(Standardize, EncoderModule):
         """Index of the column that each output comes from."""
         return torch.arange(len(self.mean), device=self.mean.device)
 
-    @property
-    def n_outputs(self) -> int:
-        """Number of columns."""
-        return len(self.mean)
-
     def fit(self, rows: Rows, sample_weight: Tensor | None = None) -> None:
         """Standardise by these rows."""
         mean, std, reach = robust_statistics(rows, sample_weight)

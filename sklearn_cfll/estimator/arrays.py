@@ -16,6 +16,7 @@ from sklearn.utils import check_array
 
 from .._compat import check_sample_weight
 from .._warnings import user_level
+from ..columns.frames import dated as dates_error
 from ..columns.rows import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
@@ -89,7 +90,7 @@ def as_columns(
         kept = checked.dtype in (np.float32, np.float64)
         return checked if kept else checked.astype(np.float64)
     if checked.dtype.kind in DATES:
-        raise ValueError(_dates(_label(X, 0, name), checked.dtype))
+        raise dates_error(_label(X, 0, name), checked.dtype)
     if checked.dtype.kind not in "fiub":
         with named_columns(X, name):
             numbers = checked.astype(np.float64)
@@ -149,12 +150,12 @@ def as_weights(sample_weight: Any, X: Any) -> np.ndarray:
 def named_values(values: np.ndarray, name: str) -> Iterator[None]:
     """Raise for dates, and add the row to errors about other non-numeric values."""
     if values.dtype.kind in DATES:
-        raise ValueError(_dates(f"`{name}`", values.dtype))
+        raise dates_error(f"`{name}`", values.dtype)
     found = None
     if values.dtype.kind not in "fiubc":
         found = _first_bad_value(values)
     if found is not None and _is_date(found[1]):
-        raise ValueError(_dates(f"`{name}`", values.dtype))
+        raise dates_error(f"`{name}`", values.dtype)
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -259,7 +260,7 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
         position, dtype, value = found
         label = _label(X, position, name)
         if _is_date(value):
-            raise ValueError(_dates(label, dtype)) from error
+            raise dates_error(label, dtype) from error
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"{str(error).rstrip('.')}. {label} (dtype {dtype}) holds {value!r}, which is not "
@@ -275,7 +276,7 @@ def check_no_dates(X: Any, name: str) -> None:
         dtype = _dtype(column)
         dated = str(dtype).lower().startswith(DATE_NAMES)  # polars would convert them to numbers
         if dated or (str(dtype) == "object" and any(map(_is_numpy_date, np.ravel(column)))):
-            raise ValueError(_dates(_label(X, position, name), dtype))
+            raise dates_error(_label(X, position, name), dtype)
 
 
 @contextlib.contextmanager
@@ -286,13 +287,6 @@ def told_of(arguments: str) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{arguments}: {error}") from error
-
-
-def _dates(label: str, dtype: Any) -> str:
-    return (
-        f"{label} (dtype {dtype}) holds dates or durations, which are not numbers. Convert them "
-        "first, for example to seconds since a reference date, the year or the day of the week."
-    )
 
 
 def _label(X: Any, position: int, name: str) -> str:

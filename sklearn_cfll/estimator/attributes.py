@@ -14,7 +14,7 @@ from ..training.torch_settings import default_modes
 from .fitted import FittedModel
 from .known_rows import KnownRows
 from .left_out import honest
-from .packing import versions
+from .packing import map_tensors, versions
 from .run import pack_net, unpack_net
 from .state import StateMixin
 from .state_checks import check_optimizer, check_packed, try_out
@@ -123,10 +123,28 @@ class FittedAttributes(StateMixin):
         with self._rows_to_predict(X) as rows:
             return self._model.features(rows).to(self._model.plan.network.dtype).numpy()
 
+    def encode(self: Any, X: Any) -> np.ndarray:
+        """Numbers that the network takes for the rows of X, as arrays for :meth:`to_torch`.
+
+        Of a table whose columns are encoded, gaps are filled and marked, and categories have become
+        indicators; nothing is scaled. Other inputs are returned as they are taken.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, ...), or dict of them for named inputs
+        """
+        with self._rows_to_predict(X) as rows:
+            return map_tensors(rows.X)
+
     @default_modes()
     def to_torch(self: Any) -> nn.Module:
-        """Export a plain module that maps raw X to predictions and ends in an ``nn.Linear``.
+        """Export a plain module that maps numbers to predictions and ends in an ``nn.Linear``.
 
+        It takes what :meth:`encode` makes of X: X itself, unless a table has gaps or categories.
         The module includes the scaling of inputs and targets. If the last layer was split off a
         network, it is put back with the fitted weights (a 1 × 1 convolution stays one). The module
         is on the CPU, in evaluation mode and independent of the estimator.

@@ -152,9 +152,10 @@ class BaseCFLL(
         FloatingPointError
             If training diverges; raised at that batch.
         """
-        with self._previous_fit_kept() as settings:
+        with self._previous_fit_kept() as (settings, before):
             if self.warm_start and self.__sklearn_is_fitted__():
-                return self._fit_again(X, y, sample_weight, X_val, y_val, groups, settings)
+                again = (X, y, sample_weight, X_val, y_val, groups)
+                return self._fit_again(*again, settings, before)
             checked = check_data(self, X, y, sample_weight, groups, plan=None, min_samples=2)
             checked = self._tame_targets(checked)
             plan = make_plan(self, checked)
@@ -281,7 +282,7 @@ class BaseCFLL(
 
     def _n_threads_to_predict(self, n_rows: int) -> int:
         network = self._model.plan.network
-        at_once = min(n_rows, prediction_batch(network.feature_shape))
+        at_once = min(n_rows, prediction_batch(network))
         return self.defaults.n_threads(self.n_threads, at_once, network.product_size)
 
     # -- state ----------------------------------------------------------------------
@@ -299,13 +300,16 @@ class BaseCFLL(
             yield settings
 
     @contextlib.contextmanager
-    def _previous_fit_kept(self) -> Iterator[contextlib.ExitStack]:
-        """Restore the previous fitted state if the block raises; see `_torch_settings`."""
+    def _previous_fit_kept(self) -> Iterator[tuple[contextlib.ExitStack, Any]]:
+        """Restore the previous fitted state if the block raises.
+
+        Yields the stack of `_torch_settings` and the previous state of the module, if any.
+        """
         net = self.net_ if self.__sklearn_is_fitted__() else None
-        before, snapshot = dict(self.__dict__), () if net is None else net.snapshot()
+        before, snapshot = dict(self.__dict__), (None,) if net is None else net.snapshot()
         try:
             with self._torch_settings() as settings:
-                yield settings
+                yield settings, snapshot[0]
         except BaseException:
             # scikit-learn tears down its callbacks afterwards and needs these attributes.
             begun = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")

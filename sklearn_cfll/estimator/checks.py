@@ -56,7 +56,8 @@ class Checked(NamedTuple):
     groups : ndarray of shape (n,), or None
         Group of each row; rows of a group are held out together.
     own_weight : ndarray of shape (n,), or None
-        The weights that were passed: ``sample_weight`` may include class weights.
+        The weights that were passed, over their largest: ``sample_weight`` may include class
+        weights.
     reader : TableReader or None
         What has coded the categories of a table.
     """
@@ -121,6 +122,7 @@ def check_data(
             groups = None if groups is None else groups[kept]
             own = None if own is None else own[kept]
         # Divide by the largest weight first, because sums of weights near 1e308 overflow.
+        own = None if own is None else own / own.max()
         largest = weights.max()
         mean_weight = float(largest * (weights / largest).mean())
         weights = None if np.all(weights == weights[0]) else weights / mean_weight

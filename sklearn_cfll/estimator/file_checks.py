@@ -17,9 +17,8 @@ import torch
 from torch import nn
 
 from ..backbones.recipe import cast_module, takes_generator
-from ..persistence import ModelFileError
+from ..persistence import ModelFileError, dtype_name
 from ..training.seeding import own_generator
-from .packing import dtype_name
 
 __all__ = ["Fields", "check_attributes", "check_fields", "check_layers", "is_amount", "is_arrays"]
 __all__ += ["is_count", "is_floats", "is_history", "is_list_of_dicts", "is_number", "is_optional"]

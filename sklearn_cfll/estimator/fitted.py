@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,17 +24,18 @@ from ..final_solve.probabilities import Probabilities
 from ..heads import ClosedFormLastLayer, EnsembleLastLayer, Head
 from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
+from ..persistence import DTYPES, dtype_name
 from ..training.batches import BatchIterator, RowsDataset
 from ..training.column_scales import mean_squared_slopes
 from .covariance import Covariance
 from .network import Network
-from .packing import dtype_name, map_arrays, map_tensors, map_values, part_of
+from .packing import map_arrays, map_tensors, map_values, part_of
 from .plan import Plan, prediction_batch
 from .targets import TargetLayout, TargetScale
 
 __all__ = ["INPUT_DTYPES", "FittedModel", "head_of", "new_offset"]
 
-INPUT_DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int64", "bool")}
+INPUT_DTYPES = {name: DTYPES[name] for name in ("float32", "float64", "int64", "bool")}
 
 
 def head_of(network: Network, n_targets: int) -> tuple[type, dict[str, Any]]:
@@ -112,7 +113,7 @@ class FittedModel:
         """Inputs in batches of a fixed size, with the module in evaluation mode."""
         if self.module.training:
             self.module.eval()
-        for batch in BatchIterator(rows, prediction_batch(self.plan.network.feature_shape)):
+        for batch in BatchIterator(rows, prediction_batch(self.plan.network)):
             yield batch.inputs
 
     @torch.no_grad()
@@ -144,15 +145,18 @@ class FittedModel:
     @torch.no_grad()
     def deviations(self, rows: RowsDataset) -> tuple[np.ndarray, np.ndarray]:
         """Predictions and standard deviations of new observations, in y's units."""
-        plan, head, noise = self.plan, self.head, self.noise
-        if noise is not None:
-            noise = NoiseModel(*(part.to(plan.network.device) for part in noise))
+        return self._deviations(rows, map(self.module.features, self.batches(rows)))
+
+    def _deviations(
+        self, rows: RowsDataset, batches: Iterable[Tensor]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same from batches of the rows' features."""
+        plan, head = self.plan, self.head
         level = torch.as_tensor(self.noise_variance / plan.scale.scale**2)
         means, deviations = [], []
-        for inputs in self.batches(rows):
-            features = self.module.features(inputs)
+        for features in batches:
             means.append(head(features).cpu())
-            deviations.append(predictive_variance(head, features, level, noise).sqrt().cpu())
+            deviations.append(predictive_variance(head, features, level, self.noise).sqrt().cpu())
         raw, scale = torch.cat(means), plan.scale.scale
         if self.offset is not None:
             raw = raw + self.offset(rows.X).cpu()
@@ -164,9 +168,9 @@ class FittedModel:
     @torch.no_grad()
     def covariance(self, rows: RowsDataset) -> Covariance:
         """Predictions of several rows, and the factors of their joint distribution."""
-        features = torch.cat([self.module.features(inputs) for inputs in self.batches(rows)])
-        weights, between = self.head.covariance_factors(features)
-        mean, std = self.deviations(rows)
+        batches = [self.module.features(inputs) for inputs in self.batches(rows)]
+        weights, between = self.head.covariance_factors(torch.cat(batches))
+        mean, std = self._deviations(rows, batches)
         scale = self.plan.scale.scale
         scale = scale if self.scores is None else scale * self.scores.inflation
         level = np.sqrt(self.noise_variance) / self.plan.scale.scale
@@ -274,7 +278,7 @@ class FittedModel:
     def unpack(cls, packed: dict[str, Any], device: torch.device) -> FittedModel:
         """Inverse of :meth:`pack`: new modules on this device, with the state of the old ones."""
         facts, arrays = packed["network"], map_arrays(packed["module"])
-        shape, dtype = facts["sample_shape"], getattr(torch, facts["dtype"])
+        shape, dtype = facts["sample_shape"], DTYPES[facts["dtype"]]
         backbone = Backbone(
             nn.Identity(),
             tuple(facts["feature_shape"]),
@@ -321,7 +325,7 @@ class FittedModel:
             final_ridge=packed["final_ridge"],
             noise_variance=packed["noise_variance"],
             n_judges=packed["n_judges"],
-            noise=None if noise is None else NoiseModel(*map_arrays(noise)),
+            noise=None if noise is None else NoiseModel(*map_arrays(noise, device)),
             scores=None if scores is None else unpack_scores(scores),
             probabilities=Probabilities(*packed["probabilities"]),
             of_one=Probabilities(*packed["of_one"]),

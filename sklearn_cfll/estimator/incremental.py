@@ -65,7 +65,7 @@ class IncrementalMixin:
 
     def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """Train for one epoch on these rows, with none held out."""
-        with self._previous_fit_kept() as settings:
+        with self._previous_fit_kept() as (settings, before):
             first = not self.__sklearn_is_fitted__()
             if first:
                 checked = check_data(self, X, y, sample_weight, plan=None, min_samples=1)
@@ -75,7 +75,7 @@ class IncrementalMixin:
                 self._follow_parameters()
                 checked = self._check_more(X, y, sample_weight)
                 model, known_rows = self._model, replace(self._known_rows)
-                run = Run(self, model.plan, self.net_)
+                run = Run(self, model.plan, self.net_, before)
             net, plan, ridge = run.net, run.plan, None if first else model.final_ridge
             rows = plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(run.n_threads(len(rows))))
@@ -113,7 +113,7 @@ class IncrementalMixin:
 
     def _fit_again(
         self: Any, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, groups: Any,
-        settings: contextlib.ExitStack,
+        settings: contextlib.ExitStack, before: Any,
     ) -> Any:  # fmt: skip
         """Continue the previous fit, with the parameters of now.
 
@@ -126,7 +126,7 @@ class IncrementalMixin:
         model, net, known_rows = self._model, self.net_, replace(self._known_rows)
         plan, checked = model.plan, self._check_more(X, y, sample_weight, groups, min_samples=2)
         parts = parts_of(self, plan, checked, X_val, y_val)
-        rest, run = parts.less(model.offset), Run(self, plan, net)
+        rest, run = parts.less(model.offset), Run(self, plan, net, before)
         task = self._init_callback_context(max_subtasks=run.epochs)
         settings.enter_context(use_threads(run.n_threads(len(parts.train))))
         few = total_weight(parts.rows) < known_rows.n_known
@@ -208,7 +208,7 @@ class IncrementalMixin:
             ``memory="statistics"``.
         """
         check_is_fitted(self)
-        with self._previous_fit_kept() as settings:
+        with self._previous_fit_kept() as (settings, _):
             model, head = self._model, self._model.head
             checked = self._check_more(X, y, sample_weight)
             rows = model.plan.dataset(checked, as_added=True)

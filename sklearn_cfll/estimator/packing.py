@@ -12,8 +12,8 @@ from torch import Tensor
 from .. import persistence
 from .._version import __version__
 
-__all__ = ["available_device", "check_version", "dtype_name", "map_arrays", "map_tensors"]
-__all__ += ["map_values", "part_of", "versions"]
+__all__ = ["available_device", "check_version", "map_arrays", "map_tensors", "map_values"]
+__all__ += ["part_of", "versions"]
 
 
 def versions() -> dict[str, Any]:
@@ -38,11 +38,6 @@ def available_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         return torch.device("cpu")
     return torch.device(name)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Name of a dtype in the module torch."""
-    return str(dtype).removeprefix("torch.")
 
 
 def map_values(function: Callable[[Any], Any], value: Any) -> Any:

@@ -87,11 +87,11 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         integers. A perceptron with a layer of one unit gets no bins. A
         :class:`~sklearn_cfll.ColumnEncoder` may stand before any network on tables. To search over
         its parameters (``columns__n_bins`` in a grid), pass it: None has none.
-    categorical_features : "from_dtype", array-like of str, int or bool, or None, default="from_dtype"
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns of a table are categories, if its columns are encoded. "from_dtype": columns
         of a frame whose dtype is a category or text, and text in arrays of objects; text in arrays
         that is a number in every row is a number. Otherwise names of columns, indices, or a mask;
-        None for no column. Codes of categories have no order, unless the dtype says so.
+        None for no column. Levels have no order, unless the dtype says so.
     ridge : float or "auto", default="auto"
         Strength of the penalty towards the previous weights (or moments, see ``memory``), relative
         to the mean feature power. With a small value the last layer fits each batch, with a large

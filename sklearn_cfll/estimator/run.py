@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from skorch.history import History
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..columns.scaling import RobustStandardize, Standardize
 from ..columns.statistics import input_statistics
@@ -19,6 +18,7 @@ from ..final_solve.offset import LinearOffset
 from ..final_solve.out_of_fold import refit_crossed
 from ..final_solve.refit import Refit, mean_squared_residuals, refit_last_layer
 from ..heads.memory import memory_of
+from ..persistence import dtype_name
 from ..training.batches import RowsDataset
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
 from ..training.net import CFLLNet
@@ -27,7 +27,7 @@ from ..training.schedules import mean_factor
 from .fitted import FittedModel, head_of
 from .inputs import out_of_range
 from .network import Network
-from .packing import dtype_name, map_arrays, map_tensors
+from .packing import map_arrays, map_tensors, part_of
 from .plan import Plan, prediction_batch
 from .split import Parts
 from .unusable_features import unusable_features, warn_of_equal_features
@@ -50,7 +50,7 @@ def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
         device=str(network.device),
         compile=compile,
         random_state=network.seed,
-        iterator_valid__batch_size=prediction_batch(network.feature_shape),
+        iterator_valid__batch_size=prediction_batch(network),
         verbose=0,
     )
     net.initialize()
@@ -62,14 +62,18 @@ def standardise_inside(network: Network, net: CFLLNet, train: RowsDataset) -> No
 
     Without an encoding of the columns, warn if the network cannot tell rows apart.
     """
-    for part in network.backbone.module.modules():
+    _standardise(network.backbone.module, train)
+    if network.columns is None:
+        with contextlib.suppress(IndexError):  # index out of range: training raises it
+            warn_of_equal_features(net, train)
+
+
+def _standardise(module: nn.Module, train: RowsDataset) -> None:
+    for part in module.modules():
         if isinstance(part, RobustStandardize):
             part.fit(train.inputs, train.sample_weight)
         elif isinstance(part, Standardize):
             part.adapt_to(*input_statistics(train.inputs, train.sample_weight))
-    if network.columns is None:
-        with contextlib.suppress(IndexError):  # index out of range: training raises it
-            warn_of_equal_features(net, train)
 
 
 def pack_net(net: CFLLNet) -> dict[str, Any]:
@@ -107,6 +111,8 @@ class Run:
         Its parameters and its table of defaults are read, and nothing is set.
     plan : Plan
     net : CFLLNet
+    before : dict or None
+        State of the module from which the net continues; None for a new net.
 
     Attributes
     ----------
@@ -116,8 +122,10 @@ class Run:
         Number of the epoch that was kept, counted from the first fit.
     """
 
-    def __init__(self, estimator: Any, plan: Plan, net: CFLLNet) -> None:
-        self.estimator, self.plan, self.net = estimator, plan, net
+    def __init__(
+        self, estimator: Any, plan: Plan, net: CFLLNet, before: dict[str, Tensor] | None = None
+    ) -> None:
+        self.estimator, self.plan, self.net, self.before = estimator, plan, net, before
         self.network, self.defaults = plan.network, estimator.defaults
         self.on_fields = self.network.on_fields and self.defaults.fields_differ
         self.trains = net.optimizer_ is not None
@@ -273,15 +281,15 @@ class Run:
     def explained(self, parts: Parts, X: Any) -> Iterator[None]:
         """Explain errors of a run, and record its epochs."""
         net = self.net
-        backbone = net.module_.backbone
-        untrained = copy.deepcopy(backbone.state_dict())
         try:
             yield
         except IndexError as error:
-            raise out_of_range(backbone, X) from error
+            raise out_of_range(net.module_.backbone, X) from error
         except FloatingPointError as error:
-            backbone.load_state_dict(untrained)
-            said = unusable_features(net, parts)
+            said = None
+            with contextlib.suppress(Exception):  # a callable may fail when it is called again
+                net.module_.backbone.load_state_dict(self._backbone_before(parts))
+                said = unusable_features(net, parts)
             if said is None:
                 raise
             raise FloatingPointError(said) from error
@@ -297,6 +305,14 @@ class Run:
         self.best_iteration = net.first_epoch_ + len(self.history)
         if self.stopper is not None and hasattr(self.stopper, "best_epoch_"):
             self.best_iteration = int(self.stopper.best_epoch_)
+
+    def _backbone_before(self, parts: Parts) -> dict[str, Tensor]:
+        """State of the backbone before the run; that of a new net is built again."""
+        if self.before is not None:
+            return part_of(self.before, "backbone.")
+        network = self.network.with_state(self.net.module_.backbone.state_dict())
+        _standardise(network.backbone.module, parts.before)
+        return network.module.state_dict()
 
     @property
     def total_rate(self) -> float:

@@ -13,10 +13,12 @@ from torch import nn
 
 from ..backbones.recipe import cast_module
 from ..columns.encoder import ColumnEncoder
+from ..columns.rows import as_rows
 from ..heads.closed_form import SOLVERS
 from ..heads.memory import MEMORIES
 from ..linalg import RIDGES, Moments
-from ..persistence import ModelFileError, recipe_name
+from ..persistence import DTYPES, ModelFileError, recipe_name
+from ..training.batches import RowsDataset
 from ..training.optimizers import OPTIMIZERS
 from .file_checks import (
     Fields,
@@ -98,11 +100,15 @@ def check_packed(cls: Any, state: dict[str, Any]) -> None:
     if not (isinstance(layout, tuple) and len(layout) == 2 and is_shape(layout[0])):
         raise ModelFileError(f"model: `layout` cannot be {layout!r:.80}.")
     shape, k = model["network"]["sample_shape"], math.prod(layout[0])
-    columns = shape[0] if not isinstance(shape, dict) and len(shape) == 1 else None
+    is_table = not isinstance(shape, dict) and len(shape) == 1
+    columns = state["n_features_in_"] if is_table else None
     check_fields(model, model_fields(model["network"], k, columns), "model")
-    check_fields(packed["known_rows"], known_fields(columns), "known_rows")
+    encoded = model["network"]["encoder"] is not None
+    numbers = model["module"].get("backbone.columns.expansion.numbers") if encoded else None
+    known = columns if numbers is None else numbers.size
+    check_fields(packed["known_rows"], known_fields(known), "known_rows")
     check_attributes_of(cls, state, k)
-    check_sizes(model, k)
+    check_sizes(model, k, columns)
 
 
 def n_members_in(network: dict[str, Any]) -> int:
@@ -165,6 +171,7 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
         ),
         "parameters": lambda v: isinstance(v, dict) and "backbone" in v and set(v) <= set(FIXED),
         "mean_weight": lambda v: is_amount(v) and v > 0,
+        "reader": is_optional(lambda v: is_reader(v, columns)),
         "final_ridge": is_amount,
         "noise_variance": lambda v: is_floats(v, k) and bool((v >= 0).all()),
         "n_judges": is_amount,
@@ -178,6 +185,29 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
         ),
         "slope_squares": is_optional(lambda v: is_floats(v, columns) and bool((v >= 0).all())),
     }
+
+
+def is_reader(value: Any, n_columns: int | None) -> bool:
+    """Whether a value is a packed `TableReader` of this many columns."""
+    if not isinstance(value, dict) or set(value) != {"contents", "names"}:
+        return False
+    contents, names = value["contents"], value["names"]
+    return (
+        isinstance(contents, tuple)
+        and len(contents) == n_columns
+        and all(isinstance(each, tuple) and len(each) == 2 for each in contents)
+        and all(is_optional(is_levels)(levels) for levels, _ in contents)
+        and all(isinstance(ordered, bool) for _, ordered in contents)
+        and (
+            names is None
+            or (isinstance(names, list) and all(isinstance(each, str) for each in names))
+        )
+    )
+
+
+def is_levels(value: Any) -> bool:
+    """Whether a value holds the levels of a category."""
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "Uf"
 
 
 def known_fields(columns: int | None) -> Fields:
@@ -224,7 +254,7 @@ def check_attributes_of(cls: Any, state: dict[str, Any], k: int) -> None:
     check_fields(state, fields, "state")
 
 
-def check_sizes(model: dict[str, Any], n_targets: int) -> None:
+def check_sizes(model: dict[str, Any], n_targets: int, n_columns: int | None) -> None:
     """Check that the modules to build have the sizes of the stored arrays."""
     module, network = model["module"], model["network"]
     *_, width = network["feature_shape"]
@@ -242,12 +272,15 @@ def check_sizes(model: dict[str, Any], n_targets: int) -> None:
         check_last_layer(offset, "layer.", n_targets, columns)
         if not is_floats(offset.get("columns.mean"), columns):
             raise ModelFileError(f"offset: `columns.mean` is not of shape {(columns,)}.")
-    dtype, prefix = getattr(torch, network["dtype"]), "backbone."
+    dtype, prefix = DTYPES[network["dtype"]], "backbone."
     widths: tuple[int, ...] = ()
     if network["encoder"] is not None:
         prefix = "backbone.network."
         columns = part_of(module, "backbone.columns.")
-        widths = check_columns(network["encoder"], shape, columns, dtype)
+        contents = [None] * (n_columns or 0)
+        if model["reader"] is not None:
+            contents = [levels for levels, _ in model["reader"]["contents"]]
+        widths = check_columns(network["encoder"], shape, columns, dtype, contents)
         shape = (sum(widths),)
     if recipe_name(network["recipe"]) is None:
         return  # user-defined and passed to `load`
@@ -258,15 +291,22 @@ def check_sizes(model: dict[str, Any], n_targets: int) -> None:
 
 
 def check_columns(
-    encoder: ColumnEncoder, sample_shape: Any, held: dict[str, np.ndarray], dtype: torch.dtype
+    encoder: ColumnEncoder,
+    sample_shape: Any,
+    held: dict[str, np.ndarray],
+    dtype: torch.dtype,
+    contents: list[Any],
 ) -> tuple[int, ...]:
     """Check that the arrays of an encoding fit together; return the widths of its parts."""
     columns = cast_module(encoder.build(), torch.device("cpu"), dtype)
     try:
         columns.load_state_dict({name: torch.from_numpy(array) for name, array in held.items()})
         check_layers(columns, held)
-        (n_columns,) = sample_shape
-        (width,) = columns.encode(torch.zeros(1, n_columns, dtype=torch.float64))[0].shape
+        columns.expansion.check([0 if each is None else len(each) for each in contents])
+        (n_expanded,) = sample_shape
+        if n_expanded != columns.expansion.n_outputs:
+            raise ModelFileError(f"columns: an expanded row cannot have {n_expanded} entries.")
+        (width,) = columns.encode(torch.zeros(1, n_expanded, dtype=torch.float64))[0].shape
         scale = columns.column_scale
         if scale is not None and (scale.shape[-1] != width or scale.ndim not in (1, 3)):
             raise ModelFileError(f"columns: `column_scale` cannot have shape {tuple(scale.shape)}.")
@@ -353,4 +393,5 @@ def try_out(estimator: Any) -> None:
     if network.is_perceptron:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            estimator.predict(np.zeros((1, *network.sample_shape)))
+            rows = torch.zeros((1, *network.sample_shape), dtype=torch.float64)
+            estimator._model.outputs(RowsDataset(as_rows(rows, network.device, None)))

@@ -12,7 +12,8 @@ from sklearn.utils.validation import validate_data
 from torch.utils.data import Dataset
 
 from ..columns.encoder import ColumnEncoder
-from ..columns.reader import TableReader, as_frame
+from ..columns.frames import as_frame
+from ..columns.reader import TableReader
 from .arrays import as_table, check_no_dates
 
 __all__ = ["encodes_columns", "new_reader", "read_table"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .._warnings import user_level
+from ..persistence import dtype_name
 from ..training.batches import BatchIterator, RowsDataset, fetches_by_own_code
-from .packing import dtype_name
 
 __all__ = ["unusable_features", "warn_of_equal_features"]
 

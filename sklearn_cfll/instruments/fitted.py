@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..estimator.packing import dtype_name
 from ..estimator.targets import TargetScale
+from ..persistence import DTYPES, dtype_name
 from .fold_models import FoldModels
 from .networks import NetworkPlan
 from .stages import InstrumentRows
@@ -84,7 +84,7 @@ class FittedInstruments:
         """Inverse of :meth:`pack`, with new modules on this device."""
         facts = packed["plan"]
         scales = {role: each and TargetScale(*each) for role, each in facts["scales"].items()}
-        changed = {"scales": scales, "dtype": getattr(torch, facts["dtype"]), "device": device}
+        changed = {"scales": scales, "dtype": DTYPES[facts["dtype"]], "device": device}
         plan = NetworkPlan(**facts | changed)
         models = FoldModels.unpack(packed["models"], plan.template(), device)
         scale = TargetScale(*packed["scale"])

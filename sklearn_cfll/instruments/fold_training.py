@@ -130,14 +130,14 @@ class FoldTraining:
             return
         blocks = [*self.train, *([] if self.stage1_rows is None else [self.stage1_rows])]
         orders = [
-            torch.randperm(block.n_rows, generator=generator).tensor_split(self.n_batches)
+            # Copied at once: each copy from the CPU makes the host wait for an accelerator.
+            torch.randperm(block.n_rows, generator=generator)
+            .to(block.treatment.device)
+            .tensor_split(self.n_batches)
             for block in blocks
         ]
         for chosen in zip(*orders, strict=True):
-            taken = [
-                block.take(indices.to(block.treatment.device))
-                for block, indices in zip(blocks, chosen, strict=True)
-            ]
+            taken = [block.take(indices) for block, indices in zip(blocks, chosen, strict=True)]
             yield taken[: len(self.train)], None if self.stage1_rows is None else taken[-1]
 
     def _step(self, parts: list[InstrumentRows], stage1: InstrumentRows | None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..estimator import defaults
-from ..estimator.packing import dtype_name
+from ..persistence import dtype_name
 from .networks import RAW_COLUMNS, NetworkPlan
 from .stages import Settings, Shrinkage
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from ..backbones.mlp import ACTIVATIONS, MLPBackbone
@@ -26,7 +25,7 @@ from ..estimator.file_checks import (
     is_shape,
     without_memory,
 )
-from ..persistence import ModelFileError, recipe_name
+from ..persistence import DTYPES, ModelFileError, recipe_name
 from .networks import ROLES, is_own
 from .stages import Model, Shrinkage
 
@@ -122,7 +121,7 @@ def check_instruments(packed: dict[str, Any]) -> None:
         if recipe is None:
             recipe = MLPBackbone(sizes, plan["activation"])
         if recipe_name(recipe) is not None:
-            module = without_memory(recipe, shape, (), held, getattr(torch, plan["dtype"]))
+            module = without_memory(recipe, shape, (), held, DTYPES[plan["dtype"]])
             wanted = sum(tensor.numel() for tensor in module.state_dict().values())
         else:
             # Raw columns, or a user-defined backbone that is passed to `load`.

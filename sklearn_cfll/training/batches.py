@@ -50,6 +50,11 @@ class RowsDataset(skorch.dataset.Dataset):
     def y(self) -> Tensor | None:
         return self.targets
 
+    @property
+    def index_device(self) -> torch.device:
+        """Where indices of batches are taken without another copy of them."""
+        return self.inputs.index_device
+
     def __len__(self) -> int:
         return len(self.inputs)
 
@@ -110,6 +115,8 @@ class BatchIterator:
         if shuffle:
             generator = torch.Generator().manual_seed(mix_seed(self.seed, self.epoch))
             order = torch.randperm(n_rows, generator=generator)
+            # At once: each copy from the CPU makes the host wait for an accelerator.
+            order = order.to(getattr(self.dataset, "index_device", order.device))
         self.epoch += 1
         edges = [n_rows * i // n_batches for i in range(n_batches + 1)]
         for start, stop in itertools.pairwise(edges):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..columns.encoder import EncodedColumns
 from ..columns.expansion import Expansion
+from ..columns.importance import AdditiveScreen, random_directions
 from ..columns.scaling import Standardize
 from ..columns.statistics import spread_rows
 from ..heads.module import CFLLModule
@@ -23,6 +24,8 @@ FIRST_RUN_STEPS = 20
 # second as noise. Scales differ by a factor of 4.5 at most; with all rows, factors of 3.2 and 10
 # gained less (benchmarks/columns.py).
 HIGHEST, LOWEST = 0.3, 0.015
+MANY = 20  # columns; the lower bounds of more of them together are no more than those of so many
+OFF = 1e-5  # of a column that neither networks nor an additive model find any influence of
 MOST_DIRECTIONS = 16
 WIDTH = 2**11  # least count of entries per row, for the activations inside a network
 
@@ -45,7 +48,8 @@ def slopes(module: CFLLModule, dataset: RowsDataset, *, apart: bool = False) -> 
         of random sums of them; the expected square of each sum is the sum of squares over all
         targets.
     """
-    directions = _directions(module.last_layer.out_features).to(dataset.inputs.device)
+    directions = random_directions(module.last_layer.out_features, MOST_DIRECTIONS)
+    directions = directions.to(dataset.inputs.device)
     n_numbers = max(WIDTH, len(directions) * dataset.inputs.shape[1])
     n_numbers *= module.last_layer.n_members if apart else 1
     inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), n_numbers))
@@ -124,19 +128,26 @@ def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | No
 
 
 def column_scales(
-    first: Tensor, second: Tensor, expansion: Expansion | None = None
+    first: Tensor,
+    second: Tensor,
+    expansion: Expansion | None = None,
+    screen: AdditiveScreen | None = None,
 ) -> Tensor:
     """Root of the mean product of two networks' slopes, one number per column.
 
     This is the diagonal of the average gradient outer product without the noise: slopes that one
-    network learnt by chance from its half of the rows are not shared by the other network.
+    network learnt by chance from its half of the rows are not shared by the other network. Slopes
+    tell of interactions; an additive model, which uses all rows, tells better of columns that
+    matter alone. The larger of both counts, and a column without influence in either is switched
+    off.
 
     Parameters
     ----------
-    first, second : Tensor of shape (..., n, k, p)
+    first, second : Tensor of shape (..., n, k, q)
         :func:`slopes` at the same rows, of networks trained on two halves.
     expansion : Expansion, optional
-        What has made these p columns of those of a table: one scale for all that comes from one.
+        What has made these q columns of the p of a table: one scale for all that comes from one.
+    screen : AdditiveScreen, optional
 
     Returns
     -------
@@ -151,15 +162,22 @@ def column_scales(
     """
     products = (first.double() * second.double()).sum((-3, -2))
     products = products if expansion is None else expansion.by_column(products)
-    highest = products.amax(-1, keepdim=True)
+    found = _shares(products)
+    kept = found.clamp(LOWEST, HIGHEST)
+    if screen is not None:
+        sizes = _shares(screen.sizes.to(found)).reshape(found.shape)
+        # Products of noise are as often negative as positive; a few columns say little of it.
+        most = LOWEST * max(1.0, found.shape[-1] / MANY)
+        noise = (-found.amin(-1, keepdim=True)).clamp(0.0, most)
+        matters = screen.matters.to(found.device).reshape(found.shape) | (found > noise)
+        lowest = LOWEST * (MANY / matters.sum(-1, keepdim=True)).clamp_max(1.0)
+        kept = torch.maximum(torch.maximum(found, sizes), lowest).clamp_max(HIGHEST)
+        kept = torch.where(matters, kept, OFF)
+    return (kept / kept.mean(-1, keepdim=True)).sqrt()
+
+
+def _shares(values: Tensor) -> Tensor:
+    """Values over the largest; ones if that is no positive number."""
+    highest = values.amax(-1, keepdim=True)
     known = (highest > 0) & (highest < torch.inf)
-    products = torch.where(known, products.clamp(LOWEST * highest, HIGHEST * highest), 1.0)
-    return (products / products.mean(-1, keepdim=True)).sqrt()
-
-
-def _directions(n_targets: int) -> Tensor:
-    """Unit vectors, one per target; for many targets, some sums with random signs."""
-    if n_targets <= MOST_DIRECTIONS:
-        return torch.eye(n_targets)
-    generator = torch.Generator().manual_seed(0)
-    return 2.0 * torch.randint(2, (MOST_DIRECTIONS, n_targets), generator=generator) - 1.0
+    return torch.where(known, values / highest, 1.0)

@@ -36,9 +36,12 @@ def optimizer_options(optimizer: type[torch.optim.Optimizer], module: nn.Module)
 
     One fused kernel updates all parameters: on small networks a step then costs about a
     third less than a loop over tensors. The kernel does not support complex parameters (Fourier
-    layers).
+    layers), nor that of Adagrad, in torch 2.11, an accelerator.
     """
     known = inspect.signature(optimizer).parameters
     if "fused" not in known or optimizer not in OPTIMIZERS.values():
         return {}
-    return {"fused": not any(p.is_complex() for p in module.parameters())}
+    parameters = list(module.parameters())
+    on_cpu = all(p.device.type == "cpu" for p in parameters)
+    supported = on_cpu or optimizer is not torch.optim.Adagrad
+    return {"fused": supported and not any(p.is_complex() for p in parameters)}

@@ -61,20 +61,22 @@ class Steps(Feeding):
         self._set_training(training)
         if training:
             self._listen()
-        losses: list[Any] = []
+        losses: list[float] = []
         sizes: list[int] = []
         if self._records_batches():
             super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
             names = (f"{prefix}_loss", f"{prefix}_batch_size")
             losses, sizes = map(list, zip(*self.history[-1, "batches", :, names], strict=True))
         else:
+            found: list[Tensor] = []
             for batch in iterator:
-                losses.append(step_fn(batch, **fit_params)["loss"].detach())
+                found.append(step_fn(batch, **fit_params)["loss"].detach())
                 sizes.append(get_len(batch[0] if isinstance(batch, list | tuple) else batch))
+            losses = torch.stack(found).flatten().tolist()  # one copy from an accelerator
             # skorch's loggers and Checkpoint read the last batch of an epoch, so record one.
             if not self.history[-1]["batches"]:
                 self.history.new_batch()
-            self.history.record_batch(f"{prefix}_loss", float(losses[-1]))
+            self.history.record_batch(f"{prefix}_loss", losses[-1])
             self.history.record_batch(f"{prefix}_batch_size", sizes[-1])
             self.history.record(f"{prefix}_batch_count", len(sizes))
         if training:
@@ -82,6 +84,8 @@ class Steps(Feeding):
             self.history.record("learning_rate", self._current_rate())
             self.epoch_losses_ = {}
         loss = float(np.average([float(value) for value in losses], weights=sizes))
+        if not math.isfinite(loss) and torch.device(self.device).type != "cpu":
+            self._raise_diverged()  # on a CPU, the batch has raised
         self.epoch_losses_[f"{prefix}_loss"] = loss
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
@@ -93,9 +97,7 @@ class Steps(Feeding):
             order, last = UPDATE_ORDERS[self.update_order], self.last_batch_
             if last is not None and order.update(self.module_, last, None):
                 self.last_batch_ = None
-        loss = step["loss"]
-        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
-            self._raise_diverged()
+        self._check_loss_of(step["loss"])
         return step
 
     def _step_optimizer(self, step_fn: Any) -> None:
@@ -177,8 +179,7 @@ class Steps(Feeding):
             y_pred = (prediction, *more) if more else prediction
             options = {} if sample_weight is None else {"sample_weight": sample_weight}
             loss = self.get_loss(y_pred, targets, X=inputs, training=False, **options)
-        if not torch.isfinite(loss):
-            self._raise_diverged()
+        self._check_loss_of(loss)
         return {"loss": loss, "y_pred": y_pred}
 
     def _members_step(
@@ -189,8 +190,7 @@ class Steps(Feeding):
         targets, layer = self.module_.matched_targets(targets, features), self.module_.last_layer
         error, prediction = training_error(layer, features, targets, sample_weight, squared_error)
         loss = error / layer.n_members
-        if not torch.isfinite(loss):
-            self._raise_diverged()
+        self._check_loss_of(loss)
         return {"loss": loss, "y_pred": prediction}
 
     def mean_loss(self, dataset: Any) -> float:
@@ -260,6 +260,11 @@ class Steps(Feeding):
         except NotFiniteError as error:
             if error.argument != "features":
                 raise
+            self._raise_diverged()
+
+    def _check_loss_of(self, loss: Tensor) -> None:
+        """Raise if the loss of a batch is not finite; an accelerator's is looked at later."""
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
             self._raise_diverged()
 
     def _raise_diverged(self) -> None:

@@ -66,6 +66,8 @@ def test_every_encoder_keeps_the_protocol(make):
     encoded = encoder(table().take(slice(0, 7)))
     assert encoded.shape == (7, encoder.n_outputs) and encoded.dtype == torch.float32
     assert len(encoder.column) == encoder.n_outputs and encoder.column.max() == 2
+    flags = table().take(slice(0, 7)) > 1.0
+    torch.testing.assert_close(encoder(flags), encoder(flags.double()), rtol=0, atol=0)
 
 
 def test_an_encoder_from_outside_is_one_line_of_the_table(monkeypatch, tmp_path):

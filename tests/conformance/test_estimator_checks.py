@@ -1,4 +1,4 @@
-"""All of scikit-learn's estimator checks, with no expected failure, in five configurations."""
+"""All of scikit-learn's estimator checks, with no expected failure, in six configurations."""
 
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -6,11 +6,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 
 # Of the default size once is enough: the others differ in how they train, not in their width.
-SMALL = {
-    "hidden_layer_sizes": (16, 16),
-    "max_epochs": 60,
-    "columns": ColumnEncoder(importance=False),
-}
+NARROW = {"hidden_layer_sizes": (16, 16), "max_epochs": 20}
+UNSCALED = NARROW | {"columns": ColumnEncoder(importance=False)}
 OTHERS = [
     {"batch_size": "full"},
     {"memory": "statistics"},
@@ -23,20 +20,20 @@ def estimators(**parameters):
     return [CFLLRegressor(**parameters), CFLLClassifier(**parameters)]
 
 
-@parametrize_with_checks([CFLLRegressor(), CFLLClassifier(max_epochs=30)])
+@parametrize_with_checks(estimators(**NARROW))
+def test_narrow_networks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(estimators())
 def test_defaults(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
-@parametrize_with_checks([CFLLClassifier()])
-def test_the_default_classifier(estimator, check):
-    check(estimator)
-
-
-@pytest.mark.slow
 @parametrize_with_checks(
-    [estimator for parameters in OTHERS for estimator in estimators(**SMALL, **parameters)]
+    [each for parameters in OTHERS for each in estimators(**UNSCALED, **parameters)]
 )
 def test_other_configurations(estimator, check):
     check(estimator)

@@ -45,6 +45,26 @@ def test_divergence_stops_before_the_epochs_are_done():
     assert int(str(error.value).split("epoch ")[1].split(":")[0]) < 10
 
 
+class Copied(nn.Linear):
+    """Counts how often its state is read."""
+
+    n_times = 0
+
+    def state_dict(self, *args, **kwargs):
+        type(self).n_times += 1
+        return super().state_dict(*args, **kwargs)
+
+
+def test_no_state_is_copied_in_case_training_diverges(monkeypatch):
+    monkeypatch.setattr(Copied, "n_times", 0)
+    X, y = few_rows(CFLLRegressor)
+    backbone = nn.Sequential(Copied(6, 8), nn.Tanh())
+    model = quick(CFLLRegressor, backbone=backbone, early_stopping=False).fit(X, y)
+    assert Copied.n_times == 0
+    model.partial_fit(X, y)
+    assert Copied.n_times == 1  # to keep the earlier fit if this one fails
+
+
 # -- an earlier fit survives ------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ import sklearn_cfll
 from helpers import OwnSGD
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import FNOBackbone, MLPBackbone
+from sklearn_cfll.estimator.fitted import FittedModel
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(100, 3))
@@ -182,7 +183,9 @@ def test_parameters_set_after_fit_change_nothing_that_is_fitted(name, tmp_path):
     assert names <= set(OTHERS)
     for i in range(max(map(len, OTHERS.values()))):
         others = {key: values[i % len(values)] for key, values in OTHERS.items() if key in names}
-        assert_kept(model.set_params(**others), before, tmp_path / "model", name)
+        model.set_params(**others)
+        assert_kept(model, before, tmp_path / "model", name, ("pickle", "save"))
+    assert_kept(model, before, tmp_path / "model", name)
 
 
 @pytest.mark.slow
@@ -242,6 +245,14 @@ def test_instruments_hold_what_they_need(tmp_path):
     for route, copied in copies(model, tmp_path / "model", instrument_backbone=Recipe()):
         after = copied.predict(X[:, :1], X[:, 1:], return_std=True)
         assert [part.tobytes() for part in after] == before, route
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_all_tensors_of_an_opened_model_are_on_its_device():
+    packed = CFLLRegressor(**SMALL).fit(X, Y)._model.pack()
+    opened = FittedModel.unpack(packed, torch.device("meta"))
+    tensors = [*opened.module.state_dict().values(), *opened.noise]
+    assert {each.device.type for each in tensors} == {"meta"}
 
 
 def test_the_state_names_the_version():

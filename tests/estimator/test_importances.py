@@ -21,7 +21,8 @@ def rotated(X, y):
 def test_rfe_keeps_the_informative_columns(Estimator):
     X, y = rotated(*friedman(400, 10))
     y = y if Estimator is CFLLRegressor else y > np.median(y)
-    chosen = RFE(Estimator(max_epochs=15, random_state=0), n_features_to_select=4, step=3)
+    model = Estimator(hidden_layer_sizes=(32, 32), max_epochs=15, random_state=0)
+    chosen = RFE(model, n_features_to_select=4, step=3)
     assert set(np.flatnonzero(chosen.fit(X, y).support_)) <= {5, 6, 7, 8, 9}
 
 

@@ -22,6 +22,7 @@ def shuffled(X, y, seed=0):
     return X[order], y[order]
 
 
+NARROW = {"hidden_layer_sizes": (32, 32), "random_state": 0}
 SETS = {
     "friedman": (CFLLRegressor, friedman(1300), 300),
     "iris": (CFLLClassifier, shuffled(*load_iris(return_X_y=True)), 80),
@@ -32,7 +33,7 @@ SETS = {
 @pytest.fixture(scope="module", params=SETS)
 def fitted(request):
     Estimator, (X, y), n = SETS[request.param]
-    model = Estimator(max_epochs=20, random_state=0).fit(X[:n], y[:n])
+    model = Estimator(max_epochs=20, **NARROW).fit(X[:n], y[:n])
     return model, (X, y), n
 
 
@@ -72,7 +73,7 @@ def test_a_warm_fit_to_few_more_rows_keeps_the_score(fitted, n_rows):
 
 def test_many_more_rows_improve_a_model():
     X, y = friedman(6000)
-    model = CFLLRegressor(random_state=0).fit(X[:300], y[:300])
+    model = CFLLRegressor(**NARROW).fit(X[:300], y[:300])
     before = model.score(X[5000:], y[5000:])
     assert model.partial_fit(X[300:5000], y[300:5000]).score(X[5000:], y[5000:]) > before
 
@@ -109,7 +110,7 @@ def test_a_stream_finds_the_ridge_that_its_noise_asks_for():
 def test_scales_follow_a_stream():
     """The first chunk has columns a thousand times as small as the rest."""
     X, y = friedman(1000)
-    model, even = (CFLLRegressor(columns=ColumnEncoder(0), random_state=0) for _ in range(2))
+    model, even = (CFLLRegressor(columns=ColumnEncoder(0), **NARROW) for _ in range(2))
     model.partial_fit(1e-3 * X[:20], y[:20])
     even.partial_fit(X[:20], y[:20])
     for start in range(20, 520, 20):
@@ -136,12 +137,12 @@ def test_a_frozen_backbone_makes_partial_fit_exact():
 
 def test_a_first_chunk_that_covers_little_of_a_column_is_named():
     X, y = friedman(400)
-    model = CFLLRegressor(random_state=0).partial_fit(1e-3 * X[:50], y[:50])
+    model = CFLLRegressor(**NARROW).partial_fit(1e-3 * X[:50], y[:50])
     with pytest.warns(
         UserWarning, match=r"cover only part of the range of column \d.*ColumnEncoder\(n_bins=0\)"
     ):
         model.partial_fit(X[50:200], y[50:200])
-    even = CFLLRegressor(random_state=0).partial_fit(X[:50], y[:50])
+    even = CFLLRegressor(**NARROW).partial_fit(X[:50], y[:50])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         even.partial_fit(X[50:200], y[50:200])
@@ -149,7 +150,7 @@ def test_a_first_chunk_that_covers_little_of_a_column_is_named():
 
 def test_rows_in_other_units_than_the_fit_are_named():
     X, y = friedman(400)
-    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X[:300], y[:300])
+    model = CFLLRegressor(max_epochs=3, **NARROW).fit(X[:300], y[:300])
     with pytest.warns(UserWarning, match=r"Column 0 of the new rows has mean .* Check the units"):
         copy.deepcopy(model).partial_fit(1000 * X[300:], y[300:])
     with warnings.catch_warnings():
@@ -164,7 +165,7 @@ def test_deviations_after_partial_fit_are_those_of_new_rows():
     """
     X, y = friedman(300)
     noisy_X, noisy_y = friedman(2300, seed=1, noise=1.5)
-    model = CFLLRegressor(max_epochs=20, random_state=0).fit(X, y)
+    model = CFLLRegressor(max_epochs=20, **NARROW).fit(X, y)
     model.partial_fit(noisy_X[:2000], noisy_y[:2000])
     mean, std = model.predict(noisy_X[2000:], return_std=True)
     assert 0.85 < (np.abs(mean - noisy_y[2000:]) < 2 * std).mean() < 0.995
@@ -172,7 +173,7 @@ def test_deviations_after_partial_fit_are_those_of_new_rows():
 
 def test_deviations_of_a_stream_are_not_too_small():
     X, y = friedman(700, noise=1.0)
-    model = CFLLRegressor(random_state=0)
+    model = CFLLRegressor(**NARROW)
     for start in range(0, 400, 20):
         model.partial_fit(X[start : start + 20], y[start : start + 20])
     mean, std = model.predict(X[400:], return_std=True)
@@ -182,7 +183,7 @@ def test_deviations_of_a_stream_are_not_too_small():
 @pytest.mark.parametrize("options", [{}, {"backbone": nn.Sequential(nn.Linear(6, 16), nn.Tanh())}])
 def test_one_more_row_does_no_harm_where_no_moments_are_held(options):
     X, y = friedman(700)
-    model = CFLLRegressor(refit_last_layer=False, max_epochs=15, random_state=0, **options)
+    model = CFLLRegressor(refit_last_layer=False, max_epochs=15, **NARROW, **options)
     before = model.fit(X[:400], y[:400]).score(X[450:], y[450:])
     for n_rows in (1, 10):
         after = copy.deepcopy(model).partial_fit(X[400 : 400 + n_rows], y[400 : 400 + n_rows])
@@ -194,7 +195,7 @@ def test_one_more_row_does_no_harm_where_no_moments_are_held(options):
 @pytest.mark.parametrize("n_rows", [20, 45])
 def test_a_warm_fit_that_holds_rows_out_adds_to_what_is_known(n_rows):
     X, y = friedman(1300, noise=1.0)
-    model = CFLLRegressor(warm_start=True, early_stopping=True, random_state=0)
+    model = CFLLRegressor(warm_start=True, early_stopping=True, **NARROW)
     before = model.fit(X[:300], y[:300]).score(X[400:], y[400:])
     assert model.fit(X[300 : 300 + n_rows], y[300 : 300 + n_rows]).score(X[400:], y[400:]) > (
         before - 0.01
@@ -203,7 +204,7 @@ def test_a_warm_fit_that_holds_rows_out_adds_to_what_is_known(n_rows):
 
 def test_probabilities_survive_a_warm_fit_to_few_rows():
     X, y = SETS["digits"][1]
-    model = CFLLClassifier(warm_start=True, max_epochs=15, random_state=0).fit(X[:500], y[:500])
+    model = CFLLClassifier(warm_start=True, max_epochs=15, **NARROW).fit(X[:500], y[:500])
     before = log_loss(y[600:], model.predict_proba(X[600:]))
     model.fit(X[500:530], y[500:530])
     assert log_loss(y[600:], model.predict_proba(X[600:])) < before + 0.02
@@ -211,12 +212,12 @@ def test_probabilities_survive_a_warm_fit_to_few_rows():
 
 def test_rows_seen_before_do_not_change_the_noise():
     X, y = friedman(800, noise=1.0)
-    model = CFLLRegressor(random_state=0).fit(X[:300], y[:300])
+    model = CFLLRegressor(**NARROW).fit(X[:300], y[:300])
     for _ in range(10):
         model.partial_fit(X[:300], y[:300])
     lower, upper = model.predict_interval(X[300:])
     assert ((lower <= y[300:]) & (y[300:] <= upper)).mean() > 0.75
-    none_held_out = CFLLRegressor(max_epochs=3, early_stopping=False, random_state=0)
+    none_held_out = CFLLRegressor(max_epochs=3, early_stopping=False, **NARROW)
     none_held_out.fit(X[:300], y[:300]).partial_fit(X[:300], y[:300])
     with pytest.raises(ValueError, match="`return_std` needs rows"):
         none_held_out.predict(X, return_std=True)
@@ -224,7 +225,7 @@ def test_rows_seen_before_do_not_change_the_noise():
 
 def test_a_wild_target_among_few_new_rows_is_named_and_clipped():
     X, y = friedman(403)
-    model = CFLLRegressor(max_epochs=8, warm_start=True, random_state=0).fit(X[:300], y[:300])
+    model = CFLLRegressor(max_epochs=8, warm_start=True, **NARROW).fit(X[:300], y[:300])
     before = model.score(X[303:], y[303:])
     wild = y[300:303].copy()
     for value in (1e6, -1e100):
@@ -240,7 +241,7 @@ def test_a_wild_target_among_few_new_rows_is_named_and_clipped():
 
 def test_many_far_targets_are_only_named_and_too_far_ones_refused():
     X, y = friedman(350)
-    model = CFLLRegressor(max_epochs=2, precision="float32", random_state=0).fit(X[:300], y[:300])
+    model = CFLLRegressor(max_epochs=2, precision="float32", **NARROW).fit(X[:300], y[:300])
     before = model.predict(X)
     for method in ("adapt", "partial_fit"):
         with pytest.warns(UserWarning, match=r"\(50 of 50 rows do\).*distort the model"):
@@ -257,7 +258,7 @@ def test_many_far_targets_are_only_named_and_too_far_ones_refused():
 
 def test_resolved_follows_the_last_run():
     X, y = friedman(310)
-    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X[:300], y[:300])
+    model = CFLLRegressor(max_epochs=3, **NARROW).fit(X[:300], y[:300])
     model.partial_fit(X[300:], y[300:])
     assert model.resolved_["max_epochs"] == 1
     assert model.resolved_["learning_rate"] < 1e-4
@@ -277,7 +278,7 @@ def test_a_stream_warns_of_far_targets_once():
 
 def test_adapt_names_columns_in_other_units():
     X, y = make_friedman1(80, n_features=5, random_state=0)
-    model = CFLLRegressor(max_epochs=2, random_state=0).fit(X[:60], y[:60])
+    model = CFLLRegressor(max_epochs=2, **NARROW).fit(X[:60], y[:60])
     with pytest.warns(UserWarning, match="Column 0 of the new rows has mean"):
         model.adapt(1e6 * X[60:], y[60:])
 
@@ -298,7 +299,7 @@ def test_a_linear_part_that_a_stream_cannot_have_is_named():
 
 def test_a_stream_may_begin_with_a_single_row():
     X, y = friedman(20)
-    model = CFLLRegressor(random_state=0)
+    model = CFLLRegressor(**NARROW)
     for i in range(20):
         model.partial_fit(X[i : i + 1], y[i : i + 1])
     assert np.isfinite(model.predict(X)).all()

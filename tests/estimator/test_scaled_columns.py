@@ -11,6 +11,8 @@ from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.training import column_scales as module_under_test
 from sklearn_cfll.training.net import CFLLNet
 
+NARROW = {"hidden_layer_sizes": (16, 16), "random_state": 0}
+
 
 def factors(model):
     """What each input of the networks is multiplied by; (m, 1, p) if members hold out folds."""
@@ -45,7 +47,7 @@ def test_columns_that_matter_get_the_larger_scales(Estimator):
 )
 def test_the_first_runs_leave_nothing_but_the_scales(monkeypatch, options):
     X, y = noisy_columns()
-    settings = {"max_epochs": 5, "random_state": 0} | options
+    settings = {"max_epochs": 5} | NARROW | options
     plain = CFLLRegressor(columns=ColumnEncoder(importance=False), **settings).fit(X, y)
     monkeypatch.setattr(module_under_test, "LOWEST", module_under_test.HIGHEST)  # all the same
     model = CFLLRegressor(**settings).fit(X, y)
@@ -59,7 +61,7 @@ def test_units_of_the_columns_do_not_matter():
     X, y = noisy_columns()
     units = np.logspace(-2, 2, 20)
     found = [
-        factors(CFLLRegressor(max_epochs=5, precision="float64", random_state=0).fit(inputs, y))
+        factors(CFLLRegressor(max_epochs=5, precision="float64", **NARROW).fit(inputs, y))
         for inputs in (X, X * units + units)
     ]
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-4)
@@ -77,8 +79,8 @@ def test_units_of_the_columns_do_not_matter():
 )
 def test_where_columns_are_not_scaled(n_rows, parameters):
     X, y = noisy_columns(n_rows)
-    model = CFLLRegressor(max_epochs=3, random_state=0, **parameters).fit(X, y)
-    streamed = CFLLRegressor(random_state=0).partial_fit(X, y)
+    model = CFLLRegressor(max_epochs=3, **NARROW, **parameters).fit(X, y)
+    streamed = CFLLRegressor(**NARROW).partial_fit(X, y)
     for factor in factors(model) + factors(streamed):
         assert bool((factor == 1).all())
 
@@ -86,13 +88,13 @@ def test_where_columns_are_not_scaled(n_rows, parameters):
 def test_many_targets_and_one_column():
     X, y = noisy_columns()
     many = np.stack([y * k for k in range(1, 21)], axis=1)
-    assert len(CFLLRegressor(max_epochs=2, random_state=0).fit(X, many).predict(X).T) == 20
-    CFLLRegressor(max_epochs=2, random_state=0).fit(X[:, :1], y)
+    assert len(CFLLRegressor(max_epochs=2, **NARROW).fit(X, many).predict(X).T) == 20
+    CFLLRegressor(max_epochs=2, **NARROW).fit(X[:, :1], y)
 
 
 def test_an_interrupt_before_training_keeps_the_previous_fit(monkeypatch):
     X, y = noisy_columns()
-    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X, y)
+    model = CFLLRegressor(max_epochs=3, **NARROW).fit(X, y)
     before = model.predict(X)
 
     def interrupt(*args, **kwargs):

@@ -1,5 +1,8 @@
 """Sizes and units of columns, targets and weights."""
 
+import functools
+import warnings
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -9,18 +12,24 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from helpers import BOTH, caught
+from helpers import BOTH, caught, raw
 from sklearn_cfll import CFLLClassifier, CFLLIVRegressor, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.columns.bins import PiecewiseLinear
 from sklearn_cfll.columns.scaling import RobustStandardize
 from small_tables import BIG_X, BIG_Y, LABELS, NAMES, QUICK, SMALL, X, Y
 
 
+@functools.cache
+def unscaled(n_rows, **options):
+    """The model of rows as they are, which no test may change."""
+    return CFLLRegressor(**QUICK, **options).fit(BIG_X[:n_rows], BIG_Y[:n_rows])
+
+
 @pytest.mark.parametrize("n_rows", [200, 400])
 @pytest.mark.parametrize("size", [1e37, 1e100, 1e-39, 1e-44, 1e-100])
 def test_the_size_of_a_column_does_not_matter(n_rows, size):
     scaled = BIG_X * [1, size, 1, 1, 1]
-    expected = CFLLRegressor(**QUICK).fit(BIG_X[:n_rows], BIG_Y[:n_rows]).predict(BIG_X[400:])
+    expected = unscaled(n_rows).predict(BIG_X[400:])
     found = CFLLRegressor(**QUICK).fit(scaled[:n_rows], BIG_Y[:n_rows]).predict(scaled[400:])
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -31,12 +40,12 @@ def test_units_of_columns_do_not_matter_in_float32(factor, Estimator):
     y = BIG_Y if Estimator is CFLLRegressor else BIG_Y > 14
     other = BIG_X * [1, factor, 1, 1, factor] + [0, 0, 7, 0, 0]
 
-    def raw(inputs):
-        model = Estimator(**QUICK).fit(inputs[:400], y[:400])
-        return (model.predict if Estimator is CFLLRegressor else model.decision_function)(inputs)
+    def outputs(inputs):
+        return raw(Estimator(**QUICK).fit(inputs[:400], y[:400]), inputs)
 
-    assert raw(BIG_X).dtype == np.float32
-    np.testing.assert_allclose(raw(other), raw(BIG_X), rtol=1e-4, atol=1e-4)
+    expected = outputs(BIG_X)
+    assert expected.dtype == np.float32
+    np.testing.assert_allclose(outputs(other), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_columns_far_from_zero_need_no_float64():
@@ -55,9 +64,9 @@ def test_columns_far_from_zero_need_no_float64():
 @pytest.mark.parametrize("size", [1e38, -1e100, 1e-38, 1e-45, 1e-100])
 def test_the_size_of_targets_does_not_matter(n_rows, size):
     # Folds are drawn by the order of y, which a negative factor reverses.
-    options = QUICK | {"cross_fit": size > 0}
-    expected = CFLLRegressor(**options).fit(BIG_X[:n_rows], BIG_Y[:n_rows])
-    model = CFLLRegressor(**options).fit(BIG_X[:n_rows], size * BIG_Y[:n_rows])
+    options = {"cross_fit": size > 0}
+    expected = unscaled(n_rows, **options)
+    model = CFLLRegressor(**QUICK, **options).fit(BIG_X[:n_rows], size * BIG_Y[:n_rows])
     for one, other in zip(
         model.predict(BIG_X, return_std=True), expected.predict(BIG_X, return_std=True), strict=True
     ):
@@ -145,8 +154,10 @@ def test_weights_near_the_end_of_the_range():
     w = np.where(np.arange(60) % 2, 1e308, 5e307)
     for Estimator in (CFLLRegressor, CFLLClassifier):
         y = Y if Estimator is CFLLRegressor else LABELS
-        pair = [Estimator(**SMALL).fit(X, y, part).predict(X) for part in (w, w / 1e308)]
-        np.testing.assert_array_equal(*pair)
+        with warnings.catch_warnings(action="error", category=RuntimeWarning):  # overflows
+            pair = [Estimator(**SMALL).fit(X, y, part) for part in (w, w / 1e308)]
+        np.testing.assert_array_equal(*(model.predict(X) for model in pair))
+        assert pair[0].oof_score_ == pytest.approx(pair[1].oof_score_, rel=1e-12)
     for scale in (1.0, 1e-320):
         with pytest.raises(ValueError, match="`sample_weight` sums to .* number of repetitions"):
             CFLLIVRegressor().fit(X[:, :1], Y, Z=X[:, 1:], sample_weight=scale * w)

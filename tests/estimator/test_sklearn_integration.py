@@ -47,7 +47,7 @@ from small_tables import friedman_or_iris, quick
 X, y = friedman_or_iris(CFLLRegressor)
 X_iris, LABELS = friedman_or_iris(CFLLClassifier)
 y_iris = load_iris().target
-small = functools.partial(quick, max_epochs=15)
+small = functools.partial(quick, max_epochs=15, n_members=4)  # as few as are cross-fitted
 
 
 # -- pipelines --------------------------------------------------------------------------------

@@ -80,14 +80,15 @@ def test_predictions_have_the_precision_they_were_computed_in(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="float32 up to the limit on a CPU only")
 def test_columns_and_targets_far_from_zero_keep_their_precision():
     X, y = make_friedman1(800, noise=0.5, random_state=0)
-    model = CFLLRegressor(max_epochs=10, random_state=0)
+    narrow = {"hidden_layer_sizes": (32, 32), "max_epochs": 10, "random_state": 0}
+    model = CFLLRegressor(**narrow)
     plain = model.fit(X[:600], y[:600]).score(X[600:], y[600:])
     assert model.predict(X).dtype == np.float32
     for far_X, far_y in ((X + 1e9, y), (X, y + 1e9), (X * [1e9] + 1e9, y * 1e9)):
         score = model.fit(far_X[:600], far_y[:600]).score(far_X[600:], far_y[600:])
         assert abs(score - plain) < 0.01
     assert model.predict(far_X).dtype == np.float32  # far in absolute terms only
-    first = CFLLClassifier(max_epochs=10, random_state=0).fit(X[:600] + 1e9, y[:600] > 14)
+    first = CFLLClassifier(**narrow).fit(X[:600] + 1e9, y[:600] > 14)
     assert first.score(X[600:] + 1e9, y[600:] > 14) > 0.85
     # What comes in float32 has nothing finer, and another precision may be asked for.
     assert model.fit((X + 1e6).astype(np.float32), y).predict(X + 1e6).dtype == np.float32

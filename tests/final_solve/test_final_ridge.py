@@ -267,7 +267,8 @@ def test_estimator_without_held_out_rows_is_no_worse_for_its_refit(name, n):
     X, y = SETS[name]()
     order = np.random.default_rng(0).permutation(len(X))
     X, y = X[order], y[order]
-    settings = {"early_stopping": False, "max_epochs": 20, "random_state": 0}
+    settings = {"hidden_layer_sizes": (32, 32), "max_epochs": 20, "early_stopping": False}
+    settings |= {"random_state": 0}
     errors = []
     for refit in (False, True):
         model = CFLLRegressor(refit_last_layer=refit, **settings).fit(X[:n], y[:n])

@@ -17,6 +17,8 @@ from sklearn_cfll.final_solve.offset import LinearOffset
 from sklearn_cfll.final_solve.refit import shrinkage_factor
 from sklearn_cfll.training.batches import RowsDataset
 
+NARROW = {"hidden_layer_sizes": (32, 32), "random_state": 0}
+
 
 def test_linear_part_is_ridge_regression():
     X, y = load_diabetes(return_X_y=True)
@@ -32,9 +34,9 @@ def test_linear_part_is_ridge_regression():
 @pytest.mark.parametrize("n_rows", [120, 599, 600])
 def test_few_rows_take_a_linear_part(n_rows):
     X, y = friedman(n_rows)
-    model = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y)
+    model = CFLLRegressor(max_epochs=2, **NARROW).fit(X, y)
     assert model.resolved_["linear_part"] == (n_rows < 600)
-    off = CFLLRegressor(linear_part=False, max_epochs=2, random_state=0).fit(X, y)
+    off = CFLLRegressor(linear_part=False, max_epochs=2, **NARROW).fit(X, y)
     assert not off.resolved_["linear_part"]
     assert model.features(X).shape[1] == off.features(X).shape[1] + (6 if n_rows < 600 else 0)
 
@@ -59,10 +61,10 @@ def test_a_linear_target_is_left_to_the_linear_part():
     y = X @ np.arange(5.0) + rng.normal(size=80)
     X_test = rng.normal(size=(1000, 5))
     truth = X_test @ np.arange(5.0)
-    model = CFLLRegressor(random_state=0).fit(X, y)
+    model = CFLLRegressor(**NARROW).fit(X, y)
     ridge = make_pipeline(StandardScaler(), RidgeCV()).fit(X, y)
     error, least = (np.square(m.predict(X_test) - truth).mean() for m in (model, ridge))
-    alone = CFLLRegressor(linear_part=False, random_state=0).fit(X, y)
+    alone = CFLLRegressor(linear_part=False, **NARROW).fit(X, y)
     assert error < least + 0.1  # of a noise variance of 1
     assert error < 0.5 * np.square(alone.predict(X_test) - truth).mean()
 
@@ -70,7 +72,7 @@ def test_a_linear_target_is_left_to_the_linear_part():
 def test_linear_part_survives_adapting_streaming_and_warm_starts():
     X, y = friedman(150)
     more, y_more = friedman(60, seed=1)
-    model = CFLLRegressor(max_epochs=3, random_state=0).fit(X, y)
+    model = CFLLRegressor(max_epochs=3, **NARROW).fit(X, y)
     before = model.predict(more)
     again = clone(model).fit(X, y).adapt(more, y_more)
     assert np.abs(again.predict(more) - before).max() > 0
@@ -86,7 +88,7 @@ def test_linear_part_survives_adapting_streaming_and_warm_starts():
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_shifting_and_scaling_targets_does_the_same_to_predictions(shift, scale):
     X, y = friedman(100)
-    model = CFLLRegressor(max_epochs=5, random_state=0).fit(X, y)
+    model = CFLLRegressor(max_epochs=5, **NARROW).fit(X, y)
     moved = clone(model).fit(X, shift + scale * y)
     mean, std = model.predict(X, return_std=True)
     moved_mean, moved_std = moved.predict(X, return_std=True)
@@ -109,7 +111,7 @@ def test_errors_on_forty_rows_with_heavy_tails_are_bounded(kind):
     errors = []
     for seed in range(4):
         X, y = heavy_tailed(kind, 1040, seed)
-        model = CFLLRegressor(random_state=seed).fit(X[:40], y[:40])
+        model = CFLLRegressor(hidden_layer_sizes=(32, 32), random_state=seed).fit(X[:40], y[:40])
         error = np.square(model.predict(X[40:]) - y[40:]).mean()
         errors.append(error / np.square(y[40:] - y[:40].mean()).mean())
     assert np.mean(errors) < 0.3 and np.max(errors) < 0.6

@@ -44,7 +44,7 @@ SMALL = {
     "instrument_hidden_sizes": (16, 8),
     "covariate_hidden_sizes": (16, 4),
     "n_repeats": 1,
-    "max_epochs": 15,
+    "max_epochs": 8,
     "random_state": 0,
 }
 

@@ -18,7 +18,9 @@ Z = X[:, :1] + rng.normal(size=(90, 1))
 
 
 def small_regressor(**parameters):
-    defaults = {"hidden_layer_sizes": (6,), "n_members": 2, "max_epochs": 2, "random_state": 0}
+    defaults = {"max_epochs": 2, "random_state": 0}
+    if "backbone" not in parameters:
+        defaults |= {"hidden_layer_sizes": (6,), "n_members": 2}
     return CFLLRegressor(**{**defaults, **parameters})
 
 

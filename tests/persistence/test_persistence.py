@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_digits, load_iris, make_multilabel_classification
+from sklearn.datasets import load_digits, load_iris, make_friedman1, make_multilabel_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -23,7 +23,7 @@ from torch import nn
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, persistence
 from sklearn_cfll.backbones import MLPBackbone
 
-X_diabetes, y_diabetes = load_diabetes(return_X_y=True)
+X_friedman, y_friedman = make_friedman1(150, noise=0.5, random_state=0)
 X_iris, y_iris = load_iris(return_X_y=True)
 LABELS = load_iris().target_names[y_iris]
 
@@ -37,36 +37,36 @@ def whole_network():
     return nn.Sequential(nn.Linear(10, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 1))
 
 
-def regressor(backbone=None, **parameters):
-    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 4, "random_state": 0}
-    return CFLLRegressor(backbone, **{**defaults, **parameters})
+def small(Estimator, backbone=None, **parameters):
+    defaults = {"max_epochs": 4, "random_state": 0}
+    if backbone is None:
+        defaults["hidden_layer_sizes"] = (16,)
+    return Estimator(backbone, **{**defaults, **parameters})
 
 
-def classifier(backbone=None, **parameters):
-    defaults = {"hidden_layer_sizes": (16,), "max_epochs": 4, "random_state": 0}
-    return CFLLClassifier(backbone, **{**defaults, **parameters})
+regressor, classifier = (functools.partial(small, kind) for kind in (CFLLRegressor, CFLLClassifier))
 
 
-DIABETES = (X_diabetes, y_diabetes)
+FRIEDMAN = (X_friedman, y_friedman)
 MULTILABEL = make_multilabel_classification(150, n_features=6, random_state=0)
 IMAGES = (load_digits().images[:200, None], load_digits().target[:200])
 CASES = {
-    "regressor": (regressor, DIABETES),
-    "float32": (lambda: regressor(precision="float32"), DIABETES),
-    "two_targets": (regressor, (X_diabetes, np.column_stack([y_diabetes, -y_diabetes]))),
-    "column_target": (regressor, (X_diabetes, y_diabetes[:, None])),
-    "statistics": (lambda: regressor(memory="statistics", refit_last_layer=False), DIABETES),
-    "full_batch": (lambda: regressor(batch_size="full"), DIABETES),
-    "proximal_only": (lambda: regressor(refit_last_layer=False), DIABETES),
-    "dropout": (lambda: regressor(hidden_layer_sizes=(16, 16), dropout=0.3), DIABETES),
-    "frame": (regressor, (pd.DataFrame(X_diabetes, columns=list("abcdefghij")), y_diabetes)),
-    "recipe": (lambda: regressor(MLPBackbone((12, 8), "silu")), DIABETES),
-    "optimizer_class": (lambda: regressor(optimizer=torch.optim.SGD), DIABETES),
-    "no_seed": (lambda: regressor(random_state=None), DIABETES),
-    "seed_instance": (lambda: regressor(random_state=np.random.RandomState(0)), DIABETES),
+    "regressor": (regressor, FRIEDMAN),
+    "float32": (lambda: regressor(precision="float32"), FRIEDMAN),
+    "two_targets": (regressor, (X_friedman, np.column_stack([y_friedman, -y_friedman]))),
+    "column_target": (regressor, (X_friedman, y_friedman[:, None])),
+    "statistics": (lambda: regressor(memory="statistics", refit_last_layer=False), FRIEDMAN),
+    "full_batch": (lambda: regressor(batch_size="full"), FRIEDMAN),
+    "proximal_only": (lambda: regressor(refit_last_layer=False), FRIEDMAN),
+    "dropout": (lambda: regressor(hidden_layer_sizes=(16, 16), dropout=0.3), FRIEDMAN),
+    "frame": (regressor, (pd.DataFrame(X_friedman, columns=list("abcdefghij")), y_friedman)),
+    "recipe": (lambda: regressor(MLPBackbone((12, 8), "silu")), FRIEDMAN),
+    "optimizer_class": (lambda: regressor(optimizer=torch.optim.SGD), FRIEDMAN),
+    "no_seed": (lambda: regressor(random_state=None), FRIEDMAN),
+    "seed_instance": (lambda: regressor(random_state=np.random.RandomState(0)), FRIEDMAN),
     "numpy_parameters": (
         lambda: regressor(ridge=np.float64(2.0), hidden_layer_sizes=np.array([16, 8])),
-        DIABETES,
+        FRIEDMAN,
     ),
     "classifier": (classifier, (X_iris, y_iris)),
     "string_classes": (classifier, (X_iris, LABELS)),
@@ -78,13 +78,13 @@ CASES = {
     "multilabel": (classifier, MULTILABEL),
 }
 WITH_CODE = {
-    "module": (lambda: regressor(nn.Sequential(nn.Linear(10, 12), nn.Tanh())), DIABETES),
-    "whole_network": (lambda: regressor(whole_network()), DIABETES),
-    "lazy": (lambda: regressor(nn.Sequential(nn.LazyLinear(12), nn.Tanh())), DIABETES),
-    "function": (lambda: regressor(build_network), DIABETES),
+    "module": (lambda: regressor(nn.Sequential(nn.Linear(10, 12), nn.Tanh())), FRIEDMAN),
+    "whole_network": (lambda: regressor(whole_network()), FRIEDMAN),
+    "lazy": (lambda: regressor(nn.Sequential(nn.LazyLinear(12), nn.Tanh())), FRIEDMAN),
+    "function": (lambda: regressor(build_network), FRIEDMAN),
     "function_with_options": (
         lambda: regressor(functools.partial(build_network, width=7)),
-        DIABETES,
+        FRIEDMAN,
     ),
     "images": (
         lambda: classifier(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten())),
@@ -99,6 +99,13 @@ ROUTES = {
     "joblib": lambda model: joblib_round_trip(model),
     "deepcopy": copy.deepcopy,
 }
+
+
+@functools.cache
+def fitted(case):
+    """The model of a case, which no test may change, and its rows."""
+    make, (X, y) = ALL_CASES[case]
+    return make().fit(X, y), X
 
 
 def joblib_round_trip(model):
@@ -149,8 +156,7 @@ def assert_same_model(first, second, X):
 
 @pytest.mark.parametrize("case", ALL_CASES)
 def test_round_trips_are_equal_to_the_last_bit(case):
-    make, (X, y) = ALL_CASES[case]
-    model = make().fit(X, y)
+    model, X = fitted(case)
     for copied in ROUTES.values():
         assert_same_model(model, copied(model), X)
 
@@ -168,8 +174,8 @@ def test_unfitted_estimators_stay_unfitted(make, route):
 
 @pytest.mark.parametrize("case", ["regressor", "string_classes", "recipe", "function"])
 def test_clone_of_a_fitted_estimator_fits_the_same(case):
-    make, (X, y) = ALL_CASES[case]
-    model = make().fit(X, y)
+    model, X = fitted(case)
+    y = ALL_CASES[case][1][1]
     copied = clone(ROUTES["pickle"](model))
     assert not hasattr(copied, "net_")
     np.testing.assert_array_equal(copied.fit(X, y).predict(X), model.predict(X))
@@ -201,32 +207,32 @@ def test_training_goes_on_as_if_nothing_had_been(case, method, route, tmp_path):
 @pytest.mark.parametrize("memory", ["proximal", "statistics"])
 def test_a_stream_can_be_pickled_between_chunks(memory):
     whole, pickled = regressor(memory=memory), regressor(memory=memory)
-    for rows in np.array_split(np.arange(len(X_diabetes)), 4):
-        whole.partial_fit(X_diabetes[rows], y_diabetes[rows])
-        pickled = ROUTES["pickle"](pickled.partial_fit(X_diabetes[rows], y_diabetes[rows]))
-    np.testing.assert_array_equal(whole.predict(X_diabetes), pickled.predict(X_diabetes))
+    for rows in np.array_split(np.arange(len(X_friedman)), 4):
+        whole.partial_fit(X_friedman[rows], y_friedman[rows])
+        pickled = ROUTES["pickle"](pickled.partial_fit(X_friedman[rows], y_friedman[rows]))
+    np.testing.assert_array_equal(whole.predict(X_friedman), pickled.predict(X_friedman))
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_copies_are_independent(route):
-    model = regressor().fit(*DIABETES)
-    before = model.predict(X_diabetes)
+    model = regressor().fit(*FRIEDMAN)
+    before = model.predict(X_friedman)
     copied = ROUTES[route](model)
-    copied.adapt(*DIABETES).partial_fit(*DIABETES)
-    assert not np.array_equal(copied.predict(X_diabetes), before)
-    np.testing.assert_array_equal(model.predict(X_diabetes), before)
+    copied.adapt(*FRIEDMAN).partial_fit(*FRIEDMAN)
+    assert not np.array_equal(copied.predict(X_friedman), before)
+    np.testing.assert_array_equal(model.predict(X_friedman), before)
     assert len(model.history_) == 4
 
 
 def test_pickling_leaves_the_estimator_as_it_was():
-    model = regressor().fit(*DIABETES)
-    before, net = model.predict(X_diabetes), model.net_
+    model = regressor().fit(*FRIEDMAN)
+    before, net = model.predict(X_friedman), model.net_
     names = set(vars(model))
     pickle.dumps(model)
     assert model.net_ is net
     assert set(vars(model)) == names
     assert isinstance(model.device_, torch.device)
-    np.testing.assert_array_equal(model.predict(X_diabetes), before)
+    np.testing.assert_array_equal(model.predict(X_friedman), before)
 
 
 def test_pipelines_round_trip():
@@ -255,14 +261,13 @@ def torch_objects(value, path="state"):
 
 @pytest.mark.parametrize("case", [name for name in CASES if name != "optimizer_class"])
 def test_state_holds_arrays_and_no_torch_object(case):
-    make, (X, y) = CASES[case]
-    state = make().fit(X, y).__getstate__()
+    state = fitted(case)[0].__getstate__()
     assert torch_objects(state) == []
     assert b"torch" not in pickle.dumps(state)
 
 
 def test_state_of_a_users_module_holds_nothing_of_torch_but_that_module():
-    model = regressor(nn.Sequential(nn.Linear(10, 12), nn.Tanh())).fit(*DIABETES)
+    model = regressor(nn.Sequential(nn.Linear(10, 12), nn.Tanh())).fit(*FRIEDMAN)
     found = torch_objects(model.__getstate__())
     assert found
     for path, value in found:  # the same tensors throughout, so that they are stored once
@@ -270,7 +275,7 @@ def test_state_of_a_users_module_holds_nothing_of_torch_but_that_module():
 
 
 def test_pickles_are_no_larger_than_their_arrays():
-    model = regressor(hidden_layer_sizes=(64, 64), refit_last_layer=False).fit(*DIABETES)
+    model = regressor(hidden_layer_sizes=(64, 64), refit_last_layer=False).fit(*FRIEDMAN)
     n_weights = sum(p.numel() for p in model.net_.module_.state_dict().values())
     # Weights and two moments of the optimiser at 8 bytes, and some names.
     assert len(pickle.dumps(model)) < 8 * 3 * n_weights + 20_000
@@ -278,8 +283,8 @@ def test_pickles_are_no_larger_than_their_arrays():
 
 @pytest.mark.slow
 def test_history_does_not_hold_batches():
-    model = regressor(max_epochs=30, batch_size=10).fit(*DIABETES)
-    short = regressor(max_epochs=1, batch_size=10).fit(*DIABETES)
+    model = regressor(max_epochs=30, batch_size=10).fit(*FRIEDMAN)
+    short = regressor(max_epochs=1, batch_size=10).fit(*FRIEDMAN)
     per_epoch = (len(pickle.dumps(model)) - len(pickle.dumps(short))) / 29
     assert per_epoch < 600
 
@@ -289,8 +294,7 @@ def test_history_does_not_hold_batches():
 
 @pytest.mark.parametrize("case", CASES)
 def test_save_and_load_are_equal_to_the_last_bit(case, tmp_path):
-    make, (X, y) = CASES[case]
-    model = make().fit(X, y)
+    model, X = fitted(case)
     loaded = save_and_load(model, tmp_path / "model.cfll")
     assert_same_model(model, loaded, X)
     assert isinstance(loaded, type(model))
@@ -298,8 +302,7 @@ def test_save_and_load_are_equal_to_the_last_bit(case, tmp_path):
 
 @pytest.mark.parametrize("case", WITH_CODE)
 def test_users_code_is_passed_again_at_load(case, tmp_path):
-    make, (X, y) = WITH_CODE[case]
-    model = make().fit(X, y)
+    model, X = fitted(case)
     model.save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"fitted with (an|the) .* as `backbone`.*pass"):
         type(model).load(tmp_path / "model")
@@ -310,20 +313,20 @@ def test_users_code_is_passed_again_at_load(case, tmp_path):
 
 def test_parameters_survive_saving(tmp_path):
     model = regressor(
-        MLPBackbone((9,), "gelu", 0.1),
+        MLPBackbone((9, 8), "gelu", 0.1),
         ridge=2.0,
         decay=0.9,
         optimizer=torch.optim.NAdam,
         batch_size=64,
         verbose=0,
         early_stopping=False,
-    ).fit(*DIABETES)
+    ).fit(*FRIEDMAN)
     loaded = save_and_load(model, tmp_path / "model")
     first, second = model.get_params(), loaded.get_params()
     assert repr(first.pop("backbone")) == repr(second.pop("backbone"))
     assert first == second
     np.testing.assert_array_equal(
-        clone(loaded).fit(*DIABETES).predict(X_diabetes), model.predict(X_diabetes)
+        clone(loaded).fit(*FRIEDMAN).predict(X_friedman), model.predict(X_friedman)
     )
 
 
@@ -331,23 +334,23 @@ def test_a_users_optimizer_is_named_at_load(tmp_path):
     class OwnSGD(torch.optim.SGD):
         """Not in torch.optim."""
 
-    model = regressor(build_network, optimizer=OwnSGD).fit(*DIABETES)
+    model = regressor(build_network, optimizer=OwnSGD).fit(*FRIEDMAN)
     # It is no backbone: what is passed as one must not be taken for it.
     with pytest.raises(ValueError, match="`optimizer`"):
         save_and_load(model, tmp_path / "model", backbone=build_network)
 
 
 def test_callbacks_are_not_saved(tmp_path):
-    model = regressor(callbacks=[Callback()]).fit(*DIABETES)
+    model = regressor(callbacks=[Callback()]).fit(*FRIEDMAN)
     loaded = save_and_load(model, tmp_path / "model")
     assert loaded.callbacks is None
-    np.testing.assert_array_equal(loaded.predict(X_diabetes), model.predict(X_diabetes))
+    np.testing.assert_array_equal(loaded.predict(X_friedman), model.predict(X_friedman))
 
 
 @pytest.mark.parametrize("make_path", [str, lambda path: path], ids=["str", "Path"])
 def test_the_file_has_the_name_asked_for(make_path, tmp_path):
     path = make_path(tmp_path / "model.anything")
-    model = regressor().fit(*DIABETES)
+    model = regressor().fit(*FRIEDMAN)
     model.save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["model.anything"]
     CFLLRegressor.load(path)
@@ -355,8 +358,7 @@ def test_the_file_has_the_name_asked_for(make_path, tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_file_opens_without_pickle(case, tmp_path):
-    make, (X, y) = CASES[case]
-    make().fit(X, y).save(tmp_path / "model")
+    fitted(case)[0].save(tmp_path / "model")
     with np.load(tmp_path / "model", allow_pickle=False) as file:
         assert "content" in file.files
         for name in file.files:
@@ -371,7 +373,7 @@ def test_saving_asks_for_fit_first(tmp_path):
 
 
 def test_loading_by_the_wrong_class_says_which(tmp_path):
-    regressor().fit(*DIABETES).save(tmp_path / "model")
+    regressor().fit(*FRIEDMAN).save(tmp_path / "model")
     with pytest.raises(ValueError, match=r"holds a CFLLRegressor; open it with CFLLRegressor.load"):
         CFLLClassifier.load(tmp_path / "model")
 
@@ -399,7 +401,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_file_by_a_newer_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(persistence, "FORMAT", persistence.FORMAT + 1)
-    regressor().fit(*DIABETES).save(tmp_path / "model")
+    regressor().fit(*FRIEDMAN).save(tmp_path / "model")
     monkeypatch.undo()
     with pytest.raises(ValueError, match="newer version of sklearn_cfll"):
         CFLLRegressor.load(tmp_path / "model")
@@ -408,17 +410,17 @@ def test_a_file_by_a_newer_version_is_refused(tmp_path, monkeypatch):
 def test_a_model_from_a_gpu_opens_on_a_machine_without():
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
-    model = regressor().fit(*DIABETES)
+    model = regressor().fit(*FRIEDMAN)
     state = model.__getstate__()
     opened = CFLLRegressor.__new__(CFLLRegressor)
     opened.__setstate__({**state, "device_": "cuda:0"})
     assert opened.device_ == torch.device("cpu")
-    np.testing.assert_array_equal(opened.predict(X_diabetes), model.predict(X_diabetes))
+    np.testing.assert_array_equal(opened.predict(X_friedman), model.predict(X_friedman))
 
 
 def test_skops_takes_the_state_too():
     skops = pytest.importorskip("skops.io")
-    model = regressor().fit(*DIABETES)
+    model = regressor().fit(*FRIEDMAN)
     data = skops.dumps(model)
     loaded = skops.loads(data, trusted=skops.get_untrusted_types(data=data))
-    np.testing.assert_array_equal(loaded.predict(X_diabetes), model.predict(X_diabetes))
+    np.testing.assert_array_equal(loaded.predict(X_friedman), model.predict(X_friedman))

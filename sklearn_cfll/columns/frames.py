@@ -1,0 +1,182 @@
+"""Columns of frames and arrays of any library, as numbers or as text with gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import Any, NamedTuple
+
+import narwhals as nw
+import numpy as np
+
+__all__ = ["Column", "as_frame", "columns_of", "dated", "is_number"]
+
+NESTED = (
+    "holds lists, dicts or other nested values ({value!r:.60}). Take out what is needed, one "
+    "number or category per row, for example with skrub.TableVectorizer, or drop the column."
+)
+MIXED = (
+    "mixes {one!r:.60} ({one_type}) and {other!r:.60} ({other_type}). Convert all values to one "
+    "type: to text, `df[{name!r}].astype(str)`, or to numbers, `pandas.to_numeric(df[{name!r}])`."
+)
+
+
+class Column(NamedTuple):
+    """A column of the user's table: its label in messages, its values, and what its dtype says.
+
+    Attributes
+    ----------
+    label : str
+    name : object
+        Name or index.
+    values : ndarray
+        Numbers (float64 with NaN), or objects with None for gaps.
+    order : list, "unordered" or None
+        Levels in their order if the dtype is an ordered category; "unordered" for other categories;
+        None for other dtypes.
+    is_plain : bool
+        Whether the dtype holds numbers, and there are no gaps.
+    """
+
+    label: str
+    name: Any
+    values: np.ndarray
+    order: Any = None
+    is_plain: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        return self.values.dtype == object
+
+
+def as_frame(X: Any) -> nw.DataFrame[Any] | None:
+    """A frame of pandas, polars, pyarrow or another library that narwhals knows; else None.
+
+    Frames in which columns share a name count as arrays.
+    """
+    try:
+        found = nw.from_native(X, eager_only=True, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        return None
+    return found if isinstance(found, nw.DataFrame) else None
+
+
+def dated(label: str, dtype: Any) -> ValueError:
+    """The error for a column of dates or durations."""
+    return ValueError(
+        f"{label} (dtype {dtype}) holds dates or durations, which are not numbers. Convert them "
+        "first, for example to the year, the day of the week or seconds since a reference date: "
+        "skrub.DatetimeEncoder and skrub.TableVectorizer make such columns."
+    )
+
+
+def columns_of(X: Any, name: str, parse: Sequence[bool] | None = None) -> Iterator[Column]:
+    """The columns of a frame or of a two-dimensional array, whose text may be parsed as numbers."""
+    frame = as_frame(X)
+    if frame is None:
+        for index in range(X.shape[1]):
+            label = f"Column {index} of `{name}`"
+            yield _of_objects(label, index, X[:, index], parse is None or parse[index])
+        return
+    # By position: narwhals refuses names that are not text, and columns that share one.
+    for index, title in enumerate(frame.columns):
+        yield _of_series(f"Column {title!r} of `{name}`", title, frame[:, index])
+
+
+def _of_series(label: str, name: Any, series: nw.Series[Any]) -> Column:
+    """A column of a frame."""
+    dtype = series.dtype
+    if dtype.is_temporal():
+        raise dated(label, _native_dtype(series))
+    if dtype.is_nested():
+        value = next((each for each in series.to_list() if each is not None), None)
+        raise ValueError(f"{label} {NESTED.format(value=value)}")
+    if dtype.is_numeric() or dtype == nw.Boolean:
+        values = np.asarray(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
+        return Column(label, name, values, is_plain=not np.isnan(values).any())
+    if isinstance(dtype, nw.Enum | nw.Categorical):
+        levels = list(dtype.categories) if isinstance(dtype, nw.Enum) else None
+        values = series.to_numpy()
+        if values.dtype.kind in "fiub":  # categories of pandas may be numbers
+            order: Any = "unordered" if levels is None else [float(each) for each in levels]
+            return Column(label, name, values.astype(np.float64), order)
+        order = "unordered" if levels is None else [str(each) for each in levels]
+        return Column(label, name, np.array(_texts(series), dtype=object), order)
+    if dtype == nw.String:
+        return Column(label, name, np.array(_texts(series), dtype=object))
+    return _of_objects(label, name, np.asarray(series.to_numpy(), dtype=object))
+
+
+def _texts(series: nw.Series[Any]) -> list[Any]:
+    """Text of a column, with None for gaps."""
+    absent = series.is_null().to_numpy()
+    values = series.cast(nw.String).to_list()
+    return [None if gap else value for value, gap in zip(values, absent, strict=True)]
+
+
+def _native_dtype(series: nw.Series[Any]) -> Any:
+    native = series.to_native()
+    return getattr(native, "dtype", getattr(native, "type", series.dtype))
+
+
+def _of_objects(label: str, name: Any, values: np.ndarray, parse: bool = False) -> Column:
+    """A column of objects: numbers, or text; with ``parse``, text of numbers is numbers."""
+    if values.dtype.kind in "fiub":
+        return Column(label, name, values.astype(np.float64), is_plain=True)
+    entries = [None if _is_gap(value) else value for value in values.ravel()]
+    known = [value for value in entries if value is not None]
+    texts = [isinstance(value, str) for value in known]
+    if parse and any(texts):
+        numbers = [is_number(value) for value in known]
+        if any(numbers) and not all(numbers):
+            raise ValueError(
+                f"{label} (dtype {values.dtype}) holds {known[numbers.index(False)]!r:.60} among "
+                f"numbers such as {known[numbers.index(True)]!r:.60}. Replace it by a number or "
+                "NaN, or, if the column is a category, pass a frame in which it is text."
+            )
+        texts = [] if all(numbers) else texts
+    if any(texts) and not all(texts):
+        one, other = known[texts.index(True)], known[texts.index(False)]
+        kinds = {"one_type": type(one).__name__, "other_type": type(other).__name__}
+        raise ValueError(f"{label} {MIXED.format(one=one, other=other, name=name, **kinds)}")
+    if any(texts):
+        return Column(label, name, np.array(entries, dtype=object))
+    found = np.full(len(entries), np.nan)
+    for row, value in enumerate(entries):
+        if value is not None:
+            found[row] = _as_number(value, label)
+    return Column(label, name, found)
+
+
+def _is_gap(value: Any) -> bool:
+    """Whether a value is None, NaN or NaT of any type, or pandas' NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, Decimal):  # a signalling NaN cannot be compared
+        return value.is_nan()
+    return isinstance(value, Real) and bool(value != value)
+
+
+def is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _as_number(value: Any, label: str) -> float:
+    if any(hasattr(value, part) for part in ("isoformat", "total_seconds", "start_time")):
+        raise dated(label, type(value).__name__)
+    if isinstance(value, list | tuple | dict | set | np.ndarray):
+        # The error that scikit-learn's checks expect of a value that is no number.
+        raise TypeError(
+            f"{label} {NESTED.format(value=value)} (float() argument must be a string or a real "
+            f"number, not {type(value).__name__!r})"
+        )
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{label} holds {value!r:.60}, which is not a number: {error}.") from error

@@ -1,0 +1,173 @@
+"""Frames and arrays of objects are coded: levels, gaps, and errors that name the column."""
+
+import datetime
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from sklearn_cfll.columns.reader import TableReader
+
+COLUMNS = {
+    "size": [1.5, None, 2.5, 4.0],
+    "count": [1, 2, None, 4],
+    "open": [True, False, None, True],
+    "town": ["Ulm", None, "Bonn", "Ulm"],
+    "grade": ["low", "high", None, "mid"],
+}
+GRADES = ["low", "mid", "high"]
+CODES = np.array(
+    [
+        [1.5, 1.0, 1.0, 1.0, 0.0],
+        [np.nan, 2.0, 0.0, np.nan, 2.0],
+        [2.5, np.nan, np.nan, 0.0, np.nan],
+        [4.0, 4.0, 1.0, 1.0, 1.0],
+    ]
+)
+
+
+def in_pandas():
+    frame = pd.DataFrame(COLUMNS)
+    frame["count"] = frame["count"].astype("Int64")
+    frame["open"] = frame["open"].astype("boolean")
+    frame["grade"] = pd.Categorical(frame["grade"], GRADES, ordered=True)
+    return frame
+
+
+def in_polars():
+    return pl.DataFrame(COLUMNS).with_columns(pl.col("grade").cast(pl.Enum(GRADES)))
+
+
+def coded(X, categorical="from_dtype"):
+    reader = TableReader.fit(X, categorical)
+    return reader, reader.read(X)
+
+
+@pytest.mark.parametrize("make", [in_pandas, in_polars])
+def test_numbers_levels_and_gaps(make):
+    reader, codes = coded(make())
+    np.testing.assert_array_equal(codes, CODES)
+    assert [tuple(each) for each in reader.levels] == [(0, False)] * 3 + [(2, False), (3, True)]
+
+
+def test_a_pyarrow_table_and_an_array_of_objects_are_read_alike():
+    _, wanted = coded(in_pandas())
+    for X in (pa.table(COLUMNS), np.array([*COLUMNS.values()], dtype=object).T):
+        _, codes = coded(X)
+        np.testing.assert_array_equal(codes[:, :4], wanted[:, :4])
+        np.testing.assert_array_equal(codes[:, 4], [1, 0, np.nan, 2])  # text is in no order
+
+
+def test_levels_stay_when_other_rows_come():
+    frame = in_pandas()
+    reader = TableReader.fit(frame, "from_dtype")
+    later = frame.iloc[[3, 0]].assign(town=["Bonn", "Kiel"], grade="high")
+    codes = reader.read(later)
+    assert codes[0, 3] == 0.0 and np.isnan(codes[1, 3])  # Kiel was not seen
+    assert codes[:, 4].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("gap", [None, np.nan, pd.NA, pd.NaT])
+def test_every_gap_is_a_gap(gap):
+    frame = pd.DataFrame({"a": pd.Series([1.0, gap, 2.0], dtype=object), "b": ["x", gap, "y"]})
+    _, codes = coded(frame)
+    assert np.isnan(codes[1]).all() and not np.isnan(codes[[0, 2]]).any()
+
+
+def test_categories_of_numbers_match_with_and_without_gaps():
+    frame = pd.DataFrame({"code": pd.Categorical([3, 1, None, 3])})
+    reader, codes = coded(frame)
+    np.testing.assert_array_equal(codes[:, 0], [1, 0, np.nan, 1])
+    without = pd.DataFrame({"code": pd.Categorical([1, 3])})
+    np.testing.assert_array_equal(reader.read(without)[:, 0], [0, 1])
+
+
+def test_intervals_of_a_cut_are_in_order():
+    frame = pd.DataFrame({"age": pd.cut([1, 50, 99, 20], [0, 10, 30, 60, 100])})
+    reader, codes = coded(frame)
+    assert codes[:, 0].tolist() == [0, 2, 3, 1] and reader.levels[0].ordered
+
+
+def test_columns_may_be_in_another_order():
+    frame = in_pandas()
+    reader, codes = coded(frame)
+    turned = reader.in_order(frame[frame.columns[::-1]])
+    np.testing.assert_array_equal(reader.read(turned), codes)
+
+
+@pytest.mark.parametrize("chosen", [["code"], [1], [-1], [False, True], np.array([False, True])])
+def test_categories_by_name_index_or_mask(chosen):
+    frame = pd.DataFrame({"size": [1.0, 2.0, 3.0], "code": [7, 5, 7]})
+    reader, codes = coded(frame, chosen)
+    assert codes[:, 1].tolist() == [1, 0, 1] and reader.levels[1] == (2, False)
+
+
+def test_plain_numbers_need_no_reader():
+    for X in (np.eye(3), pd.DataFrame(np.eye(3)), pl.DataFrame({"a": [1, 2], "b": [True, False]})):
+        assert TableReader.fit(X, "from_dtype") is None
+
+
+def test_text_that_is_a_number_is_one_in_arrays_but_not_in_frames():
+    text = np.array([["1", "07"], ["2.5", "08"]], dtype=object)
+    _, codes = coded(text)
+    assert codes.tolist() == [[1.0, 7.0], [2.5, 8.0]]
+    reader, codes = coded(pd.DataFrame(text))
+    assert codes.tolist() == [[0, 0], [1, 1]] and reader.contents[1].holds_text
+
+
+BAD = {
+    "mixed": ([1, "a", None], r"Column 'bad' of `X` mixes 'a' \(str\) and 1 \(int\)"),
+    "lists": ([[1], [2], [3]], r"Column 'bad' of `X` holds lists, dicts .*TableVectorizer"),
+    "dicts": ([{"a": 1}] * 3, r"Column 'bad' of `X` holds lists, dicts"),
+    "dates": (pd.date_range("2020", periods=3), "Column 'bad' .* holds dates .*DatetimeEncoder"),
+    "days": ([datetime.date(2020, 1, 1)] * 3, "Column 'bad' .* holds dates"),
+    "durations": (pd.to_timedelta([1, 2, 3]), "Column 'bad' .* holds dates or durations"),
+    "complex": ([1j, 2j, 3j], r"Column 'bad' of `X` holds 1j, which is not a number"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), BAD.values(), ids=BAD)
+def test_columns_that_cannot_be_read_are_named(values, message):
+    values = values if hasattr(values, "dtype") else pd.Series(values, dtype=object)
+    frame = pd.DataFrame({"good": [1, 2, 3], "bad": values})
+    with pytest.raises((ValueError, TypeError), match=message):
+        TableReader.fit(frame, "from_dtype")
+
+
+def test_nested_columns_of_polars_are_named():
+    frame = pl.DataFrame({"good": [1, 2], "bad": [[1], [2]]})
+    with pytest.raises(ValueError, match=r"Column 'bad' of `X` holds lists"):
+        TableReader.fit(frame, "from_dtype")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (["colour"], r"names 'colour', but the columns of X are 'a', 'b'"),
+        ([2], "holds the index 2, but X has 2 columns, 0 to 1"),
+        ([True], "is a mask of 1 columns, but X has 2"),
+        ([1.5], r"names, indices or booleans.*got 1\.5"),
+        (None, r"Column 'b' of `X` holds 'x', which is not a number, and `categorical_features`"),
+        (["a"], "Column 'b' of `X` holds 'x'"),
+    ],
+)
+def test_bad_choices_of_categories_are_named(chosen, message):
+    with pytest.raises(ValueError, match=message):
+        TableReader.fit(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), chosen)
+
+
+def test_a_column_of_another_kind_than_at_fit_is_named():
+    reader = TableReader.fit(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), "from_dtype")
+    with pytest.raises(ValueError, match=r"Column 'b' .* holds numbers such as 3, but held text"):
+        reader.read(pd.DataFrame({"a": [1], "b": [3]}))
+    with pytest.raises(ValueError, match=r"Column 'a' .* holds 'z', but held numbers"):
+        reader.read(pd.DataFrame({"a": ["z"], "b": ["x"]}))
+
+
+def test_it_is_packed_as_plain_data():
+    reader, codes = coded(in_pandas())
+    again = TableReader.unpack(reader.pack())
+    np.testing.assert_array_equal(again.read(in_pandas()), codes)
+    assert again.names == list(COLUMNS)

@@ -1,0 +1,271 @@
+"""Frames with categories, text, booleans and gaps are fitted as they come."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import StackingRegressor
+from sklearn.inspection import partial_dependence, permutation_importance
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from helpers import BOTH
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
+from sklearn_cfll.training.batches import RowsDataset
+
+SMALL = {"hidden_layer_sizes": (16,), "n_members": 4, "max_epochs": 5, "random_state": 0}
+TOWNS = np.array(["Bonn", "Kiel", "Ulm", "Jena"])
+EFFECTS = np.array([2.0, -1.0, 0.0, 1.0])
+
+
+def table(n=240, seed=0):
+    """A frame with columns of every kind, and a target that depends on four of them."""
+    rng = np.random.default_rng(seed)
+    size, town, grade = rng.normal(size=n), rng.integers(0, 4, n), rng.integers(0, 3, n)
+    is_open = rng.random(n) < 0.5
+    y = size + EFFECTS[town] + 0.5 * grade + is_open + 0.1 * rng.normal(size=n)
+    frame = pd.DataFrame(
+        {
+            "size": np.where(rng.random(n) < 0.15, np.nan, size),
+            "rank": pd.array(rng.integers(0, 9, n), dtype="Int64"),
+            "open": is_open,
+            "town": TOWNS[town],
+            "grade": pd.Categorical(np.array(["low", "mid", "top"])[grade], ["low", "mid", "top"]),
+            "code": np.array([f"c{i}" for i in rng.integers(0, n, n)]),  # says nothing
+        }
+    )
+    frame.loc[rng.random(n) < 0.1, "rank"] = pd.NA
+    frame.loc[rng.random(n) < 0.1, "town"] = None
+    frame["grade"] = frame["grade"].cat.as_ordered()
+    return frame, y
+
+
+def target(Estimator, y):
+    return (y > np.median(y)).astype(int) if Estimator is CFLLClassifier else y
+
+
+def outputs(model, X):
+    return model.predict_proba(X) if hasattr(model, "predict_proba") else model.predict(X)
+
+
+@BOTH
+def test_a_raw_frame_is_fitted_and_scored_in_one_line(Estimator):
+    X, y = table(600)
+    new, y_new = table(300, seed=1)
+    y, y_new = target(Estimator, y), target(Estimator, y_new)
+    score = Estimator(random_state=0).fit(X, y).score(new, y_new)
+    assert score > (0.85 if Estimator is CFLLClassifier else 0.8)
+
+
+@BOTH
+def test_the_same_table_in_every_library_and_order_gives_the_same_predictions(Estimator):
+    X, y = table()
+    y = target(Estimator, y)
+    model = Estimator(**SMALL).fit(X, y)
+    expected = outputs(model, X)
+    turned = X[X.columns[::-1]]
+    in_polars = pl.from_pandas(X).with_columns(pl.col("grade").cast(pl.Enum(["low", "mid", "top"])))
+    for other in (X, in_polars):
+        np.testing.assert_array_equal(outputs(Estimator(**SMALL).fit(other, y), other), expected)
+    plain = X.assign(grade=X["grade"].astype(str))  # pyarrow has no ordered categories
+    model_of_text = Estimator(**SMALL).fit(plain, y)
+    in_arrow = pa.Table.from_pandas(plain)
+    np.testing.assert_array_equal(
+        outputs(Estimator(**SMALL).fit(in_arrow, y), in_arrow), outputs(model_of_text, plain)
+    )
+    for other in (turned, in_polars, in_polars.select(X.columns[::-1].tolist())):
+        np.testing.assert_array_equal(outputs(model, other), expected)
+
+
+@BOTH
+def test_row_by_row_as_in_one_batch(Estimator):
+    X, y = table()
+    model = Estimator(**SMALL).fit(X, target(Estimator, y))
+    one_by_one = np.concatenate([outputs(model, X.iloc[[i]]) for i in range(20)])
+    np.testing.assert_allclose(one_by_one, outputs(model, X.iloc[:20]), rtol=1e-12)
+
+
+@BOTH
+def test_saved_and_loaded(Estimator, tmp_path):
+    X, y = table()
+    model = Estimator(**SMALL).fit(X, target(Estimator, y))
+    model.save(tmp_path / "model")
+    again = Estimator.load(tmp_path / "model")
+    np.testing.assert_array_equal(outputs(again, X), outputs(model, X))
+    np.testing.assert_array_equal(again.feature_importances_, model.feature_importances_)
+    again.partial_fit(X[:20], target(Estimator, y)[:20])
+
+
+def test_an_exported_module_takes_encoded_rows():
+    X, y = table()
+    for options in ({}, {"linear_part": True}, {"columns": ColumnEncoder(0)}):
+        model = CFLLRegressor(**SMALL, **options).fit(X, y)
+        with torch.no_grad():
+            found = model.to_torch()(torch.as_tensor(model.encode(X))).numpy()
+        np.testing.assert_allclose(found.ravel(), model.predict(X), rtol=1e-6)
+
+
+def test_encoded_rows_of_plain_numbers_are_the_rows():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    np.testing.assert_array_equal(CFLLRegressor(**SMALL).fit(X, X[:, 0]).encode(X), X)
+
+
+def test_importances_are_by_column_of_the_table():
+    X, y = table(600)
+    model = CFLLRegressor(random_state=0).fit(X, y)
+    found = dict(zip(X.columns, model.feature_importances_, strict=True))
+    assert found["code"] < 0.02 and found["rank"] < 0.02
+    assert min(found["size"], found["town"]) > 0.2 and min(found["open"], found["grade"]) > 0.02
+    assert sum(found.values()) == pytest.approx(1.0)
+
+
+def test_levels_that_were_not_seen_and_gaps_are_predicted():
+    X, y = table()
+    X["town"] = X["town"].fillna("Bonn")
+    model = CFLLRegressor(**SMALL).fit(X, y)
+    new = X.iloc[:3].assign(town=["Rom", None, "Ulm"])
+    predicted = model.predict(new)
+    assert np.isfinite(predicted).all() and predicted[0] == model.predict(
+        X.iloc[:1].assign(town="Oslo")
+    )
+    everything = pd.DataFrame({name: [None] for name in X}).astype({"size": float})
+    assert np.isfinite(model.predict(everything)).all()
+
+
+def test_a_gap_says_something_if_it_does():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 2))
+    gone = rng.random(400) < 0.3
+    y = 3.0 * gone + X[:, 1]
+    X[gone, 0] = np.nan
+    assert CFLLRegressor(max_epochs=20, random_state=0).fit(X[:300], y[:300]).score(
+        X[300:], y[300:]
+    ) > 0.95  # fmt: skip
+
+
+@BOTH
+def test_weights_are_repetitions_of_rows_with_gaps_and_levels(Estimator):
+    X, y = table(60)
+    y = target(Estimator, y)
+    weights = np.random.default_rng(0).integers(0, 3, len(y))
+    options = {**SMALL, "early_stopping": False, "batch_size": "full", "precision": "float64"}
+    weighted = Estimator(**options).fit(X, y, sample_weight=weights)
+    repeated = Estimator(**options).fit(X.loc[X.index.repeat(weights)], y.repeat(weights))
+    # The threshold of rare levels counts weights relative to their mean.
+    if weighted.encode(X).shape == repeated.encode(X).shape:
+        np.testing.assert_allclose(outputs(weighted, X), outputs(repeated, X), rtol=1e-5)
+
+
+@BOTH
+def test_streams_keep_the_levels_of_their_first_rows(Estimator):
+    X, y = table(600)
+    y = target(Estimator, y)
+    model = Estimator(**SMALL)
+    for start in range(0, 500, 100):
+        part = slice(start, start + 100)
+        model.partial_fit(X[part], y[part])
+    later = X[500:].assign(town="Rom")
+    model.partial_fit(later, y[500:])
+    assert np.isfinite(outputs(model, X)).all()
+    model.adapt(X[:50], y[:50])
+    assert model.feature_importances_.shape == (6,)
+
+
+def test_validation_rows_are_read_like_the_others():
+    X, y = table(400)
+    model = CFLLRegressor(**SMALL).fit(X[:300], y[:300], X_val=X[300:], y_val=y[300:])
+    with pytest.raises(ValueError, match=r"In `X_val` and `y_val`.*Column 'size' .* 'small'"):
+        model.fit(X[:300], y[:300], X_val=X[300:].assign(size="small"), y_val=y[300:])
+
+
+def test_other_names_than_at_fit_are_named():
+    X, y = table()
+    model = CFLLRegressor(**SMALL).fit(X, y)
+    with pytest.raises(ValueError, match=r"(?s)feature names should match.*city"):
+        model.predict(X.rename(columns={"town": "city"}))
+
+
+def test_only_categories_and_only_gaps():
+    X, y = table()
+    model = CFLLRegressor(**SMALL).fit(X[["town", "code"]], y)
+    assert model.score(X[["town", "code"]], y) > 0.2
+    model = CFLLRegressor(**SMALL).fit(X.assign(size=np.nan), y)
+    assert model.score(X, y) > 0.2 and np.isfinite(model.predict(X.assign(size=3.0))).all()
+
+
+def test_numbers_may_be_declared_categories():
+    rng = np.random.default_rng(0)
+    X = np.stack([rng.integers(0, 8, 400) * 1e6, rng.normal(size=400)], 1)
+    y = rng.permutation(8)[(X[:, 0] / 1e6).astype(int)] + X[:, 1]
+    model = CFLLRegressor(max_epochs=20, categorical_features=[0], random_state=0)
+    model.fit(X[:300], y[:300])
+    assert model.score(X[300:], y[300:]) > 0.97
+    assert model.encode(X).shape == (400, 9)
+
+
+def test_a_frame_reaches_a_network_of_the_users_own():
+    X, y = table()
+    own = torch.nn.Sequential(torch.nn.LazyLinear(16), torch.nn.ReLU())
+    model = CFLLRegressor(own, columns=ColumnEncoder(0), max_epochs=5, random_state=0).fit(X, y)
+    assert model.score(X, y) > 0.3
+    with pytest.raises(ValueError, match=r"Column 'town' .* holds .*columns.*ColumnEncoder"):
+        CFLLRegressor(own, max_epochs=5).fit(X[["open", "town"]].fillna("Rom"), y)
+
+
+def test_scikit_learn_tools_take_frames():
+    X, y = table(300)
+    grid = GridSearchCV(
+        CFLLRegressor(**SMALL, columns=ColumnEncoder()), {"columns__n_bins": [0, 8]}, cv=2
+    ).fit(X, y)
+    found = permutation_importance(grid.best_estimator_, X, y, n_repeats=2, random_state=0)
+    assert found.importances_mean.argmax() in (0, 3)
+    known = X.dropna(subset="town")
+    curve = partial_dependence(grid.best_estimator_, known, ["town"], categorical_features=["town"])
+    assert curve["average"].shape[1] >= 4
+    labels = (y > 0).astype(int)
+    probabilities = CalibratedClassifierCV(CFLLClassifier(**SMALL), cv=2).fit(X, labels)
+    assert probabilities.predict_proba(X).shape == (300, 2)
+    numbers = X[["size", "rank"]].astype(float)
+    stack = StackingRegressor([("net", CFLLRegressor(**SMALL))], RidgeCV(), cv=2)
+    assert np.isfinite(stack.fit(numbers, y).predict(numbers)).all()
+    scaled = make_pipeline(StandardScaler(), CFLLRegressor(**SMALL)).set_output(transform="pandas")
+    assert np.isfinite(cross_val_score(scaled, numbers, y, cv=2)).all()
+
+
+def test_many_levels_take_bounded_memory():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"id": rng.integers(0, 10_000, 20_000).astype(str), "x": rng.random(20_000)})
+    model = CFLLRegressor(**{**SMALL, "max_epochs": 1}).fit(X, X["x"])
+    assert model.encode(X[:5]).shape[1] <= 2 + 256
+    rows = model._model.plan.rows(np.zeros((5, 2)), lazy=False)
+    assert len(RowsDataset(rows)) == 5
+
+
+def test_tags_say_what_is_taken():
+    def tags(**options):
+        return CFLLRegressor(**options).__sklearn_tags__().input_tags
+
+    assert tags().allow_nan and tags().categorical
+    assert not tags(columns="passthrough").allow_nan
+    assert not tags(backbone=torch.nn.Linear(2, 2)).allow_nan
+    assert tags(backbone=torch.nn.Linear(2, 2), columns=ColumnEncoder()).allow_nan
+
+
+def test_a_lazy_frame_is_refused():
+    X, y = table(60)
+    lazy = pl.from_pandas(X.drop(columns="grade")).lazy()
+    with pytest.raises(TypeError, match=r"lazy frame.*collect\(\)"):
+        CFLLRegressor(**SMALL).fit(lazy, y)
+
+
+def test_text_that_is_mostly_numbers_is_warned_of():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"x": rng.random(60).round(3).astype(str)})
+    X.loc[3, "x"] = "?"
+    with pytest.warns(UserWarning, match=r"Column 'x' of `X` is text.*such as '\?'.*to_numeric"):
+        CFLLRegressor(**SMALL).fit(X, rng.random(60))
