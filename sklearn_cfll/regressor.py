@@ -38,6 +38,7 @@ FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
 @shared_docs(
     sizes="(64, 64)",
     columns="ColumnEncoder(n_bins=16)",
+    few_rows="",
     n_members=8,
     weight_decay='"auto"',
     batch_size='"auto"',

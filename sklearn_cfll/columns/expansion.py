@@ -15,8 +15,8 @@ from .statistics import ENTRIES, quantiles, some_rows
 
 __all__ = ["NUMBER", "Expansion", "Levels", "NumberRows"]
 
-# Levels with fewer rows share one indicator; gaps of fewer rows have none. With ten, the error on one
-# of 14 development tables, of 163 rows, was twice as large (benchmarks/tables_as_they_come.py).
+# Levels with fewer rows share one indicator; gaps of fewer rows have none. With ten, the error on
+# one of 14 development tables, of 163 rows, was twice as large (benchmarks/tables_as_they_come.py).
 LEAST_ROWS = 3
 # Most indicators of one column; the most frequent levels have their own.
 MOST_INDICATORS = 256

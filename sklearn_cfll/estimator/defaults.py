@@ -73,6 +73,7 @@ class Thresholds:
         "defaults.py",
         "Without bins the mean error on 15 development sets was 1.40 times as large.",
     )
+    bins_from: int = reasoned(0, "The regressor bins the columns of tables of any size.")
     quantiles: bool = reasoned(False, "Bins resolve the values of uneven columns too.")
 
     # -- the linear part and the final ridge --------------------------------------------
@@ -195,18 +196,20 @@ class Thresholds:
 class Defaults(Thresholds):
     """The thresholds, and a method for each parameter that may be "auto"."""
 
-    def column_encoder(self, columns: Any, recipe: Any) -> ColumnEncoder | None:
+    def column_encoder(self, columns: Any, recipe: Any, n_rows: int) -> ColumnEncoder | None:
         """The encoding of the columns; None passes them on unchanged.
 
-        The default is that of a perceptron, and none for other networks. It has no bins if the
-        perceptron has a layer of one unit, which cannot be shared by two networks.
+        The default is that of a perceptron, and none for other networks. It has no bins if there
+        are few rows, or if the perceptron has a layer of one unit, which cannot be shared by two
+        networks.
         """
         if isinstance(columns, ColumnEncoder):
             return columns
         if columns == "passthrough" or not isinstance(recipe, MLPBackbone):
             return None
         narrow = 1 in (positive_integers(recipe.hidden_layer_sizes) or ())
-        return ColumnEncoder(0 if narrow else self.n_bins, self.quantiles)
+        without = narrow or n_rows < self.bins_from
+        return ColumnEncoder(0 if without else self.n_bins, self.quantiles)
 
     def n_members(self, n_members: Any, own: bool) -> int:
         """Number of networks; "auto" is 8 perceptrons, and one of your ``own`` backbones."""

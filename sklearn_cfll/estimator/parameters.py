@@ -84,7 +84,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     columns : ColumnEncoder, "passthrough" or None, default=None
         What the network sees of the columns of X. None is ``{columns}`` before a perceptron, and
         "passthrough" before other networks: they receive X unchanged, so that integers stay
-        integers. A perceptron with a layer of one unit gets no bins. A
+        integers. A perceptron with a layer of one unit gets no bins{few_rows}. A
         :class:`~sklearn_cfll.ColumnEncoder` may stand before any network on tables. To search over
         its parameters (``columns__n_bins`` in a grid), pass it: None has none.
     categorical_features : "from_dtype", array-like or None, default="from_dtype"

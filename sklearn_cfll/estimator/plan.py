@@ -168,7 +168,7 @@ def make_plan(estimator: Any, checked: Checked) -> Plan:
             estimator.dropout,
             estimator.defaults.n_members(estimator.n_members, own=False),
         )
-    encoder = estimator.defaults.column_encoder(estimator.columns, recipe)
+    encoder = estimator.defaults.column_encoder(estimator.columns, recipe, len(checked.y))
     encoded = encoder is not None
     as_given = seen_as_given(
         checked,

@@ -83,6 +83,14 @@ def test_an_encoder_from_outside_is_one_line_of_the_table(monkeypatch, tmp_path)
         np.testing.assert_array_equal(other.predict(X), model.predict(X))
 
 
+def test_the_classifier_bins_the_columns_of_a_thousand_rows():
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(1000, 2)), np.arange(1000) % 2
+    for n, widths in ((999, (2,)), (1000, (2, 32))):
+        model = CFLLClassifier(max_epochs=1, hidden_layer_sizes=8, random_state=0)
+        assert model.fit(rows[:n], labels[:n]).backbone_.columns.widths == widths
+
+
 def test_without_the_object_there_is_no_encoding():
     model = CFLLRegressor(hidden_layer_sizes=8, columns="passthrough", **BRIEF).fit(X, Y)
     assert model.backbone_(torch.zeros(1, 3).double()).shape == (1, 64)
@@ -92,8 +100,11 @@ def test_without_the_object_there_is_no_encoding():
 @BOTH
 def test_the_default_is_the_encoder_that_the_docstring_names(Estimator):
     y = Y > 0.5 if Estimator is CFLLClassifier else Y
-    named = ColumnEncoder(0, True) if Estimator is CFLLClassifier else ColumnEncoder()
-    assert repr(named).replace("'", "") in Estimator.__doc__.replace("(n_bins=16)", "()")
+    text, named = "ColumnEncoder(n_bins=16)", ColumnEncoder()
+    if Estimator is CFLLClassifier:
+        text = "ColumnEncoder(n_bins=16, quantiles=True)"
+        named = ColumnEncoder(n_bins=0, quantiles=True)  # of fewer than 1,000 rows
+    assert text in Estimator.__doc__
     settings = {"max_epochs": 3, "random_state": 0}
     default = Estimator(**settings).fit(X, y)
     spelt_out = Estimator(columns=named, **settings).fit(X, y)
@@ -182,7 +193,7 @@ def test_rows_held_out_count_for_edges_but_their_targets_do_not():
         for seed in (0, 1)
     ]
     assert torch.equal(*found)
-    assert DEFAULTS.column_encoder(None, MLPBackbone()).n_bins == 16
+    assert DEFAULTS.column_encoder(None, MLPBackbone(), 40).n_bins == 16
 
 
 def test_a_module_scales_what_comes_from_a_column():
