@@ -97,6 +97,7 @@ def fitted():
 
 # What a reader has before the blocks of each section.
 GIVEN = {
+    "A table as it comes": table,
     "A table of numbers": table,
     "A backbone of your own": backbones,
     "Images and fields": images,

@@ -108,7 +108,7 @@ class DatasetRows:
             indices = torch.arange(len(self))[indices]
         items = [_inputs(self.data[i]) for i in indices.tolist()]
         if self.names is None:
-            return cast(torch.stack(items), self.device, self.dtype)
+            return cast(_check_finite(torch.stack(items), indices), self.device, self.dtype)
         dtypes = self.dtype or {}
         return {
             name: cast(torch.stack([item[name] for item in items]), self.device, dtypes.get(name))
@@ -197,6 +197,18 @@ def cast(data: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tenso
                 "it looks up: X must contain whole numbers."
             )
     return data.to(device, dtype)
+
+
+def _check_finite(rows: Tensor, indices: Tensor) -> Tensor:
+    """The rows of a data set, which no check has seen before, if none is infinite."""
+    infinite = rows.isinf().flatten(1).any(1) if rows.is_floating_point() else None
+    if infinite is not None and bool(infinite.any()):
+        row = int(indices.flatten()[int(infinite.int().argmax())])
+        raise ValueError(
+            f"Input X contains infinity in item {row} of the data set. Replace it, or leave the "
+            "item out."
+        )
+    return rows
 
 
 def _inputs(item: Any) -> Any:

@@ -35,7 +35,9 @@ def new_reader(estimator: Any, X: Any) -> TableReader | None:
     from_dtype = isinstance(categorical, str) and categorical == "from_dtype"
     if as_frame(table) is None:
         numbers = isinstance(table, np.ndarray) and table.dtype.kind != "O"
-        if np.ndim(table) != 2 or (numbers and (from_dtype or categorical is None)):
+        if not isinstance(table, np.ndarray) or table.ndim != 2:
+            return None
+        if numbers and (from_dtype or categorical is None):
             return None
     if len(table) == 0:
         return None  # scikit-learn's checks name it

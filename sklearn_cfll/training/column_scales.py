@@ -165,7 +165,7 @@ def column_scales(
     found = _shares(products)
     kept = found.clamp(LOWEST, HIGHEST)
     if screen is not None:
-        sizes = _shares(screen.sizes.to(found)).reshape(found.shape)
+        sizes = _shares(screen.sizes.to(found), unknown=0.0).reshape(found.shape)
         # Products of noise are as often negative as positive; a few columns say little of it.
         most = LOWEST * max(1.0, found.shape[-1] / MANY)
         noise = (-found.amin(-1, keepdim=True)).clamp(0.0, most)
@@ -176,8 +176,8 @@ def column_scales(
     return (kept / kept.mean(-1, keepdim=True)).sqrt()
 
 
-def _shares(values: Tensor) -> Tensor:
-    """Values over the largest; ones if that is no positive number."""
+def _shares(values: Tensor, unknown: float = 1.0) -> Tensor:
+    """Values over the largest; ``unknown`` if that is no positive number."""
     highest = values.amax(-1, keepdim=True)
     known = (highest > 0) & (highest < torch.inf)
-    return torch.where(known, values / highest, 1.0)
+    return torch.where(known, values / highest, unknown)

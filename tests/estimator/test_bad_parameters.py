@@ -85,6 +85,7 @@ BAD_PARAMETERS = {
     "dropout": 1.0,
     "n_members": 0,
     "columns": "some",
+    "categorical_features": 1.5,
     "ridge": -1.0,
     "decay": 1.5,
     "memory": "elephant",

@@ -6,7 +6,7 @@ from sklearn.datasets import load_breast_cancer, make_classification, make_multi
 from sklearn.utils import compute_sample_weight
 
 from helpers import small, string_labels
-from sklearn_cfll import CFLLClassifier
+from sklearn_cfll import CFLLClassifier, ColumnEncoder
 
 
 def binary():
@@ -53,7 +53,7 @@ def test_multilabel_targets_get_a_column_each():
 
 def test_probabilities_are_calibrated_on_fresh_rows():
     X, y = make_classification(3000, n_features=8, n_informative=5, flip_y=0.3, random_state=0)
-    model = small(CFLLClassifier, max_epochs=15).fit(X[:2000], y[:2000])
+    model = small(CFLLClassifier, max_epochs=15, columns=ColumnEncoder(0)).fit(X[:2000], y[:2000])
     confidence = model.predict_proba(X[2000:]).max(1)
     assert abs(confidence.mean() - model.score(X[2000:], y[2000:])) < 0.05
 

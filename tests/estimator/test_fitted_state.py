@@ -54,6 +54,7 @@ def build(input_shape, width=4):
 
 # Of every parameter legal values, others than those that are fitted with.
 OTHERS = {
+    "categorical_features": [None, [0], "from_dtype"],
     "backbone": [
         MLPBackbone((5,)),
         FNOBackbone(2),

@@ -30,9 +30,10 @@ def noisy_columns(n_rows=400, n_columns=20, seed=0):
 @BOTH
 def test_columns_that_matter_get_the_larger_scales(Estimator):
     X, y = noisy_columns(n_rows=1000)
+    columns = None
     if Estimator is CFLLClassifier:
-        y = np.digitize(y, [-0.5, 0.5])
-    found = factors(Estimator(max_epochs=10, random_state=0).fit(X, y))
+        y, columns = np.digitize(y, [-0.5, 0.5]), ColumnEncoder(n_bins=0, quantiles=True)
+    found = factors(Estimator(max_epochs=10, columns=columns, random_state=0).fit(X, y))
     assert len(found) == (2 if Estimator is CFLLRegressor else 1)  # raw columns and bins
     assert (found[0][..., :3].amin(-1) > 1.3 * found[0][..., 3:].mean(-1)).all()
     assert found[0][..., :3].mean((0, 1)).min() > 1.5 * found[0][..., 3:].mean((0, 1)).max()
@@ -49,7 +50,8 @@ def test_the_first_runs_leave_nothing_but_the_scales(monkeypatch, options):
     X, y = noisy_columns()
     settings = {"max_epochs": 5} | NARROW | options
     plain = CFLLRegressor(columns=ColumnEncoder(importance=False), **settings).fit(X, y)
-    monkeypatch.setattr(module_under_test, "LOWEST", module_under_test.HIGHEST)  # all the same
+    for name in ("LOWEST", "OFF"):  # all the same
+        monkeypatch.setattr(module_under_test, name, module_under_test.HIGHEST)
     model = CFLLRegressor(**settings).fit(X, y)
     assert all(torch.equal(factor, torch.ones_like(factor)) for factor in factors(model))
     np.testing.assert_allclose(model.predict(X), plain.predict(X), rtol=1e-4, atol=1e-5)

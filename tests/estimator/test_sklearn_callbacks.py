@@ -105,8 +105,10 @@ def test_callbacks_are_torn_down_after_fits_and_failures():
     assert callback is not None
     model = small(CFLLRegressor).set_callbacks(Watcher()).fit(X, y)
     assert calls == ["setup", "teardown"]
-    with pytest.raises(ValueError, match="Input X contains NaN"):  # before callbacks are set up
-        model.fit(np.full_like(X, np.nan), y)
+    with pytest.raises(
+        ValueError, match="Input X contains infinity"
+    ):  # before callbacks are set up
+        model.fit(np.full_like(X, np.inf), y)
     assert calls == ["setup", "teardown"]
     diverges = {"learning_rate": 1e12, "optimizer": "sgd", "hidden_layer_sizes": (16, 16)}
     with pytest.raises(FloatingPointError, match="diverged in epoch"):

@@ -101,7 +101,7 @@ def test_wide_integers_keep_their_digits_in_every_perceptron():
 
 def test_an_encoding_that_a_network_cannot_take_is_named():
     model = CFLLRegressor(nn.Linear(4, 8), columns=ColumnEncoder(), max_epochs=1)
-    with pytest.raises(ValueError, match=r"`columns` makes 68 numbers of the 4 columns .*Lazy"):
+    with pytest.raises(ValueError, match=r"`columns` makes 68 numbers of the columns of X.*Lazy"):
         model.fit(X, Y)
 
 
