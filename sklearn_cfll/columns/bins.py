@@ -36,7 +36,8 @@ def bin_edges(
     sample_weight : Tensor of shape (n,), or None
         A weight is a number of repetitions.
     n_bins : int
-        If many rows share a value, several edges fall on it and the column has fewer bins.
+        If many rows share a value, such as zero, several edges fall on it; those that are then left
+        over cut the other rows into parts of equal weight.
     n_values : int, default=0
         A column with at most this many values, and 16 rows per value, has an edge at each.
 
@@ -52,7 +53,23 @@ def bin_edges(
     for column, of_equal_weight in zip(present.T.cpu().double().numpy(), cuts, strict=True):
         values = np.unique(column[~np.isnan(column)])
         found = values if len(values) <= most else np.unique(of_equal_weight)
+        if len(found) <= n_bins < len(values):
+            found = _with_left_over(column, sample_weight, of_equal_weight, n_bins)
         edges.append(found if len(found) else np.zeros(1))  # of a column of gaps
+    return edges
+
+
+def _with_left_over(
+    column: np.ndarray, sample_weight: Tensor | None, cuts: np.ndarray, n_bins: int
+) -> np.ndarray:
+    """Edges of a column in which several fall on one value; those left over cut its other rows."""
+    found, count = np.unique(cuts, return_counts=True)
+    others = torch.as_tensor(~np.isin(column, found[count > 1]))
+    weight = None if sample_weight is None else sample_weight.cpu()[others]
+    if not others.any() or (weight is not None and not weight.any()):
+        return found
+    rest = quantiles(torch.as_tensor(column)[others, None], weight, n_bins + 1 - len(found))
+    edges: np.ndarray = np.union1d(found, rest.numpy())
     return edges
 
 

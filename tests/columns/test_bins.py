@@ -43,6 +43,23 @@ def test_many_equal_values_make_fewer_bins():
     assert [column.tolist() for column in edges] == [[0.0, 3.0], [5.0], [0.0, 1.0, 2.0]]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_bins_of_a_frequent_value_go_to_the_other_rows(weighted):
+    rng = np.random.default_rng(0)
+    gains = np.where(rng.random(4000) < 0.9, 0.0, rng.lognormal(size=4000))
+    weights = rng.integers(1, 3, 4000) if weighted else np.ones(4000, dtype=int)
+    (edges,) = bin_edges(
+        torch.as_tensor(gains)[:, None], torch.as_tensor(weights) if weighted else None, 16
+    )
+    assert 14 <= len(edges) <= 17 and edges[0] == 0.0 and edges[-1] == gains.max()
+    rest = np.repeat(gains, weights)
+    shares = np.histogram(rest[rest > 0], edges[1:])[0] / (rest > 0).sum()
+    assert shares.max() < 0.15
+    if weighted:
+        (repeated,) = bin_edges(torch.as_tensor(rest)[:, None], None, 16)
+        np.testing.assert_array_equal(repeated, edges)
+
+
 def test_a_column_of_few_values_has_an_edge_at_each():
     codes = torch.arange(30).repeat(20).double()
     values = torch.stack([codes, codes.flip(0) ** 2, rows(600, 1)[:, 0]], dim=1)
