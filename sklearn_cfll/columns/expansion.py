@@ -178,6 +178,8 @@ class Expansion(EncoderModule):
             and bool(torch.isin(source, self.categories).all())
             and bool((source.diff() >= 0).all())
             and set(self.column.tolist()) == set(range(p))
+            and bool(self.neutral.isfinite().all())
+            and bool(((self.share >= 0) & (self.share <= 1)).all())
         )
         if not fits:
             raise ValueError("its buffers do not fit the columns of the table")
@@ -205,12 +207,9 @@ class Expansion(EncoderModule):
         slot = torch.where(unknown, self.gap_slot.to(device), self.slot.to(device)[place])
         found = rows.new_zeros(len(rows), len(share) + 1)  # the last one takes what has no slot
         found.scatter_(1, torch.where(slot < 0, len(share), slot - n_gaps), 1.0)
-        found = found[:, :-1]
-        if bool((slot < 0).any()):
-            owner = torch.searchsorted(self.categories, self.column[self.n_numbers + n_gaps :])
-            lacking = (slot < 0).index_select(1, owner.to(device))
-            found = torch.where(lacking, share, found)
-        return found
+        owner = torch.searchsorted(self.categories, self.column[self.n_numbers + n_gaps :])
+        lacking = (slot < 0).index_select(1, owner.to(device))
+        return torch.where(lacking, share, found[:, :-1])
 
     @property
     def spread(self) -> Tensor:

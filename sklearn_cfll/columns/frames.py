@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import narwhals as nw
 import numpy as np
 
-__all__ = ["Column", "as_frame", "columns_of", "dated", "is_number"]
+__all__ = ["Column", "as_frame", "check_exact", "columns_of", "dated", "is_number"]
 
+MOST_EXACT = 2**53  # integers that float64 holds
 NESTED = (
     "holds lists, dicts or other nested values ({value!r:.60}). Take out what is needed, one "
     "number or category per row, for example with skrub.TableVectorizer, or drop the column."
@@ -53,7 +54,7 @@ class Column(NamedTuple):
 def as_frame(X: Any) -> nw.DataFrame[Any] | None:
     """A frame of pandas, polars, pyarrow or another library that narwhals knows; else None.
 
-    Frames in which columns share a name count as arrays.
+    None as well for a frame in which columns share a name.
     """
     try:
         found = nw.from_native(X, eager_only=True, pass_through=True)
@@ -86,7 +87,7 @@ def columns_of(X: Any, name: str, parse: Sequence[bool] | None = None) -> Iterat
 
 def _of_series(label: str, name: Any, series: nw.Series[Any]) -> Column:
     """A column of a frame."""
-    dtype = series.dtype
+    dtype, native = series.dtype, series.to_native()
     if dtype.is_temporal():
         raise dated(label, _native_dtype(series))
     if dtype.is_nested():
@@ -96,16 +97,54 @@ def _of_series(label: str, name: Any, series: nw.Series[Any]) -> Column:
         values = np.asarray(series.cast(nw.Float64).to_numpy(), dtype=np.float64)
         return Column(label, name, values, is_plain=not np.isnan(values).any())
     if isinstance(dtype, nw.Enum | nw.Categorical):
-        levels = list(dtype.categories) if isinstance(dtype, nw.Enum) else None
-        values = series.to_numpy()
-        if values.dtype.kind in "fiub":  # categories of pandas may be numbers
-            order: Any = "unordered" if levels is None else [float(each) for each in levels]
-            return Column(label, name, values.astype(np.float64), order)
-        order = "unordered" if levels is None else [str(each) for each in levels]
-        return Column(label, name, np.array(_texts(series), dtype=object), order)
-    if dtype == nw.String:
+        return _of_category(label, name, series)
+    # narwhals looks at the first rows of a column of objects alone.
+    if dtype == nw.String and str(getattr(native, "dtype", "")) != "object":
         return Column(label, name, np.array(_texts(series), dtype=object))
     return _of_objects(label, name, np.asarray(series.to_numpy(), dtype=object))
+
+
+def _of_category(label: str, name: Any, series: nw.Series[Any]) -> Column:
+    """A column of a categorical dtype, whose levels may be numbers or objects in pandas."""
+    native, levels = series.to_native(), None
+    if hasattr(native, "cat") and hasattr(native, "iloc"):
+        known = native.cat.categories.tolist()
+        values = np.asarray(series.to_numpy(), dtype=object)
+        levels = known if native.cat.ordered else None
+    else:
+        values = np.array(_texts(series), dtype=object)
+        known = [each for each in values if each is not None]
+        if isinstance(series.dtype, nw.Enum):
+            levels = list(series.dtype.categories)
+        elif getattr(getattr(native, "type", None), "ordered", False):  # pyarrow
+            levels = native.unify_dictionaries().chunk(0).dictionary.to_pylist()
+    kinds = {type(each) for each in known}
+    if kinds and all(issubclass(kind, Real | np.bool_) for kind in kinds):
+        check_exact(label, known)
+        numbers = [np.nan if _is_gap(each) else float(each) for each in values]
+        order: Any = "unordered" if levels is None else [float(each) for each in levels]
+        return Column(label, name, np.array(numbers, dtype=np.float64), order)
+    if len(kinds) > 1:
+        one, other = known[0], next(each for each in known if type(each) is not type(known[0]))
+        raise ValueError(f"{label} {_mixed(name, one, other)}")
+    texts = [None if _is_gap(each) else str(each) for each in values]
+    order = "unordered" if levels is None else [str(each) for each in levels]
+    return Column(label, name, np.array(texts, dtype=object), order)
+
+
+def check_exact(label: str, levels: list[Any]) -> None:
+    """Raise for levels that float64 would merge."""
+    wide = [each for each in levels if abs(each) > MOST_EXACT]
+    if wide:
+        raise ValueError(
+            f"{label} is a category with the level {wide[0]!r}, beyond 2**53, which float64 cannot "
+            "tell from its neighbours. Convert it to text: `.astype(str)`."
+        )
+
+
+def _mixed(name: Any, one: Any, other: Any) -> str:
+    kinds = {"one_type": type(one).__name__, "other_type": type(other).__name__}
+    return MIXED.format(one=one, other=other, name=name, **kinds)
 
 
 def _texts(series: nw.Series[Any]) -> list[Any]:
@@ -138,8 +177,7 @@ def _of_objects(label: str, name: Any, values: np.ndarray, parse: bool = False) 
         texts = [] if all(numbers) else texts
     if any(texts) and not all(texts):
         one, other = known[texts.index(True)], known[texts.index(False)]
-        kinds = {"one_type": type(one).__name__, "other_type": type(other).__name__}
-        raise ValueError(f"{label} {MIXED.format(one=one, other=other, name=name, **kinds)}")
+        raise ValueError(f"{label} {_mixed(name, one, other)}")
     if any(texts):
         return Column(label, name, np.array(entries, dtype=object))
     found = np.full(len(entries), np.nan)

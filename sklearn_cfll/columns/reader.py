@@ -12,9 +12,9 @@ import numpy as np
 
 from .._warnings import user_level
 from .expansion import NUMBER, Levels
-from .frames import Column, as_frame, columns_of, is_number
+from .frames import Column, as_frame, check_exact, columns_of, is_number
 
-__all__ = ["ColumnContent", "TableReader"]
+__all__ = ["ColumnContent", "TableReader", "unpacked"]
 
 Categorical = Any  # "from_dtype", names, indices, a mask, or None
 
@@ -27,13 +27,13 @@ class ColumnContent(NamedTuple):
 
     Attributes
     ----------
-    levels : ndarray or None
-        Sorted levels of a category, text or float64; those of an ordered category in its order.
-        None for numbers.
+    levels : tuple of str or of float, or None
+        Sorted levels of a category; those of an ordered category in its order. None for numbers. A
+        column of gaps alone has no levels: whatever comes later counts as a gap.
     ordered : bool
     """
 
-    levels: np.ndarray | None = None
+    levels: tuple[Any, ...] | None = None
     ordered: bool = False
 
     @property
@@ -44,7 +44,7 @@ class ColumnContent(NamedTuple):
     @property
     def holds_text(self) -> bool:
         """Whether the levels are text."""
-        return self.levels is not None and self.levels.dtype.kind == "U"
+        return bool(self.levels) and isinstance(self.levels[0], str)  # type: ignore[index]
 
 
 class TableReader:
@@ -73,17 +73,17 @@ class TableReader:
         name : str
             Name of the argument in messages.
         """
-        columns = list(columns_of(X, name))
-        chosen = _chosen(categorical, [each.name for each in columns])
+        frame = as_frame(X)
+        titles = list(range(X.shape[1])) if frame is None else list(frame.columns)
+        chosen = _chosen(categorical, titles)
+        columns = list(columns_of(X, name, [each is not True for each in chosen]))
         contents = [_content(each, pick) for each, pick in zip(columns, chosen, strict=True)]
         frame = as_frame(X)
         if all(each.is_plain for each in columns) and not any(
             c.levels is not None for c in contents
         ):
             return None
-        names = None if frame is None else list(frame.columns)
-        named = names is not None and all(isinstance(each, str) for each in names)
-        return cls(contents, names if named else None)
+        return cls(contents, None if frame is None else list(map(str, titles)))
 
     @property
     def levels(self) -> list[Levels]:
@@ -93,11 +93,12 @@ class TableReader:
     def in_order(self, X: Any) -> Any:
         """X with the columns of a frame in the order of the fit, if it has the same names."""
         frame = as_frame(X)
-        if frame is None or self.names is None or list(frame.columns) == self.names:
+        if frame is None or self.names is None:
             return X
-        if set(frame.columns) != set(self.names):
-            return X  # scikit-learn's check names the columns that differ
-        return frame.select(self.names).to_native()
+        place = {str(name): index for index, name in enumerate(frame.columns)}
+        if list(place) == self.names or set(place) != set(self.names):
+            return X  # scikit-learn's check names columns that differ
+        return frame[:, [place[name] for name in self.names]].to_native()
 
     def read(self, X: Any, name: str = "X") -> np.ndarray:
         """Coded rows (n, p) in float64; the columns are those of the fit."""
@@ -110,13 +111,35 @@ class TableReader:
 
     def pack(self) -> dict[str, Any]:
         """Arrays and plain data."""
-        contents = tuple((each.levels, each.ordered) for each in self.contents)
+        contents = tuple((_packed(each.levels), each.ordered) for each in self.contents)
         return {"contents": contents, "names": self.names}
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> TableReader:
         """Inverse of :meth:`pack`."""
-        return cls([ColumnContent(*each) for each in packed["contents"]], packed["names"])
+        contents = [ColumnContent(unpacked(each), ordered) for each, ordered in packed["contents"]]
+        return cls(contents, packed["names"])
+
+
+def _packed(levels: tuple[Any, ...] | None) -> Any:
+    """Levels as arrays: numbers, or the bytes of all texts and where each ends."""
+    if levels is None or not levels or not isinstance(levels[0], str):
+        return None if levels is None else np.array(levels, dtype=np.float64)
+    texts = [each.encode("utf-8", "surrogatepass") for each in levels]
+    ends = np.cumsum([len(each) for each in texts])
+    return np.frombuffer(b"".join(texts), np.uint8), ends
+
+
+def unpacked(packed: Any) -> tuple[Any, ...] | None:
+    """Levels from arrays."""
+    if packed is None:
+        return None
+    if isinstance(packed, np.ndarray):
+        return tuple(packed.tolist())
+    data, ends = packed[0].tobytes(), packed[1].tolist()
+    starts = [0, *ends[:-1]]
+    parts = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    return tuple(each.decode("utf-8", "surrogatepass") for each in parts)
 
 
 # -- which columns are categories ------------------------------------------------------
@@ -149,7 +172,7 @@ def _position(given: Any, names: list[Any]) -> int:
             known = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
             raise ValueError(
                 f"`categorical_features` names {given!r}, but the columns of X are {known}. Use "
-                "names of a frame's columns, or indices."
+                'names of a frame\'s columns, indices, a mask, "from_dtype" or None.'
             )
         return names.index(given)
     if not isinstance(given, Integral) or isinstance(given, bool | np.bool_):
@@ -177,30 +200,47 @@ def _content(column: Column, chosen: bool | Literal["from_dtype"]) -> ColumnCont
         )
     if chosen is True or column.is_text or column.order is not None:
         return _levels_of(column)
-    return ColumnContent()
+    return ColumnContent(() if np.isnan(column.values).all() else None)
 
 
 def _levels_of(column: Column) -> ColumnContent:
     """The levels that occur."""
-    dtype = np.str_ if column.is_text else np.float64
     found = {each for each in column.values.tolist() if each is not None and each == each}
     if isinstance(column.order, list):
-        levels = [each for each in column.order if each in found]
-        return ColumnContent(np.array(levels, dtype=dtype), ordered=True)
-    if column.is_text and column.order is None and len(found) >= LEAST_MIXED:
-        _warn_of_numbers(column, found)
-    return ColumnContent(np.array(sorted(found), dtype=dtype))
+        return ColumnContent(tuple(each for each in column.order if each in found), ordered=True)
+    if not column.is_text and column.order is None:
+        check_exact(column.label, list(found))
+    many = column.is_text and column.order is None and len(found) >= LEAST_MIXED
+    if many and not _warn_of_numbers(column, found):
+        _warn_of_identifiers(column, found)
+    return ColumnContent(tuple(sorted(found)))
 
 
-def _warn_of_numbers(column: Column, levels: set[str]) -> None:
+def _warn_of_numbers(column: Column, levels: set[str]) -> bool:
     """Warn if most of the text is numbers, as in a column with "?" for a gap."""
     others = [each for each in levels if not is_number(each)]
-    if 0 < len(others) < len(levels) / 2:
+    mixed = 0 < len(others) < len(levels) / 2
+    if mixed:
         warnings.warn(
             f"{column.label} is text, and becomes a category, but {len(levels) - len(others)} of "
             f"its {len(levels)} levels are numbers, and others are not, such as "
             f"{min(others)!r:.60}. If it holds measurements, convert it first: "
             'pandas.to_numeric(..., errors="coerce").',
+            UserWarning,
+            stacklevel=user_level(),
+        )
+    return mixed
+
+
+def _warn_of_identifiers(column: Column, levels: set[str]) -> None:
+    """Warn if most rows have a text of their own, as names, dates or amounts do."""
+    n_known = sum(each is not None for each in column.values)
+    if len(levels) > n_known / 2:
+        warnings.warn(
+            f"{column.label} holds {len(levels)} different texts in {n_known} rows, such as "
+            f"{min(levels)!r:.60}: as a category it says next to nothing of new rows. Drop it, or "
+            "convert it first: dates with pandas.to_datetime and skrub.DatetimeEncoder, amounts "
+            "with pandas.to_numeric, text with skrub.StringEncoder.",
             UserWarning,
             stacklevel=user_level(),
         )
@@ -212,7 +252,8 @@ def _warn_of_numbers(column: Column, levels: set[str]) -> None:
 def _codes(column: Column, content: ColumnContent) -> np.ndarray:
     """Codes of the levels of a column, or its numbers; NaN for gaps and unknown levels."""
     known = column.values if not column.is_text else None
-    if column.is_text and all(each is None for each in column.values):
+    only_gaps = column.is_text and all(each is None for each in column.values)
+    if only_gaps or (content.levels is not None and not content.levels):
         return np.full(len(column.values), np.nan)
     if content.levels is None:
         if known is not None:
@@ -227,7 +268,7 @@ def _codes(column: Column, content: ColumnContent) -> np.ndarray:
             return known
         raise ValueError(
             f"{column.label} holds numbers such as {known[~np.isnan(known)][0]:g}, but held text "
-            f"such as {str(content.levels[0])!r} when the model was fitted. Convert it to text, or "
+            f"such as {content.levels[0]!r} when the model was fitted. Convert it to text, or "
             "fit again."
         )
     if not content.holds_text and known is None:
@@ -235,5 +276,5 @@ def _codes(column: Column, content: ColumnContent) -> np.ndarray:
             f"{column.label} holds text, but held numbers, as levels of a category, when the model "
             "was fitted. Convert it to numbers, or fit again."
         )
-    code = {level: float(i) for i, level in enumerate(content.levels.tolist())}
+    code = {level: float(i) for i, level in enumerate(content.levels)}
     return np.array([code.get(each, math.nan) for each in column.values.tolist()])

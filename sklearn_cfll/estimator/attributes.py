@@ -86,11 +86,15 @@ class FittedAttributes(StateMixin):
 
     @property
     def feature_importances_(self) -> np.ndarray:
-        """Mean squared slope of the predictions along each column; shape (p,), summing to one.
+        """Influence of each column on the predictions; shape (p,), summing to one.
 
-        The mean is over the training rows, in units of the columns' standard deviations.
+        It is the square of the mean absolute slope over the training rows, in units of the column's
+        standard deviation, and for a category the variance of the predictions over its levels, as
+        slopes have it. Bins make slopes steep where many rows share a value: such a column, mostly
+        zero say, looks more important than it is. What a column adds to a score is measured by
+        :func:`sklearn.inspection.permutation_importance`.
         """
-        squares = self._fitted("feature_importances_").slope_squares
+        squares = self._fitted("feature_importances_").influences
         if squares is None:
             raise AttributeError(
                 f"This {type(self).__name__} has no `feature_importances_`: they are slopes along "

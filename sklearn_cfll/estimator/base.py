@@ -29,7 +29,7 @@ from .incremental import IncrementalMixin
 from .inputs import out_of_range
 from .known_rows import KnownRows
 from .left_out import honest_outputs
-from .parameters import CONSTRAINTS, refuse_mistaken_kinds
+from .parameters import CONSTRAINTS, CheckedParameters
 from .plan import Plan, make_plan, prediction_batch
 from .run import Run, new_net, standardise_inside
 from .scaled_columns import may_scale_columns, scale_columns
@@ -40,7 +40,12 @@ from .validation_scale import warn_of_useless_validation
 
 
 class BaseCFLL(
-    IncrementalMixin, FittedAttributes, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta
+    IncrementalMixin,
+    FittedAttributes,
+    CheckedParameters,
+    CallbackSupportMixin,
+    BaseEstimator,
+    metaclass=ABCMeta,
 ):
     """From parameters and data to a fitted model: checks, training, the final solve."""
 
@@ -97,10 +102,6 @@ class BaseCFLL(
         """The score to be expected of new rows."""
 
     # -- fitting --------------------------------------------------------------------
-
-    def _validate_params(self) -> None:
-        refuse_mistaken_kinds(self)
-        super()._validate_params()
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -201,7 +202,7 @@ class BaseCFLL(
         )
         model = replace(
             self._calibrated(model, run, parts, solved),
-            slope_squares=model.slopes(parts.rows),
+            influences=model.influences_of(parts.rows),
         )
         if parts.folds is not None:
             outputs = honest_outputs(model, parts, solved, checked)

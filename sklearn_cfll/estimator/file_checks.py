@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from ..backbones.recipe import cast_module, takes_generator
+from ..columns.reader import unpacked
 from ..persistence import ModelFileError, dtype_name
 from ..training.seeding import own_generator
 
 __all__ = ["Fields", "check_attributes", "check_fields", "check_layers", "is_amount", "is_arrays"]
 __all__ += ["is_count", "is_floats", "is_history", "is_list_of_dicts", "is_number", "is_optional"]
-__all__ += ["is_sample_shape", "is_shape", "without_memory"]
+__all__ += ["is_reader", "is_sample_shape", "is_shape", "without_memory"]
 
 MOST_INPUTS = 2**28  # numbers in one sample
 Fields = dict[str, Callable[[Any], bool]]
@@ -156,3 +157,33 @@ def check_layers(module: nn.Module, held: dict[str, np.ndarray]) -> None:
                 f"module: `{name}` is not the array of shape {tuple(tensor.shape)} and dtype "
                 f"{wanted} that the recipe requires."
             )
+
+
+def is_reader(value: Any, n_columns: int | None) -> bool:
+    """Whether a value is a packed `TableReader` of this many columns."""
+    if not isinstance(value, dict) or set(value) != {"contents", "names"}:
+        return False
+    contents, names = value["contents"], value["names"]
+    return (
+        isinstance(contents, tuple)
+        and len(contents) == n_columns
+        and all(isinstance(each, tuple) and len(each) == 2 for each in contents)
+        and all(is_optional(is_levels)(levels) for levels, _ in contents)
+        and all(isinstance(ordered, bool) for _, ordered in contents)
+        and (
+            names is None
+            or (isinstance(names, list) and all(isinstance(each, str) for each in names))
+        )
+    )
+
+
+def is_levels(value: Any) -> bool:
+    """Whether a value holds the levels of a category, each of them once."""
+    if isinstance(value, tuple):
+        arrays = len(value) == 2 and all(isinstance(part, np.ndarray) for part in value)
+        if not arrays or [part.dtype.kind for part in value] != ["u", "i"]:
+            return False
+    elif not (isinstance(value, np.ndarray) and value.dtype == np.float64 and value.ndim == 1):
+        return False
+    levels = unpacked(value)
+    return levels is not None and len(set(levels)) == len(levels)

@@ -26,7 +26,7 @@ from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
 from ..persistence import DTYPES, dtype_name
 from ..training.batches import BatchIterator, RowsDataset
-from ..training.column_scales import mean_squared_slopes
+from ..training.column_scales import influences
 from .covariance import Covariance
 from .network import Network
 from .packing import map_arrays, map_tensors, map_values, part_of
@@ -82,8 +82,8 @@ class FittedModel:
     out_of_fold : tuple or None
         Predictions (n, positions..., k) of the rows at fit in y's units, each by members that held
         it out, and the score to be expected of new rows.
-    slope_squares : ndarray of shape (p,), or None
-        Mean squared slope of the predictions along each column of a table.
+    influences : ndarray of shape (p,), or None
+        Influence of each column of a table on the predictions, from slopes.
     """
 
     plan: Plan
@@ -98,7 +98,7 @@ class FittedModel:
     of_one: Probabilities = field(default_factory=Probabilities)
     left_out: tuple[np.ndarray, float] | None = None
     out_of_fold: tuple[np.ndarray, float] | None = None
-    slope_squares: np.ndarray | None = None
+    influences: np.ndarray | None = None
 
     # -- predicting -----------------------------------------------------------------
 
@@ -178,10 +178,10 @@ class FittedModel:
             mean, std, weights.cpu().numpy(), level * scale, between.cpu().numpy() * scale
         )
 
-    def slopes(self, rows: RowsDataset) -> np.ndarray | None:
-        """Mean squared slope of the predictions along each column, None if X is no table."""
-        squares = mean_squared_slopes(self.whole, rows)
-        return None if squares is None else squares.cpu().numpy()
+    def influences_of(self, rows: RowsDataset) -> np.ndarray | None:
+        """Influence of each column on the predictions, None if X is no table."""
+        found = influences(self.whole, rows)
+        return None if found is None else found.cpu().numpy()
 
     # -- the last layer ---------------------------------------------------------------
 
@@ -271,7 +271,7 @@ class FittedModel:
             "of_one": tuple(self.of_one),
             "left_out": self.left_out,
             "out_of_fold": self.out_of_fold,
-            "slope_squares": self.slope_squares,
+            "influences": self.influences,
         }
 
     @classmethod
@@ -331,5 +331,5 @@ class FittedModel:
             of_one=Probabilities(*packed["of_one"]),
             left_out=None if left_out is None else tuple(left_out),
             out_of_fold=None if out_of_fold is None else tuple(out_of_fold),
-            slope_squares=packed["slope_squares"],
+            influences=packed["influences"],
         )

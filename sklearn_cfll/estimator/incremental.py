@@ -178,12 +178,12 @@ class IncrementalMixin:
 
     def _set_learnt(self: Any, addition: Additions, model: FittedModel, rows: RowsDataset) -> None:
         """Set the attributes after a pass over new rows."""
-        share, before = addition.remember(rows), model.slope_squares
+        share, before = addition.remember(rows), model.influences
         if before is None or len(rows) > 1:  # columns of a single row have no deviation
-            new = model.slopes(rows)
+            new = model.influences_of(rows)
             if before is not None and new is not None:
                 new = (1 - share) * before + share * new
-            model = replace(model, slope_squares=new)
+            model = replace(model, influences=new)
         self._set_fitted(addition.run, model, addition.known_rows, Parts(rows, rows, None))
 
     def adapt(self: Any, X: Any, y: Any = None, sample_weight: Any = None) -> Any:

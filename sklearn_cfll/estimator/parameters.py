@@ -17,7 +17,7 @@ from ..training.schedules import SCHEDULES
 from ..training.update_orders import UPDATE_ORDERS
 from .defaults import DEFAULTS
 
-__all__ = ["CONSTRAINTS", "Auto", "Precision", "Schedule", "refuse_mistaken_kinds", "shared_docs"]
+__all__ = ["CONSTRAINTS", "Auto", "CheckedParameters", "Precision", "Schedule", "shared_docs"]
 
 # Types of parameters; "auto" is resolved by the table of defaults.
 Auto = Literal["auto"]
@@ -191,8 +191,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
 ATTRIBUTES = """backbone_ : torch.nn.Module
         The trained backbone.
     feature_importances_ : ndarray of shape (n_features_in_,)
-        Mean squared slope of the predictions along each input column over the training rows, in
-        units of the columns' standard deviations; they sum to one. Only available if X is a table.
+        Influence of each column on the predictions: the square of the mean absolute slope over the
+        training rows, in units of the column's standard deviation; for a category, the variance of
+        the predictions over its levels. They sum to one. Only available if X is a table.
     last_layer_coef_ : ndarray of shape (n_outputs_, d)
         Weights of the last layer on :meth:`features`, in y's units.
     last_layer_intercept_ : ndarray of shape (n_outputs_,)
@@ -251,6 +252,39 @@ def shared_docs(**own: Any) -> Any:
         return cls
 
     return fill
+
+
+class CheckedParameters:
+    """Mixin that names mistaken parameters."""
+
+    columns: Any
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters; those of ``columns`` require a `ColumnEncoder`.
+
+        Parameters
+        ----------
+        **params
+            As in scikit-learn, ``columns__n_bins=8`` sets a parameter of a parameter.
+
+        Returns
+        -------
+        self
+        """
+        columns = params.get("columns", self.columns)
+        inner = [name for name in params if name.startswith("columns__")]
+        if inner and not isinstance(columns, ColumnEncoder):
+            raise ValueError(
+                f"`{inner[0]}` is a parameter of a ColumnEncoder, but `columns` is {columns!r}. "
+                "Pass one: `columns`=ColumnEncoder(...)."
+            )
+        parent: Any = super()
+        return parent.set_params(**params)
+
+    def _validate_params(self) -> None:
+        refuse_mistaken_kinds(self)
+        parent: Any = super()
+        parent._validate_params()
 
 
 def refuse_mistaken_kinds(estimator: Any) -> None:

@@ -350,6 +350,14 @@ class Run:
         net.check_finite()
         return solved
 
+    def _columns_said(self) -> str:
+        """What a user would pass as ``columns``, with every parameter, for `resolved_`."""
+        encoder = self.network.encoder
+        if encoder is None or self.network.columns is None:
+            return "passthrough"
+        options = ", ".join(f"{name}={value}" for name, value in encoder.get_params().items())
+        return f"ColumnEncoder({options})"
+
     def resolved(self, parts: Parts, offset: LinearOffset | None) -> dict[str, Any]:
         """Settings of the last run, with every "auto" replaced by its value."""
         net, head = self.net, self.net.module_.last_layer
@@ -366,6 +374,7 @@ class Run:
             "n_folds": 0 if parts.folds is None else parts.folds.n_folds,
             "n_members": self.network.n_members,
             "linear_part": offset is not None,
+            "columns": self._columns_said(),
             "precision": dtype_name(self.network.dtype),
             "device": str(self.network.device),
             "n_threads": self.n_threads(len(parts.train)),

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..backbones.recipe import cast_module
 from ..columns.encoder import ColumnEncoder
+from ..columns.reader import TableReader
 from ..columns.rows import as_rows
 from ..heads.closed_form import SOLVERS
 from ..heads.memory import MEMORIES
@@ -32,6 +33,7 @@ from .file_checks import (
     is_list_of_dicts,
     is_number,
     is_optional,
+    is_reader,
     is_sample_shape,
     is_shape,
     without_memory,
@@ -183,31 +185,8 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
         "out_of_fold": is_optional(
             lambda v: is_scored(v) and v[0].ndim > 1 and v[0].shape[-1] == k
         ),
-        "slope_squares": is_optional(lambda v: is_floats(v, columns) and bool((v >= 0).all())),
+        "influences": is_optional(lambda v: is_floats(v, columns) and bool((v >= 0).all())),
     }
-
-
-def is_reader(value: Any, n_columns: int | None) -> bool:
-    """Whether a value is a packed `TableReader` of this many columns."""
-    if not isinstance(value, dict) or set(value) != {"contents", "names"}:
-        return False
-    contents, names = value["contents"], value["names"]
-    return (
-        isinstance(contents, tuple)
-        and len(contents) == n_columns
-        and all(isinstance(each, tuple) and len(each) == 2 for each in contents)
-        and all(is_optional(is_levels)(levels) for levels, _ in contents)
-        and all(isinstance(ordered, bool) for _, ordered in contents)
-        and (
-            names is None
-            or (isinstance(names, list) and all(isinstance(each, str) for each in names))
-        )
-    )
-
-
-def is_levels(value: Any) -> bool:
-    """Whether a value holds the levels of a category."""
-    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "Uf"
 
 
 def known_fields(columns: int | None) -> Fields:
@@ -277,9 +256,9 @@ def check_sizes(model: dict[str, Any], n_targets: int, n_columns: int | None) ->
     if network["encoder"] is not None:
         prefix = "backbone.network."
         columns = part_of(module, "backbone.columns.")
-        contents = [None] * (n_columns or 0)
+        contents: list[Any] = [None] * (n_columns or 0)
         if model["reader"] is not None:
-            contents = [levels for levels, _ in model["reader"]["contents"]]
+            contents = [each.levels for each in TableReader.unpack(model["reader"]).contents]
         widths = check_columns(network["encoder"], shape, columns, dtype, contents)
         shape = (sum(widths),)
     if recipe_name(network["recipe"]) is None:

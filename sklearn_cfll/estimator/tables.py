@@ -27,12 +27,19 @@ def encodes_columns(estimator: Any) -> bool:
 
 def new_reader(estimator: Any, X: Any) -> TableReader | None:
     """A reader for tables like X; None if all its columns are numbers, or if none is encoded."""
-    if isinstance(X, Mapping | Dataset | np.memmap) or scipy.sparse.issparse(X):
-        return None
-    if not encodes_columns(estimator):
-        return None
-    table, categorical = as_array(X), estimator.categorical_features
+    categorical = estimator.categorical_features
     from_dtype = isinstance(categorical, str) and categorical == "from_dtype"
+    unread = isinstance(X, Mapping | Dataset | np.memmap) or scipy.sparse.issparse(X)
+    if unread or not encodes_columns(estimator):
+        if not from_dtype and categorical is not None:
+            why = f"X is a {type(X).__name__}" if unread else "they are not"
+            raise ValueError(
+                f"`categorical_features`={categorical!r:.60} needs a frame or an array, whose "
+                f"columns are encoded, but {why}. Pass X as a frame or an array, and "
+                "`columns`=ColumnEncoder() with a `backbone`."
+            )
+        return None
+    table = as_array(X)
     if as_frame(table) is None:
         numbers = isinstance(table, np.ndarray) and table.dtype.kind != "O"
         if not isinstance(table, np.ndarray) or table.ndim != 2:
@@ -52,8 +59,18 @@ def read_table(
     X = reader.in_order(as_array(X))
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     check_no_dates(X, "X")
+    codes = reader.read(X)
+    infinite = np.isinf(codes).any(0)
+    if infinite.any():
+        column = int(infinite.argmax())
+        named = column if reader.names is None else repr(reader.names[column])
+        row = int(np.isinf(codes[:, column]).argmax())
+        raise ValueError(
+            f"Input X contains infinity in column {named}, row {row}. Replace it, by NaN for "
+            "example, or drop the row."
+        )
     checked: np.ndarray = check_array(
-        reader.read(X),
+        codes,
         ensure_all_finite="allow-nan",
         ensure_min_samples=min_samples,
         estimator=estimator,
@@ -69,6 +86,12 @@ def as_array(X: Any) -> Any:
     if hasattr(X, "collect") and hasattr(X, "collect_schema"):
         raise TypeError("X is a lazy frame. Pass the frame that its `collect()` returns.")
     found = as_table(X, "X")
-    if hasattr(found, "columns"):  # columns share a name
+    if hasattr(found, "columns") and not callable(found.columns):
+        names = list(found.columns)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"Several columns of X are named {twice!r}. Give each column a name of its own."
+            )
         return np.asarray(found)
     return np.asarray(found, dtype=object) if isinstance(found, list | tuple) else found

@@ -13,7 +13,7 @@ from ..columns.statistics import spread_rows
 from ..heads.module import CFLLModule
 from .batches import RowsDataset
 
-__all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "mean_squared_slopes", "slopes"]
+__all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "influences", "slopes"]
 
 # Smallest number of training rows; halves of fewer gave no information (benchmarks/columns.py).
 FEWEST_ROWS = 75
@@ -50,9 +50,7 @@ def slopes(module: CFLLModule, dataset: RowsDataset, *, apart: bool = False) -> 
     """
     directions = random_directions(module.last_layer.out_features, MOST_DIRECTIONS)
     directions = directions.to(dataset.inputs.device)
-    n_numbers = max(WIDTH, len(directions) * dataset.inputs.shape[1])
-    n_numbers *= module.last_layer.n_members if apart else 1
-    inputs, _, sample_weight = dataset.batch(spread_rows(len(dataset), n_numbers))
+    inputs, _, sample_weight = dataset.batch(_rows_of_slopes(module, dataset, apart))
     # Zero for a constant column: the network learnt nothing about it, and its slope is random.
     encoded = encoding_of(module)
     standardize = next((part for part in module.modules() if isinstance(part, Standardize)), None)
@@ -83,6 +81,13 @@ def slopes(module: CFLLModule, dataset: RowsDataset, *, apart: bool = False) -> 
     return torch.stack(found, dim=-2)
 
 
+def _rows_of_slopes(module: CFLLModule, dataset: RowsDataset, apart: bool = False) -> Tensor:
+    """Indices of the rows at which slopes are computed."""
+    n_directions = min(module.last_layer.out_features, MOST_DIRECTIONS)
+    n_numbers = max(WIDTH, n_directions * dataset.inputs.shape[1])
+    return spread_rows(len(dataset), n_numbers * (module.last_layer.n_members if apart else 1))
+
+
 def encoding_of(module: nn.Module) -> EncodedColumns | None:
     """The encoding of the columns in a module; None if it does not begin with standardising."""
     encoded = next((part for part in module.modules() if isinstance(part, EncodedColumns)), None)
@@ -98,10 +103,13 @@ def _deviation(columns: Tensor, sample_weight: Tensor | None) -> Tensor:
     return (share @ (columns - share @ columns).square()).sqrt()
 
 
-def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | None:
-    """Weighted mean square of :func:`slopes` for each column, summed over targets.
+def influences(module: CFLLModule, dataset: RowsDataset) -> Tensor | None:
+    """Influence of each column on the predictions, summed over targets, from :func:`slopes`.
 
-    All that an encoding makes of a column of a table (its numbers and indicators) counts together.
+    Along numbers it is the square of the weighted mean absolute slope: a function with a few steep
+    steps, as between the bins of a column that is mostly zero, would have an enormous mean square.
+    Along indicators, whose changes have one size, it is the mean square. All that an encoding makes
+    of a column of a table (its numbers and indicators) counts together.
 
     Returns
     -------
@@ -118,9 +126,15 @@ def mean_squared_slopes(module: CFLLModule, dataset: RowsDataset) -> Tensor | No
         prediction = module(sample.clone().requires_grad_())
         if prediction.ndim != 2 or not prediction.requires_grad:
             return None
-        found = slopes(module, dataset).double().square().sum(1).mean(0)
+        every = slopes(module, dataset).double()
+        weight = dataset.batch(_rows_of_slopes(module, dataset)).sample_weight
+        absolute = every.abs() if weight is None else every.abs() * weight.sqrt()[:, None, None]
+        found = absolute.mean(0).square().sum(0)
         encoded = encoding_of(module)
-        found = found if encoded is None else encoded.expansion.by_column(found)
+        if encoded is not None:
+            n = encoded.expansion.n_numbers
+            squares = every[..., n:].square().mean(0).sum(0)
+            found = encoded.expansion.by_column(torch.cat([found[:n], squares]))
         if bool(found.any()):
             return found
         predictions = module(dataset.batch(spread_rows(len(dataset), WIDTH)).inputs).detach()

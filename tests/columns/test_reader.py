@@ -90,6 +90,85 @@ def test_intervals_of_a_cut_are_in_order():
     assert codes[:, 0].tolist() == [0, 2, 3, 1] and reader.levels[0].ordered
 
 
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        ([1, 2] * 100, "mixes 'a' .* and 1"),
+        ([[1], [2]] * 100, "mixes 'a' .* and"),
+        ([True, False] * 100, "mixes 'a' .* and True"),
+    ],
+)
+def test_all_rows_of_a_column_of_objects_count_not_the_first_hundred(late, message):
+    frame = pd.DataFrame({"bad": pd.Series(["a", "b"] * 100 + late, dtype=object)})
+    with pytest.raises(ValueError, match=message):
+        TableReader.fit(frame, "from_dtype")
+    numbers = pd.DataFrame({"n": pd.Series([None] * 150 + [1, 2], dtype=object)})
+    _, codes = coded(numbers)
+    assert codes[150:, 0].tolist() == [1.0, 2.0]
+
+
+def test_categories_that_float64_or_text_would_merge_are_refused():
+    for levels, message in (
+        ([2**53, 2**53 + 1], r"beyond 2\*\*53"),
+        ([1, "1"], "mixes 1 .* and '1'"),
+    ):
+        frame = pd.DataFrame({"c": pd.Categorical(levels)})
+        with pytest.raises(ValueError, match=message):
+            TableReader.fit(frame, "from_dtype")
+
+
+@pytest.mark.parametrize("values", [[True, False, True], [3, 1, 3], ["a", "b", "a"]])
+def test_gaps_in_a_category_may_come_and_go(values):
+    whole = pd.DataFrame({"c": pd.Categorical(values)})
+    gappy = pd.DataFrame({"c": pd.Series(pd.Categorical(values)).where([True, True, False])})
+    for one, other in ((whole, gappy), (gappy, whole)):
+        reader = TableReader.fit(one, "from_dtype")
+        np.testing.assert_array_equal(reader.read(other)[:2], reader.read(one)[:2])
+
+
+def test_a_column_of_gaps_takes_anything_later():
+    for nothing in (pd.Categorical([None, None]), [np.nan, np.nan], [None, None]):
+        reader = TableReader.fit(pd.DataFrame({"a": nothing, "b": ["x", "y"]}), "from_dtype")
+        for later in (["p", "q"], [1.0, 2.0]):
+            codes = reader.read(pd.DataFrame({"a": later, "b": ["x", "y"]}))
+            assert np.isnan(codes[:, 0]).all() and codes[:, 1].tolist() == [0, 1]
+
+
+def test_a_declared_category_is_not_parsed():
+    text = np.array([["01", "a"], ["1", "2"]], dtype=object)
+    _, codes = coded(text, [0, 1])
+    assert codes.tolist() == [[0, 1], [1, 0]]
+
+
+def test_names_that_are_no_text_decide_too():
+    frame = pd.DataFrame({0: [1.0, 2.0], 1: ["a", "b"], 2: [3.0, 4.0]})
+    reader, codes = coded(frame)
+    np.testing.assert_array_equal(reader.read(reader.in_order(frame[[2, 1, 0]])), codes)
+
+
+def test_ordered_dictionaries_of_pyarrow_keep_their_order():
+    reader, codes = coded(in_pandas())
+    table = pa.Table.from_pandas(in_pandas())
+    other, found = coded(table)
+    np.testing.assert_array_equal(found, codes)
+    assert other.levels == reader.levels
+
+
+def test_texts_of_any_length_are_packed_by_their_bytes():
+    texts = ["w" * 10_000, "", "é\x00", "\ud800"]
+    reader = TableReader.fit(pd.DataFrame({"t": pd.Series(texts, dtype=object)}), "from_dtype")
+    packed = reader.pack()
+    (data, _), _ = packed["contents"][0]
+    assert data.nbytes < 10_020
+    assert TableReader.unpack(packed).contents == reader.contents
+
+
+def test_rows_with_a_text_of_their_own_are_warned_of():
+    days = pd.DataFrame({"day": pd.date_range("2020", periods=60).astype(str)})
+    with pytest.warns(UserWarning, match=r"Column 'day' .* 60 different texts in 60 rows.*to_date"):
+        TableReader.fit(days, "from_dtype")
+
+
 def test_columns_may_be_in_another_order():
     frame = in_pandas()
     reader, codes = coded(frame)

@@ -5,6 +5,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import scipy.sparse
 import torch
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import StackingRegressor
@@ -269,3 +270,29 @@ def test_text_that_is_mostly_numbers_is_warned_of():
     X.loc[3, "x"] = "?"
     with pytest.warns(UserWarning, match=r"Column 'x' of `X` is text.*such as '\?'.*to_numeric"):
         CFLLRegressor(**SMALL).fit(X, rng.random(60))
+
+
+def test_categories_of_rows_that_are_not_read_are_refused():
+    X = np.random.default_rng(0).integers(0, 3, (60, 2)).astype(float)
+    own = {"categorical_features": [0]}
+    with pytest.raises(ValueError, match="`categorical_features`.* X is a csr_matrix"):
+        CFLLRegressor(**SMALL, **own).fit(scipy.sparse.csr_matrix(X), X[:, 0])
+    with pytest.raises(ValueError, match="`categorical_features`.* but they are not"):
+        CFLLRegressor(**SMALL, **own, columns="passthrough").fit(X, X[:, 0])
+
+
+def test_infinity_and_names_that_columns_share_are_named():
+    X, y = table(60)
+    with pytest.raises(ValueError, match=r"contains infinity in column 'size', row 3"):
+        CFLLRegressor(**SMALL).fit(X.assign(size=np.where(np.arange(60) == 3, np.inf, 1.0)), y)
+    with pytest.raises(ValueError, match="Several columns of X are named 'q'"):
+        CFLLRegressor(**SMALL).fit(X[["size", "town"]].set_axis(["q", "q"], axis=1), y)
+
+
+def test_parameters_of_columns_need_an_encoder():
+    with pytest.raises(ValueError, match=r"`columns__n_bins` .* `columns` is None.*ColumnEncoder"):
+        CFLLRegressor().set_params(columns__n_bins=4)
+    model = CFLLRegressor(**SMALL).fit(*table(60))
+    assert (
+        model.resolved_["columns"] == "ColumnEncoder(importance=True, n_bins=16, quantiles=False)"
+    )

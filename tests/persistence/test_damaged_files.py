@@ -215,7 +215,7 @@ MISFITS = {
         (("_packed", "training", "history"), [{"dict": [["valid_loss", None]]}]),
         ((*MODEL, "parameters", "tol"), 0.0),
         ((*KNOWN_ROWS, "rows_seen"), ONE_MORE_AXIS),
-        ((*MODEL, "slope_squares"), ONE_MORE_AXIS),
+        ((*MODEL, "influences"), ONE_MORE_AXIS),
         ((*MODEL, "module", "last_layer.members.1.moments_gram"), ONE_MORE_AXIS),
         ((*MODEL, "module", "last_layer.members.1.feature_power"), ONE_MORE_AXIS),
     ],
