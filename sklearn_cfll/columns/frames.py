@@ -197,9 +197,10 @@ def _is_gap(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is a number, or text that holds one."""
     try:
         float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 
@@ -215,6 +216,6 @@ def _as_number(value: Any, label: str) -> float:
         )
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{label} holds {value!r:.60}, which is not a number: {error}.") from error
+        raise kind(f"{label} holds {value!r:.60}, which is no float64: {error}.") from error

@@ -78,10 +78,7 @@ class TableReader:
         chosen = _chosen(categorical, titles)
         columns = list(columns_of(X, name, [each is not True for each in chosen]))
         contents = [_content(each, pick) for each, pick in zip(columns, chosen, strict=True)]
-        frame = as_frame(X)
-        if all(each.is_plain for each in columns) and not any(
-            c.levels is not None for c in contents
-        ):
+        if all(each.is_plain for each in columns) and all(c.levels is None for c in contents):
             return None
         return cls(contents, None if frame is None else list(map(str, titles)))
 

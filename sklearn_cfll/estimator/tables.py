@@ -11,6 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from torch.utils.data import Dataset
 
+from ..backbones.mlp import MLPBackbone
 from ..columns.encoder import ColumnEncoder
 from ..columns.frames import as_frame
 from ..columns.reader import TableReader
@@ -21,8 +22,9 @@ __all__ = ["encodes_columns", "new_reader", "read_table"]
 
 def encodes_columns(estimator: Any) -> bool:
     """Whether the columns of a table are encoded, so that it may hold gaps and categories."""
-    perceptron = estimator.backbone is None and estimator.columns is None
-    return perceptron or isinstance(estimator.columns, ColumnEncoder)
+    perceptron = estimator.backbone is None or isinstance(estimator.backbone, MLPBackbone)
+    default = perceptron and estimator.columns is None
+    return default or isinstance(estimator.columns, ColumnEncoder)
 
 
 def new_reader(estimator: Any, X: Any) -> TableReader | None:

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
+from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.training.batches import RowsDataset
 
 SMALL = {"hidden_layer_sizes": (16,), "n_members": 4, "max_epochs": 5, "random_state": 0}
@@ -216,6 +217,14 @@ def test_a_frame_reaches_a_network_of_the_users_own():
     assert model.score(X, y) > 0.3
     with pytest.raises(ValueError, match=r"Column 'town' .* holds .*columns.*ColumnEncoder"):
         CFLLRegressor(own, max_epochs=5).fit(X[["open", "town"]].fillna("Rom"), y)
+
+
+def test_a_recipe_of_a_perceptron_takes_frames_as_the_default_does():
+    X, y = table(60)
+    named = CFLLRegressor(MLPBackbone((16,), n_members=4), max_epochs=5, random_state=0)
+    np.testing.assert_array_equal(
+        named.fit(X, y).predict(X), CFLLRegressor(**SMALL).fit(X, y).predict(X)
+    )
 
 
 def test_scikit_learn_tools_take_frames():
