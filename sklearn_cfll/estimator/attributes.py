@@ -88,10 +88,9 @@ class FittedAttributes(StateMixin):
     def feature_importances_(self) -> np.ndarray:
         """Influence of each column on the predictions; shape (p,), summing to one.
 
-        It is the square of the mean absolute slope over the training rows, in units of the column's
-        standard deviation, and for a category the variance of the predictions over its levels, as
-        slopes have it. Bins make slopes steep where many rows share a value: such a column, mostly
-        zero say, looks more important than it is. What a column adds to a score is measured by
+        It is the variance of the predictions along all that the network sees of the column (number,
+        bins, indicators), to first order: for a number, the mean squared slope times the variance.
+        What a column adds to a score is measured by
         :func:`sklearn.inspection.permutation_importance`.
         """
         squares = self._fitted("feature_importances_").influences

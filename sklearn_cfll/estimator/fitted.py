@@ -26,7 +26,7 @@ from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
 from ..persistence import DTYPES, dtype_name
 from ..training.batches import BatchIterator, RowsDataset
-from ..training.column_scales import influences
+from ..training.influences import influences
 from .covariance import Covariance
 from .network import Network
 from .packing import map_arrays, map_tensors, map_values, part_of

@@ -191,9 +191,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
 ATTRIBUTES = """backbone_ : torch.nn.Module
         The trained backbone.
     feature_importances_ : ndarray of shape (n_features_in_,)
-        Influence of each column on the predictions: the square of the mean absolute slope over the
-        training rows, in units of the column's standard deviation; for a category, the variance of
-        the predictions over its levels. They sum to one. Only available if X is a table.
+        Influence of each column on the predictions: their variance over the training rows along all
+        that the network sees of the column, to first order. They sum to one. Only available if X is
+        a table.
     last_layer_coef_ : ndarray of shape (n_outputs_, d)
         Weights of the last layer on :meth:`features`, in y's units.
     last_layer_intercept_ : ndarray of shape (n_outputs_,)

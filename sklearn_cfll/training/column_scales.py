@@ -13,7 +13,7 @@ from ..columns.statistics import spread_rows
 from ..heads.module import CFLLModule
 from .batches import RowsDataset
 
-__all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "influences", "slopes"]
+__all__ = ["FEWEST_ROWS", "FIRST_RUN_STEPS", "column_scales", "slopes"]
 
 # Smallest number of training rows; halves of fewer gave no information (benchmarks/columns.py).
 FEWEST_ROWS = 75
@@ -50,7 +50,7 @@ def slopes(module: CFLLModule, dataset: RowsDataset, *, apart: bool = False) -> 
     """
     directions = random_directions(module.last_layer.out_features, MOST_DIRECTIONS)
     directions = directions.to(dataset.inputs.device)
-    inputs, _, sample_weight = dataset.batch(_rows_of_slopes(module, dataset, apart))
+    inputs, _, sample_weight = dataset.batch(rows_of_slopes(module, dataset, apart))
     # Zero for a constant column: the network learnt nothing about it, and its slope is random.
     encoded = encoding_of(module)
     standardize = next((part for part in module.modules() if isinstance(part, Standardize)), None)
@@ -81,7 +81,7 @@ def slopes(module: CFLLModule, dataset: RowsDataset, *, apart: bool = False) -> 
     return torch.stack(found, dim=-2)
 
 
-def _rows_of_slopes(module: CFLLModule, dataset: RowsDataset, apart: bool = False) -> Tensor:
+def rows_of_slopes(module: CFLLModule, dataset: RowsDataset, apart: bool = False) -> Tensor:
     """Indices of the rows at which slopes are computed."""
     n_directions = min(module.last_layer.out_features, MOST_DIRECTIONS)
     n_numbers = max(WIDTH, n_directions * dataset.inputs.shape[1])
@@ -101,44 +101,6 @@ def _deviation(columns: Tensor, sample_weight: Tensor | None) -> Tensor:
         return columns.std(0, correction=0)
     share = sample_weight / sample_weight.sum()
     return (share @ (columns - share @ columns).square()).sqrt()
-
-
-def influences(module: CFLLModule, dataset: RowsDataset) -> Tensor | None:
-    """Influence of each column on the predictions, summed over targets, from :func:`slopes`.
-
-    Along numbers it is the square of the weighted mean absolute slope: a function with a few steep
-    steps, as between the bins of a column that is mostly zero, would have an enormous mean square.
-    Along indicators, whose changes have one size, it is the mean square. All that an encoding makes
-    of a column of a table (its numbers and indicators) counts together.
-
-    Returns
-    -------
-    Tensor of shape (p,), or None
-        None if inputs are not rows of numbers, if predictions are not differentiable with respect
-        to them, or if predictions vary although the derivative is zero everywhere, as after a sign
-        or a threshold.
-    """
-    sample = dataset.batch(slice(0, 2)).inputs  # some networks drop the dimension of one row
-    if not isinstance(sample, Tensor) or sample.ndim != 2 or not sample.is_floating_point():
-        return None
-    module.eval()
-    with torch.enable_grad():
-        prediction = module(sample.clone().requires_grad_())
-        if prediction.ndim != 2 or not prediction.requires_grad:
-            return None
-        every = slopes(module, dataset).double()
-        weight = dataset.batch(_rows_of_slopes(module, dataset)).sample_weight
-        absolute = every.abs() if weight is None else every.abs() * weight.sqrt()[:, None, None]
-        found = absolute.mean(0).square().sum(0)
-        encoded = encoding_of(module)
-        if encoded is not None:
-            n = encoded.expansion.n_numbers
-            squares = every[..., n:].square().mean(0).sum(0)
-            found = encoded.expansion.by_column(torch.cat([found[:n], squares]))
-        if bool(found.any()):
-            return found
-        predictions = module(dataset.batch(spread_rows(len(dataset), WIDTH)).inputs).detach()
-        return None if bool(predictions.var(0, correction=0).any()) else found
 
 
 def column_scales(

@@ -45,6 +45,25 @@ def test_importances_of_a_linear_model_are_its_squared_slopes():
     assert found.sum() == pytest.approx(1)
 
 
+def test_a_column_that_is_mostly_zero_counts_by_what_it_changes():
+    """Between its narrow bins slopes are steep; the few rows there change little."""
+    rng = np.random.default_rng(0)
+    gain = np.where(rng.random(2000) < 0.04, rng.uniform(900, 1100, 2000), 0.0)
+    X = np.stack([gain, rng.normal(size=2000)], 1)
+    y = (gain > 1000) + X[:, 1]
+    found = CFLLRegressor(max_epochs=20, random_state=0).fit(X, y).feature_importances_
+    assert found[0] < 0.1 and found[1] > 0.9
+
+
+def test_importances_with_a_linear_part_are_those_of_both():
+    X, y = friedman(300, 5)
+    X = np.c_[X, X[:, 0] > 2]  # a column of zeros
+    model = CFLLRegressor(linear_part=True, max_epochs=5, random_state=0).fit(
+        X, 10 * X[:, 3] + 0 * y
+    )
+    assert model.feature_importances_[3] > 0.95 and model.feature_importances_[5] == 0.0
+
+
 @pytest.mark.parametrize("factor", [1e-4, 1e5])
 def test_units_of_a_column_do_not_matter(factor):
     X, y = friedman(200, 5)
