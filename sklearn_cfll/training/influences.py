@@ -60,32 +60,37 @@ def influences(module: CFLLModule, dataset: RowsDataset) -> Tensor | None:
 
 
 def _influences(module: CFLLModule, inputs: Tensor, sample_weight: Tensor | None) -> Tensor:
-    directions = random_directions(module.last_layer.out_features, MOST_DIRECTIONS)
-    with _seen_columns(module) as seen:
-        inputs = inputs.detach().clone().requires_grad_()
-        totals = module(inputs).sum(0)
-    # Without an encoding, or if the network is compiled, the columns themselves.
-    leaves = [leaf for leaf, _, _ in seen] or [inputs]
-    columns = [column for _, column, _ in seen] or [torch.arange(inputs.shape[1])]
-    scales = [scale for _, _, scale in seen] or [None]
-    values = torch.cat([_plain(leaf, s) for leaf, s in zip(leaves, scales, strict=True)], 1)
-    column = torch.cat(columns).to(values.device)
-    weight = values.new_ones(len(values)) if sample_weight is None else sample_weight.double()
-    weight = weight / weight.sum()
+    found: Tensor | None = None
+    for direction in random_directions(module.last_layer.out_features, MOST_DIRECTIONS):
+        # A compiled backbone cannot keep its graph for the next direction.
+        with _seen_columns(module) as seen:
+            inputs = inputs.detach().clone().requires_grad_()
+            totals = module(inputs).sum(0)
+        # Without an encoding, or if the network is compiled, the columns themselves.
+        parts = seen or [(inputs, torch.arange(inputs.shape[1]), None)]
+        leaves = [leaf for leaf, _, _ in parts]
+        slopes = torch.autograd.grad(totals @ direction.to(totals), leaves, allow_unused=True)
+        wide = [
+            _slope(torch.zeros_like(leaf) if slope is None else slope, scale)
+            for slope, (leaf, _, scale) in zip(slopes, parts, strict=True)
+        ]
+        values = torch.cat([_plain(leaf, scale) for leaf, _, scale in parts], 1)
+        column = torch.cat([column for _, column, _ in parts]).to(values.device)
+        weight = values.new_ones(len(values)) if sample_weight is None else sample_weight.double()
+        variances = _variances(values, torch.cat(wide, 1), column, weight / weight.sum())
+        found = variances if found is None else found + variances
+    assert found is not None
+    return found
+
+
+def _variances(values: Tensor, slopes: Tensor, column: Tensor, weight: Tensor) -> Tensor:
+    """Mean of g' C g for each column, with weights that sum to one; shape (p,)."""
     values = values - weight @ values
     found = values.new_zeros(int(column.max()) + 1)
-    for direction in directions:
-        total = totals @ direction.to(totals)
-        slopes = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
-        parts = [
-            torch.zeros_like(leaf) if slope is None else slope
-            for slope, leaf in zip(slopes, leaves, strict=True)
-        ]
-        slope = torch.cat([_slope(p, s) for p, s in zip(parts, scales, strict=True)], 1)
-        for index in column.unique().tolist():
-            own = column == index
-            covariance = values[:, own].T @ (values[:, own] * weight[:, None])
-            found[index] += weight @ ((slope[:, own] @ covariance) * slope[:, own]).sum(1)
+    for index in column.unique().tolist():
+        own = column == index
+        covariance = values[:, own].T @ (values[:, own] * weight[:, None])
+        found[index] = weight @ ((slopes[:, own] @ covariance) * slopes[:, own]).sum(1)
     return found
 
 
