@@ -87,8 +87,8 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
     """
 
     _decision_threshold = 0.5  # halfway between a class's indicators 0 and 1
-    # benchmarks/classifier_defaults.py. Bins: benchmarks/tables_as_they_come.py (on all four
-    # development sets below 500 rows they did harm, on most from 1,000 rows on they helped).
+    # benchmarks/classifier_defaults.py. Bins: benchmarks/tables_as_they_come.py (development
+    # sets of fewer than 500 rows lost by them).
     defaults = replace(
         DEFAULTS,
         epochs=100,

@@ -25,9 +25,11 @@ __all__ = ["ENCODERS", "ColumnEncoder", "Encoded", "EncodedColumns"]
 class ColumnEncoder(BaseEstimator):
     """Recipe of what a network sees of a table's columns.
 
-    An estimator fits it to all rows that are passed to ``fit``, those that are held out included
-    (but not ``X_val``): it looks at no target, except for ``importance``, which looks at those of
-    the training rows. Then it stands before the network, in ``fit`` and in ``predict``.
+    Categories become indicators, and gaps are filled and marked, before the numbers of a table are
+    encoded as follows. An estimator fits it to all rows that are passed to ``fit``, those that are
+    held out included (but not ``X_val``): it looks at no target, except for ``importance``, which
+    looks at those of the training rows. Then it stands before the network, in ``fit`` and in
+    ``predict``.
 
     Parameters
     ----------
@@ -42,11 +44,11 @@ class ColumnEncoder(BaseEstimator):
         (lognormal columns, counts that are mostly zero) by their normal scores, a quantile
         transform. Bins also resolve the values of such columns.
     importance : bool, default=True
-        Whether to multiply each column by how much predictions vary along it, to the extent that
-        two short runs on halves of the rows agree; both runs are discarded. Members that hold out
-        folds have factors of their own, from rows outside their folds. Uninformative features
-        then have less influence. This requires held-out rows, at least 75 training rows and two
-        columns.
+        Whether to multiply each column by how much predictions vary along it. Two short runs on
+        halves of the rows, which are then discarded, and an additive model of all columns estimate
+        that. Uninformative columns then have less influence; those that neither finds are switched
+        off. Members that hold out folds have factors of their own, from rows outside their folds.
+        This requires held-out rows, at least 75 training rows and two columns.
 
     Examples
     --------
@@ -161,7 +163,7 @@ class EncodedColumns(nn.Module):
         numbers = rows[:, :n] if len(share) else rows
         parts = [encoder(numbers) for encoder in self._encoders]
         if len(share):
-            found = ((rows[:, n:] - share) / self.expansion.spread).to(self.expansion.like.dtype)
+            found = self.expansion.standardised(rows[:, n:]).to(self.expansion.like.dtype)
             parts = [each for part in parts for each in (part, found)] or [found]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
@@ -178,7 +180,7 @@ class EncodedColumns(nn.Module):
         numbers, standardize = rows[:, :n], self.encoders[0]
         assert isinstance(standardize, Standardize)
         spread = expansion.spread.to(rows)
-        found = torch.cat([standardize(numbers), (rows[:, n:] - expansion.share) / spread], 1)
+        found = torch.cat([standardize(numbers), expansion.standardised(rows[:, n:])], 1)
         unit = [standardize.unit(numbers), spread.expand(len(rows), -1)]
         return found.to(expansion.like.dtype), torch.cat(unit, 1)
 

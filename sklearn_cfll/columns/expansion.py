@@ -15,8 +15,8 @@ from .statistics import ENTRIES, quantiles, some_rows
 
 __all__ = ["NUMBER", "Expansion", "Levels", "NumberRows"]
 
-# Levels with fewer rows share one indicator; gaps of fewer rows have none. With ten, the error on
-# one of 14 development tables, of 163 rows, was twice as large (benchmarks/tables_as_they_come.py).
+# Levels with fewer rows share one indicator; gaps of fewer rows have none. With ten rows, small
+# tables lost levels that matter.
 LEAST_ROWS = 3
 # Most indicators of one column; the most frequent levels have their own.
 MOST_INDICATORS = 256
@@ -224,6 +224,10 @@ class Expansion(EncoderModule):
         total = variance.new_zeros(int(source.max()) + 1).index_add(0, source, variance)
         spread = total[source].sqrt()
         return torch.where(spread > 0, spread, 1.0)
+
+    def standardised(self, indicators: Tensor) -> Tensor:
+        """Indicators (n, n_indicators), centred; those of a column vary together like a number."""
+        return (indicators - self.share) / self.spread
 
     def centred(self, slopes: Tensor) -> Tensor:
         """Slopes (..., n_outputs) along levels less their mean over all levels of the column.

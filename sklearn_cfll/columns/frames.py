@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import narwhals as nw
 import numpy as np
 
-__all__ = ["Column", "as_frame", "check_exact", "columns_of", "dated", "is_number"]
+__all__ = ["MOST_EXACT", "Column", "as_frame", "check_exact", "columns_of", "dated"]
+__all__ += ["is_date", "is_gap", "is_number", "is_numpy_date"]
 
 MOST_EXACT = 2**53  # integers that float64 holds
 NESTED = (
@@ -80,7 +81,7 @@ def columns_of(X: Any, name: str, parse: Sequence[bool] | None = None) -> Iterat
             label = f"Column {index} of `{name}`"
             yield _of_objects(label, index, X[:, index], parse is None or parse[index])
         return
-    # By position: narwhals refuses names that are not text, and columns that share one.
+    # By position, because names may be of any kind.
     for index, title in enumerate(frame.columns):
         yield _of_series(f"Column {title!r} of `{name}`", title, frame[:, index])
 
@@ -121,13 +122,13 @@ def _of_category(label: str, name: Any, series: nw.Series[Any]) -> Column:
     kinds = {type(each) for each in known}
     if kinds and all(issubclass(kind, Real | np.bool_) for kind in kinds):
         check_exact(label, known)
-        numbers = [np.nan if _is_gap(each) else float(each) for each in values]
+        numbers = [np.nan if is_gap(each) else float(each) for each in values]
         order: Any = "unordered" if levels is None else [float(each) for each in levels]
         return Column(label, name, np.array(numbers, dtype=np.float64), order)
     if len(kinds) > 1:
         one, other = known[0], next(each for each in known if type(each) is not type(known[0]))
         raise ValueError(f"{label} {_mixed(name, one, other)}")
-    texts = [None if _is_gap(each) else str(each) for each in values]
+    texts = [None if is_gap(each) else str(each) for each in values]
     order = "unordered" if levels is None else [str(each) for each in levels]
     return Column(label, name, np.array(texts, dtype=object), order)
 
@@ -163,7 +164,7 @@ def _of_objects(label: str, name: Any, values: np.ndarray, parse: bool = False) 
     """A column of objects: numbers, or text; with ``parse``, text of numbers is numbers."""
     if values.dtype.kind in "fiub":
         return Column(label, name, values.astype(np.float64), is_plain=True)
-    entries = [None if _is_gap(value) else value for value in values.ravel()]
+    entries = [None if is_gap(value) else value for value in values.ravel()]
     known = [value for value in entries if value is not None]
     texts = [isinstance(value, str) for value in known]
     if parse and any(texts):
@@ -187,13 +188,24 @@ def _of_objects(label: str, name: Any, values: np.ndarray, parse: bool = False) 
     return Column(label, name, found)
 
 
-def _is_gap(value: Any) -> bool:
+def is_gap(value: Any) -> bool:
     """Whether a value is None, NaN or NaT of any type, or pandas' NA."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, Decimal):  # a signalling NaN cannot be compared
         return value.is_nan()
-    return isinstance(value, Real) and bool(value != value)
+    return isinstance(value, Real | complex | np.generic) and bool(value != value)
+
+
+def is_date(value: Any) -> bool:
+    """Whether a value is a date, a time, a duration or a period, of any library."""
+    parts = ("isoformat", "total_seconds", "start_time")
+    return is_numpy_date(value) or any(hasattr(value, part) for part in parts)
+
+
+def is_numpy_date(value: Any) -> bool:
+    """Whether a value is a date or a duration of NumPy, which ``float`` would accept."""
+    return isinstance(value, np.datetime64 | np.timedelta64)
 
 
 def is_number(value: Any) -> bool:
@@ -206,7 +218,7 @@ def is_number(value: Any) -> bool:
 
 
 def _as_number(value: Any, label: str) -> float:
-    if any(hasattr(value, part) for part in ("isoformat", "total_seconds", "start_time")):
+    if is_date(value):
         raise dated(label, type(value).__name__)
     if isinstance(value, list | tuple | dict | set | np.ndarray):
         # The error that scikit-learn's checks expect of a value that is no number.

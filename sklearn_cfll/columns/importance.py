@@ -1,4 +1,4 @@
-"""Importance of columns: an additive model of all of them, sparse by column, in closed steps."""
+"""Importance of columns: an additive model of all of them in which few columns have a part."""
 
 from __future__ import annotations
 
@@ -66,8 +66,7 @@ def screened_features(expansion: Expansion, rows: Tensor) -> tuple[Tensor, Tenso
             parts.append(ramps(numbers).float())
             column.append(own[ramps.column])
     if len(expansion.share):
-        indicators = rows[:, n:].double() - expansion.share
-        parts.append((indicators / expansion.spread).float().cpu())
+        parts.append(expansion.standardised(rows[:, n:].double()).float().cpu())
         column.append(expansion.column[n:].cpu())
     return torch.cat(parts, 1), torch.cat(column)
 
@@ -77,7 +76,8 @@ def additive_screen(
 ) -> AdditiveScreen:
     """Fit an additive model with a group lasso, whose penalty held-out rows choose.
 
-    Of the rows that a member holds out, only the choice of the penalty knows, one for all members.
+    The rows that a member holds out influence only the choice of the penalty, which is the same for
+    all members.
 
     Parameters
     ----------
@@ -102,10 +102,11 @@ def additive_screen(
     model = _GroupLasso(features, column, targets, train)
     judged = held_out / held_out.sum()
     squares, models = [], []
+    errors: list[float] = []
     for coefficients, residuals in model.path():
         squares.append((residuals.square().sum(2) * judged).sum(1))
         models.append(coefficients)
-        errors = [float(each.sum()) for each in squares]
+        errors.append(float(squares[-1].sum()))
         if errors[-1] > WORSE * min(errors):
             break
     best = min(range(len(errors)), key=errors.__getitem__)
@@ -153,7 +154,10 @@ class _GroupLasso:
         return found.T
 
     def path(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Coefficients (q, m, k) and residuals (n, m, k), from none for decreasing penalties."""
+        """Coefficients (q, m, k) and residuals (n, m, k).
+
+        At first no column has a part; then the penalty decreases.
+        """
         n_members, n_targets = self.targets.shape[1:]
         coefficients = self.features.new_zeros(self.features.shape[1], n_members, n_targets)
         residuals = self.targets

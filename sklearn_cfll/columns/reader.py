@@ -54,7 +54,7 @@ class TableReader:
     ----------
     contents : sequence of ColumnContent
     names : list of str, or None
-        Names of the columns at fit, by which columns in another order are found.
+        Names of the columns at fit, as text, by which columns in another order are found.
     """
 
     def __init__(self, contents: Sequence[ColumnContent], names: list[str] | None) -> None:

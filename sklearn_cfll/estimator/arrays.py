@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from decimal import Decimal
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,13 @@ from sklearn.utils import check_array
 
 from .._compat import check_sample_weight
 from .._warnings import user_level
+from ..columns.frames import MOST_EXACT, is_date, is_gap, is_numpy_date
 from ..columns.frames import dated as dates_error
 from ..columns.rows import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
 __all__ += ["check_no_dates", "check_range", "named_columns", "outside", "to_numpy", "told_of"]
 
-MOST_EXACT = 2**53  # integers that float64 holds
 # Outside this range, squares and sums of squares overflow or underflow in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
 # User-defined networks multiply unscaled inputs. The limits are well within float32's range of
@@ -154,7 +152,7 @@ def named_values(values: np.ndarray, name: str) -> Iterator[None]:
     found = None
     if values.dtype.kind not in "fiubc":
         found = _first_bad_value(values)
-    if found is not None and _is_date(found[1]):
+    if found is not None and is_date(found[1]):
         raise dates_error(f"`{name}`", values.dtype)
     try:
         yield
@@ -209,7 +207,7 @@ def check_labels(y: np.ndarray, name: str) -> np.ndarray:
     """Raise if a label is missing (None, NaN, NaT, NA), or is neither a string nor a number."""
     entries = y.ravel()
     if y.dtype.kind == "O":
-        missing = np.array([_is_missing(value) for value in entries], dtype=bool)
+        missing = np.array([is_gap(value) for value in entries], dtype=bool)
     else:
         missing = entries != entries
     if missing.any():
@@ -238,15 +236,6 @@ def check_labels(y: np.ndarray, name: str) -> np.ndarray:
     return y
 
 
-def _is_missing(value: Any) -> bool:
-    """Whether a label is None, NaN or NaT of any type, or pandas' NA."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    if isinstance(value, Decimal):  # a signalling NaN cannot be compared
-        return value.is_nan()
-    return isinstance(value, Real | complex | np.generic) and bool(value != value)
-
-
 @contextlib.contextmanager
 def named_columns(X: Any, name: str) -> Iterator[None]:
     """Add the column to errors about non-numeric values."""
@@ -259,7 +248,7 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
             raise
         position, dtype, value = found
         label = _label(X, position, name)
-        if _is_date(value):
+        if is_date(value):
             raise dates_error(label, dtype) from error
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
@@ -275,7 +264,7 @@ def check_no_dates(X: Any, name: str) -> None:
     for position, column in enumerate(_columns(X) if hasattr(X, "shape") else ()):
         dtype = _dtype(column)
         dated = str(dtype).lower().startswith(DATE_NAMES)  # polars would convert them to numbers
-        if dated or (str(dtype) == "object" and any(map(_is_numpy_date, np.ravel(column)))):
+        if dated or (str(dtype) == "object" and any(map(is_numpy_date, np.ravel(column)))):
             raise dates_error(_label(X, position, name), dtype)
 
 
@@ -301,16 +290,6 @@ def _label(X: Any, position: int, name: str) -> str:
     return f"Column {column!r} of `{name}`"
 
 
-def _is_date(value: Any) -> bool:
-    """Whether a value is a date, a time, a duration or a period, of any library."""
-    parts = ("isoformat", "total_seconds", "start_time")
-    return _is_numpy_date(value) or any(hasattr(value, part) for part in parts)
-
-
-def _is_numpy_date(value: Any) -> bool:
-    return isinstance(value, np.datetime64 | np.timedelta64)  # `float` would accept them
-
-
 def _first_bad_column(X: Any) -> tuple[int, Any, Any] | None:
     """Position, dtype and a value of the first column that cannot be converted to numbers."""
     for position, column in enumerate(_columns(X)):
@@ -325,7 +304,7 @@ def _first_bad_value(values: np.ndarray) -> tuple[int, Any] | None:
     """Position and value of the first entry that cannot be converted to a number."""
     entries = values.ravel()
     for position, value in enumerate(entries if values.dtype == object else entries.tolist()):
-        if _is_numpy_date(value):
+        if is_numpy_date(value):
             return position, value
         try:
             if value is not None:  # None is read as NaN

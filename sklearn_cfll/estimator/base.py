@@ -118,7 +118,9 @@ class BaseCFLL(
         Parameters
         ----------
         X : array-like, sparse matrix or torch Dataset of shape (n_samples, n_features), or dict
-            With a ``backbone``, samples may have any shape (images, fields). A numpy memory map or
+            If its columns are encoded, a table may be a frame or an array with gaps, categories and
+            text. With a ``backbone``, samples may have any shape (images, fields). A numpy memory
+            map or
             a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch. A dict
             of arrays of n_samples rows each is passed as keyword arguments to the forward of the
             backbone; a hyperparameter search, which selects rows, needs a

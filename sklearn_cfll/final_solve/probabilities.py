@@ -17,8 +17,7 @@ CENTER = np.log([2.0, FLOOR])
 # Sharpness of the softplus that keeps scores positive. It bends within a few hundredths of zero.
 SHARPNESS = 32.0
 # Largest ratio of the powers for a mean of members and for one. Rows that were trained on overstate
-# it if nearly all are fitted: 2.75 and 2.1 on two clean development sets, where 1.2 was best; on
-# fifteen others it was .96 to 1.15 (benchmarks/tables_as_they_come.py lists them).
+# it if nearly all of them are fitted, and probabilities would be too sure.
 SHARPEST = 1.25
 
 
