@@ -82,6 +82,11 @@ class TableReader:
             return None
         return cls(contents, None if frame is None else list(map(str, titles)))
 
+    @classmethod
+    def of_numbers(cls, n_columns: int) -> TableReader:
+        """A reader for columns of numbers, whatever their names."""
+        return cls([ColumnContent()] * n_columns, None)
+
     @property
     def levels(self) -> list[Levels]:
         """What each column holds, for :class:`~sklearn_cfll.columns.expansion.Expansion`."""

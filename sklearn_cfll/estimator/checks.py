@@ -29,7 +29,7 @@ from .arrays import (
     to_numpy,
 )
 from .inputs import check_named_inputs, check_names, n_samples
-from .tables import encodes_columns, new_reader, read_table
+from .tables import encodes_columns, holds_objects, new_reader, read_table
 
 __all__ = ["Checked", "check_data", "check_inputs", "check_sample_shape"]
 __all__ += ["check_sizes", "needs_float64", "seen_as_given"]
@@ -173,9 +173,16 @@ def check_inputs(
             "takes rows of columns. Pass a `backbone` for images, fields or "
             "sequences, or reshape X to (n_samples, n_features)."
         )
+    if len(getattr(X, "shape", ())) == 2 and X.shape[1] == 0 and X.shape[0]:
+        raise ValueError(
+            f"X has no columns: Found array with 0 feature(s) (shape={tuple(X.shape)}) while a "
+            f"minimum of 1 is required by {type(estimator).__name__}."
+        )
+    encodes = encodes_columns(estimator) if plan is None else plan.network.columns is not None
+    if reader is None and encodes and plan is not None and holds_objects(X):
+        reader = TableReader.of_numbers(plan.network.sample_shape[0])
     if reader is not None:
         return read_table(estimator, X, reader, reset=reset, min_samples=min_samples)
-    encodes = encodes_columns(estimator) if plan is None else plan.network.columns is not None
     with named_columns(X, "X"):
         checked = validate_data(
             estimator,

@@ -17,7 +17,7 @@ from ..columns.frames import as_frame
 from ..columns.reader import TableReader
 from .arrays import as_table, check_no_dates
 
-__all__ = ["encodes_columns", "new_reader", "read_table"]
+__all__ = ["encodes_columns", "holds_objects", "new_reader", "read_table"]
 
 
 def encodes_columns(estimator: Any) -> bool:
@@ -25,6 +25,12 @@ def encodes_columns(estimator: Any) -> bool:
     perceptron = estimator.backbone is None or isinstance(estimator.backbone, MLPBackbone)
     default = perceptron and estimator.columns is None
     return default or isinstance(estimator.columns, ColumnEncoder)
+
+
+def holds_objects(X: Any) -> bool:
+    """Whether a column is of objects, so that its gaps may be None or pandas' NA."""
+    dtypes = X.dtypes if hasattr(X, "iloc") else [getattr(X, "dtype", "")]
+    return getattr(X, "ndim", 0) == 2 and "object" in map(str, dtypes)
 
 
 def new_reader(estimator: Any, X: Any) -> TableReader | None:

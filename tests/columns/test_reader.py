@@ -204,7 +204,10 @@ BAD = {
     "days": ([datetime.date(2020, 1, 1)] * 3, "Column 'bad' .* holds dates"),
     "durations": (pd.to_timedelta([1, 2, 3]), "Column 'bad' .* holds dates or durations"),
     "complex": ([1j, 2j, 3j], r"Column 'bad' of `X` holds 1j, which is no float64"),
-    "huge": ([10**400, 1, 2], r"Column 'bad' of `X` holds 1000.*, which is no float64"),
+    "huge": (
+        [10**400, 1, 2],
+        r"Column 'bad' of `X` holds 1000.*, which is no float64",
+    ),
 }
 
 

@@ -86,10 +86,13 @@ def test_the_same_table_in_every_library_and_order_gives_the_same_predictions(Es
 
 @BOTH
 def test_row_by_row_as_in_one_batch(Estimator):
-    X, y = table()
-    model = Estimator(**SMALL).fit(X, target(Estimator, y))
-    one_by_one = np.concatenate([outputs(model, X.iloc[[i]]) for i in range(20)])
-    np.testing.assert_allclose(one_by_one, outputs(model, X.iloc[:20]), rtol=1e-12)
+    X, y = table(150)
+    options = {**SMALL, "hidden_layer_sizes": (64, 32)}
+    model = Estimator(**options).fit(X, target(Estimator, y))
+    expected = outputs(model, X)
+    for size in (1, 7, 33, 149):
+        parts = [outputs(model, X.iloc[i : i + size]) for i in range(0, len(X), size)]
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
 
 
 @BOTH
@@ -124,6 +127,20 @@ def test_importances_are_by_column_of_the_table():
     assert found["code"] < 0.02 and found["rank"] < 0.02
     assert min(found["size"], found["town"]) > 0.2 and min(found["open"], found["grade"]) > 0.02
     assert sum(found.values()) == pytest.approx(1.0)
+
+
+def test_gaps_among_objects_after_a_fit_to_numbers():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    model = CFLLRegressor(**SMALL).fit(X, X["a"])
+    gaps = X.where(X["a"] < 1)
+    expected = model.predict(gaps)
+    for absent in (pd.NA, None):
+        objects = X.astype(object).where(X["a"] < 1, absent)
+        np.testing.assert_array_equal(model.predict(objects), expected)
+    with pytest.raises(ValueError, match="'b' of `X` holds 'x', but held numbers"):
+        model.predict(X.assign(b="x").astype(object))
+    with pytest.raises(ValueError, match="X has no columns"):
+        CFLLRegressor().fit(X[[]], X["a"])
 
 
 def test_levels_that_were_not_seen_and_gaps_are_predicted():
