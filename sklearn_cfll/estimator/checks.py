@@ -82,10 +82,11 @@ def check_data(
     *,
     plan: Any,
     min_samples: int,
+    categories: Any = None,
 ) -> Checked:
     """Check and encode the arguments of a fit; the estimator encodes its targets and weights.
 
-    ``plan`` is that of an earlier fit, None for the first.
+    ``plan`` is that of an earlier fit, None for the first, which may list levels of ``categories``.
     """
     reset = plan is None
     lazy = isinstance(X, np.memmap)
@@ -97,7 +98,7 @@ def check_data(
         )
     if not reset:
         check_sample_shape(X, plan.network.sample_shape)
-    reader = new_reader(estimator, X) if reset else plan.reader
+    reader = new_reader(estimator, X, categories) if reset else plan.reader
     given, X = X, check_inputs(estimator, X, plan, min_samples, reader)
     check_range(X, given, "X")
     y = as_targets(y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from .left_out import NO_MOMENTS
 from .plan import make_plan
 from .run import Run, new_net, standardise_inside
 from .split import Parts, parts_of
+from .tables import check_categories
 from .unchanged import check_unchanged
 
 __all__ = ["IncrementalMixin"]
@@ -63,12 +65,21 @@ class IncrementalMixin:
         net = new_net(plan, self.optimizer, self.compile, self.memory)
         return Run(self, plan, net), FittedModel(plan, net.module_)
 
-    def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+    def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any, categories: Any) -> Any:
         """Train for one epoch on these rows, with none held out."""
+        if categories is not None and not isinstance(categories, Mapping):
+            raise TypeError(
+                "`categories` must be a dict of columns, by name or index, and the levels of each, "
+                f"got {categories!r:.60}."
+            )
         with self._previous_fit_kept() as (settings, before):
             first = not self.__sklearn_is_fitted__()
+            if categories is not None and not first:
+                check_categories(categories, self._model.plan.reader)
             if first:
-                checked = check_data(self, X, y, sample_weight, plan=None, min_samples=1)
+                checked = check_data(
+                    self, X, y, sample_weight, plan=None, min_samples=1, categories=categories
+                )
                 checked = self._tame_targets(checked)
                 (run, model), known_rows = self._begin_stream(checked), KnownRows(is_stream=True)
             else:

@@ -14,6 +14,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
@@ -93,6 +94,45 @@ def test_row_by_row_as_in_one_batch(Estimator):
     for size in (1, 7, 33, 149):
         parts = [outputs(model, X.iloc[i : i + size]) for i in range(0, len(X), size)]
         np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+@BOTH
+def test_listed_levels_are_learnt_from_later_rows(Estimator):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"town": rng.choice(["Bonn", "Ulm"], 400), "size": rng.normal(size=400)})
+    X.loc[200:, "town"] = rng.choice(["Rom", "Ulm"], 200)
+    y = target(Estimator, 3.0 * (X["town"] == "Rom") + 0.1 * X["size"])
+    options = {**SMALL, "columns": ColumnEncoder(0)}
+    gaps = X.iloc[200:].assign(town=None)
+    for categories, learns in ((None, False), ({"town": ["Rom", "Ulm", "Bonn"]}, True)):
+        model = Estimator(**options)
+        first = {} if Estimator is CFLLRegressor else {"classes": np.unique(y)}
+        model.partial_fit(X[:200], y[:200], categories=categories, **first)
+        for _ in range(3):
+            model.partial_fit(X[200:], y[200:], categories=categories)
+        rom = (X["town"] == "Rom")[200:].to_numpy()
+        differ = outputs(model, X.iloc[200:])[rom] != outputs(model, gaps)[rom]
+        assert differ.all() if learns else not differ.any()
+    with pytest.raises(ValueError, match="for column 'town', unlike the first call"):
+        model.partial_fit(X, y, categories={"town": ["Rom"]})
+
+
+def test_categories_that_are_not_right_are_named():
+    X, y = table(60)
+    for categories, message in (
+        ({"town": ["Ulm"]}, "'town' of `X` holds .* which `categories` does not list"),
+        ({"twon": ["Ulm"]}, "`categories` names 'twon', but the columns"),
+        ({9: ["Ulm"]}, "`categories` holds the index 9, but X has"),
+        ({"grade": ["top", "low", "mid"]}, "another order than its dtype"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CFLLRegressor(**SMALL).partial_fit(X, y, categories=categories)
+    with pytest.raises(TypeError, match="must be a dict"):
+        CFLLRegressor(**SMALL).partial_fit(X, y, categories=["Ulm"])
+    with pytest.raises(ValueError, match="`categories`=.* needs a frame or an array"):
+        CFLLRegressor(**SMALL, backbone=nn.Linear(2, 4)).partial_fit(
+            np.zeros((9, 2)), np.arange(9), categories={0: [1, 2]}
+        )
 
 
 @BOTH
