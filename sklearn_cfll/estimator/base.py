@@ -202,13 +202,14 @@ class BaseCFLL(
             # Rows outside the training set from which the noise level is estimated.
             0.0 if solved.calibration is None else float(solved.calibration.n_samples),
         )
+        judged = parts.judged(self.defaults.most_judged)
         model = replace(
-            self._calibrated(model, run, parts, solved),
+            self._calibrated(model, run, judged, solved),
             influences=model.influences_of(parts.rows),
         )
         if parts.folds is not None:
             outputs = honest_outputs(model, parts, solved, checked)
-            score = self._out_of_fold_score(parts, solved, parts.own_weight)
+            score = self._out_of_fold_score(judged, solved, judged.own_weight)
             model = replace(model, out_of_fold=(outputs, score))
         path = None
         if solved.path_errors is not None:

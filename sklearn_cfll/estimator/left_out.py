@@ -64,9 +64,9 @@ def honest_outputs(model: FittedModel, parts: Parts, solved: Refit, checked: Che
 
     Rows of weight zero were seen by none, and are predicted by all members.
     """
-    assert parts.rows.targets is not None and solved.calibration is not None
-    plan = model.plan
-    found = plan.unscale((parts.rows.targets - solved.calibration.residuals).cpu().numpy())
+    plan, targets = model.plan, parts.rows.targets
+    assert targets is not None and solved.residuals is not None
+    found = plan.unscale((targets - solved.residuals).cpu().numpy())
     if checked.rows is None:
         return found
     every = RowsDataset(plan.rows(checked.X, checked.lazy))

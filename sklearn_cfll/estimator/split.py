@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from .._warnings import user_level
 from ..final_solve.offset import less_offset
-from ..training.batches import RowsDataset
+from ..training.batches import RowsDataset, spread
 from ..training.folds import FoldRows, Folds
 from .arrays import told_of
 from .checks import Checked, check_data
@@ -141,9 +141,22 @@ class Parts(NamedTuple):
 
     def watched(self, n_rows: int) -> RowsDataset | None:
         """Held-out rows on which each epoch is evaluated: with folds at most ``n_rows``, evenly."""
-        if self.folds is None or self.valid is None or len(self.valid) <= n_rows:
+        if self.folds is None or self.valid is None:
             return self.valid
-        return self.valid.subset(torch.linspace(0, len(self.valid) - 1, n_rows).long())
+        watched: RowsDataset = self.valid.spread(n_rows)
+        return watched
+
+    def judged(self, n_rows: int) -> Parts:
+        """The same with at most so many held-out rows, which judge the final solve, evenly."""
+        held = self.valid
+        if held is None or len(held) <= n_rows:
+            return self
+        chosen = spread(len(held), n_rows)
+        own = None if self.own_weight is None else self.own_weight[chosen.numpy()]
+        if self.folds is None:
+            return self._replace(valid=held.subset(chosen), own_weight=own)
+        rows, train, valid = (part.subset(chosen) for part in (self.rows, self.train, held))
+        return Parts(rows, train, valid, self.folds.subset(chosen), self.grouped, own)
 
     def less(self, offset: Any) -> Parts:
         """The same rows, with the residuals of the offset as targets.
