@@ -19,6 +19,7 @@ from ..backbones.recipe import input_shape_of
 from ..final_solve.refit import Refit
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
+from ..training.progress import Progress
 from ..training.torch_settings import default_modes, use_threads
 from .attributes import FittedAttributes
 from .checks import Checked, check_data, check_inputs, check_sample_shape
@@ -159,12 +160,16 @@ class BaseCFLL(
             if self.warm_start and self.__sklearn_is_fitted__():
                 again = (X, y, sample_weight, X_val, y_val, groups)
                 return self._fit_again(*again, settings, before)
+            progress = settings.enter_context(Progress(shown=self.verbose == 1))
+            progress.stage("checks")
             checked = check_data(self, X, y, sample_weight, groups, plan=None, min_samples=2)
             checked = self._tame_targets(checked)
+            progress.stage("columns")
             plan = make_plan(self, checked)
             parts = parts_of(self, plan, checked, X_val, y_val)
             net = new_net(plan, self.optimizer, self.compile, self.memory)
             run = Run(self, plan, net)
+            settings.enter_context(net.followed(progress))
             task = self._init_callback_context(max_subtasks=run.epochs)
             settings.enter_context(use_threads(run.n_threads(len(parts.train))))
             standardise_inside(plan.network, net, parts.before)
@@ -175,11 +180,13 @@ class BaseCFLL(
                 warn_of_fixed_features(self, holds_out=parts.valid is not None)
             rest = parts.less(offset)
             if may_scale_columns(run, rest):
+                progress.stage("scales of columns")
                 scale_columns(run, rest, offset)
             run.configure(len(rest.train), run.epochs)
             unsolved = FittedModel(plan, net.module_, offset)
             as_fitted = self._as_fitted(run, unsolved)
             callbacks = run.callbacks(rest, task, (X, y), as_fitted)
+            progress.stage("epochs", run.epochs * len(rest.train))
             with run.explained(rest, X):
                 net.run(rest.train, rest.watched(self.defaults.most_watched), callbacks)
             if X_val is not None and run.best_iteration == 1 and parts.valid is not None:
@@ -192,6 +199,7 @@ class BaseCFLL(
 
     def _finish(self, run: Run, parts: Parts, rest: Parts, offset: Any, checked: Checked) -> None:
         """Solve for the last layer, and set the fitted attributes."""
+        run.net.progress.stage("final solve")
         solved, plan = run.solve(parts, rest, offset), run.plan
         model = FittedModel(
             plan,
@@ -202,6 +210,7 @@ class BaseCFLL(
             # Rows outside the training set from which the noise level is estimated.
             0.0 if solved.calibration is None else float(solved.calibration.n_samples),
         )
+        run.net.progress.stage("importances and scores")
         judged = parts.judged(self.defaults.most_judged)
         model = replace(
             self._calibrated(model, run, judged, solved),

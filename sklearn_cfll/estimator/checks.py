@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
 from ..columns.reader import TableReader
-from ..columns.rows import as_rows, from_numpy
+from ..columns.rows import Together, as_rows, from_numpy, items_at
 from ..columns.statistics import quantiles, spread_rows
 from .arrays import (
     HELD_32,
@@ -33,6 +33,8 @@ from .tables import encodes_columns, holds_objects, new_reader, read_table
 
 __all__ = ["Checked", "check_data", "check_inputs", "check_sample_shape"]
 __all__ += ["check_sizes", "needs_float64", "seen_as_given"]
+
+AT_ONCE = 4096  # items of a data set
 
 # Float32 must resolve differences of this fraction of a column's standard deviation.
 RESOLUTION = 1e-3
@@ -308,9 +310,15 @@ def _check_groups(groups: Any, X: Any) -> np.ndarray:
 
 
 def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
-    """Targets of a Dataset of (inputs, target) pairs, gathered in one pass."""
-    targets = [np.asarray(to_numpy(dataset[i][1], "y")) for i in range(len(dataset))]  # type: ignore[arg-type]
-    return np.stack(targets)
+    """Targets of a Dataset of (inputs, target) pairs, gathered in one pass, some at a time."""
+    found, n_rows = [], len(dataset)  # type: ignore[arg-type]
+    for start in range(0, n_rows, AT_ONCE):
+        items = items_at(dataset, range(start, min(start + AT_ONCE, n_rows)))
+        if isinstance(items, Together):
+            found.append(to_numpy(items.parts[1], "y"))
+        else:
+            found.append(np.stack([np.asarray(to_numpy(item[1], "y")) for item in items]))
+    return np.concatenate(found)
 
 
 def _check_lengths(X: Any, y: np.ndarray) -> None:

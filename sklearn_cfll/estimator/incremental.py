@@ -16,6 +16,7 @@ from ..final_solve.refit import mean_squared_residuals
 from ..heads.memory import memory_of
 from ..training.batches import RowsDataset
 from ..training.optimizers import optimizer_class
+from ..training.progress import Progress
 from ..training.torch_settings import use_threads
 from .additions import Additions
 from .checks import Checked, check_data
@@ -76,6 +77,8 @@ class IncrementalMixin:
                 checked = self._check_more(X, y, sample_weight)
                 model, known_rows = self._model, replace(self._known_rows)
                 run = Run(self, model.plan, self.net_, before)
+            progress = settings.enter_context(Progress(shown=self.verbose == 1))
+            settings.enter_context(run.net.followed(progress))
             net, plan, ridge = run.net, run.plan, None if first else model.final_ridge
             rows = plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(run.n_threads(len(rows))))
@@ -104,6 +107,7 @@ class IncrementalMixin:
             )
             parts = Parts(data, data, None)
             callbacks = run.callbacks(parts, None, (X, y), None)
+            progress.stage("rows", len(data))
             with run.explained(parts, X):
                 net.run(data, None, callbacks)
             addition.absorb()
@@ -126,7 +130,9 @@ class IncrementalMixin:
         model, net, known_rows = self._model, self.net_, replace(self._known_rows)
         plan, checked = model.plan, self._check_more(X, y, sample_weight, groups, min_samples=2)
         parts = parts_of(self, plan, checked, X_val, y_val)
+        progress = settings.enter_context(Progress(shown=self.verbose == 1))
         rest, run = parts.less(model.offset), Run(self, plan, net, before)
+        settings.enter_context(net.followed(progress))
         task = self._init_callback_context(max_subtasks=run.epochs)
         settings.enter_context(use_threads(run.n_threads(len(parts.train))))
         few = total_weight(parts.rows) < known_rows.n_known
@@ -145,6 +151,7 @@ class IncrementalMixin:
             run.configure(len(rest.train), run.epochs)
         as_fitted = self._as_fitted(run, model)
         callbacks = run.callbacks(rest, task, (X, y), as_fitted, warm=True)
+        progress.stage("epochs", run.epochs * len(rest.train))
         with run.explained(rest, X):
             net.run(rest.train, rest.watched(self.defaults.most_watched), callbacks)
         if few:

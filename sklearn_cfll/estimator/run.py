@@ -341,9 +341,7 @@ class Run:
         elif exact:
             points = math.prod(self.network.feature_shape[:-1])  # each is a row of the solve
             lowest = self.defaults.lowest_ridge(points * len(parts.rows))
-            solved = refit_last_layer(
-                net, train, valid, self.given_ridge(), lowest, offset, most
-            )
+            solved = refit_last_layer(net, train, valid, self.given_ridge(), lowest, offset, most)
         else:
             train, valid = rest.train, rest.judged(most).valid
             noise: Tensor = mean_squared_residuals(net, train if valid is None else valid)

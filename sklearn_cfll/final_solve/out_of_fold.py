@@ -191,7 +191,7 @@ def _all_residuals(
             other.accumulate(features, targets, sample_weight)
     if not layer.holds_moments:
         return torch.cat(found), None
-    blocks = []
+    blocks: list[Kept] = []
     scales = zip(train.scale.tolist(), held_out.scale.tolist(), strict=True)
     for member, held, (of_train, of_held) in zip(layer.members, other.members, scales, strict=True):
         seen = linalg.scale_moments(member.moments, 1 / of_train)

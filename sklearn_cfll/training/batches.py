@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import skorch.dataset
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, default_collate
+from torch.utils.data import Subset, TensorDataset, default_collate
 
 from ..columns.rows import ChosenRows, DatasetRows, ExpandedRows, Rows
 from .seeding import mix_seed
@@ -143,6 +143,8 @@ def fetch(dataset: Any, indices: Tensor | slice) -> Any:
         return dataset.batch(indices)
     if isinstance(indices, slice):
         indices = torch.arange(len(dataset))[indices]
+    if isinstance(dataset, TensorDataset):
+        return [tensor[indices] for tensor in dataset.tensors]
     if isinstance(dataset, Subset):
         return fetch(dataset.dataset, torch.as_tensor(dataset.indices)[indices])
     chosen = indices.tolist()
