@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from ..columns.reader import TableReader
 from ..columns.rows import Together, as_rows, from_numpy, items_at
 from ..columns.statistics import quantiles, spread_rows
+from ..data.blocks import is_stream
 from .arrays import (
     HELD_32,
     HELD_64,
@@ -145,6 +146,7 @@ def check_inputs(
     A ``reader`` codes the columns of a table; its gaps are NaN.
     """
     reset = plan is None
+    _refuse_stream(X)
     if isinstance(X, Dataset):
         if len(X) < min_samples:  # type: ignore[arg-type]
             raise ValueError(
@@ -202,6 +204,7 @@ def check_inputs(
 
 def check_sample_shape(X: Any, sample_shape: Any) -> None:
     """Raise if samples have another number of dimensions than at fit; the backbone checks sizes."""
+    _refuse_stream(X)
     check_names(X, sample_shape)
     if isinstance(sample_shape, dict):
         for name, shape in sample_shape.items() if isinstance(X, Mapping) else ():
@@ -220,6 +223,15 @@ def check_sample_shape(X: Any, sample_shape: Any) -> None:
         f"X has samples of shape {shape[1:]}, but the estimator was fitted on samples of "
         f"shape {sample_shape}."
     )
+
+
+def _refuse_stream(X: Any) -> None:
+    """Raise if rows of X cannot be taken by index."""
+    if is_stream(X):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which is read in order: only `fit`, `partial_fit` and "
+            "`predict` (without deviations) take it. Pass arrays, or a map-style Dataset."
+        )
 
 
 def seen_as_given(checked: Checked, *, inputs: bool, targets: bool) -> dict[str, Any]:

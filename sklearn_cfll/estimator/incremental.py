@@ -11,6 +11,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .._warnings import user_level
+from ..data.blocks import is_stream
 from ..final_solve.offset import less_offset
 from ..final_solve.refit import mean_squared_residuals
 from ..heads.memory import memory_of
@@ -66,6 +67,8 @@ class IncrementalMixin:
 
     def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
         """Train for one epoch on these rows, with none held out."""
+        if is_stream(X):
+            return self._partial_fit_stream(X, y, sample_weight)
         with self._previous_fit_kept() as (settings, before):
             first = not self.__sklearn_is_fitted__()
             if first:

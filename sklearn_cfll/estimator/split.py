@@ -23,7 +23,8 @@ from .network import Network
 from .plan import Plan
 from .validation_scale import warn_of_other_scale
 
-__all__ = ["Parts", "Split", "draw_folds", "parts_of"]
+__all__ = ["ONE_OF", "Parts", "Split", "crosses_folds", "draw_folds", "parts_of"]
+__all__ += ["warn_of_equal_copies"]
 
 
 ONE_OF = 16  # rows, of which one is held out by the members of two folds
@@ -199,7 +200,7 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     holds_out = not given and estimator.validation_fraction != 0
     holds_out = holds_out and defaults.holds_out(estimator.early_stopping, n_rows)
     n_members = plan.network.n_members
-    crosses = _crosses(estimator, n_members, holds_out=holds_out, given=given)
+    crosses = crosses_folds(estimator, n_members, holds_out=holds_out, given=given)
     holds_out = holds_out or crosses
     warn_without_effect(estimator, holds_out=holds_out, given=given, crosses=crosses)
     if checked.groups is not None and not holds_out:
@@ -266,7 +267,7 @@ def warn_of_equal_copies(network: Network) -> None:
         )
 
 
-def _crosses(estimator: Any, n_members: int, *, holds_out: bool, given: bool) -> bool:
+def crosses_folds(estimator: Any, n_members: int, *, holds_out: bool, given: bool) -> bool:
     """Whether each member holds out its own fold."""
     if estimator.cross_fit == "auto":
         enough = n_members >= estimator.defaults.cross_fit_from

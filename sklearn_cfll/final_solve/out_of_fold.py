@@ -159,9 +159,9 @@ def refit_crossed(
     if exact:
         noise, *others = _noise(net, held_out, residuals, of_one, level)
     calibration = _calibration(net, held_out, residuals, found, level, others)
-    blocks = None
-    if every is not held_out:
-        residuals, blocks = _all_residuals(net, train, every)
+    found_all, blocks = residuals if isinstance(rows, RowsDataset) else None, None
+    if found_all is not None and every is not held_out:
+        found_all, blocks = _all_residuals(net, train, every)
     if exact and blocks is not None and offset is None:
         layer.recall(blocks)
         layer.solve(ridge)
@@ -169,7 +169,7 @@ def refit_crossed(
         layer.refit(net.labelled_features(rows), ridge=ridge)
         layer.solve(ridge, shrinkage)
     solved = Refit(ridge, level, exact, errors, noise, calibration, offset)
-    return solved._replace(out_of_fold=found, residuals=residuals)
+    return solved._replace(out_of_fold=found, residuals=found_all)
 
 
 def _all_residuals(

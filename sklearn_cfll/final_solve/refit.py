@@ -45,7 +45,7 @@ class Refit(NamedTuple):
     out_of_fold : OutOfFold or None
         Judged rows as seen by cross-fitted members that did not see them.
     residuals : Tensor of shape (n, ..., k), or None
-        Residuals of all rows under the same members.
+        Residuals of all rows under the same members; None for a stream.
     """
 
     ridge: float
@@ -67,6 +67,7 @@ def refit_last_layer(
     lowest: float = 0.0,
     offset: Offset | None = None,
     most: int = 2**15,
+    every: Any = None,
 ) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
@@ -88,6 +89,8 @@ def refit_last_layer(
     most : int, default=32768
         Held-out rows by which the ridge is chosen and noise is estimated, and training rows that
         shape the noise; evenly spread if there are more.
+    every : optional
+        All rows, if they are not those of ``train`` and ``valid``: ``valid`` may be a sample.
     """
     given_train, given_valid = train, valid
     train = less_offset(train, offset)
@@ -128,8 +131,11 @@ def refit_last_layer(
         train = less_offset(given_train, offset)
         valid, some = less_offset(given_judged, offset), train.spread(most)
         layer.refit(net.labelled_features(train), ridge=ridge)
-    for batch in net.labelled_features(less_offset(given_valid, offset)):
-        layer.accumulate(*batch)
+    if every is not None:
+        layer.refit(net.labelled_features(every), ridge=ridge)
+    else:
+        for batch in net.labelled_features(less_offset(given_valid, offset)):
+            layer.accumulate(*batch)
     layer.solve(ridge, shrinkage)
     if calibration is None:
         left_out = functools.partial(left_out_residuals, offset=offset)

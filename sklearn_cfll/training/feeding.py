@@ -19,6 +19,7 @@ from ..heads.module import module_dtype
 from ._skorch import SkorchConventions
 from .batches import Batch, BatchIterator, RowsDataset, unpack_batch
 from .progress import Progress
+from .streams import StreamRows
 
 __all__ = ["Feeding"]
 
@@ -41,6 +42,12 @@ class Feeding(SkorchConventions):
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         if isinstance(dataset, DataLoader):
             return dataset
+        if isinstance(dataset, StreamRows):
+            size: Any = self.batch_size
+            if not training:
+                size = self.get_params_for("iterator_valid").get("batch_size", size)
+            seed, epoch = getattr(self, "seed_", 0), len(self.history or ())
+            return dataset.batches(size, shuffle=training, seed=seed, epoch=epoch)
         iterator = super().get_iterator(dataset, training=training)
         if isinstance(iterator, BatchIterator):
             iterator.seed = getattr(self, "seed_", 0)
