@@ -38,7 +38,7 @@ from .run import Run, new_net, standardise_inside
 from .scaled_columns import may_scale_columns, scale_columns
 from .split import Parts, parts_of
 from .streaming import StreamingMixin
-from .tables import encodes_columns
+from .tables import encodes_columns, with_target_means
 from .targets import TargetScale
 from .validation_scale import warn_of_useless_validation
 
@@ -172,7 +172,7 @@ class BaseCFLL(
             progress = settings.enter_context(Progress(shown=self.verbose == 1))
             progress.stage("checks")
             checked = check_data(self, X, y, sample_weight, groups, plan=None, min_samples=2)
-            checked = self._tame_targets(checked)
+            checked = with_target_means(self, self._tame_targets(checked))
             progress.stage("columns")
             plan = make_plan(self, checked)
             parts = parts_of(self, plan, checked, X_val, y_val)
