@@ -3,12 +3,12 @@
 import copy
 
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
-from helpers import draw
 from torch import nn
 
+import reference
+from helpers import draw
 from sklearn_cfll import CFLLNet, CFLLRegressor, ClosedFormLastLayer
 
 ROWS, WIDTH, K, LR = 60, 7, 2, 0.05
