@@ -44,9 +44,9 @@ N, INPUTS, D = 32, 12, 4
 WIDTHS = (64, 256, 1024, 4096, 16_384)
 RATE, LEAST, STEPS = 0.01, 1e-11, 6000
 LATE = (1e-6, 1e-10)
-MULTIPLES = tuple(2 ** (j / 2) for j in range(-3, 5))  # of one over the curvature at the start
-TRIED, COMPARED = 100, 800  # steps
-SHOWN = (0, 10, 30, 100, 200, 400, 799)
+MULTIPLES = tuple(2 ** (j / 2) for j in range(-7, 3))  # of one over the curvature at the start
+TRIED, COMPARED = 100, 400  # steps
+SHOWN = (0, 10, 30, 100, 200, 399)
 KEY = ("width", "seeds", "part")
 Problem = tuple[Network, Rows]
 
@@ -121,7 +121,7 @@ def largest_steps(problem: Problem, place: Record) -> Record:
         losses = run(name, len(MULTIPLES), rates, TRIED).reshape(seeds, len(MULTIPLES), -1)
         later = losses[:, :, 1:]
         falls = ((later <= losses[:, :, :-1]) | (later < LEAST)).all(2)
-        chosen = [max(range(len(MULTIPLES)), key=lambda j: (row[j], j)) for row in falls.tolist()]
+        chosen = [max(np.flatnonzero(row), default=0) for row in falls.numpy()]
         largest = rates[torch.arange(seeds), torch.tensor(chosen)]
         curve = run(name, 1, largest, COMPARED)
         found[name] = {
