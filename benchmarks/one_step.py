@@ -105,11 +105,15 @@ class Point:
                         end = solved if name == "last layer first" else self.solve(parameters)
                     measured.append(float(before - self.loss(end, parameters)) - at_once)
             found[name] = {
-                "solve": [at_once] * len(rates),
-                "predicted": [rate * first_order for rate in rates],
-                "measured": measured,
+                "solve": digits(at_once),
+                "predicted": [digits(rate * first_order) for rate in rates],
+                "measured": [digits(value) for value in measured],
             }
         return found
+
+
+def digits(value: float) -> float:
+    return float(f"{value:.7g}")
 
 
 def squares(slopes: dict[str, Tensor]) -> float:
@@ -245,12 +249,12 @@ PARTS: dict[str, Any] = {"draws": draws, "run": run, "update": update}
 # -- report ---------------------------------------------------------------------------------------
 
 
-def gains(records: list[Record], name: str, what: str) -> np.ndarray:
-    """Gain of a step of the closed form over one on all layers, at each record's own rate."""
+def gains(records: list[Record], name: str, what: str, at: int = -1) -> np.ndarray:
+    """Gain of the closed form over a step on all layers; the last rate is the record's own."""
     ours, theirs = ([record[kind] for record in records] for kind in (name, "all layers"))
     return np.array(
         [
-            one["solve"][-1] + one[what][-1] - other[what][-1]
+            one["solve"] + one[what][at] - other[what][at]
             for one, other in zip(ours, theirs, strict=True)
         ]
     )
@@ -267,6 +271,13 @@ def report_steps(records: list[Record]) -> None:
         errors = abs(predicted / measured - 1)
         parts = np.percentile(errors, [50, 95], axis=0).T
         print(f"{name:18s}" + "".join(f"{low:9.2%}{high:9.2%}" for low, high in parts))
+    print("sign of the gain over all layers as predicted, share, by rate")
+    for name in STEPS[1:]:
+        signs = (
+            np.sign([gains(records, name, what, at) for what in ("predicted", "measured")])
+            for at in range(len(RATES))
+        )
+        print(f"{name:18s}" + "".join(f"{(one == other).mean():18.3f}" for one, other in signs))
     print("at the rate of each: share of draws")
     for name in STEPS[1:]:
         predicted, measured = (gains(records, name, what) for what in ("predicted", "measured"))
@@ -325,6 +336,7 @@ def draw(records: list[Record], path: Path) -> None:
     left.plot(predicted, measured, ".", ms=3, alpha=0.5)
     for axis in ("x", "y"):
         getattr(left, f"set_{axis}scale")("symlog", linthresh=1e-4)
+        getattr(left, f"set_{axis}ticks")([-100, -1, -0.01, 0, 0.01, 1, 100])
     ends = left.get_xlim()
     left.plot(ends, ends, "k:", lw=1)
     left.set(xlabel="predicted", ylabel="measured", title="Gain of one step over all layers")
