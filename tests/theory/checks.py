@@ -128,9 +128,11 @@ def check_conservation(f):
     *_, kernel = problem()
     assert np.abs(path[-1] - path[0]).max() > 0.3  # the features have moved
     start = f.invariant(path[0], kernel)
+    inverse = np.linalg.inv(kernel)
     for features in path:
         assert_close(f.invariant(features, kernel), start, 1e-6)
-    inverse = np.linalg.inv(kernel)  # another way to write the same
+        assert_close(features.T @ inverse @ features, path[0].T @ inverse @ path[0], 1e-6)
+    # another way to write the same
     middle = np.eye(N) - np.outer(inverse.sum(1), np.ones(N)) / inverse.sum()
     assert_close(start, path[0].T @ middle @ inverse @ path[0], 1e-8)
 
@@ -265,6 +267,37 @@ def check_relative_ridge(f):
         features, targets, lambda centered: ridge * centered.square().sum() / D
     )
     assert_close(f.relative_slope(features, residual, weights, ridge), expected)
+
+
+def check_relative_floor(f):
+    features, targets, _ = problem(1)
+    ridge = 0.4
+    for given, exact in ((features, False), (np.hstack([targets, 0 * features[:, 1:]]), True)):
+        a = ridge * np.sum((given - given.mean(0)) ** 2) / D
+        weights, residual, _ = solved(given, targets, a)
+        loss = 0.5 * np.sum(residual**2) + 0.5 * a * np.sum(weights**2)
+        floor = f.relative_floor(targets, ridge, D)
+        assert abs(loss - floor) < 1e-10 * loss if exact else loss > floor
+
+
+def check_rest(f):
+    n, alpha, batch_size, chains = 400, 0.5, 200, 300
+    features = (numbers(n, D) * [0.3, 1.0, 1.8]) @ numbers(D, D, seed=4)
+    targets = features @ numbers(D, 1, seed=1) + (1 + features[:, :1] ** 2)
+    second = features.T @ features / n
+    best = np.linalg.solve(second, features.T @ targets / n)
+    weights, rng, found = np.tile(best, (chains, 1, 1)), np.random.default_rng(0), []
+    for _ in range(40):
+        chosen = rng.integers(n, size=(chains, batch_size))
+        rows, wanted = features[chosen], targets[chosen]
+        systems = rows.mT @ rows / batch_size + alpha * np.eye(D)
+        weights = weights + np.linalg.solve(
+            systems, rows.mT @ (wanted - rows @ weights) / batch_size
+        )
+        off = weights - best
+        found.append(np.mean(off.mT @ second @ off))
+    predicted = f.rest_excess(features, targets - features @ best, alpha, batch_size)
+    assert_close(predicted, np.mean(found[20:]), 0.05)
 
 
 CHECKS = {name: value for name, value in globals().items() if name.startswith("check_")}

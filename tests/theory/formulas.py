@@ -26,7 +26,7 @@ def gram(features):
 
 
 def best_weights(features, targets, a):
-    """W* = (Φ̃ᵀΦ̃ + aI)⁻¹ Φ̃ᵀỸ."""
+    """(1): W* = (Φ̃ᵀΦ̃ + aI)⁻¹ Φ̃ᵀỸ."""
     d = features.shape[1]
     return inv(centered(features).T @ centered(features) + a * np.eye(d)) @ (
         centered(features).T @ centered(targets)
@@ -38,17 +38,17 @@ def best_intercept(features, targets, weights):
 
 
 def ridge_residual(features, targets, a):
-    """E = a(G + aI)⁻¹Ỹ, a > 0."""
+    """(2): E = a(G + aI)⁻¹Ỹ, a > 0."""
     return a * inv(gram(features) + a * np.eye(len(features))) @ centered(targets)
 
 
 def least_loss(targets, residual):
-    """J* = ½ tr(ỸᵀE), the penalty included."""
+    """(3): J* = ½ tr(ỸᵀE), the penalty included."""
     return 0.5 * np.trace(centered(targets).T @ residual)
 
 
 def feature_slope(residual, weights):
-    """∂J*/∂Φ = -E Wᵀ."""
+    """(4): ∂J*/∂Φ = -E Wᵀ."""
     return -1.0 * residual @ weights.T
 
 
@@ -56,27 +56,27 @@ def feature_slope(residual, weights):
 
 
 def flow(kernel, residual, weights):
-    """dΦ/dt = K E Wᵀ."""
+    """(6): dΦ/dt = K E Wᵀ."""
     return kernel @ residual @ weights.T
 
 
 def descent(kernel, residual, weights):
-    """dJ*/dt = -tr(WᵀW EᵀKE)."""
+    """(7): dJ*/dt = -tr(WᵀW EᵀKE)."""
     return -1.0 * np.trace((weights.T @ weights) @ (residual.T @ kernel @ residual))
 
 
 def invariant(features, kernel):
-    """M = Φ̃ᵀK̃⁺Φ̃ with K̃, the kernel centred in rows and columns."""
+    """(8): M = Φ̃ᵀK̃⁺Φ̃ with K̃, the kernel centred in rows and columns."""
     return centered(features).T @ pinv(centered(centered(kernel).T)) @ centered(features)
 
 
 def growth(a, weights):
-    """dM/dt = 2a WWᵀ."""
+    """(8): dM/dt = 2a WWᵀ."""
     return 2.0 * a * weights @ weights.T
 
 
 def least_rate(features, targets, kernel):
-    """Lower bound of the decay of J* without ridge, from the start alone."""
+    """(9): lower bound of the decay of J* without ridge, from the start alone."""
     weights = best_weights(features, targets, 0.0)
     residual = centered(targets) - centered(features) @ weights
     explained = eigvalsh(centered(targets).T @ centered(targets))[0] - norm(residual) ** 2
@@ -85,7 +85,7 @@ def least_rate(features, targets, kernel):
 
 
 def late_rate(features, targets, kernel):
-    """2 ‖W‖² λ_min of K between the directions that the features leave out; one output."""
+    """(10): 2 ‖W‖² λ_min of K in the directions that the features leave out; one output."""
     weights = best_weights(features, targets, 0.0)
     n, d = features.shape
     left, *_ = np.linalg.svd(np.hstack([np.ones((n, 1)), centered(features)]))
@@ -97,33 +97,33 @@ def late_rate(features, targets, kernel):
 
 
 def proximal_residual(features, targets, before, alpha, decay):
-    """E' = α(G/B + αI)⁻¹(Y - γΦW_t)."""
+    """(11): E' = α(G/B + αI)⁻¹(Y - γΦW_t)."""
     rows = len(features)
     system = features @ features.T / rows + alpha * np.eye(rows)
     return alpha * inv(system) @ (targets - decay * features @ before)
 
 
 def solve_decrease(features, residual, alpha):
-    """Decrease of the batch's loss by the solve alone, from its residual R before; γ = 1."""
+    """(12): decrease of the batch's loss by the solve alone, from its residual R before; γ = 1."""
     rows = len(features)
     shrunk = alpha * inv(features @ features.T / rows + alpha * np.eye(rows))
     return np.trace(residual.T @ (np.eye(rows) - shrunk @ shrunk) @ residual) / rows
 
 
 def update_error(features, residual, distance, alpha):
-    """W_{t+1} - W° = α(S + αI)⁻¹(W_t - W°) + (S + αI)⁻¹Φᵀ(Y - ΦW°)/B, for any W°; γ = 1."""
+    """(14): W_{t+1} - W° = α(S + αI)⁻¹(W_t - W°) + (S + αI)⁻¹Φᵀ(Y - ΦW°)/B; γ = 1."""
     rows, d = features.shape
     system = inv(features.T @ features / rows + alpha * np.eye(d))
     return alpha * system @ distance + system @ features.T @ residual / rows
 
 
 def mean_error(second, distance, alpha):
-    """Bias for large batches: α(S + αI)⁻¹(W_t - W*), S of all rows, W* of all rows."""
+    """(15), bias for large batches: α(S + αI)⁻¹(W_t - W*), S of all rows, W* of all rows."""
     return alpha * inv(second + alpha * np.eye(len(second))) @ distance
 
 
 def update_variance(features, residual, alpha, batch_size):
-    """Variance for large batches, in units of the loss: tr[S(S + αI)⁻¹ cov(φr)(S + αI)⁻¹]/B.
+    """(16), variance in units of the loss: tr[S(S + αI)⁻¹ cov(φr)(S + αI)⁻¹]/B for large B.
 
     ``residual`` (n, 1) is that of all rows after the solve on all of them.
     """
@@ -133,15 +133,27 @@ def update_variance(features, residual, alpha, batch_size):
     return np.trace(second @ system @ spread @ system) / batch_size
 
 
+def rest_excess(features, residual, alpha, batch_size):
+    """(17), excess loss at which repeated updates settle: Σ c/(s + 2α)/B for large B."""
+    values, vectors = np.linalg.eigh(features.T @ features / len(features))
+    noise = np.diag(vectors.T @ np.cov((features * residual).T, bias=True) @ vectors)
+    return np.sum(noise / (values + 2.0 * alpha)) / batch_size
+
+
 # -- one step, and a ridge that follows the features -----------------------------------------------
 
 
 def first_order(rate, *gradients):
-    """Decrease of a loss by a gradient step: η Σ ‖g‖²."""
+    """(13): decrease of a loss by a gradient step, η Σ ‖g‖²."""
     return rate * sum(norm(gradient) ** 2 for gradient in gradients)
 
 
 def relative_slope(features, residual, weights, ridge):
-    """∂J*/∂Φ for a = nρτ, τ the mean feature power: -E Wᵀ + (ρ/d)‖W‖²Φ̃."""
+    """(5): ∂J*/∂Φ for a = nρτ, τ the mean feature power: -E Wᵀ + (ρ/d)‖W‖²Φ̃."""
     d = features.shape[1]
     return -1.0 * residual @ weights.T + ridge / d * norm(weights) ** 2 * centered(features)
+
+
+def relative_floor(targets, ridge, d):
+    """Lower bound of J* for a = nρτ: ½‖Ỹ‖² ρ/(ρ + d)."""
+    return 0.5 * norm(centered(targets)) ** 2 * ridge / (ridge + d)
