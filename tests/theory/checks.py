@@ -282,7 +282,7 @@ def check_relative_floor(f):
 
 def check_rest(f):
     n, alpha, batch_size, chains = 400, 0.5, 200, 300
-    features = (numbers(n, D) * [0.3, 1.0, 1.8]) @ numbers(D, D, seed=4)
+    features = (numbers(n, D) * [0.3, 1.0, 1.8]) @ [[1, 1, 1], [1, -1, 0], [1, 1, -2]]
     targets = features @ numbers(D, 1, seed=1) + (1 + features[:, :1] ** 2)
     second = features.T @ features / n
     best = np.linalg.solve(second, features.T @ targets / n)
