@@ -10,7 +10,7 @@ tables alone, at the epoch with the least validation error. The ridge is that of
   cross-entropy, test error; ``memories``: what the last layer keeps of earlier batches.
 - ``operators``: a Fourier neural operator on Burgers' equation.
 - ``instruments``: deep features in both stages, curves with a confounder.
-- ``times``: seconds of an epoch of one network.
+- ``times``: processor seconds of an epoch of one network on one thread.
 
     make paper                                # all, from what is stored; half an hour without it
     python benchmarks/paper.py --kinds regression --tasks smooth
@@ -150,7 +150,7 @@ def rounded(values: list[list[float]]) -> list[list[float]]:
 
 
 def time_step(data: Data, place: Record) -> Record:
-    """Median seconds of an epoch of one network."""
+    """Median processor seconds of an epoch of one network."""
     method = (METHODS | ENTROPY)[place["method"]]
     one = Data(*((X[:1], y[:1]) for X, y in data))
     ridge = auto_ridge(WIDTHS[-1], place["batch_size"])
