@@ -410,7 +410,11 @@ def draw_pictures(records: list[Record], folder: Path) -> None:
                 for size, row in zip(sizes, rows, strict=True):
                     ax.plot([size] * len(row), row, ".", color=COLORS[order], alpha=0.6)
             ax.axhline(1, color="k", lw=0.8, ls=":")
-            ax.set(title=f"{name} on backbone and on all layers", xlabel="batch size", yscale="log")
+            ax.set(
+                title=name if name == "Adam" else f"SGD{' with momentum' * (name == 'momentum')}",
+                xlabel="batch size",
+                yscale="log",
+            )
             ax.set_xticks(sizes, sizes)
         axes[0].set_ylabel("test error / all layers")
         axes[0].legend(fontsize=8)
