@@ -249,6 +249,17 @@ def measure(data: Any, place: Record) -> Record | None:
     return fit(data, place) if place["method"] in methods else None
 
 
+def curves(records: list[Record]) -> pd.DataFrame:
+    """A line for each epoch and seed."""
+    names = ("kind", "task", "batch_size", "method", "rate", "ridge")
+    return pd.DataFrame(
+        {name: record[name] for name in names} | {"seed": seed, "epoch": epoch, "error": error}
+        for record in records
+        for epoch, errors_of in enumerate(record.get("curve", ()), 1)
+        for seed, error in enumerate(errors_of)
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     bench = Bench(
         __doc__,
@@ -258,14 +269,14 @@ def main(arguments: list[str] | None = None) -> None:
         smallest={"models": ["last layer first, Adam", "all layers, SGD"]},
         kinds={"nargs": "+", "choices": KINDS, "help": "only these kinds of experiments"},
         page={"type": Path, "help": "write the page, and pictures beside it"},
-        csv={"type": Path, "help": "write a table of all curves"},
+        csv={"type": Path, "help": "write the error of every epoch and seed"},
     )
     names = METHODS | ENTROPY | REMEMBERING
     bench.run(places(bench), dict.fromkeys(names, measure), KEY)
     print_origin(bench.records)
     report(bench.records)
     if bench.options.csv:
-        pd.json_normalize(bench.records).to_csv(bench.options.csv, index=False)
+        curves(bench.records).to_csv(bench.options.csv, index=False)
     if bench.options.page:
         draw_pictures(bench.records, bench.options.page.parent)
         write_page(bench.records, bench.options.page)

@@ -123,6 +123,21 @@ def check_descent(f):
         assert_close(f.descent(kernel, residual, weights), falls)
 
 
+def check_all_layers_flow(f):
+    hidden, second = numbers(N, HIDDEN), numbers(HIDDEN, D, seed=1)
+    weights, targets = numbers(D, 2, seed=2), problem()[1]
+
+    def residual(second, weights):
+        missed = targets - hidden @ second @ weights
+        return missed - missed.mean(0)
+
+    now = residual(second, weights)
+    slopes = hidden.T @ now @ weights.T, (hidden @ second).T @ now  # minus the gradients of ½‖R‖²
+    moved = [residual(second + t * slopes[0], weights + t * slopes[1]) for t in (1e-7, -1e-7)]
+    rate = f.all_layers_flow(hidden @ second, now, weights, hidden @ hidden.T)
+    assert_close(rate, (moved[0] - moved[1]) / 2e-7, 1e-5)
+
+
 def check_conservation(f):
     _, path, _ = trajectory(2, 0.0, 20.0)
     *_, kernel = problem()
@@ -256,6 +271,24 @@ def check_first_order(f):
     moved = before - rate * both[0], backbone - rate * both[1]
     measured = float((loss(before, backbone) - loss(*moved)).detach())
     assert_close(f.first_order(rate, *(slope.numpy() for slope in both)), measured, 0.01)
+
+
+def check_backbone_first(f):
+    alpha, rate, rows, targets = 0.3, 1e-5, torch.tensor(numbers(N, 4)), torch.tensor(problem(1)[1])
+    before = torch.tensor(numbers(1, D, seed=5))
+    backbone = torch.tensor(numbers(4, D, seed=6), requires_grad=True)
+
+    def loss(backbone, solve):
+        features = torch.tanh(rows @ backbone)
+        weights = linalg.dual_update(features, targets, before, alpha) if solve else before
+        return (targets - features @ weights.T).square().mean()
+
+    slope, whole = (
+        torch.autograd.grad(loss(backbone, solve), backbone)[0] for solve in (False, True)
+    )
+    measured = float((loss(backbone, True) - loss(backbone - rate * slope, True)).detach())
+    predicted = f.first_order_backbone_first(rate, whole.numpy(), slope.numpy())
+    assert_close(predicted, measured, 0.01)
 
 
 def check_relative_ridge(f):

@@ -84,6 +84,12 @@ def least_rate(features, targets, kernel):
     return 2.0 * inner[1] * explained / (inner[-1] * top(invariant(features, kernel)))
 
 
+def all_layers_flow(features, residual, weights, kernel):
+    """(18): dR/dt = -(G R + K̃ R WᵀW) if W is trained, too."""
+    inner = centered(centered(kernel).T)
+    return -1.0 * (gram(features) @ residual + inner @ residual @ weights.T @ weights)
+
+
 def late_rate(features, targets, kernel):
     """(10): 2 ‖W‖² λ_min of K in the directions that the features leave out; one output."""
     weights = best_weights(features, targets, 0.0)
@@ -146,6 +152,14 @@ def rest_excess(features, residual, alpha, batch_size):
 def first_order(rate, *gradients):
     """(13): decrease of a loss by a gradient step, η Σ ‖g‖²."""
     return rate * sum(norm(gradient) ** 2 for gradient in gradients)
+
+
+def first_order_backbone_first(rate, whole, slope):
+    """(13): what a step on the backbone adds to the decrease that a solve alone would give.
+
+    ``whole`` is the gradient of ℓ(W'(θ), θ), ``slope`` that of ℓ(W_t, θ).
+    """
+    return rate * np.sum(whole * slope)
 
 
 def relative_slope(features, residual, weights, ridge):
