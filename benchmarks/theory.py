@@ -1,13 +1,14 @@
 """Wide networks against the equation in feature space (docs/theory.md), and descent on all layers.
 
 Full batch, float64, without ridge: one hidden layer of erf below four features, 32 rows of 12
-inputs, one output. For each width and seed, four figures:
+inputs, one output. For each width and seed:
 
 - the loss at the end of a run with steps of 0.01;
 - its late rate, between losses of 1e-6 and 1e-10, beside that of the equation with the kernel of
   the run's own start, and with the kernel of the limit of infinite width, in the same steps;
 - the deviation from each: the largest distance of the residuals of one step, relative to their
   size at the start;
+- the rate that is guaranteed from the start alone;
 - the losses of the closed form and of gradient descent on all layers, from the same backbone, each
   at the largest step with which its loss falls in every one of the first 100 steps (down to 1e-11).
 
@@ -136,7 +137,20 @@ def top(matrices: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(matrices)[:, -1]
 
 
-PARTS: dict[str, Any] = {"lazy": lazy, "largest steps": largest_steps}
+def bound(problem: Problem, place: Record) -> Record:
+    """The rate that is guaranteed from the start alone, for the limit kernel."""
+    network, rows = problem
+    features = centered(network.features(rows.inputs))
+    kernel = centered(centered(limit_kernel(rows.inputs, 1)).mT)
+    values = torch.linalg.eigvalsh(kernel)
+    _, residuals = solved(features, rows.targets)
+    explained = 2 * (loss_of(rows.targets) - loss_of(residuals))
+    invariant = features.mT @ torch.linalg.pinv(kernel, hermitian=True, rtol=1e-12) @ features
+    rate = 2 * values[:, 1] * explained / (values[:, -1] * top(invariant))
+    return {"bound": rate.tolist()}
+
+
+PARTS: dict[str, Any] = {"lazy": lazy, "largest steps": largest_steps, "bound": bound}
 
 
 # -- report ---------------------------------------------------------------------------------------
@@ -177,6 +191,14 @@ def report(records: list[Record]) -> None:
         for name in ("own", "limit"):
             ratios = np.array(r["rate"]) / r[f"rate_{name}"]
             print(f"{r['width']:8d} {name:6s}{cells(ratios, '7.3f')}")
+    print(
+        "\nGuaranteed rate (least and largest of the seeds), and the least late rate of the limit"
+    )
+    late = {r["width"]: min(r["rate_limit"]) for r in runs}
+    for r in records:
+        if r["part"] == "bound" and r["width"] in late:
+            ends = cells((min(r["bound"]), max(r["bound"]), late[r["width"]]), "10.4f")
+            print(f"{r['width']:8d}{ends}")
     print("\nEach at its largest step: median loss over seeds, by steps")
     print(f"{'width':>8s} {'':12s}{'step size':>10s}" + cells(SHOWN, "10d"))
     for r in records:
