@@ -1,8 +1,8 @@
 """Tables, pictures and verdicts of the paper's experiments, from the records of ``paper.py``.
 
-The limits of the verdicts were set before anything was measured: a claim about errors is *seen* if
-both orders of the closed form have the lower test error in at least four fifths of the cases, *seen
-in part* if at least one order has it in at least half of them. The page is ``paper_page.md``,
+The limits of the verdicts were set before the tables were looked at: a claim about errors is *seen*
+if both orders of the closed form have the lower test error in at least four fifths of the cases,
+*seen in part* if at least one order has it in at least half of them. The page is ``paper_page.md``,
 filled in.
 """
 
