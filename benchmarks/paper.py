@@ -169,7 +169,7 @@ FNO_RATES = {
 
 
 def train_operator(data: Callable[[int], Any], place: Record) -> Record:
-    """All rates on the first seed, the best of them on the others."""
+    """All rates on the first seed; on the others the best of them that diverges on none."""
     method = METHODS[place["method"]]
     setting = FNO | {"optimizer": method.optimizer, "loss": "squared"}
     setting |= {"batch_size": place["batch_size"], "epochs": place["epochs"]}
@@ -179,8 +179,10 @@ def train_operator(data: Callable[[int], Any], place: Record) -> Record:
         return run_one(data(seed), setting | {"lr": rate, "seed": seed})
 
     tried = {rate: once(rate, 0) for rate in FNO_RATES[method.optimizer]}
-    rate = min(tried, key=lambda rate: tried[rate]["valid"])
-    runs = [tried[rate], *(once(rate, seed) for seed in range(1, place["seeds"]))]
+    for rate in sorted(tried, key=lambda rate: tried[rate]["valid"]):
+        runs = [tried[rate], *(once(rate, seed) for seed in range(1, place["seeds"]))]
+        if all(np.isfinite(one["valid"]) for one in runs):
+            break
     lost = np.mean([not np.isfinite(one["valid"]) for one in tried.values()])
     return {
         "rate": rate,

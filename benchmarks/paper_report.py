@@ -304,7 +304,7 @@ def write_page(records: list[Record], path: Path) -> None:
     lines = ["| ms per epoch, batches of | " + " | ".join(map(str, sizes)) + " |"]
     lines.append("|---" * (len(sizes) + 1) + "|")
     for name in dict.fromkeys(method for method, _ in seconds):
-        cells = [f"{1e3 * seconds[name, size]:.0f}" for size in sizes]
+        cells = [f"{1e3 * seconds[name, size]:.1f}" for size in sizes]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     speed_lines = []
     for order in ORDERS:
@@ -342,15 +342,18 @@ def failures(records: list[Record]) -> str:
                     behind.append(f"{task}, batches of {size}, {name} ({best / final(rival):.2f})")
     text = "Cases in which the better order is behind all layers by more than a tenth (the ratio): "
     text += ("; ".join(behind) or "none") + "."
-    edges = [record for record in records if record.get("edge")]
-    measured = [record for record in records if "edge" in record]
-    text += f"\n\nIn {len(edges)} of {len(measured)} searches the best rate was the least or the "
-    text += "largest that was tried, so a wider search might help that method."
+    measured = [r for r in records if "edge" in r and r["kind"] != "memories"]
+    edges = {
+        name: [r["edge"] for r in measured if r["method"].startswith(name)]
+        for name in ("all layers", *ORDERS)
+    }
+    text += "\n\nThe best rate is the least or the largest that was tried (a wider search might help): "
+    text += ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in edges.items())
     lost = {
         name: np.mean([r["diverged"] for r in measured if r["method"].startswith(name)] or [0.0])
         for name in ("all layers", *ORDERS)
     }
-    text += " Share of the runs that diverged, over all rates tried: "
+    text += ". Share of the runs that diverged, over all rates tried: "
     return text + ", ".join(f"{name} {share:.1%}" for name, share in lost.items()) + "."
 
 
