@@ -347,7 +347,8 @@ def failures(records: list[Record]) -> str:
         name: [r["edge"] for r in measured if r["method"].startswith(name)]
         for name in ("all layers", *ORDERS)
     }
-    text += "\n\nThe best rate is the least or the largest that was tried (a wider search might help): "
+    text += "\n\nThe best rate is the least or the largest that was tried (a wider search might "
+    text += "help): "
     text += ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in edges.items())
     lost = {
         name: np.mean([r["diverged"] for r in measured if r["method"].startswith(name)] or [0.0])
