@@ -67,9 +67,12 @@ bench: env-test  ## speed and error beside peers; DATA=folder with the sets that
 RESULTS := benchmarks/results
 
 paper: env-test  ## the paper's experiments and docs/paper.md, from the records that are stored; DATA as above
-	$(BIN)/python benchmarks/theory.py --picture docs/theory.png > $(RESULTS)/theory.txt
-	$(BIN)/python benchmarks/one_step.py --picture docs/one_step.png > $(RESULTS)/one_step.txt
-	$(BIN)/python benchmarks/paper.py $(if $(DATA),--data $(DATA)) --page docs/paper.md --csv paper.csv > $(RESULTS)/paper.txt
+	$(BIN)/python benchmarks/theory.py --picture docs/theory.png > paper.tmp
+	mv paper.tmp $(RESULTS)/theory.txt
+	$(BIN)/python benchmarks/one_step.py --picture docs/one_step.png > paper.tmp
+	mv paper.tmp $(RESULTS)/one_step.txt
+	$(BIN)/python benchmarks/paper.py $(if $(DATA),--data $(DATA)) --page docs/paper.md --csv paper.csv > paper.tmp
+	mv paper.tmp $(RESULTS)/paper.txt
 	$(BIN)/python benchmarks/report.py
 
 clean:  ## remove the environments and caches
