@@ -18,7 +18,7 @@ from harness import Bench, Record, print_origin
 from skorch.callbacks import Callback
 
 from sklearn_cfll import CFLLRegressor
-from sklearn_cfll.linalg._proximal import choose_solver, conjugate_gradient_steps
+from sklearn_cfll.linalg import choose_solver, conjugate_gradient_steps
 
 BASE = {"rows": 16384, "columns": 20, "width": 128, "targets": 1, "batch": 256}
 BASE |= {"depth": 2, "members": 1}
