@@ -26,7 +26,14 @@ SCRIPTS = sorted(
     if "if __name__" in path.read_text() and path.stem not in NO_SCRIPT
 )
 SLOW = {"classification", "classifier_defaults", "columns", "cross_fitted", "field_ridge"}
-SLOW |= {"gpu", "honest", "large", "operators", "tables_as_they_come", "uci"}  # more than three seconds
+SLOW |= {
+    "gpu",
+    "honest",
+    "large",
+    "operators",
+    "tables_as_they_come",
+    "uci",
+}  # more than three seconds
 REPORTED = sorted(set(SCRIPTS) & {path.stem for path in RESULTS.glob("*.jsonl")})
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not in an installed package")
