@@ -27,7 +27,8 @@ SCRIPTS = sorted(
     if "if __name__" in path.read_text() and path.stem not in NO_SCRIPT
 )
 SLOW = {"classification", "classifier_defaults", "columns", "cross_fitted", "field_ridge"}
-SLOW |= {"gpu", "honest", "operators", "tables_as_they_come", "theory", "uci"}  # over three seconds
+# More than three seconds each.
+SLOW |= {"gpu", "honest", "large", "operators", "tables_as_they_come", "theory", "uci"}
 REPORTED = sorted(set(SCRIPTS) & {path.stem for path in RESULTS.glob("*.jsonl")})
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not in an installed package")
