@@ -46,7 +46,7 @@ class InstrumentAttributes(StateMixin):
 
     @property
     def preferred_(self) -> str:
-        """The regression with the smaller expected error."""
+        """The regression to rely on."""
         return self._fitted("preferred_").preferred
 
     @property

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
-from .._warnings import user_level
 from ..columns.rows import native
 from ..estimator.arrays import (
     as_columns,
@@ -24,16 +22,15 @@ from ..estimator.arrays import (
 )
 from ..estimator.checks import Checked
 from ..estimator.wild_targets import warn_of_wild_targets
+from .names import column_names, in_order
 from .networks import ROLES, NetworkPlan, is_own
 
 __all__ = [
     "InstrumentData",
-    "RedundantInstrumentWarning",
     "check_instrument_data",
     "check_new_rows",
     "check_stage1_sample",
     "fold_labels",
-    "warn_redundant",
 ]
 
 
@@ -42,8 +39,7 @@ __all__ = [
 LEAST_TOTAL, LARGEST_TOTAL = 1e-3, 1e15
 
 
-class RedundantInstrumentWarning(UserWarning):
-    """A column of Z duplicates a column of X or C, and so is not an instrument."""
+NO_NAMES: dict[str, tuple[str, ...] | None] = dict.fromkeys(("X", "Z", "C"))
 
 
 class InstrumentData(NamedTuple):
@@ -55,6 +51,7 @@ class InstrumentData(NamedTuple):
     C: np.ndarray | None
     sample_weight: np.ndarray | None  # with mean one, or None if all are equal
     total: float  # sum of the weights as given: the number of rows that they represent
+    names: dict[str, tuple[str, ...] | None] = NO_NAMES  # of the columns of X, Z and C
 
     @property
     def counts(self) -> np.ndarray | None:
@@ -71,6 +68,7 @@ def check_instrument_data(
     """Validate the arguments of fit with scikit-learn's checks and drop rows of weight zero."""
     y = None if y is None else as_values(as_targets(y), estimator)
     own = is_own(estimator.treatment_backbone)
+    names = {name: column_names(part) for name, part in (("X", X), ("Z", Z), ("C", C))}
     given = as_table(X, "X")
     with named_columns(given, "X"):
         X, y = validate_data(
@@ -109,7 +107,7 @@ def check_instrument_data(
     # Outliers of y are not clipped: this would bias the effect of the instruments.
     checked = Checked(X, np.flatnonzero(kept), y, relative, total / len(weights), False)
     warn_of_wild_targets(checked, "y")
-    return InstrumentData(X, y, Z, C, relative, total)
+    return InstrumentData(X, y, Z, C, relative, total, names)
 
 
 def check_stage1_sample(
@@ -128,6 +126,8 @@ def check_stage1_sample(
     with told_of("In `X_stage1`, called X here"):
         own = is_own(estimator.treatment_backbone)
         X = check_treatments(estimator, X, "X_stage1", own=own, min_samples=2)
+    Z = in_order(Z, main.names["Z"], "Z_stage1")
+    C = in_order(C, main.names["C"], "C_stage1")
     Z = check_side("Z_stage1", Z, X, shape=main.Z.shape[1:])
     return X, Z, check_side("C_stage1", C, X, shape=None if main.C is None else main.C.shape[1:])
 
@@ -135,7 +135,12 @@ def check_stage1_sample(
 def check_new_rows(
     estimator: Any, plan: NetworkPlan, X: Any, Z: Any, C: Any
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Validate inputs of a fitted estimator, whose shapes must be those of the fit."""
+    """Validate inputs of a fitted estimator, whose shapes must be those of the fit.
+
+    Columns of Z and C in a frame are put in the order of the fit. Those of X must be in order, as
+    scikit-learn's checks demand of every estimator.
+    """
+    Z, C = in_order(Z, plan.names["Z"], "Z"), in_order(C, plan.names["C"], "C")
     treatment, instrument, confounder = (plan.shapes[role] for role in ROLES)
     X = check_treatments(estimator, X, own=is_own(plan.recipes["treatment_backbone"]))
     if X.shape[1:] != treatment:
@@ -232,29 +237,3 @@ def fold_labels(
         labels.append(label[group.reshape(-1)])
         halves.append(half[group.reshape(-1)])
     return np.array(labels), np.array(halves)
-
-
-def warn_redundant(data: InstrumentData) -> None:
-    """Warn if a column of Z equals a column of X or C up to location and scale."""
-    if data.Z is None or data.Z.ndim != 2:
-        return
-    for name, other in (("X", data.X), ("C", data.C)):
-        if other is None or other.ndim != 2:
-            continue
-        pairs = np.abs(_normalised(data.Z).T @ _normalised(other))
-        for i, j in np.argwhere(pairs > 1 - 1e-10):
-            warnings.warn(
-                f"Column {i} of `Z` repeats column {j} of `{name}`. An instrument "
-                "affects the treatment and is not a regressor; put an exogenous column in `C` "
-                "only.",
-                RedundantInstrumentWarning,
-                stacklevel=user_level(),
-            )
-
-
-def _normalised(rows: np.ndarray) -> np.ndarray:
-    """Columns with mean zero and norm one; constant columns are zero."""
-    centered = rows - rows.mean(axis=0)
-    length = np.linalg.norm(centered, axis=0)
-    noise = 1e-12 * np.abs(rows).max(axis=0) * np.sqrt(len(rows))
-    return np.where(length > noise, centered / np.where(length > 0, length, 1.0), 0.0)

@@ -55,10 +55,9 @@ class FittedInstruments:
 
     @property
     def preferred(self) -> str:
-        """The regression with the smaller expected error, "instrument" or "direct"."""
-        return self.diagnostics.get(
-            "preferred", "instrument" if self.plan.n_first_stages else "direct"
-        )
+        """The regression to rely on, "instrument", "direct" or "neither"; "direct" without Z."""
+        preferred: str = self.diagnostics.get("preferred", "direct")
+        return preferred
 
     # -- packing ----------------------------------------------------------------------
 

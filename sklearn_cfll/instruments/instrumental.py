@@ -12,7 +12,8 @@ from .._compat import fit_context
 from ..estimator.arrays import as_targets, as_values, as_weights
 from ..training.torch_settings import default_modes, use_threads
 from .attributes import InstrumentAttributes
-from .data import check_instrument_data, check_new_rows, check_stage1_sample, warn_redundant
+from .data import check_instrument_data, check_new_rows, check_stage1_sample
+from .identification import check_identified
 from .parameters import CONSTRAINTS, warn_without_effect
 from .report import warn_of
 from .run import fit_instruments
@@ -109,8 +110,10 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
     stage1_score_ : float
         Coefficient of determination of the treatment, predicted by first stages that were not
         fitted to the row; NaN without instruments.
-    preferred_ : {"instrument", "direct"}
-        The regression with the smaller expected error (``diagnose=True``).
+    preferred_ : {"instrument", "direct", "neither"}
+        The regression to rely on: the one with the smaller expected squared error, but "neither" if
+        that were the one with instruments and they are weak. Without ``diagnose=True`` it is
+        never "direct".
     diagnostics_ : dict
         The figures that :meth:`summary` prints.
     history_ : list of dict
@@ -246,7 +249,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
             with default_modes(), use_threads(self.n_threads or 1):
                 data = check_instrument_data(self, X, y, Z, C, sample_weight)
                 first_sample = check_stage1_sample(self, X_stage1, Z_stage1, C_stage1, data)
-                warn_redundant(data)
+                check_identified(self, data)
                 warn_without_effect(self, data)
                 self._model = fit_instruments(self, data, first_sample)
         except BaseException:

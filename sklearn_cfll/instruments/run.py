@@ -15,6 +15,7 @@ from .cross_fit import Schedule, cross_fit
 from .data import InstrumentData, fold_labels
 from .fitted import FittedInstruments
 from .fold_models import FoldModels
+from .identification import linear_in_columns, linear_strength, warn_of_rank
 from .networks import ROLES, NetworkPlan, input_scale
 from .options import (
     DEFAULTS,
@@ -42,6 +43,10 @@ def fit_instruments(
     first_sample : tuple of X, Z and C, or None
         Separate sample for the first stage.
     """
+    strength = None
+    if data.Z is not None and linear_in_columns(estimator, data):
+        strength = linear_strength(data)
+        warn_of_rank(strength, data.names)
     plan = make_plan(estimator, data, 2 if estimator.cross_fit and first_sample is None else 1)
     scale = TargetScale.fit(data.y[:, None], data.sample_weight)
     outcome = scale.transform(data.y[:, None])
@@ -64,7 +69,9 @@ def fit_instruments(
     if estimator.diagnose:
         alone, schedule_alone = rows._replace(instrument=None), schedule._replace(halves=None)
         direct = train(estimator, plan.without_instruments(), alone, schedule_alone)
-    return replace(model, diagnostics=diagnose(model, direct, data, rows, schedule.labels))
+    return replace(
+        model, diagnostics=diagnose(model, direct, data, rows, schedule.labels, strength)
+    )
 
 
 def make_plan(estimator: Any, data: InstrumentData, n_parts: int) -> NetworkPlan:
@@ -84,6 +91,7 @@ def make_plan(estimator: Any, data: InstrumentData, n_parts: int) -> NetworkPlan
         device,
         DEFAULTS.dtype(estimator.precision, data.X.shape[:1], device),
         draw_seed(estimator.random_state),
+        data.names,
     )
 
 

@@ -22,9 +22,9 @@ from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.datasets import make_demand_design
 from sklearn_cfll.instruments.data import (
     InstrumentData,
-    RedundantInstrumentWarning,
     fold_labels,
 )
+from sklearn_cfll.instruments.identification import RedundantInstrumentWarning
 from sklearn_cfll.instruments.report import (
     DirectRegressionPreferredWarning,
     WeakInstrumentWarning,
