@@ -72,6 +72,10 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Whether to split the training rows of a fold into halves and predict the treatment of each
         half by a first stage fitted to the other. With False, weak instruments are not detected
         and the estimate is biased towards that of direct regression.
+    linear_part : bool, default=True
+        Whether to fit the networks to what a linear instrumental-variable regression leaves over,
+        net of a flexible function of C. How much of either is used is averaged over, weighted by
+        held-out likelihood. It requires columns and the default ``treatment_backbone``.
     diagnose : bool, default=True
         Whether to also fit the direct regression of y on X and C, with the same nets and folds,
         and set ``diagnostics_`` and ``preferred_``. A warning is issued if the instruments are weak
@@ -172,6 +176,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         n_folds: int = 4,
         n_repeats: int = 2,
         cross_fit: bool = True,
+        linear_part: bool = True,
         diagnose: bool = True,
         learning_rate: float = 0.01,
         batch_size: Any = "auto",
@@ -197,6 +202,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         self.n_folds = n_folds
         self.n_repeats = n_repeats
         self.cross_fit = cross_fit
+        self.linear_part = linear_part
         self.diagnose = diagnose
         self.learning_rate = learning_rate
         self.batch_size = batch_size

@@ -17,6 +17,7 @@ from .fitted import FittedInstruments
 from .fold_models import FoldModels
 from .identification import linear_in_columns, linear_strength, warn_of_rank
 from .networks import ROLES, NetworkPlan, input_scale
+from .offset import control_residuals, fit_offsets, has_offset
 from .options import (
     DEFAULTS,
     resolved,
@@ -25,7 +26,7 @@ from .options import (
     treatment_sizes,
 )
 from .report import diagnose
-from .stages import InstrumentRows
+from .stages import InstrumentRows, Offset
 
 __all__ = ["fit_instruments"]
 
@@ -60,7 +61,11 @@ def fit_instruments(
         torch.as_tensor(labels),
         torch.as_tensor(halves) if plan.n_first_stages == 2 else None,
     )
-    models = train(estimator, plan, rows, schedule, stage1_rows)
+    offsets = None
+    if has_offset(estimator, data):
+        residuals = control_residuals(data, plan.seed, estimator.n_threads)
+        offsets = fit_offsets(plan, data, outcome, float(scale.scale[0]), residuals, labels)
+    models = train(estimator, plan, rows, schedule, stage1_rows, offsets)
     found = resolved(estimator, plan, models.shrinkage, rows.n_rows)
     model = FittedInstruments(plan, scale, models, found)
     if data.Z is None:
@@ -101,6 +106,7 @@ def train(
     rows: InstrumentRows,
     schedule: Schedule,
     stage1_rows: InstrumentRows | None = None,
+    offsets: list[Offset] | None = None,
 ) -> FoldModels:
     """Cross-fitted training with the estimator's parameters."""
     both_features = plan.recipes["treatment_backbone"] is None and plan.n_raw > 0
@@ -108,14 +114,16 @@ def train(
         plan.build,
         rows,
         schedule,
-        training_settings(estimator, rows.n_rows),
+        training_settings(estimator, rows.n_rows, has_offset=offsets is not None),
         shrinkage_choices(
             estimator,
             schedule.n_rows,
             has_confounders=rows.confounder is not None,
             has_both_features=both_features,
+            has_offset=offsets is not None,
         ),
         plan.seed,
         stage1_rows,
+        offsets,
         print if estimator.verbose else None,
     )
