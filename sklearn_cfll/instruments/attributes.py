@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from ..estimator.packing import versions
@@ -48,6 +49,17 @@ class InstrumentAttributes(StateMixin):
     def preferred_(self) -> str:
         """The regression to rely on."""
         return self._fitted("preferred_").preferred
+
+    @property
+    def effect_(self) -> Bunch:
+        """Average effect of each treatment, with its errors."""
+        found = self._fitted("effect_").effect
+        if found is None:
+            raise AttributeError(
+                "`effect_` needs diagnose=True, and columns as inputs: it is not available for "
+                "user-defined networks of X or Z, or for samples of other shapes."
+            )
+        return Bunch(**found)
 
     @property
     def diagnostics_(self) -> dict[str, Any]:
