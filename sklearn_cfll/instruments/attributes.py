@@ -12,8 +12,8 @@ from ..estimator.packing import versions
 from ..estimator.state import StateMixin
 from .fitted import FittedInstruments
 from .networks import ROLES
-from .report import Summary, summarise
 from .state_checks import check_instruments, check_models, try_out
+from .summary import Summary, summarise
 
 __all__ = ["InstrumentAttributes"]
 
@@ -87,12 +87,13 @@ class InstrumentAttributes(StateMixin):
         return self._fitted("device_").plan.device
 
     def summary(self) -> Summary:
-        """Table of diagnostics: instrument strength, tests, size of confounding, fit.
+        """Tables: fit, strength of the instruments, average effect, tests, size of confounding.
 
         Returns
         -------
         Summary
-            It is printed as text, or as HTML in a notebook.
+            It is printed as text, or as HTML in a notebook. Its ``to_frame()`` and ``to_latex()``
+            give the effects.
         """
         check_is_fitted(self)
         return summarise(self._model)
