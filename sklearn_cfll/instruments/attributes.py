@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from ..estimator.packing import versions
 from ..estimator.state import StateMixin
 from .fitted import FittedInstruments
 from .networks import ROLES
-from .report import Summary, summarise
 from .state_checks import check_instruments, check_models, try_out
+from .summary import Summary, summarise
 
 __all__ = ["InstrumentAttributes"]
 
@@ -50,6 +51,17 @@ class InstrumentAttributes(StateMixin):
         return self._fitted("preferred_").preferred
 
     @property
+    def effect_(self) -> Bunch:
+        """Average effect of each treatment, with its errors."""
+        found = self._fitted("effect_").effect
+        if found is None:
+            raise AttributeError(
+                "`effect_` needs diagnose=True, and columns as inputs: it is not available for "
+                "user-defined networks of X or Z, or for samples of other shapes."
+            )
+        return Bunch(**found)
+
+    @property
     def diagnostics_(self) -> dict[str, Any]:
         """Figures on the instruments; empty without them."""
         return self._fitted("diagnostics_").diagnostics
@@ -75,12 +87,13 @@ class InstrumentAttributes(StateMixin):
         return self._fitted("device_").plan.device
 
     def summary(self) -> Summary:
-        """Table of diagnostics: instrument strength, tests, size of confounding, fit.
+        """Tables: fit, strength of the instruments, average effect, tests, size of confounding.
 
         Returns
         -------
         Summary
-            It is printed as text, or as HTML in a notebook.
+            It is printed as text, or as HTML in a notebook. Its ``to_frame()`` and ``to_latex()``
+            give the effects.
         """
         check_is_fitted(self)
         return summarise(self._model)

@@ -20,7 +20,7 @@ from ..estimator.arrays import (
     named_columns,
     told_of,
 )
-from ..estimator.checks import Checked
+from ..estimator.checks import Checked, check_groups
 from ..estimator.wild_targets import warn_of_wild_targets
 from .names import column_names, in_order
 from .networks import ROLES, NetworkPlan, is_own
@@ -37,6 +37,7 @@ __all__ = [
 # Limits of the sum of weights, which are numbers of repetitions. Outside of them results were
 # not finite.
 LEAST_TOTAL, LARGEST_TOTAL = 1e-3, 1e15
+FEWEST_GROUPS = 8  # the networks of the controls have eight folds
 
 
 NO_NAMES: dict[str, tuple[str, ...] | None] = dict.fromkeys(("X", "Z", "C"))
@@ -52,6 +53,7 @@ class InstrumentData(NamedTuple):
     sample_weight: np.ndarray | None  # with mean one, or None if all are equal
     total: float  # sum of the weights as given: the number of rows that they represent
     names: dict[str, tuple[str, ...] | None] = NO_NAMES  # of the columns of X, Z and C
+    groups: np.ndarray | None = None  # label of each row's cluster
 
     @property
     def counts(self) -> np.ndarray | None:
@@ -63,7 +65,7 @@ class InstrumentData(NamedTuple):
 
 
 def check_instrument_data(
-    estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any
+    estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any, groups: Any = None
 ) -> InstrumentData:
     """Validate the arguments of fit with scikit-learn's checks and drop rows of weight zero."""
     y = None if y is None else as_values(as_targets(y), estimator)
@@ -86,13 +88,20 @@ def check_instrument_data(
     Z = check_side("Z", Z, X, own=is_own(estimator.instrument_backbone))
     C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
     weights = np.ones(len(X)) if sample_weight is None else as_weights(sample_weight, X)
+    groups = None if groups is None else check_groups(groups, X)
     kept = weights > 0
     if kept.sum() < 4:
         raise ValueError(
             f"`sample_weight` must be positive for at least 4 rows, got {kept.sum()}: rows of "
             "weight zero are ignored."
         )
-    X, y, Z, C = (None if part is None else part[kept] for part in (X, y, Z, C))
+    X, y, Z, C, groups = (None if part is None else part[kept] for part in (X, y, Z, C, groups))
+    if groups is not None and (n_groups := len(np.unique(groups))) < FEWEST_GROUPS:
+        raise ValueError(
+            f"`groups` holds {n_groups} groups among the rows of positive weight. Rows of a group "
+            f"are held out together, and errors are clustered by group: at least {FEWEST_GROUPS} "
+            "groups are required."
+        )
     weights = weights[kept]
     shares = weights / weights.max()  # sums of weights near 1e308 overflow
     with np.errstate(over="ignore"):
@@ -107,7 +116,7 @@ def check_instrument_data(
     # Outliers of y are not clipped: this would bias the effect of the instruments.
     checked = Checked(X, np.flatnonzero(kept), y, relative, total / len(weights), False)
     warn_of_wild_targets(checked, "y")
-    return InstrumentData(X, y, Z, C, relative, total, names)
+    return InstrumentData(X, y, Z, C, relative, total, names, groups)
 
 
 def check_stage1_sample(
@@ -208,8 +217,38 @@ def fold_labels(
     Distinct rows, sorted by y, are assigned at random. Copies of a row stay together, since
     copies in the training and held-out rows would bias the held-out loss. Weights are therefore
     equivalent to repetitions, and neither the order of the rows nor the units of the columns
-    matter.
+    matter. With groups, all rows of a group stay together instead.
     """
+    order, group = _units_of_groups(data) if data.groups is not None else _distinct_rows(data)
+    n_groups = len(order)
+    if n_groups < 4:
+        raise ValueError(f"X and y have {n_groups} distinct rows; at least 4 are required.")
+    rng = np.random.RandomState(seed)
+    labels, halves = [], []
+    for _ in range(n_repeats):
+        label, half = np.empty((2, n_groups), dtype=int)
+        shuffled = order[rng.permutation(n_groups)]
+        # Folds have at least two units, since each half of a fold needs one.
+        label[shuffled] = np.arange(n_groups) % max(2, min(n_folds, n_groups // 2))
+        # Halves alternate within each fold, so that they are balanced in any union of folds.
+        for fold in range(label.max() + 1):
+            members = shuffled[label[shuffled] == fold]
+            half[members] = (np.arange(len(members)) + fold) % 2
+        labels.append(label[group])
+        halves.append(half[group])
+    return np.array(labels), np.array(halves)
+
+
+def _units_of_groups(data: InstrumentData) -> tuple[np.ndarray, np.ndarray]:
+    """Order of the groups by their mean of y, and the group of each row."""
+    assert data.groups is not None
+    _, group, size = np.unique(data.groups, return_inverse=True, return_counts=True)
+    group = group.reshape(-1)
+    return np.argsort(np.bincount(group, data.y) / size, kind="stable"), group
+
+
+def _distinct_rows(data: InstrumentData) -> tuple[np.ndarray, np.ndarray]:
+    """Order of the distinct rows by y, and the distinct row that each row equals."""
     columns = [part for part in (data.X, data.Z, data.C) if part is not None]
     digests = [
         hashlib.blake2b(b"".join(np.ascontiguousarray(part[i]).tobytes() for part in columns))
@@ -219,21 +258,4 @@ def fold_labels(
     keys = np.stack([hashes, np.array([float(v).hex() for v in data.y])])
     _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     # np.unique sorts by hash; sort groups by y instead, and ties by hash.
-    order = np.lexsort((hashes[first], data.y[first]))
-    n_groups = len(order)
-    if n_groups < 4:
-        raise ValueError(f"X and y have {n_groups} distinct rows; at least 4 are required.")
-    rng = np.random.RandomState(seed)
-    labels, halves = [], []
-    for _ in range(n_repeats):
-        label, half = np.empty((2, n_groups), dtype=int)
-        shuffled = order[rng.permutation(n_groups)]
-        # Folds have at least two rows, since each half of a fold needs one.
-        label[shuffled] = np.arange(n_groups) % max(2, min(n_folds, n_groups // 2))
-        # Halves alternate within each fold, so that they are balanced in any union of folds.
-        for fold in range(label.max() + 1):
-            members = shuffled[label[shuffled] == fold]
-            half[members] = (np.arange(len(members)) + fold) % 2
-        labels.append(label[group.reshape(-1)])
-        halves.append(half[group.reshape(-1)])
-    return np.array(labels), np.array(halves)
+    return np.lexsort((hashes[first], data.y[first])), group.reshape(-1)

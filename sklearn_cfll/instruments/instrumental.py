@@ -227,6 +227,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         X_stage1: Any = None,
         Z_stage1: Any = None,
         C_stage1: Any = None,
+        groups: Any = None,
     ) -> CFLLIVRegressor:
         """Fit both stages.
 
@@ -244,6 +245,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
             Weights are numbers of repetitions.
         X_stage1, Z_stage1, C_stage1 : optional
             Separate sample for the first stage, used instead of cross-fitting.
+        groups : array-like of shape (n_samples,), default=None
+            Clusters, such as persons of whom there are several rows. Rows of one are held out
+            together, and the errors of ``effect_`` are clustered.
 
         Returns
         -------
@@ -253,7 +257,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         before = dict(self.__dict__)
         try:
             with default_modes(), use_threads(self.n_threads or 1):
-                data = check_instrument_data(self, X, y, Z, C, sample_weight)
+                data = check_instrument_data(self, X, y, Z, C, sample_weight, groups)
                 first_sample = check_stage1_sample(self, X_stage1, Z_stage1, C_stage1, data)
                 check_identified(self, data)
                 warn_without_effect(self, data)

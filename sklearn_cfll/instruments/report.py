@@ -1,9 +1,8 @@
-"""Report of a fitted instrumental estimator on its instruments: figures, table, warnings."""
+"""Report of a fitted instrumental estimator on its instruments: figures and warnings."""
 
 from __future__ import annotations
 
 import warnings
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -26,11 +25,9 @@ from .diagnostics import (
 from .fitted import FittedInstruments
 from .fold_models import FoldModels
 from .identification import LinearStrength
-from .networks import is_own
 from .stages import InstrumentRows
 
-__all__ = ["DirectRegressionPreferredWarning", "Summary", "WeakInstrumentWarning", "diagnose"]
-__all__ += ["summarise", "warn_of"]
+__all__ = ["DirectRegressionPreferredWarning", "WeakInstrumentWarning", "diagnose", "warn_of"]
 
 # The effective F of the learned first stage differs between random states by a third or so (19 to
 # 27 on Card's data, where that of the linear one is 14). It replaces a weak one from this multiple
@@ -193,71 +190,3 @@ def warn_of(report: dict[str, Any]) -> None:
             DirectRegressionPreferredWarning,
             stacklevel=user_level(),
         )
-
-
-def summarise(model: FittedInstruments) -> Summary:
-    """The table of a fitted estimator."""
-    plan, models, report = model.plan, model.models, model.diagnostics
-    names = ("treatment", "instrument", "confounder")
-    columns = ", ".join(
-        f"{n} {name}{'' if n == 1 else 's'}"
-        for name, shape in zip(names, plan.shapes.values(), strict=True)
-        if shape and (n := int(np.prod(shape)))
-    )
-    own = any(is_own(recipe) for recipe in plan.recipes.values())
-    shrinkage = ", ".join(f"{name} {value:g}" for name, value in models.shrinkage._asdict().items())
-    table = [
-        ("Columns" if not own else "Inputs", columns),
-        ("Epochs (kept / trained)", f"{models.best_epoch} / {models.n_epochs}"),
-        ("Held-out stage-2 loss", f"{models.held_out_loss:.4f} of the variance of y"),
-        ("Shrinkage", shrinkage),
-    ]
-    if report:
-        table += [
-            ("Stage-1 R² (held out)", f"{report['stage1_score']:.3f}"),
-            (
-                "Effective F (learned instrument)",
-                f"{report['effective_f']:.2f} (weak below {report['critical_value']:.2f})",
-            ),
-            ("First-stage F", _test(report["first_stage_f"])),
-            ("Over-identification (Sargan)", _test(report["overidentification"])),
-            ("Wu-Hausman (is there confounding)", _test(report["wu_hausman"])),
-        ]
-    if "preferred" in report:
-        bias, cost = report["squared_bias"], report["variance_instrument"]
-        table += [
-            ("Confounding: squared bias of direct regression", f"{bias:.4g}"),
-            ("Variance: instrument / direct", f"{cost:.4g} / {report['variance_direct']:.4g}"),
-            ("Held-out loss: direct / instrument", f"{report['loss_ratio']:.3f}"),
-        ]
-    table.append(("Preferred", model.preferred))
-    return Summary("Instrumental-variable regression", table)
-
-
-def _test(result: tuple[Any, ...]) -> str:
-    statistic, df, p_value = result
-    if not np.isfinite(statistic):
-        return "not available (exactly identified)"
-    return f"{statistic:.3f}, df {', '.join(map(str, df))}, p {p_value:.3g}"
-
-
-class Summary:
-    """A table of labels and values, printed as text, or as HTML in a notebook."""
-
-    def __init__(self, title: str, rows: list[tuple[str, str]]) -> None:
-        self.title, self.rows = title, rows
-
-    def __str__(self) -> str:
-        width = max(len(label) for label, _ in self.rows)
-        lines = [f"{label:<{width}}  {value}" for label, value in self.rows]
-        rule = "-" * max(map(len, [self.title, *lines]))
-        return "\n".join([self.title, rule, *lines])
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>"
-            for label, value in self.rows
-        )
-        return f"<table><caption>{escape(self.title)}</caption>{cells}</table>"

@@ -13,6 +13,7 @@ from ..training.seeding import draw_seed
 from ..training.torch_settings import resolve_device
 from .cross_fit import Schedule, cross_fit
 from .data import InstrumentData, fold_labels
+from .effect import effect_of
 from .fitted import FittedInstruments
 from .fold_models import FoldModels
 from .identification import linear_in_columns, linear_strength, warn_of_rank
@@ -68,6 +69,7 @@ def fit_instruments(
     models = train(estimator, plan, rows, schedule, stage1_rows, offsets)
     found = resolved(estimator, plan, models.shrinkage, rows.n_rows)
     model = FittedInstruments(plan, scale, models, found)
+    model = replace(model, effect=effect_of(estimator, data, model))
     if data.Z is None:
         return model
     direct = None

@@ -78,6 +78,7 @@ PARTS: Fields = {
     "scale": is_scale,
     "resolved": is_dict,
     "diagnostics": is_dict,
+    "effect": lambda v: v is None or is_dict(v),
 }
 PLAN: Fields = {
     "recipes": lambda v: by_role(v, lambda part: True),
