@@ -247,10 +247,12 @@ class _Run:
         member = torch.tensor([[kind == group for kind in kinds] for group in groups])
         shares = member * weights.clamp_min(torch.finfo(weights.dtype).tiny)
         shares = shares / shares.sum(1, keepdim=True)
-        evidence: Any = 0.0
+        n_held = sum(training.held_out.n_rows for training in trainings)
+        repetitions, evidence = self.n_rows * n_repeats / n_held, torch.zeros(len(groups))
         for k, training in enumerate(trainings):
             records = [self.records[i][k].model for i in window]  # type: ignore[index]
-            found = log_evidence(training.networks, records, shares, training.held_out)
+            held = training.held_out
+            found = log_evidence(training.networks, records, shares, held, repetitions)
             evidence = evidence + found.cpu() / n_repeats
         return torch.softmax(evidence, 0).to(shares) @ shares
 

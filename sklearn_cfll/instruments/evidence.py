@@ -14,7 +14,11 @@ ROWS_PER_MOMENT = 8  # held-out rows per function of the instruments that residu
 
 
 def log_evidence(
-    networks: Networks, records: list[Model], shares: Tensor, held: InstrumentRows
+    networks: Networks,
+    records: list[Model],
+    shares: Tensor,
+    held: InstrumentRows,
+    repetitions: float = 1.0,
 ) -> Tensor:
     """Log-likelihood of groups of candidates at held-out rows of one fold; shape (g,).
 
@@ -34,6 +38,8 @@ def log_evidence(
         Weights of the candidates within each group.
     held : InstrumentRows
         Held-out rows.
+    repetitions : float
+        Number of rows that a weight of one stands for.
     """
     assert held.outcome is not None
     found = [structural_outcome(networks, model, held)[..., 0].double() for model in records]
@@ -43,10 +49,11 @@ def log_evidence(
     moments = (shares.to(told[0]) @ torch.stack(told).mean(0)).mT
     if held.instrument is not None and held.instrument.ndim == 2:
         moments = torch.cat([moments, held.instrument.double()], dim=1)
-    return moment_likelihood(residual.mT, moments, held.weight)
+    weight = residual.new_ones(held.n_rows) if held.weight is None else held.weight.double()
+    return moment_likelihood(residual.mT, moments, weight * repetitions)
 
 
-def moment_likelihood(residual: Tensor, functions: Tensor, weight: Tensor | None) -> Tensor:
+def moment_likelihood(residual: Tensor, functions: Tensor, weight: Tensor) -> Tensor:
     """Concentrated likelihood of limited information: ``-n/2 log(r'r / r'Mr)`` per column.
 
     The residuals of the true function are uncorrelated with all functions of the instruments and
@@ -57,23 +64,23 @@ def moment_likelihood(residual: Tensor, functions: Tensor, weight: Tensor | None
     ----------
     residual : Tensor of shape (n, g)
     functions : Tensor of shape (n, m)
-    weight : Tensor of shape (n,), or None
+    weight : Tensor of shape (n,)
+        Numbers of repetitions.
 
     Returns
     -------
     Tensor of shape (g,)
     """
-    n = len(residual)
-    root = residual.new_ones(n, 1) if weight is None else weight.to(residual).sqrt().unsqueeze(1)
-    centered = root * (functions - (functions * root.square()).sum(0) / root.square().sum())
+    n, root = float(weight.sum()), weight.to(residual).sqrt().unsqueeze(1)
+    centered = root * (functions - (functions * root.square()).sum(0) / n)
     length = centered.square().sum(0).sqrt()
     left, values, _ = torch.linalg.svd(
         centered / length.clamp_min(torch.finfo(length.dtype).tiny), full_matrices=False
     )
-    kept = left[:, : max(1, n // ROWS_PER_MOMENT)]
+    kept = left[:, : max(1, round(n / ROWS_PER_MOMENT))]
     kept = kept[:, values[: kept.shape[1]] > RANK * values[:1]]
     rows = root * residual
-    explained = (root.mT @ rows).square().sum(0) / root.square().sum()
+    explained = (root.mT @ rows).square().sum(0) / n
     explained = explained + (kept.mT @ rows).square().sum(0)
     share = (explained / rows.square().sum(0)).nan_to_num(0.0).clamp_max(1.0 - RANK)
-    return root.square().sum() / 2 * torch.log1p(-share)
+    return n / 2 * torch.log1p(-share)

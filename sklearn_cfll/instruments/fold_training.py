@@ -262,9 +262,12 @@ class FoldTraining:
             None if forward.weight is None else _double(forward.weight),
         )
         sizes = design.shape[1], forward.predicted.shape[1], nets.n_raw
-        weight = torch.stack(
-            [shrunken_fit(block, design_scale(*sizes, each), each.ridge) for each in shrinkages]
-        )
+        # Candidates that differ in the share of the offset have the same solution.
+        alike = [each._replace(offset=0.0) for each in shrinkages]
+        solved = {
+            each: shrunken_fit(block, design_scale(*sizes, each), each.ridge) for each in set(alike)
+        }
+        weight = torch.stack([solved[each] for each in alike])
         bias = block.target_mean - weight @ block.feature_mean
         share = weight.new_tensor([each.offset for each in shrinkages])
         if forward.offset is not None:

@@ -115,9 +115,10 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Coefficient of determination of the treatment, predicted by first stages that were not
         fitted to the row; NaN without instruments.
     preferred_ : {"instrument", "direct", "neither"}
-        The regression to rely on: the one with the smaller expected squared error, but "neither" if
-        that were the one with instruments and they are weak. Without ``diagnose=True`` it is
-        never "direct".
+        The regression to rely on. "neither" if the instruments are weak, or if the average slope of
+        the structural function and the linear slope differ in sign beyond their errors; "direct"
+        if its squared error is expected to be smaller (only with ``diagnose=True``, or without
+        Z).
     diagnostics_ : dict
         The figures that :meth:`summary` prints.
     history_ : list of dict

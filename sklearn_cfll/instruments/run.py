@@ -13,12 +13,12 @@ from ..training.seeding import draw_seed
 from ..training.torch_settings import resolve_device
 from .cross_fit import Schedule, cross_fit
 from .data import InstrumentData, fold_labels
-from .effect import effect_of
+from .effect import control_residuals, effect_of
 from .fitted import FittedInstruments
 from .fold_models import FoldModels
 from .identification import linear_in_columns, linear_strength, warn_of_rank
 from .networks import ROLES, NetworkPlan, input_scale
-from .offset import control_residuals, fit_offsets, has_offset
+from .offset import fit_offsets, has_offset
 from .options import (
     DEFAULTS,
     resolved,
@@ -62,14 +62,14 @@ def fit_instruments(
         torch.as_tensor(labels),
         torch.as_tensor(halves) if plan.n_first_stages == 2 else None,
     )
-    offsets = None
+    residuals = offsets = None
     if has_offset(estimator, data):
-        residuals = control_residuals(data, plan.seed, estimator.n_threads)
-        offsets = fit_offsets(plan, data, outcome, float(scale.scale[0]), residuals, labels)
+        residuals = control_residuals(estimator, data, plan.seed)
+        offsets = fit_offsets(plan, data, outcome, residuals, labels)
     models = train(estimator, plan, rows, schedule, stage1_rows, offsets)
     found = resolved(estimator, plan, models.shrinkage, rows.n_rows)
     model = FittedInstruments(plan, scale, models, found)
-    model = replace(model, effect=effect_of(estimator, data, model))
+    model = replace(model, effect=effect_of(estimator, data, model, residuals))
     if data.Z is None:
         return model
     direct = None
