@@ -6,18 +6,16 @@ from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted
 
 from .._compat import fit_context
 from ..estimator.arrays import as_targets, as_values, as_weights
 from ..training.torch_settings import default_modes, use_threads
 from .attributes import InstrumentAttributes
-from .data import check_instrument_data, check_new_rows, check_stage1_sample
+from .data import check_instrument_data, check_stage1_sample
 from .identification import check_identified
 from .parameters import CONSTRAINTS, warn_without_effect
 from .report import warn_of
 from .run import fit_instruments
-from .stages import InstrumentRows
 
 __all__ = ["CFLLIVRegressor"]
 
@@ -114,6 +112,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         The regression to rely on: the one with the smaller expected squared error, but "neither" if
         that were the one with instruments and they are weak. Without ``diagnose=True`` it is
         never "direct".
+    effect_ : Bunch
+        Average effect of each treatment, with errors and confidence sets; its entries are listed
+        at the attribute. Only with ``diagnose=True`` and columns as inputs.
     diagnostics_ : dict
         The figures that :meth:`summary` prints.
     history_ : list of dict
@@ -318,9 +319,3 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         with use_threads(self.n_threads or 1):
             fitted = self._model.predict(rows) if Z is None else self._model.projected(rows)
         return r2_score(y, fitted, sample_weight=sample_weight)
-
-    def _rows(self, X: Any, Z: Any, C: Any) -> InstrumentRows:
-        """Validated inputs on the device."""
-        check_is_fitted(self)
-        plan = self._model.plan
-        return plan.rows(*check_new_rows(self, plan, X, Z, C))
