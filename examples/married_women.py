@@ -58,8 +58,8 @@ def conclusion(model: CFLLIVRegressor, least_squares: float) -> str:
         f"{'not ' if sargan >= 0.05 else ''}contradict each other (Sargan's p-value "
         f"{sargan:.2f}; both may be wrong together). With 95% confidence the effect lies between "
         f"{low:.3f} and {high:.3f} (Anderson-Rubin): zero is "
-        f"{'not ' if not low <= 0 <= high else ''}compatible with the data, and least squares "
-        f"({least_squares:.3f}) {'is' if low <= least_squares <= high else 'is not'}. "
+        f"{'inside' if low <= 0 <= high else 'outside'} this set, and the slope of least squares, "
+        f"{least_squares:.3f}, is {'inside' if low <= least_squares <= high else 'outside'}. "
         f"The regression to rely on is, says the summary: {model.preferred_}."
     )
 
