@@ -28,7 +28,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[plot,test,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[plot,onnx,test,dev]'
 	touch $@
 
 env: $(VENV)/.installed  ## environment with the package and matplotlib

@@ -173,9 +173,14 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
-        self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
+        self,
+        X: Any,
+        y: Any = None,
+        classes: Any = None,
+        sample_weight: Any = None,
+        categories: Any = None,
     ) -> CFLLClassifier:
-        """Train for one epoch on these rows; the first call determines classes, sizes and bins.
+        """Train for one epoch on these rows; the first call fixes classes, sizes, bins and levels.
 
         After ``fit``, a few rows change the model little: they are added to the moments from which
         the last layer is solved, and the backbone is updated in proportion to their number relative
@@ -190,6 +195,10 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         classes : array-like of shape (n_classes,), default=None
             All classes that will occur; required in the first call if y lacks some of them. By
             default, the classes of the first rows are used.
+        categories : dict, default=None
+            All levels of categories that will occur, by the column's name or index; a level of
+            text or a number. By default the levels of the first rows are used, and later ones
+            count as gaps.
 
         Returns
         -------
@@ -206,7 +215,7 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
                         f"was: {self.classes_!r}. Omit it, or fit again."
                     )
             try:
-                return self._partial_fit(X, y, sample_weight)
+                return self._partial_fit(X, y, sample_weight, categories)
             finally:
                 self.__dict__.pop("_given_classes", None)
 

@@ -165,8 +165,10 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
         self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CFLLRegressor:
-        """Train for one epoch on these rows; the first call determines sizes and bins.
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, categories: Any = None
+    ) -> CFLLRegressor:
+        """Train for one epoch on these rows; the first call determines sizes, bins and levels.
 
         After ``fit``, a few rows change the model little: they are added to the moments from which
         the last layer is solved, and the backbone is updated in proportion to their number relative
@@ -178,12 +180,16 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
         ----------
         X, y, sample_weight
             As in :meth:`fit`.
+        categories : dict, default=None
+            All levels of categories that will occur, by the column's name or index; a level of
+            text or a number. By default the levels of the first rows are used, and later ones
+            count as gaps.
 
         Returns
         -------
         self
         """
-        return self._partial_fit(X, y, sample_weight)
+        return self._partial_fit(X, y, sample_weight, categories)
 
     @default_modes()
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:

@@ -91,6 +91,13 @@ def pictures():
     }
 
 
+def sales():
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    Path("sales").mkdir()
+    parquet.write_table(arrow.table({"size": X[:, 0], "price": y}), "sales/part.parquet")
+    return {}
+
+
 def fitted():
     return {"model": CFLLRegressor(random_state=0).fit(X[:150], y[:150]), "X": X}
 
@@ -105,6 +112,7 @@ GIVEN = {
     "Uncertainty": fitted,
     "Instrumental variables": instruments,
     "Pictures": pictures,
+    "Larger than memory": sales,
     "After fitting": lambda: fitted() | {"X_more": X[150:], "y_more": y[150:]},
 }
 

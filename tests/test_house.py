@@ -22,6 +22,7 @@ ROOMS = (
     "training",
     "heads",
     "backbones",
+    "data",
     "columns",
     "linalg",
     "datasets",

@@ -55,9 +55,21 @@ class Blocks(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.widths = list(widths)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        blocks = zip(self.networks, inputs.split(self.widths, -1), strict=True)
-        return torch.cat([network(block) for network, block in blocks], dim=-1)
+    def forward(self, inputs: Tensor, *scale: Tensor) -> Tensor:
+        blocks = zip(*(part.split(self.widths, -1) for part in (inputs, *scale)), strict=True)
+        networks = zip(self.networks, blocks, strict=True)
+        return torch.cat([network(*block) for network, block in networks], dim=-1)
+
+
+class MemberNetworks(nn.Sequential):
+    """Layers of m networks, of which the first takes the scale of each input too."""
+
+    takes_scale = True
+
+    def forward(self, inputs: Tensor, *scale: Tensor) -> Tensor:
+        for part in self:
+            inputs, scale = part(inputs, *scale), ()
+        return inputs
 
 
 class MemberLinear(nn.Module):
@@ -86,9 +98,11 @@ class MemberLinear(nn.Module):
         for parameter in (self.weight, self.bias):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Outputs; ``scale`` (m, 1, p) multiplies the inputs of each network."""
         inputs = inputs.expand(len(self.weight), *inputs.shape[-2:])
-        return torch.baddbmm(self.bias, inputs, self.weight)
+        weight = self.weight if scale is None else self.weight * scale.mT
+        return torch.baddbmm(self.bias, inputs, weight)
 
 
 def seeded_linear(in_features: int, out_features: int, generator: torch.Generator | None) -> Any:
@@ -190,7 +204,7 @@ class MLPBackbone(BaseEstimator):
                 stacklevel=user_level(),
             )
         network = self._network(input_shape[0], sizes, widths, generator)
-        return network if self.n_members == 1 else nn.Sequential(network, JoinMembers())
+        return network if self.n_members == 1 else MemberNetworks(network, JoinMembers())
 
     def _network(
         self,
@@ -200,9 +214,9 @@ class MLPBackbone(BaseEstimator):
         generator: torch.Generator | None,
     ) -> nn.Module:
         """The network, or all members of an ensemble."""
-        m = len(widths)
+        m, kind = len(widths), nn.Sequential if self.n_members == 1 else MemberNetworks
         if m < 2:
-            return nn.Sequential(*self._layers(n_inputs, sizes, generator))
+            return kind(*self._layers(n_inputs, sizes, generator))
         if min(sizes) < m:
             raise ValueError(
                 f"Each of `hidden_layer_sizes` is split among {m} encodings of the columns and "
@@ -212,7 +226,7 @@ class MLPBackbone(BaseEstimator):
         shares = [size // m for size in sizes]
         first = [size - (m - 1) * share for size, share in zip(sizes, shares, strict=True)]
         networks = [
-            nn.Sequential(*self._layers(width, shares if i else first, generator))
+            kind(*self._layers(width, shares if i else first, generator))
             for i, width in enumerate(widths)
         ]
         return Blocks(widths, networks)

@@ -22,6 +22,9 @@ from .scaling import RobustStandardize, Standardize
 __all__ = ["ENCODERS", "ColumnEncoder", "Encoded", "EncodedColumns"]
 
 
+TAKES = "takes_scale"  # attribute of networks whose forward takes the scale of each input too
+
+
 class ColumnEncoder(BaseEstimator):
     """Recipe of what a network sees of a table's columns.
 
@@ -167,9 +170,9 @@ class EncodedColumns(nn.Module):
             parts = [each for part in parts for each in (part, found)] or [found]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, scaled: bool = True) -> Tensor:
         encoded = self.encode(rows)
-        return encoded if self.column_scale is None else encoded * self.column_scale
+        return encoded if self.column_scale is None or not scaled else encoded * self.column_scale
 
     def units(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised numbers and indicators (n, q), and the change of an input per unit of each.
@@ -190,11 +193,18 @@ class EncodedColumns(nn.Module):
 
 
 class Encoded(nn.Module):
-    """A network behind the encoding of a table's columns."""
+    """A network behind the encoding of a table's columns.
+
+    Scales that members have of their own go to the weights of a network that ``takes_scale``, as a
+    second argument: it has far fewer weights than m times a batch has entries.
+    """
 
     def __init__(self, columns: EncodedColumns, network: nn.Module) -> None:
         super().__init__()
         self.columns, self.network = columns, network
 
     def forward(self, rows: Tensor) -> Any:
-        return self.network(self.columns(rows))
+        scale = self.columns.column_scale
+        if rows.ndim > 2 or scale is None or scale.ndim < 3 or not hasattr(self.network, TAKES):
+            return self.network(self.columns(rows))
+        return self.network(self.columns(rows, scaled=False), scale)

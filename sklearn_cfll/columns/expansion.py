@@ -31,10 +31,13 @@ class Levels(NamedTuple):
         Number of levels of a category, whose codes are 0, 1, ...; 0 for a column of numbers.
     ordered : bool
         Whether the order of the levels means something.
+    given : bool
+        Whether levels may be in later rows only: none is then pooled because it is rare.
     """
 
     n_levels: int = 0
     ordered: bool = False
+    given: bool = False
 
 
 NUMBER = Levels()
@@ -134,6 +137,8 @@ class Expansion(EncoderModule):
         slots, gap_slots = [], []
         for column in categories:
             weight = counts[column]
+            if levels[column].given:
+                weight = np.maximum(weight, LEAST_ROWS)
             slot = np.full(len(weight), -1)
             frequent = np.argsort(-weight, kind="stable")[: MOST_INDICATORS - 1]
             for level in np.sort(frequent[weight[frequent] >= LEAST_ROWS]):

@@ -230,4 +230,4 @@ def _as_number(value: Any, label: str) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{label} holds {value!r:.60}, which is no float64: {error}.") from error
+        raise kind(f"{label} holds {value!r:.60}, which is no float64 number: {error}.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
@@ -31,15 +31,18 @@ class ColumnContent(NamedTuple):
         Sorted levels of a category; those of an ordered category in its order. None for numbers. A
         column of gaps alone has no levels: whatever comes later counts as a gap.
     ordered : bool
+    given : bool
+        Whether the user listed the levels, some of which may be in later rows only.
     """
 
     levels: tuple[Any, ...] | None = None
     ordered: bool = False
+    given: bool = False
 
     @property
     def coded(self) -> Levels:
-        """Number of levels, and whether they are ordered."""
-        return NUMBER if self.levels is None else Levels(len(self.levels), self.ordered)
+        """Number of levels, whether they are ordered, and whether they were given."""
+        return NUMBER if self.levels is None else Levels(len(self.levels), *self[1:])
 
     @property
     def holds_text(self) -> bool:
@@ -61,7 +64,13 @@ class TableReader:
         self.contents, self.names = tuple(contents), names
 
     @classmethod
-    def fit(cls, X: Any, categorical: Categorical, name: str = "X") -> TableReader | None:
+    def fit(
+        cls,
+        X: Any,
+        categorical: Categorical,
+        name: str = "X",
+        categories: Mapping[Any, Any] | None = None,
+    ) -> TableReader | None:
         """A reader for tables like X; None if NumPy makes the same numbers of all columns.
 
         Parameters
@@ -72,20 +81,40 @@ class TableReader:
             categories, text and objects that are text.
         name : str
             Name of the argument in messages.
+        categories : dict, optional
+            All levels of some columns, which are categories, by name or index.
         """
         frame = as_frame(X)
         titles = list(range(X.shape[1])) if frame is None else list(frame.columns)
         chosen = _chosen(categorical, titles)
+        given = {
+            _position(each, titles, "categories"): levels
+            for each, levels in (categories or {}).items()
+        }
+        for position in given:
+            chosen[position] = True
         columns = list(columns_of(X, name, [each is not True for each in chosen]))
         contents = [_content(each, pick) for each, pick in zip(columns, chosen, strict=True)]
+        for position, levels in given.items():
+            contents[position] = _with_given(contents[position], columns[position], levels)
         if all(each.is_plain for each in columns) and all(c.levels is None for c in contents):
             return None
         return cls(contents, None if frame is None else list(map(str, titles)))
+
+    @classmethod
+    def of_numbers(cls, n_columns: int) -> TableReader:
+        """A reader for columns of numbers, whatever their names."""
+        return cls([ColumnContent()] * n_columns, None)
 
     @property
     def levels(self) -> list[Levels]:
         """What each column holds, for :class:`~sklearn_cfll.columns.expansion.Expansion`."""
         return [each.coded for each in self.contents]
+
+    def levels_of(self, given: Any) -> tuple[Any, ...] | None:
+        """Levels of a column, by name or index."""
+        names = range(len(self.contents)) if self.names is None else self.names
+        return self.contents[_position(given, list(names), "categories")].levels
 
     def in_order(self, X: Any) -> Any:
         """X with the columns of a frame in the order of the fit, if it has the same names."""
@@ -162,26 +191,28 @@ def _chosen(categorical: Categorical, names: list[Any]) -> list[bool | Literal["
     return list(chosen)
 
 
-def _position(given: Any, names: list[Any]) -> int:
+def _position(given: Any, names: list[Any], argument: str = "categorical_features") -> int:
     """Position of a column that is given by its name or its index."""
     if isinstance(given, str):
         if given not in names:
             known = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
             raise ValueError(
-                f"`categorical_features` names {given!r}, but the columns of X are {known}. Use "
-                'names of a frame\'s columns, indices, a mask, "from_dtype" or None.'
+                f"`{argument}` names {given!r}, but the columns of X are {known}. Use names of a "
+                "frame's columns, or indices"
+                + ("." if argument == "categories" else ', a mask, "from_dtype" or None.')
             )
         return names.index(given)
     if not isinstance(given, Integral) or isinstance(given, bool | np.bool_):
         raise ValueError(
-            "`categorical_features` must hold names, indices or booleans, one kind throughout, "
-            f"got {given!r}."
+            f"`{argument}` must hold names or indices"
+            + ("" if argument == "categories" else ", or booleans throughout")
+            + f", got {given!r}."
         )
     index = int(given)
     if not -len(names) <= index < len(names):
         raise ValueError(
-            f"`categorical_features` holds the index {index}, but X has {len(names)} columns, "
-            f"0 to {len(names) - 1}."
+            f"`{argument}` holds the index {index}, but X has {len(names)} columns, 0 to "
+            f"{len(names) - 1}."
         )
     return index % len(names)
 
@@ -211,6 +242,28 @@ def _levels_of(column: Column) -> ColumnContent:
     if many and not _warn_of_numbers(column, found):
         _warn_of_identifiers(column, found)
     return ColumnContent(tuple(sorted(found)))
+
+
+def _with_given(content: ColumnContent, column: Column, given: Any) -> ColumnContent:
+    """The content of a column whose levels the user listed."""
+    listed = [given] if isinstance(given, str) or np.ndim(given) == 0 else list(given)
+    text = content.holds_text or any(isinstance(each, str) for each in listed)
+    levels = list(dict.fromkeys(str(each) if text else float(each) for each in listed))
+    known = list(content.levels or ())
+    unlisted = [each for each in known if each not in levels]
+    if unlisted:
+        raise ValueError(
+            f"{column.label} holds {unlisted[0]!r:.60}, which `categories` does not list. Add it, "
+            "or omit the column: its levels are then those of the first rows."
+        )
+    if not content.ordered:
+        levels = sorted(levels)
+    elif [each for each in levels if each in known] != known:
+        raise ValueError(
+            f"`categories` lists the levels of {column.label}, an ordered category, in another "
+            f"order than its dtype: {known!r:.120}. List them in that order."
+        )
+    return ColumnContent(tuple(levels), content.ordered, given=True)
 
 
 def _warn_of_numbers(column: Column, levels: set[str]) -> bool:

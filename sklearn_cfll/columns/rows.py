@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 __all__ = ["ChosenRows", "DatasetRows", "ExpandedRows", "Rows", "as_rows", "as_tensor"]
-__all__ += ["check_unmasked", "from_numpy", "native", "trainable"]
+__all__ += ["Together", "check_unmasked", "from_numpy", "items_at", "native", "stacked"]
+__all__ += ["trainable"]
 
 CPU = torch.device("cpu")
 
@@ -96,9 +97,10 @@ class DatasetRows:
 
     def __init__(self, data: Dataset[Any], device: torch.device, dtype: Any) -> None:
         self.device, self.dtype, self.data = device, dtype, data
-        first = _inputs(data[0])
+        first = inputs_of(items_at(data, [0]))
         self.names = list(first) if isinstance(first, dict) else None
-        self.shape: tuple[int, ...] = (len(data), *(() if isinstance(first, dict) else first.shape))  # type: ignore[arg-type]
+        own = () if isinstance(first, dict) else first.shape[1:]
+        self.shape: tuple[int, ...] = (len(data), *own)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -106,14 +108,11 @@ class DatasetRows:
     def take(self, indices: Tensor | slice) -> Any:
         if isinstance(indices, slice):
             indices = torch.arange(len(self))[indices]
-        items = [_inputs(self.data[i]) for i in indices.tolist()]
+        found = inputs_of(items_at(self.data, indices.tolist()))
         if self.names is None:
-            return cast(_check_finite(torch.stack(items), indices), self.device, self.dtype)
+            return cast(_check_finite(found, indices), self.device, self.dtype)
         dtypes = self.dtype or {}
-        return {
-            name: cast(torch.stack([item[name] for item in items]), self.device, dtypes.get(name))
-            for name in self.names
-        }
+        return {name: cast(found[name], self.device, dtypes.get(name)) for name in self.names}
 
 
 class NamedRows:
@@ -211,12 +210,40 @@ def _check_finite(rows: Tensor, indices: Tensor) -> Tensor:
     return rows
 
 
-def _inputs(item: Any) -> Any:
-    """The inputs of a Dataset's item: a tensor, or a dict of named tensors."""
-    inputs = item[0] if isinstance(item, tuple | list) else item
-    if isinstance(inputs, Mapping):
-        return {name: as_tensor(part) for name, part in inputs.items()}
-    return as_tensor(inputs)
+class Together(NamedTuple):
+    """Items of a data set whose parts are stacked already."""
+
+    parts: tuple[Any, ...]
+
+
+def items_at(data: Any, indices: Sequence[int]) -> Any:
+    """Items of a data set, fetched in one call where it can: a list, or :class:`Together`."""
+    if isinstance(data, TensorDataset):
+        return Together(tuple(tensor[list(indices)] for tensor in data.tensors))
+    if isinstance(data, Subset):
+        return items_at(data.dataset, [data.indices[i] for i in indices])
+    if hasattr(data, "__getitems__"):
+        return data.__getitems__(list(indices))
+    return [data[i] for i in indices]
+
+
+def inputs_of(items: Any) -> Any:
+    """The inputs of some items: a tensor, or a dict of named tensors."""
+    if isinstance(items, Together):
+        return as_tensor(items.parts[0])
+    inputs = [item[0] if isinstance(item, tuple | list) else item for item in items]
+    if isinstance(inputs[0], Mapping):
+        return {name: stacked([each[name] for each in inputs]) for name in inputs[0]}
+    return stacked(inputs)
+
+
+def stacked(items: list[Any]) -> Tensor:
+    """One tensor of several values: tensors, or arrays, which are stacked first."""
+    if isinstance(items[0], Tensor):
+        return trainable(torch.stack(items))
+    return as_tensor(
+        np.ma.stack(items) if isinstance(items[0], np.ma.MaskedArray) else np.stack(items)
+    )
 
 
 def check_unmasked(value: Any, name: str) -> Any:

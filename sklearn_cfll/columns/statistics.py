@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,15 +45,20 @@ def quantiles(rows: Tensor, sample_weight: Tensor | None, n_parts: int) -> Tenso
     Tensor of shape (p, n_parts + 1), float64
         On the CPU; each entry is a value of the column.
     """
-    values, order = rows.cpu().sort(0)
-    weights = torch.ones(len(rows)) if sample_weight is None else sample_weight.cpu()
-    weights = weights.double()[order].masked_fill(values.isnan(), 0.0)  # NaN is sorted last
-    passed = weights.cumsum(0).T.contiguous()
+    columns = rows.cpu().T.contiguous()
+    if sample_weight is None:  # a sort of values alone is several times as fast
+        values = torch.from_numpy(np.sort(columns.numpy(), axis=1))  # NaN is sorted last
+        known = (~values.isnan()).sum(1, keepdim=True)
+        passed = torch.arange(1, len(rows) + 1).minimum(known).double()
+    else:
+        values, order = columns.sort(1)
+        weights = sample_weight.cpu().double()[order].masked_fill(values.isnan(), 0.0)
+        passed = weights.cumsum(1)
     wanted = torch.arange(1, n_parts + 1).double().div(n_parts) * (1.0 - ROUNDING)
     positions = torch.searchsorted(passed, passed[:, -1:] * wanted)
     first = (passed == 0).sum(1, keepdim=True)  # rows of weight zero are ignored
     positions = torch.cat([first, positions], dim=1).clamp_max(len(rows) - 1)
-    return values.T.gather(1, positions).double()
+    return values.gather(1, positions).double()
 
 
 def input_statistics(

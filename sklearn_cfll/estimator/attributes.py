@@ -11,6 +11,7 @@ from torch import nn
 
 from ..training.net import CFLLNet
 from ..training.torch_settings import default_modes
+from .exported import export, write_onnx
 from .fitted import FittedModel
 from .known_rows import KnownRows
 from .left_out import honest
@@ -144,22 +145,61 @@ class FittedAttributes(StateMixin):
             return map_tensors(rows.X)
 
     @default_modes()
-    def to_torch(self: Any) -> nn.Module:
-        """Export a plain module that maps numbers to predictions and ends in an ``nn.Linear``.
+    def to_torch(self: Any, output: str = "prediction") -> nn.Module:
+        """Export a plain module that maps numbers to predictions.
 
         It takes what :meth:`encode` makes of X: X itself, unless a table has gaps or categories.
         The module includes the scaling of inputs and targets. If the last layer was split off a
         network, it is put back with the fitted weights (a 1 × 1 convolution stays one). The module
         is on the CPU, in evaluation mode and independent of the estimator.
 
+        Parameters
+        ----------
+        output : {"prediction", "probabilities", "mean_std"}, default="prediction"
+            What the module returns. "prediction": predictions (n, ..., k); for a classifier, its
+            decision values. The module ends in an ``nn.Linear``. "probabilities": those of
+            ``predict_proba``. "mean_std": predictions and standard deviations of new observations,
+            two tensors of shape (n, k), as ``predict(X, return_std=True)`` returns them.
+
         Returns
         -------
         torch.nn.Module
-            Its output has shape (n, ..., k) and holds the decision values for a classifier. Named
-            inputs are keyword arguments, and integer inputs of embeddings are ``torch.int64``.
+            Named inputs are keyword arguments, and integer inputs of embeddings are
+            ``torch.int64``.
+
+        Raises
+        ------
+        ValueError
+            If the estimator does not have this output.
         """
         check_is_fitted(self)
-        return self._model.to_torch(self._decision_threshold)
+        return export(self, output)
+
+    @default_modes()
+    def to_onnx(self: Any, file: Any, X: Any, output: str = "prediction") -> None:
+        """Write the module of :meth:`to_torch` as an ONNX file, which takes any number of rows.
+
+        Requires ``pip install 'sklearn-cfll[onnx]'``.
+
+        Parameters
+        ----------
+        file : path-like
+        X : array-like of shape (n_samples, ...)
+            A few rows like those to be predicted. The input of the file is called ``X``, or has the
+            names of named inputs; it takes what :meth:`encode` makes of such rows, in that dtype.
+        output : {"prediction", "probabilities", "mean_std"}, default="prediction"
+            As in :meth:`to_torch`. The outputs of the file are called ``prediction``,
+            ``probabilities``, or ``prediction`` and ``std``.
+
+        Raises
+        ------
+        ImportError
+            If ``onnx`` or ``onnxscript`` is missing.
+        ValueError
+            If the estimator does not have this output.
+        """
+        check_is_fitted(self)
+        write_onnx(export(self, output), file, self.encode(X), output)
 
     # -- state ----------------------------------------------------------------------
 

@@ -16,10 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from .._compat import CallbackSupportMixin, fit_context
 from .._warnings import user_level
 from ..backbones.recipe import input_shape_of
+from ..data.blocks import is_stream
 from ..final_solve.refit import Refit
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
-from ..training.torch_settings import default_modes, use_threads
+from ..training.progress import Progress
+from ..training.torch_settings import use_threads
 from .attributes import FittedAttributes
 from .checks import Checked, check_data, check_inputs, check_sample_shape
 from .defaults import DEFAULTS, Defaults
@@ -27,6 +29,7 @@ from .effects import warn_of_fixed_features
 from .fitted import FittedModel, new_offset
 from .incremental import IncrementalMixin
 from .inputs import out_of_range
+from .keeping import PreviousFitKept
 from .known_rows import KnownRows
 from .left_out import honest_outputs
 from .parameters import CONSTRAINTS, CheckedParameters
@@ -34,13 +37,16 @@ from .plan import Plan, make_plan, prediction_batch
 from .run import Run, new_net, standardise_inside
 from .scaled_columns import may_scale_columns, scale_columns
 from .split import Parts, parts_of
+from .streaming import StreamingMixin
 from .tables import encodes_columns
 from .targets import TargetScale
 from .validation_scale import warn_of_useless_validation
 
 
 class BaseCFLL(
+    PreviousFitKept,
     IncrementalMixin,
+    StreamingMixin,
     FittedAttributes,
     CheckedParameters,
     CallbackSupportMixin,
@@ -120,12 +126,14 @@ class BaseCFLL(
         X : array-like, sparse matrix or torch Dataset of shape (n_samples, n_features), or dict
             If its columns are encoded, a table may be a frame or an array with gaps, categories and
             text. With a ``backbone``, samples may have any shape (images, fields). A numpy memory
-            map or
-            a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch. A dict
-            of arrays of n_samples rows each is passed as keyword arguments to the forward of the
-            backbone; a hyperparameter search, which selects rows, needs a
-            ``skorch.helper.SliceDict`` instead. Integers stay integers (``torch.int64``) if the
-            backbone does not accept floats, for example because it is an ``nn.Embedding``.
+            map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch.
+            A :class:`~sklearn_cfll.data.ParquetDataset`, a DataLoader or an IterableDataset of such
+            pairs is read in order, at constant memory: a first pass draws a sample, from which the
+            columns and the targets are scaled, and which judges held-out rows. A dict of arrays of
+            n_samples rows each is passed as keyword arguments to the forward of the backbone; a
+            hyperparameter search, which selects rows, needs a ``skorch.helper.SliceDict`` instead.
+            Integers stay integers (``torch.int64``) if the backbone does not accept floats, for
+            example because it is an ``nn.Embedding``.
         y : array-like of shape (n_samples,) or (n_samples, ...)
             May be omitted if X is a Dataset that holds it. In regression, targets that lie 100
             times as far from the median as all others are clipped to the range of the others if
@@ -155,16 +163,22 @@ class BaseCFLL(
         FloatingPointError
             If training diverges; raised at that batch.
         """
+        if is_stream(X):
+            return self._fit_stream(X, y, sample_weight, X_val, y_val, groups)
         with self._previous_fit_kept() as (settings, before):
             if self.warm_start and self.__sklearn_is_fitted__():
                 again = (X, y, sample_weight, X_val, y_val, groups)
                 return self._fit_again(*again, settings, before)
+            progress = settings.enter_context(Progress(shown=self.verbose == 1))
+            progress.stage("checks")
             checked = check_data(self, X, y, sample_weight, groups, plan=None, min_samples=2)
             checked = self._tame_targets(checked)
+            progress.stage("columns")
             plan = make_plan(self, checked)
             parts = parts_of(self, plan, checked, X_val, y_val)
             net = new_net(plan, self.optimizer, self.compile, self.memory)
             run = Run(self, plan, net)
+            settings.enter_context(net.followed(progress))
             task = self._init_callback_context(max_subtasks=run.epochs)
             settings.enter_context(use_threads(run.n_threads(len(parts.train))))
             standardise_inside(plan.network, net, parts.before)
@@ -175,11 +189,13 @@ class BaseCFLL(
                 warn_of_fixed_features(self, holds_out=parts.valid is not None)
             rest = parts.less(offset)
             if may_scale_columns(run, rest):
+                progress.stage("scales of columns")
                 scale_columns(run, rest, offset)
             run.configure(len(rest.train), run.epochs)
             unsolved = FittedModel(plan, net.module_, offset)
             as_fitted = self._as_fitted(run, unsolved)
             callbacks = run.callbacks(rest, task, (X, y), as_fitted)
+            progress.stage("epochs", run.epochs * len(rest.train))
             with run.explained(rest, X):
                 net.run(rest.train, rest.watched(self.defaults.most_watched), callbacks)
             if X_val is not None and run.best_iteration == 1 and parts.valid is not None:
@@ -192,6 +208,7 @@ class BaseCFLL(
 
     def _finish(self, run: Run, parts: Parts, rest: Parts, offset: Any, checked: Checked) -> None:
         """Solve for the last layer, and set the fitted attributes."""
+        run.net.progress.stage("final solve")
         solved, plan = run.solve(parts, rest, offset), run.plan
         model = FittedModel(
             plan,
@@ -202,13 +219,15 @@ class BaseCFLL(
             # Rows outside the training set from which the noise level is estimated.
             0.0 if solved.calibration is None else float(solved.calibration.n_samples),
         )
+        run.net.progress.stage("importances and scores")
+        judged = parts.judged(self.defaults.most_judged)
         model = replace(
-            self._calibrated(model, run, parts, solved),
+            self._calibrated(model, run, judged, solved),
             influences=model.influences_of(parts.rows),
         )
         if parts.folds is not None:
             outputs = honest_outputs(model, parts, solved, checked)
-            score = self._out_of_fold_score(parts, solved, parts.own_weight)
+            score = self._out_of_fold_score(judged, solved, judged.own_weight)
             model = replace(model, out_of_fold=(outputs, score))
         path = None
         if solved.path_errors is not None:
@@ -248,6 +267,8 @@ class BaseCFLL(
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Raw predictions (n, positions..., k) in y's units."""
+        if is_stream(X):
+            return self._outputs_of_stream(X)
         with self._rows_to_predict(X) as rows:
             outputs = self._model.outputs(rows)
         finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
@@ -287,41 +308,6 @@ class BaseCFLL(
         network = self._model.plan.network
         at_once = min(n_rows, prediction_batch(network))
         return self.defaults.n_threads(self.n_threads, at_once, network.product_size)
-
-    # -- state ----------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _torch_settings(self) -> Iterator[contextlib.ExitStack]:
-        """Set torch's default modes and one thread, or ``n_threads``.
-
-        The block may enter another number of threads into the stack. The caller's settings are
-        restored when it ends.
-        """
-        with contextlib.ExitStack() as settings:
-            settings.enter_context(default_modes())
-            settings.enter_context(use_threads(int(self.n_threads or 1)))
-            yield settings
-
-    @contextlib.contextmanager
-    def _previous_fit_kept(self) -> Iterator[tuple[contextlib.ExitStack, Any]]:
-        """Restore the previous fitted state if the block raises.
-
-        Yields the stack of `_torch_settings` and the previous state of the module, if any.
-        """
-        net = self.net_ if self.__sklearn_is_fitted__() else None
-        before, snapshot = dict(self.__dict__), (None,) if net is None else net.snapshot()
-        try:
-            with self._torch_settings() as settings:
-                yield settings, snapshot[0]
-        except BaseException:
-            # scikit-learn tears down its callbacks afterwards and needs these attributes.
-            begun = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
-            before |= {name: self.__dict__[name] for name in begun if name in self.__dict__}
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            if net is not None:
-                net.restore(snapshot)
-            raise
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

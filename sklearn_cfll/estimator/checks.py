@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
 from ..columns.reader import TableReader
-from ..columns.rows import as_rows, from_numpy
+from ..columns.rows import Together, as_rows, from_numpy, items_at
 from ..columns.statistics import quantiles, spread_rows
+from ..data.blocks import is_stream
 from .arrays import (
     HELD_32,
     HELD_64,
@@ -29,10 +30,12 @@ from .arrays import (
     to_numpy,
 )
 from .inputs import check_named_inputs, check_names, n_samples
-from .tables import encodes_columns, new_reader, read_table
+from .tables import encodes_columns, holds_objects, new_reader, read_table
 
 __all__ = ["Checked", "check_data", "check_inputs", "check_sample_shape"]
 __all__ += ["check_sizes", "needs_float64", "seen_as_given"]
+
+AT_ONCE = 4096  # items of a data set
 
 # Float32 must resolve differences of this fraction of a column's standard deviation.
 RESOLUTION = 1e-3
@@ -82,10 +85,11 @@ def check_data(
     *,
     plan: Any,
     min_samples: int,
+    categories: Any = None,
 ) -> Checked:
     """Check and encode the arguments of a fit; the estimator encodes its targets and weights.
 
-    ``plan`` is that of an earlier fit, None for the first.
+    ``plan`` is that of an earlier fit, None for the first, which may list levels of ``categories``.
     """
     reset = plan is None
     lazy = isinstance(X, np.memmap)
@@ -97,7 +101,7 @@ def check_data(
         )
     if not reset:
         check_sample_shape(X, plan.network.sample_shape)
-    reader = new_reader(estimator, X) if reset else plan.reader
+    reader = new_reader(estimator, X, categories) if reset else plan.reader
     given, X = X, check_inputs(estimator, X, plan, min_samples, reader)
     check_range(X, given, "X")
     y = as_targets(y)
@@ -143,6 +147,7 @@ def check_inputs(
     A ``reader`` codes the columns of a table; its gaps are NaN.
     """
     reset = plan is None
+    _refuse_stream(X)
     if isinstance(X, Dataset):
         if len(X) < min_samples:  # type: ignore[arg-type]
             raise ValueError(
@@ -173,9 +178,16 @@ def check_inputs(
             "takes rows of columns. Pass a `backbone` for images, fields or "
             "sequences, or reshape X to (n_samples, n_features)."
         )
+    if len(getattr(X, "shape", ())) == 2 and X.shape[1] == 0 and X.shape[0]:
+        raise ValueError(
+            f"X has no columns: Found array with 0 feature(s) (shape={tuple(X.shape)}) while a "
+            f"minimum of 1 is required by {type(estimator).__name__}."
+        )
+    encodes = encodes_columns(estimator) if plan is None else plan.network.columns is not None
+    if reader is None and encodes and plan is not None and holds_objects(X):
+        reader = TableReader.of_numbers(plan.network.sample_shape[0])
     if reader is not None:
         return read_table(estimator, X, reader, reset=reset, min_samples=min_samples)
-    encodes = encodes_columns(estimator) if plan is None else plan.network.columns is not None
     with named_columns(X, "X"):
         checked = validate_data(
             estimator,
@@ -193,6 +205,7 @@ def check_inputs(
 
 def check_sample_shape(X: Any, sample_shape: Any) -> None:
     """Raise if samples have another number of dimensions than at fit; the backbone checks sizes."""
+    _refuse_stream(X)
     check_names(X, sample_shape)
     if isinstance(sample_shape, dict):
         for name, shape in sample_shape.items() if isinstance(X, Mapping) else ():
@@ -211,6 +224,15 @@ def check_sample_shape(X: Any, sample_shape: Any) -> None:
         f"X has samples of shape {shape[1:]}, but the estimator was fitted on samples of "
         f"shape {sample_shape}."
     )
+
+
+def _refuse_stream(X: Any) -> None:
+    """Raise if rows of X cannot be taken by index."""
+    if is_stream(X):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which is read in order: only `fit`, `partial_fit` and "
+            "`predict` (without deviations) take it. Pass arrays, or a map-style Dataset."
+        )
 
 
 def seen_as_given(checked: Checked, *, inputs: bool, targets: bool) -> dict[str, Any]:
@@ -301,9 +323,15 @@ def check_groups(groups: Any, X: Any) -> np.ndarray:
 
 
 def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
-    """Targets of a Dataset of (inputs, target) pairs, gathered in one pass."""
-    targets = [np.asarray(to_numpy(dataset[i][1], "y")) for i in range(len(dataset))]  # type: ignore[arg-type]
-    return np.stack(targets)
+    """Targets of a Dataset of (inputs, target) pairs, gathered in one pass, some at a time."""
+    found, n_rows = [], len(dataset)  # type: ignore[arg-type]
+    for start in range(0, n_rows, AT_ONCE):
+        items = items_at(dataset, range(start, min(start + AT_ONCE, n_rows)))
+        if isinstance(items, Together):
+            found.append(to_numpy(items.parts[1], "y"))
+        else:
+            found.append(np.stack([np.asarray(to_numpy(item[1], "y")) for item in items]))
+    return np.concatenate(found)
 
 
 def _check_lengths(X: Any, y: np.ndarray) -> None:

@@ -66,6 +66,12 @@ class Thresholds:
         "tenth of an epoch, and the mean loss of so many rows varies by 2 to 3%.",
     )
 
+    most_judged: int = reasoned(
+        2**15,
+        "Held-out rows that choose the final ridge and estimate noise, calibration and scores. A "
+        "share of so many rows has a standard error of at most .003.",
+    )
+
     # -- columns ------------------------------------------------------------------------
 
     n_bins: int = measured(

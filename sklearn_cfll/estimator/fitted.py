@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +25,12 @@ from ..heads import ClosedFormLastLayer, EnsembleLastLayer, Head
 from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
 from ..persistence import DTYPES, dtype_name
-from ..training.batches import BatchIterator, RowsDataset
+from ..training.batches import RowsDataset
 from ..training.influences import influences
 from .covariance import Covariance
 from .network import Network
 from .packing import map_arrays, map_tensors, map_values, part_of
-from .plan import Plan, prediction_batch
+from .plan import Plan, prediction_batch, prediction_block
 from .targets import TargetLayout, TargetScale
 
 __all__ = ["INPUT_DTYPES", "FittedModel", "head_of", "new_offset"]
@@ -110,33 +110,43 @@ class FittedModel:
         return head
 
     def batches(self, rows: RowsDataset) -> Iterator[Any]:
-        """Inputs in batches of a fixed size, with the module in evaluation mode."""
+        """Inputs in batches of a fixed size, with the module in evaluation mode.
+
+        The last row is repeated until the last batch is as long as a perceptron needs it.
+        """
         if self.module.training:
             self.module.eval()
-        for batch in BatchIterator(rows, prediction_batch(self.plan.network)):
-            yield batch.inputs
+        n, network = len(rows), self.plan.network
+        size, block = prediction_batch(network), prediction_block(network)
+        for start in range(0, n, size):
+            stop = start + min(size, -(-(n - start) // block) * block)
+            repeated = torch.arange(start, stop).clamp(max=n - 1)
+            yield rows.batch(slice(start, stop) if stop <= n else repeated).inputs
+
+    def _over(self, rows: RowsDataset, function: Callable[[Any], Tensor], axis: int = 0) -> Tensor:
+        """What a function returns for all batches, on the CPU, without the repetitions."""
+        found = torch.cat([function(inputs).cpu() for inputs in self.batches(rows)], axis)
+        return found.narrow(axis, 0, len(rows))
 
     @torch.no_grad()
     def features(self, rows: RowsDataset) -> Tensor:
         """Features on the CPU; with a linear part, the standardised columns are appended."""
-        found = torch.cat([self.module.features(x).cpu() for x in self.batches(rows)])
+        found = self._over(rows, self.module.features)
         if self.offset is None:
             return found
-        return torch.cat([found, self.offset.columns(rows.X).cpu()], 1)
+        return torch.cat([found, self._over(rows, self.offset.columns)], 1)
 
     @torch.no_grad()
     def raw(self, rows: RowsDataset) -> Tensor:
         """Predictions (n, positions..., k) on the scale of training, on the CPU."""
-        found = torch.cat([apply(self.module, x).cpu() for x in self.batches(rows)])
-        return found if self.offset is None else found + self.offset(rows.X).cpu()
+        whole = self.whole
+        return self._over(rows, lambda inputs: apply(whole, inputs))
 
     @torch.no_grad()
     def member_outputs(self, rows: RowsDataset) -> Tensor:
         """Predictions (m, n, positions..., k) of each member on the scale of training."""
-        found = [
-            self.head.member_predictions(self.module.features(x)).cpu() for x in self.batches(rows)
-        ]
-        return torch.cat(found, 1)
+        predict, features = self.head.member_predictions, self.module.features
+        return self._over(rows, lambda inputs: predict(features(inputs)), 1)
 
     def outputs(self, rows: RowsDataset) -> np.ndarray:
         """Predictions (n, positions..., k) in y's units."""
@@ -157,19 +167,21 @@ class FittedModel:
         for features in batches:
             means.append(head(features).cpu())
             deviations.append(predictive_variance(head, features, level, self.noise).sqrt().cpu())
-        raw, scale = torch.cat(means), plan.scale.scale
+        n, scale = len(rows), plan.scale.scale
+        raw, spread = torch.cat(means)[:n], torch.cat(deviations)[:n]
         if self.offset is not None:
-            raw = raw + self.offset(rows.X).cpu()
+            raw = raw + self._over(rows, self.offset)
         if self.scores is not None:
             scale = scale * self.scores.inflation
         mean = plan.unscale(raw.numpy())
-        return mean, (torch.cat(deviations).numpy() * scale).astype(mean.dtype)
+        return mean, (spread.numpy() * scale).astype(mean.dtype)
 
     @torch.no_grad()
     def covariance(self, rows: RowsDataset) -> Covariance:
         """Predictions of several rows, and the factors of their joint distribution."""
         batches = [self.module.features(inputs) for inputs in self.batches(rows)]
-        weights, between = self.head.covariance_factors(torch.cat(batches))
+        factors = self.head.covariance_factors(torch.cat(batches))
+        weights, between = (each[: len(rows)] for each in factors)
         mean, std = self._deviations(rows, batches)
         scale = self.plan.scale.scale
         scale = scale if self.scores is None else scale * self.scores.inflation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .._warnings import user_level
+from ..data.blocks import is_stream
 from ..final_solve.offset import less_offset
 from ..final_solve.refit import mean_squared_residuals
 from ..heads.memory import memory_of
 from ..training.batches import RowsDataset
 from ..training.optimizers import optimizer_class
+from ..training.progress import Progress
 from ..training.torch_settings import use_threads
 from .additions import Additions
 from .checks import Checked, check_data
@@ -27,6 +30,7 @@ from .left_out import NO_MOMENTS
 from .plan import make_plan
 from .run import Run, new_net, standardise_inside
 from .split import Parts, parts_of
+from .tables import check_categories
 from .unchanged import check_unchanged
 
 __all__ = ["IncrementalMixin"]
@@ -63,12 +67,23 @@ class IncrementalMixin:
         net = new_net(plan, self.optimizer, self.compile, self.memory)
         return Run(self, plan, net), FittedModel(plan, net.module_)
 
-    def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+    def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any, categories: Any) -> Any:
         """Train for one epoch on these rows, with none held out."""
+        if categories is not None and not isinstance(categories, Mapping):
+            raise TypeError(
+                "`categories` must be a dict of columns, by name or index, and the levels of each, "
+                f"got {categories!r:.60}."
+            )
+        if is_stream(X):
+            return self._partial_fit_stream(X, y, sample_weight, categories)
         with self._previous_fit_kept() as (settings, before):
             first = not self.__sklearn_is_fitted__()
+            if categories is not None and not first:
+                check_categories(categories, self._model.plan.reader)
             if first:
-                checked = check_data(self, X, y, sample_weight, plan=None, min_samples=1)
+                checked = check_data(
+                    self, X, y, sample_weight, plan=None, min_samples=1, categories=categories
+                )
                 checked = self._tame_targets(checked)
                 (run, model), known_rows = self._begin_stream(checked), KnownRows(is_stream=True)
             else:
@@ -76,6 +91,8 @@ class IncrementalMixin:
                 checked = self._check_more(X, y, sample_weight)
                 model, known_rows = self._model, replace(self._known_rows)
                 run = Run(self, model.plan, self.net_, before)
+            progress = settings.enter_context(Progress(shown=self.verbose == 1))
+            settings.enter_context(run.net.followed(progress))
             net, plan, ridge = run.net, run.plan, None if first else model.final_ridge
             rows = plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(run.n_threads(len(rows))))
@@ -104,6 +121,7 @@ class IncrementalMixin:
             )
             parts = Parts(data, data, None)
             callbacks = run.callbacks(parts, None, (X, y), None)
+            progress.stage("rows", len(data))
             with run.explained(parts, X):
                 net.run(data, None, callbacks)
             addition.absorb()
@@ -126,7 +144,9 @@ class IncrementalMixin:
         model, net, known_rows = self._model, self.net_, replace(self._known_rows)
         plan, checked = model.plan, self._check_more(X, y, sample_weight, groups, min_samples=2)
         parts = parts_of(self, plan, checked, X_val, y_val)
+        progress = settings.enter_context(Progress(shown=self.verbose == 1))
         rest, run = parts.less(model.offset), Run(self, plan, net, before)
+        settings.enter_context(net.followed(progress))
         task = self._init_callback_context(max_subtasks=run.epochs)
         settings.enter_context(use_threads(run.n_threads(len(parts.train))))
         few = total_weight(parts.rows) < known_rows.n_known
@@ -145,6 +165,7 @@ class IncrementalMixin:
             run.configure(len(rest.train), run.epochs)
         as_fitted = self._as_fitted(run, model)
         callbacks = run.callbacks(rest, task, (X, y), as_fitted, warm=True)
+        progress.stage("epochs", run.epochs * len(rest.train))
         with run.explained(rest, X):
             net.run(rest.train, rest.watched(self.defaults.most_watched), callbacks)
         if few:

@@ -64,9 +64,11 @@ def honest_outputs(model: FittedModel, parts: Parts, solved: Refit, checked: Che
 
     Rows of weight zero were seen by none, and are predicted by all members.
     """
-    assert parts.rows.targets is not None and solved.calibration is not None
-    plan = model.plan
-    found = plan.unscale((parts.rows.targets - solved.calibration.residuals).cpu().numpy())
+    plan, targets = model.plan, parts.rows.targets
+    assert targets is not None
+    if solved.residuals is None:  # of a stream, whose rows are not kept
+        return np.empty((0, *targets.shape[1:]))
+    found = plan.unscale((targets - solved.residuals).cpu().numpy())
     if checked.rows is None:
         return found
     every = RowsDataset(plan.rows(checked.X, checked.lazy))
@@ -83,6 +85,11 @@ def honest(estimator: Any, name: str) -> tuple[np.ndarray, float]:
         raise AttributeError(
             f"This {type(estimator).__name__} has no `{name}`, which requires a `fit` with folds "
             f"and no rows added since. {_why_none(estimator)}"
+        )
+    if name != "oof_score_" and not len(found[0]):
+        raise AttributeError(
+            f"This {type(estimator).__name__} has no `{name}`: it was fitted to a stream, of whose "
+            "rows no predictions are kept. `oof_score_` is that of a sample."
         )
     return found
 

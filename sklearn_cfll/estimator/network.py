@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from sklearn.base import clone
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ..backbones.mlp import MLPBackbone, SideBySide
 from ..backbones.products import product_size
@@ -24,6 +25,7 @@ from ..backbones.recipe import (
 from ..backbones.splitting import Backbone, CannotTakeInputs
 from ..columns.encoder import ColumnEncoder, Encoded, EncodedColumns
 from ..columns.rows import ChosenRows, Rows, as_rows, from_numpy
+from ..columns.statistics import some_rows
 from ..training.seeding import LentStream, draws_globally, own_generator
 from .checks import Checked
 from .inputs import integers_fit
@@ -250,8 +252,11 @@ def _rows_to_encode(checked: Checked) -> tuple[Rows, Tensor | None]:
     rows: Rows = as_rows(checked.X, "cpu", torch.float64, lazy=True)
     if checked.rows is not None:
         rows = ChosenRows(rows, torch.as_tensor(checked.rows))
-    weights = checked.sample_weight
-    return rows, None if weights is None else from_numpy(weights)
+    weights = None if checked.sample_weight is None else from_numpy(checked.sample_weight)
+    if isinstance(checked.X, Dataset):  # read once, and not in full if there are many rows
+        some, weights = some_rows(rows, weights)
+        rows = as_rows(some, "cpu", torch.float64)
+    return rows, weights
 
 
 def _twice(sample: Any) -> Any:

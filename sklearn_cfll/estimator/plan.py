@@ -24,7 +24,7 @@ from .network import Network, copies_of
 from .targets import TargetLayout, TargetScale
 from .unchanged import fixed_parameters
 
-__all__ = ["Plan", "make_plan", "prediction_batch"]
+__all__ = ["Plan", "make_plan", "prediction_batch", "prediction_block"]
 
 # Largest targets and weights whose squares and sums of products can be held.
 LARGEST_SQUARED = {torch.float32: 1e15, torch.float64: 1e140}
@@ -34,6 +34,9 @@ NARROW = (np.float32, np.float16)  # dtypes that float32 holds exactly
 # Rows predicted at once. The number is fixed, because the batch size changes the last bit of
 # products, and a model must predict the same before and after pickling.
 PREDICTION_ROWS = 1024
+# A perceptron predicts multiples of so many rows, so that a row alone has the last bit that it has
+# among others: products take the rows in blocks, and those that fill no block in another way.
+PREDICTION_BLOCK = 32
 ON_ACCELERATOR = 8  # times as many for a perceptron: its kernels take less time than their launch
 PREDICTION_POINTS = 2**15  # for fields: 8 samples of 64 × 64 points
 
@@ -43,6 +46,11 @@ def prediction_batch(network: Network) -> int:
     if network.is_perceptron and network.device.type != "cpu":
         return ON_ACCELERATOR * PREDICTION_ROWS
     return max(1, min(PREDICTION_ROWS, PREDICTION_POINTS // math.prod(network.feature_shape[:-1])))
+
+
+def prediction_block(network: Network) -> int:
+    """The number of samples predicted at once is a multiple of this one."""
+    return PREDICTION_BLOCK if network.is_perceptron else 1
 
 
 def target_layout(network: Network, y_shape: tuple[int, ...]) -> TargetLayout:

@@ -24,6 +24,7 @@ from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
 from ..training.net import CFLLNet
 from ..training.optimizers import OPTIMIZERS, optimizer_class, optimizer_options
 from ..training.schedules import mean_factor
+from ..training.streams import StreamRows
 from .fitted import FittedModel, head_of
 from .inputs import out_of_range
 from .network import Network
@@ -329,20 +330,25 @@ class Run:
         ``rest`` are the parts less the offset, to which the net was trained.
         """
         net, train, valid = self.net, parts.train, parts.valid
+        most = self.defaults.most_judged
+        every = rest.rows if isinstance(rest.rows, StreamRows) else None
+        train = train if every is None else rest.train
         exact = self.estimator.refit_last_layer
         if parts.folds is not None:
             crossed: Any = rest  # both views are FoldRows
             lowest = self.defaults.lowest_ridge(len(parts.rows))
             solved = refit_crossed(
-                net, crossed.rows, crossed.train, crossed.valid, lowest, offset, exact=exact
+                net, crossed.rows, crossed.train, crossed.valid, lowest, offset, most, exact=exact
             )
             solved = solved if exact else solved._replace(ridge=self.ridge(len(train)))
         elif exact:
             points = math.prod(self.network.feature_shape[:-1])  # each is a row of the solve
             lowest = self.defaults.lowest_ridge(points * len(parts.rows))
-            solved = refit_last_layer(net, train, valid, self.given_ridge(), lowest, offset)
+            solved = refit_last_layer(
+                net, train, valid, self.given_ridge(), lowest, offset, most, every
+            )
         else:
-            train, valid = rest.train, rest.valid
+            train, valid = rest.train.spread(most), rest.judged(most).valid
             noise: Tensor = mean_squared_residuals(net, train if valid is None else valid)
             calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
             ridge = self.ridge(len(train))

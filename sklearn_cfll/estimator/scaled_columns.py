@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..columns.expansion import Expansion
@@ -55,6 +56,9 @@ def scale_columns(run: Run, parts: Parts, offset: LinearOffset | None) -> None:
         odd = parts.folds.of_row % 2 == 1
         halves = [chosen.nonzero().flatten().cpu() for chosen in (~odd, odd)]
     for half in halves:
+        # No more rows than these steps see, spread over the half.
+        most = FIRST_RUN_STEPS * run.batch_rows(len(half))
+        half = half[np.linspace(0, len(half) - 1, min(len(half), most)).astype(np.int64)]
         epochs = math.ceil(FIRST_RUN_STEPS / run.n_batches(len(half)))
         run.configure(len(half), min(epochs, run.epochs))
         net.verbose = 0

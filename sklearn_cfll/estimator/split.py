@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from .._warnings import user_level
 from ..final_solve.offset import less_offset
-from ..training.batches import RowsDataset
+from ..training.batches import RowsDataset, spread
 from ..training.folds import FoldRows, Folds
 from .arrays import told_of
 from .checks import Checked, check_data
@@ -23,7 +23,8 @@ from .network import Network
 from .plan import Plan
 from .validation_scale import warn_of_other_scale
 
-__all__ = ["Parts", "Split", "draw_folds", "parts_of"]
+__all__ = ["ONE_OF", "Parts", "Split", "crosses_folds", "draw_folds", "parts_of"]
+__all__ += ["warn_of_equal_copies"]
 
 
 ONE_OF = 16  # rows, of which one is held out by the members of two folds
@@ -141,9 +142,22 @@ class Parts(NamedTuple):
 
     def watched(self, n_rows: int) -> RowsDataset | None:
         """Held-out rows on which each epoch is evaluated: with folds at most ``n_rows``, evenly."""
-        if self.folds is None or self.valid is None or len(self.valid) <= n_rows:
+        if self.folds is None or self.valid is None:
             return self.valid
-        return self.valid.subset(torch.linspace(0, len(self.valid) - 1, n_rows).long())
+        watched: RowsDataset = self.valid.spread(n_rows)
+        return watched
+
+    def judged(self, n_rows: int) -> Parts:
+        """The same with at most so many held-out rows, which judge the final solve, evenly."""
+        held = self.valid
+        if held is None or len(held) <= n_rows:
+            return self
+        chosen = spread(len(held), n_rows)
+        own = None if self.own_weight is None else self.own_weight[chosen.numpy()]
+        if self.folds is None:
+            return self._replace(valid=held.subset(chosen), own_weight=own)
+        rows, train, valid = (part.subset(chosen) for part in (self.rows, self.train, held))
+        return Parts(rows, train, valid, self.folds.subset(chosen), self.grouped, own)
 
     def less(self, offset: Any) -> Parts:
         """The same rows, with the residuals of the offset as targets.
@@ -186,7 +200,7 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     holds_out = not given and estimator.validation_fraction != 0
     holds_out = holds_out and defaults.holds_out(estimator.early_stopping, n_rows)
     n_members = plan.network.n_members
-    crosses = _crosses(estimator, n_members, holds_out=holds_out, given=given)
+    crosses = crosses_folds(estimator, n_members, holds_out=holds_out, given=given)
     holds_out = holds_out or crosses
     warn_without_effect(estimator, holds_out=holds_out, given=given, crosses=crosses)
     if checked.groups is not None and not holds_out:
@@ -253,7 +267,7 @@ def warn_of_equal_copies(network: Network) -> None:
         )
 
 
-def _crosses(estimator: Any, n_members: int, *, holds_out: bool, given: bool) -> bool:
+def crosses_folds(estimator: Any, n_members: int, *, holds_out: bool, given: bool) -> bool:
     """Whether each member holds out its own fold."""
     if estimator.cross_fit == "auto":
         enough = n_members >= estimator.defaults.cross_fit_from

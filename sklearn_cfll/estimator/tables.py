@@ -17,7 +17,7 @@ from ..columns.frames import as_frame
 from ..columns.reader import TableReader
 from .arrays import as_table, check_no_dates
 
-__all__ = ["encodes_columns", "new_reader", "read_table"]
+__all__ = ["check_categories", "encodes_columns", "holds_objects", "new_reader", "read_table"]
 
 
 def encodes_columns(estimator: Any) -> bool:
@@ -27,31 +27,52 @@ def encodes_columns(estimator: Any) -> bool:
     return default or isinstance(estimator.columns, ColumnEncoder)
 
 
-def new_reader(estimator: Any, X: Any) -> TableReader | None:
+def holds_objects(X: Any) -> bool:
+    """Whether a column is of objects, so that its gaps may be None or pandas' NA."""
+    dtypes = X.dtypes if hasattr(X, "iloc") else [getattr(X, "dtype", "")]
+    return getattr(X, "ndim", 0) == 2 and "object" in map(str, dtypes)
+
+
+def new_reader(estimator: Any, X: Any, categories: Any = None) -> TableReader | None:
     """A reader for tables like X; None if all its columns are numbers, or if none is encoded."""
     categorical = estimator.categorical_features
     from_dtype = isinstance(categorical, str) and categorical == "from_dtype"
     unread = isinstance(X, Mapping | Dataset | np.memmap) or scipy.sparse.issparse(X)
     if unread or not encodes_columns(estimator):
-        if not from_dtype and categorical is not None:
-            why = f"X is a {type(X).__name__}" if unread else "they are not"
-            raise ValueError(
-                f"`categorical_features`={categorical!r:.60} needs a frame or an array, whose "
-                f"columns are encoded, but {why}. Pass X as a frame or an array, and "
-                "`columns`=ColumnEncoder() with a `backbone`."
-            )
+        asked = {"categories": categories}
+        if not from_dtype:
+            asked["categorical_features"] = categorical
+        for name, value in asked.items():
+            if value is not None:
+                why = f"X is a {type(X).__name__}" if unread else "they are not"
+                raise ValueError(
+                    f"`{name}`={value!r:.60} needs a frame or an array, whose columns are encoded, "
+                    f"but {why}. Pass X as a frame or an array, and `columns`=ColumnEncoder() "
+                    "with a `backbone`."
+                )
         return None
     table = as_array(X)
     if as_frame(table) is None:
         numbers = isinstance(table, np.ndarray) and table.dtype.kind != "O"
         if not isinstance(table, np.ndarray) or table.ndim != 2:
             return None
-        if numbers and (from_dtype or categorical is None):
+        if numbers and (from_dtype or categorical is None) and categories is None:
             return None
     if len(table) == 0:
         return None  # scikit-learn's checks name it
     check_no_dates(table, "X")
-    return TableReader.fit(table, categorical)
+    return TableReader.fit(table, categorical, categories=categories)
+
+
+def check_categories(categories: Mapping[Any, Any], reader: TableReader | None) -> None:
+    """Raise if levels that a later call lists are not those of the first one."""
+    for given, listed in categories.items():
+        known = None if reader is None else reader.levels_of(given)
+        if known is None or set(map(str, known)) != set(map(str, listed)):
+            raise ValueError(
+                f"`categories` lists {listed!r:.60} for column {given!r}, unlike the first call, "
+                "which fixed the levels. Omit it, or fit again."
+            )
 
 
 def read_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import linalg
 from ..heads import Head
+from ..heads.member import Kept
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
 from ..training.folds import FoldRows
@@ -106,6 +109,7 @@ def refit_crossed(
     held_out: FoldRows,
     lowest: float = 0.0,
     offset: Any = None,
+    most: int = 2**15,
     *,
     exact: bool = True,
 ) -> Refit:
@@ -124,9 +128,12 @@ def refit_crossed(
     lowest : float, default=0.0
         Smallest ridge that may be chosen.
     offset : Offset, optional
+    most : int, default=32768
+        Rows by which the ridge is chosen and noise is estimated; evenly spread if there are more.
     exact : bool, default=True
         Whether to solve. Otherwise the weights stay those of training.
     """
+    every, held_out = held_out, held_out.spread(most)
     layer, ridge, errors, shrinkage = net.module_.last_layer, 0.0, None, None
     if exact:
         with net.naming_divergence():
@@ -152,10 +159,46 @@ def refit_crossed(
     if exact:
         noise, *others = _noise(net, held_out, residuals, of_one, level)
     calibration = _calibration(net, held_out, residuals, found, level, others)
-    if exact:
+    found_all, blocks = residuals if isinstance(rows, RowsDataset) else None, None
+    if found_all is not None and every is not held_out:
+        found_all, blocks = _all_residuals(net, train, every)
+    if exact and blocks is not None and offset is None:
+        layer.recall(blocks)
+        layer.solve(ridge)
+    elif exact:  # targets of held-out rows are less another offset
         layer.refit(net.labelled_features(rows), ridge=ridge)
         layer.solve(ridge, shrinkage)
-    return Refit(ridge, level, exact, errors, noise, calibration, offset, out_of_fold=found)
+    solved = Refit(ridge, level, exact, errors, noise, calibration, offset)
+    return solved._replace(out_of_fold=found, residuals=found_all)
+
+
+def _all_residuals(
+    net: Any, train: FoldRows, held_out: FoldRows
+) -> tuple[Tensor, list[Kept] | None]:
+    """Out-of-fold residuals of all rows, and the moments of all rows for each member.
+
+    The same pass adds up the moments of held-out rows: those of the others are known already, and
+    together they are those of all rows.
+    """
+    layer, start, found = net.module_.last_layer, 0, []
+    other = copy.deepcopy(layer)
+    other.reset_memory()
+    for features, targets, sample_weight in net.labelled_features(held_out):
+        part = slice(start, start := start + len(features))
+        predictions = layer.member_predictions(features)
+        found.append(targets - mean_of(predictions, held_out.folds.first(part)))
+        if layer.holds_moments:
+            other.accumulate(features, targets, sample_weight)
+    if not layer.holds_moments:
+        return torch.cat(found), None
+    blocks: list[Kept] = []
+    scales = zip(train.scale.tolist(), held_out.scale.tolist(), strict=True)
+    for member, held, (of_train, of_held) in zip(layer.members, other.members, scales, strict=True):
+        seen = linalg.scale_moments(member.moments, 1 / of_train)
+        rest = linalg.scale_moments(held.moments, 1 / of_held)
+        merged = linalg.merge_moments(seen, rest, center=layer.fit_intercept)
+        blocks.append((merged, member.shrinkage))
+    return torch.cat(found), blocks
 
 
 def path_errors(net: Any, held_out: FoldRows, paths: tuple[Tensor, Tensor]) -> Tensor:

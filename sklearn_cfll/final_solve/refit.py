@@ -43,7 +43,9 @@ class Refit(NamedTuple):
     offset : Offset or None
         Offset fitted to all rows.
     out_of_fold : OutOfFold or None
-        All rows as seen by cross-fitted members that did not see them.
+        Judged rows as seen by cross-fitted members that did not see them.
+    residuals : Tensor of shape (n, ..., k), or None
+        Residuals of all rows under the same members; None for a stream.
     """
 
     ridge: float
@@ -54,6 +56,7 @@ class Refit(NamedTuple):
     calibration: Calibration | None = None
     offset: Any = None
     out_of_fold: Any = None
+    residuals: Tensor | None = None
 
 
 def refit_last_layer(
@@ -63,6 +66,8 @@ def refit_last_layer(
     ridge: float | None = None,
     lowest: float = 0.0,
     offset: Offset | None = None,
+    most: int = 2**15,
+    every: Any = None,
 ) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
@@ -81,6 +86,11 @@ def refit_last_layer(
     offset : Offset, optional
         Offset fitted to ``train``, to whose residuals the net was trained. It is refitted to all
         rows.
+    most : int, default=32768
+        Held-out rows by which the ridge is chosen and noise is estimated, and training rows that
+        shape the noise; evenly spread if there are more.
+    every : optional
+        All rows, if they are not those of ``train`` and ``valid``: ``valid`` may be a sample.
     """
     given_train, given_valid = train, valid
     train = less_offset(train, offset)
@@ -94,7 +104,8 @@ def refit_last_layer(
         calibration = calibrate(net, train, left, None, left_out_residuals) if fixed else None
         found = layer.final_ridge
         return Refit(found, left, exact=True, calibration=calibration, offset=offset)
-    valid = less_offset(given_valid, offset)
+    given_judged = given_valid.spread(most)
+    valid, some = less_offset(given_judged, offset), train.spread(most)
     path = layer.ridge_path(torch.tensor(RIDGES))
     errors = path_errors(net, valid, path)
     first = sum(ridge < lowest for ridge in RIDGES)
@@ -108,23 +119,27 @@ def refit_last_layer(
         shrinkage = shrinkage_factor(predicted, valid.targets, valid.sample_weight)
         layer.solve(ridge, shrinkage)
         left = mean_squared_residuals(net, valid)
-    shaping = functools.partial(leave_one_out, net, train, ridge)
+    shaping = functools.partial(leave_one_out, net, some, ridge)
     noise, _ = fit_noise(layer, [(shaping, functools.partial(held_out, net, valid))], left)
     # A field has many points per sample, so leaving out a single point is uninformative, and the
     # last layer hardly changes when the held-out samples are added.
     calibration = None
     if _has_points(net, valid):
-        calibration = calibrate(net, valid, left, noise, train=train)
+        calibration = calibrate(net, valid, left, noise, train=some)
     if offset is not None:
         offset = offset.refitted(given_train, given_valid)
-        train, valid = less_offset(given_train, offset), less_offset(given_valid, offset)
+        train = less_offset(given_train, offset)
+        valid, some = less_offset(given_judged, offset), train.spread(most)
         layer.refit(net.labelled_features(train), ridge=ridge)
-    for batch in net.labelled_features(valid):
-        layer.accumulate(*batch)
+    if every is not None:
+        layer.refit(net.labelled_features(every), ridge=ridge)
+    else:
+        for batch in net.labelled_features(less_offset(given_valid, offset)):
+            layer.accumulate(*batch)
     layer.solve(ridge, shrinkage)
     if calibration is None:
         left_out = functools.partial(left_out_residuals, offset=offset)
-        calibration = calibrate(net, valid, left, noise, left_out, train)
+        calibration = calibrate(net, valid, left, noise, left_out, some)
     return Refit(ridge, left, True, errors, noise, calibration, offset)
 
 

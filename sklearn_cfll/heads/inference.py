@@ -101,17 +101,32 @@ class LastLayer(SolvedLayer):
         between : Tensor of shape (n, m, k)
             Deviations of the members' predictions from their mean, divided by ``√m``.
         """
-        blocks, found = self._held_moments("covariance_factors"), []
-        ridge = self.ridge if self.final_ridge is None else self.final_ridge
-        parts = zip(self.members, blocks, features.chunk(self.n_members, -1), strict=True)
+        means, bases, constants = self.leverage_bases()
+        rows = features.reshape(len(features), self.n_members, -1).movedim(1, 0)
         with full_precision(features.device):
-            for member, block, part in parts:
-                options = {"fit_intercept": self.fit_intercept, "eps": member.eps}
-                found.append(linalg.leverage_factor(part.to(block.gram), block, ridge, **options))
+            weights = (rows.to(bases) - means) @ bases
             predictions = self.member_predictions(features)
+        last = constants[:, None, None].expand(-1, len(features), 1)
         root = self.n_members**0.5
         between = (predictions - predictions.mean(0)).movedim(0, 1) / root
-        return torch.cat(found, 1) / root, between
+        return torch.cat([weights, last], 2).movedim(0, 1).flatten(1) / root, between
+
+    def leverage_bases(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean features (m, 1, d), basis (m, d, d) and constant (m,) of each member's leverage.
+
+        See :func:`linalg.leverage_basis`.
+        """
+        blocks = self._held_moments("leverage_bases")
+        ridge = self.ridge if self.final_ridge is None else self.final_ridge
+        means, bases, constants = [], [], []
+        for member, block in zip(self.members, blocks, strict=True):
+            options = {"fit_intercept": self.fit_intercept, "eps": member.eps}
+            with full_precision(block.gram.device):
+                basis, constant = linalg.leverage_basis(block, ridge, **options)
+            means.append(block.feature_mean.unsqueeze(0))
+            bases.append(basis)
+            constants.append(constant)
+        return torch.stack(means), torch.stack(bases), torch.stack(constants)
 
     def leave_one_out_residuals(
         self,

@@ -187,6 +187,10 @@ class Head(Protocol):
         """Factors of the covariance of the predicted means at several rows."""
         ...
 
+    def leverage_bases(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean features, basis and constant in which each member's leverage is a squared length."""
+        ...
+
     def leave_one_out_residuals(
         self,
         features: Tensor,

@@ -135,6 +135,11 @@ def add_rows(
     # Sums of products over many rows lose half the digits of float32, so moments are added up in
     # float64 if the device supports it.
     rows = features, targets, sample_weight
+    if sample_weight is not None and sample_weight.device.type == "cpu":
+        own = sample_weight != 0
+        if 2 * int(own.sum()) < len(own):  # without the rows that weigh nothing it is faster
+            rows = features[own], targets[own], sample_weight[own]
+            features, targets, sample_weight = rows
     if features.device.type != "mps":
         features, targets = features.double(), targets.double()
         sample_weight = None if sample_weight is None else sample_weight.double()

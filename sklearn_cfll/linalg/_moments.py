@@ -14,7 +14,7 @@ __all__ = [
     "Moments",
     "leave_one_out_errors",
     "leverage",
-    "leverage_factor",
+    "leverage_basis",
     "merge_moments",
     "moments",
     "residual_square",
@@ -194,25 +194,21 @@ def leverage(
     return quadratic + 1.0 / block.total if fit_intercept else quadratic
 
 
-def leverage_factor(
-    features: Tensor,
-    block: Moments,
-    ridge: float,
-    *,
-    fit_intercept: bool = True,
-    eps: float | None = None,
-) -> Tensor:
-    """Rows (n, d + 1) whose products are the covariances of the fit at rows, for unit noise.
+def leverage_basis(
+    block: Moments, ridge: float, *, fit_intercept: bool = True, eps: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Basis (d, d) and constant in which :func:`leverage` is a squared length.
 
-    The squared length of a row is its :func:`leverage`, and the product of two rows the posterior
-    covariance of the predicted means there. Without intercept, the last column is zero.
+    The leverage at features φ is ``‖(φ - φ̄) basis‖² + constant²``, and the posterior covariance of
+    the predicted means at two rows, for unit noise, is the product of these vectors plus
+    ``constant²``. Without intercept, the constant is zero.
     """
     block, power = without_noise(block, eps)
     values, vectors = torch.linalg.eigh(block.gram)
     roots = inverse_values(values, ridge * power * block.total if ridge else 0.0).sqrt()
-    centered = (features - block.feature_mean) * (block.gram.diagonal() > 0)
-    last = block.total.rsqrt() if fit_intercept else torch.zeros_like(block.total)
-    return torch.cat([(centered @ vectors) * roots, last.expand(len(features), 1)], 1)
+    kept = (block.gram.diagonal() > 0).to(vectors)
+    constant = block.total.rsqrt() if fit_intercept else torch.zeros_like(block.total)
+    return kept[:, None] * vectors * roots, constant
 
 
 def safe_total(block: Moments) -> Tensor:

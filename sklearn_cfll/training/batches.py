@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import skorch.dataset
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, default_collate
+from torch.utils.data import Subset, TensorDataset, default_collate
 
 from ..columns.rows import ChosenRows, DatasetRows, ExpandedRows, Rows
 from .seeding import mix_seed
 
-__all__ = ["Batch", "BatchIterator", "RowsDataset", "fetch", "fetches_by_own_code", "unpack_batch"]
+__all__ = ["Batch", "BatchIterator", "RowsDataset", "fetch", "fetches_by_own_code", "spread"]
+__all__ += ["unpack_batch"]
 
 
 class Batch(NamedTuple):
@@ -76,6 +77,12 @@ class RowsDataset(skorch.dataset.Dataset):
             None if self.sample_weight is None else self.sample_weight[on_device],
         )
 
+    def spread(self, n_rows: int) -> Any:
+        """At most so many rows, evenly spread; the data set itself if it has no more."""
+        if len(self) <= n_rows:
+            return self
+        return self.subset(spread(len(self), n_rows))
+
     def batch(self, indices: Tensor | slice) -> Batch:
         """Inputs, targets and weights of selected rows, on the device."""
         chosen = indices.to(self.inputs.device) if isinstance(indices, Tensor) else indices
@@ -84,6 +91,13 @@ class RowsDataset(skorch.dataset.Dataset):
             None if self.targets is None else self.targets[chosen],
             None if self.sample_weight is None else self.sample_weight[chosen],
         )
+
+
+def spread(n_rows: int, most: int) -> Tensor:
+    """Indices of all rows, or of so many of them, evenly spread."""
+    if n_rows <= most:
+        return torch.arange(n_rows)
+    return torch.linspace(0, n_rows - 1, most, dtype=torch.float64).long()
 
 
 class BatchIterator:
@@ -129,6 +143,8 @@ def fetch(dataset: Any, indices: Tensor | slice) -> Any:
         return dataset.batch(indices)
     if isinstance(indices, slice):
         indices = torch.arange(len(dataset))[indices]
+    if isinstance(dataset, TensorDataset):
+        return [tensor[indices] for tensor in dataset.tensors]
     if isinstance(dataset, Subset):
         return fetch(dataset.dataset, torch.as_tensor(dataset.indices)[indices])
     chosen = indices.tolist()

@@ -9,7 +9,6 @@ from typing import Any
 from skorch.callbacks import Callback, EarlyStopping, PassthroughScoring, PrintLog
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
 __all__ = ["BestEpoch", "EpochBar", "EpochLog", "EpochLoss", "TaskBridge", "WeightAveraging"]
 
@@ -67,23 +66,16 @@ def _silent(*args: Any) -> None:
 
 
 class EpochBar(Callback):
-    """One tqdm bar over all epochs, with losses and learning rate."""
-
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        self.bar_ = tqdm(total=net.max_epochs, unit="epoch")
+    """Epoch, losses and learning rate beside the bar of a net's progress."""
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         row = net.history[-1]
-        shown = {"train": f"{row['train_loss']:.4g}"}
+        epoch = len(net.history) - net.first_epoch_
+        shown = {"epoch": f"{epoch}/{net.max_epochs}", "train": f"{row['train_loss']:.4g}"}
         if "valid_loss" in row:
             shown["valid"] = f"{row['valid_loss']:.4g}"
         shown["rate"] = f"{row['learning_rate']:.2g}"
-        self.bar_.set_postfix(shown, refresh=False)
-        self.bar_.update()
-
-    def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        self.bar_.close()
-        del self.bar_
+        net.progress.say(**shown)
 
 
 class EpochLog(PrintLog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,12 +18,16 @@ from ..columns.rows import as_rows, as_tensor
 from ..heads.module import module_dtype
 from ._skorch import SkorchConventions
 from .batches import Batch, BatchIterator, RowsDataset, unpack_batch
+from .progress import Progress
+from .streams import StreamRows
 
 __all__ = ["Feeding"]
 
 
 class Feeding(SkorchConventions):
     """The part of CFLLNet that fetches batches and computes features."""
+
+    progress: Any = None  # Progress, where rows that are read are counted
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
         if isinstance(X, Dataset | DataLoader):
@@ -37,6 +42,12 @@ class Feeding(SkorchConventions):
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         if isinstance(dataset, DataLoader):
             return dataset
+        if isinstance(dataset, StreamRows):
+            size: Any = self.batch_size
+            if not training:
+                size = self.get_params_for("iterator_valid").get("batch_size", size)
+            seed, epoch = getattr(self, "seed_", 0), len(self.history or ())
+            return dataset.batches(size, shuffle=training, seed=seed, epoch=epoch)
         iterator = super().get_iterator(dataset, training=training)
         if isinstance(iterator, BatchIterator):
             iterator.seed = getattr(self, "seed_", 0)
@@ -77,8 +88,18 @@ class Feeding(SkorchConventions):
             _, targets, sample_weight = self._unpack(batch)
             yield features, self.module_.matched_targets(targets, features), sample_weight
 
+    @contextlib.contextmanager
+    def followed(self, progress: Progress) -> Iterator[None]:
+        """Count all rows that are read in this block."""
+        self.progress = progress
+        try:
+            yield
+        finally:
+            self.progress = None
+
     def _batches(self, X: Any, y: Any = None) -> Any:
-        return self.get_iterator(self.get_dataset(X, y), training=False)
+        batches = self.get_iterator(self.get_dataset(X, y), training=False)
+        return batches if self.progress is None else self.progress.over(batches)
 
     @torch.no_grad()
     def _features(self, batch: Any) -> Tensor:

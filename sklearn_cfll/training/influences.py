@@ -103,8 +103,9 @@ def _seen_columns(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor, Any]
     seen: list[tuple[Tensor, Tensor, Any]] = []
 
     def of_encoding(part: Any, _: Any, output: Tensor) -> Tensor:
-        leaf = output.detach().requires_grad_()
-        seen.append((leaf, part.column, part.column_scale))
+        leaf, scale = output.detach().requires_grad_(), part.column_scale
+        apart = scale is not None and scale.ndim > output.ndim  # the network takes the scales
+        seen.append((leaf, part.column, None if apart else scale))
         return leaf
 
     def of_linear_part(_part: Any, _: Any, output: Tensor) -> Tensor:

@@ -58,6 +58,8 @@ class Steps(Feeding):
         if self.lends_:
             lend = self.stream_.lent()
             step_fn, solve_after = lend(step_fn), lend(solve_after)
+        if training and self.progress is not None:
+            iterator = self.progress.over(iterator)
         self._set_training(training)
         if training:
             self._listen()

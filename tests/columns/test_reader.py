@@ -49,7 +49,7 @@ def coded(X, categorical="from_dtype"):
 def test_numbers_levels_and_gaps(make):
     reader, codes = coded(make())
     np.testing.assert_array_equal(codes, CODES)
-    assert [tuple(each) for each in reader.levels] == [(0, False)] * 3 + [(2, False), (3, True)]
+    assert [each[:2] for each in reader.levels] == [(0, False)] * 3 + [(2, False), (3, True)]
 
 
 def test_a_pyarrow_table_and_an_array_of_objects_are_read_alike():
@@ -180,7 +180,7 @@ def test_columns_may_be_in_another_order():
 def test_categories_by_name_index_or_mask(chosen):
     frame = pd.DataFrame({"size": [1.0, 2.0, 3.0], "code": [7, 5, 7]})
     reader, codes = coded(frame, chosen)
-    assert codes[:, 1].tolist() == [1, 0, 1] and reader.levels[1] == (2, False)
+    assert codes[:, 1].tolist() == [1, 0, 1] and reader.levels[1][:2] == (2, False)
 
 
 def test_plain_numbers_need_no_reader():
@@ -204,7 +204,10 @@ BAD = {
     "days": ([datetime.date(2020, 1, 1)] * 3, "Column 'bad' .* holds dates"),
     "durations": (pd.to_timedelta([1, 2, 3]), "Column 'bad' .* holds dates or durations"),
     "complex": ([1j, 2j, 3j], r"Column 'bad' of `X` holds 1j, which is no float64"),
-    "huge": ([10**400, 1, 2], r"Column 'bad' of `X` holds 1000.*, which is no float64"),
+    "huge": (
+        [10**400, 1, 2],
+        r"Column 'bad' of `X` holds 1000.*, which is no float64",
+    ),
 }
 
 
@@ -228,7 +231,7 @@ def test_nested_columns_of_polars_are_named():
         (["colour"], r"names 'colour', but the columns of X are 'a', 'b'"),
         ([2], "holds the index 2, but X has 2 columns, 0 to 1"),
         ([True], "is a mask of 1 columns, but X has 2"),
-        ([1.5], r"names, indices or booleans.*got 1\.5"),
+        ([1.5], r"names or indices, or booleans.*got 1\.5"),
         (None, r"Column 'b' of `X` holds 'x', which is not a number, and `categorical_features`"),
         (["a"], "Column 'b' of `X` holds 'x'"),
     ],

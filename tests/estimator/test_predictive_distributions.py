@@ -31,15 +31,16 @@ def skewed():
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
-def test_factors_have_the_leverages_as_squared_lengths(fit_intercept, ridge):
+def test_leverages_are_squared_lengths_in_their_basis(fit_intercept, ridge):
     rng = np.random.default_rng(0)
     features, targets = torch.as_tensor(rng.normal(size=(40, 6))), torch.zeros(40, 1).double()
     block = linalg.moments(features, targets, center=fit_intercept)
     new = torch.as_tensor(rng.normal(size=(9, 6)))
     options = {"fit_intercept": fit_intercept}
-    factor = linalg.leverage_factor(new, block, ridge, **options)
+    basis, constant = linalg.leverage_basis(block, ridge, **options)
+    found = ((new - block.feature_mean) @ basis).square().sum(1) + constant**2
     expected = linalg.leverage(new, block, ridge, **options)
-    torch.testing.assert_close(factor.square().sum(1), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("n_targets", [1, 2])

@@ -14,6 +14,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
@@ -86,10 +87,52 @@ def test_the_same_table_in_every_library_and_order_gives_the_same_predictions(Es
 
 @BOTH
 def test_row_by_row_as_in_one_batch(Estimator):
-    X, y = table()
-    model = Estimator(**SMALL).fit(X, target(Estimator, y))
-    one_by_one = np.concatenate([outputs(model, X.iloc[[i]]) for i in range(20)])
-    np.testing.assert_allclose(one_by_one, outputs(model, X.iloc[:20]), rtol=1e-12)
+    X, y = table(150)
+    options = {**SMALL, "hidden_layer_sizes": (64, 32)}
+    model = Estimator(**options).fit(X, target(Estimator, y))
+    expected = outputs(model, X)
+    for size in (1, 7, 33, 149):
+        parts = [outputs(model, X.iloc[i : i + size]) for i in range(0, len(X), size)]
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+@BOTH
+def test_listed_levels_are_learnt_from_later_rows(Estimator):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"town": rng.choice(["Bonn", "Ulm"], 400), "size": rng.normal(size=400)})
+    X.loc[200:, "town"] = rng.choice(["Rom", "Ulm"], 200)
+    y = target(Estimator, 3.0 * (X["town"] == "Rom") + 0.1 * X["size"])
+    options = {**SMALL, "columns": ColumnEncoder(0)}
+    gaps = X.iloc[200:].assign(town=None)
+    for categories, learns in ((None, False), ({"town": ["Rom", "Ulm", "Bonn"]}, True)):
+        model = Estimator(**options)
+        first = {} if Estimator is CFLLRegressor else {"classes": np.unique(y)}
+        model.partial_fit(X[:200], y[:200], categories=categories, **first)
+        for _ in range(3):
+            model.partial_fit(X[200:], y[200:], categories=categories)
+        rom = (X["town"] == "Rom")[200:].to_numpy()
+        differ = outputs(model, X.iloc[200:])[rom] != outputs(model, gaps)[rom]
+        assert differ.all() if learns else not differ.any()
+    with pytest.raises(ValueError, match="for column 'town', unlike the first call"):
+        model.partial_fit(X, y, categories={"town": ["Rom"]})
+
+
+def test_categories_that_are_not_right_are_named():
+    X, y = table(60)
+    for categories, message in (
+        ({"town": ["Ulm"]}, "'town' of `X` holds .* which `categories` does not list"),
+        ({"twon": ["Ulm"]}, "`categories` names 'twon', but the columns"),
+        ({9: ["Ulm"]}, "`categories` holds the index 9, but X has"),
+        ({"grade": ["top", "low", "mid"]}, "another order than its dtype"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CFLLRegressor(**SMALL).partial_fit(X, y, categories=categories)
+    with pytest.raises(TypeError, match="must be a dict"):
+        CFLLRegressor(**SMALL).partial_fit(X, y, categories=["Ulm"])
+    with pytest.raises(ValueError, match="`categories`=.* needs a frame or an array"):
+        CFLLRegressor(**SMALL, backbone=nn.Linear(2, 4)).partial_fit(
+            np.zeros((9, 2)), np.arange(9), categories={0: [1, 2]}
+        )
 
 
 @BOTH
@@ -124,6 +167,20 @@ def test_importances_are_by_column_of_the_table():
     assert found["code"] < 0.02 and found["rank"] < 0.02
     assert min(found["size"], found["town"]) > 0.2 and min(found["open"], found["grade"]) > 0.02
     assert sum(found.values()) == pytest.approx(1.0)
+
+
+def test_gaps_among_objects_after_a_fit_to_numbers():
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    model = CFLLRegressor(**SMALL).fit(X, X["a"])
+    gaps = X.where(X["a"] < 1)
+    expected = model.predict(gaps)
+    for absent in (pd.NA, None):
+        objects = X.astype(object).where(X["a"] < 1, absent)
+        np.testing.assert_array_equal(model.predict(objects), expected)
+    with pytest.raises(ValueError, match="'b' of `X` holds 'x', but held numbers"):
+        model.predict(X.assign(b="x").astype(object))
+    with pytest.raises(ValueError, match="X has no columns"):
+        CFLLRegressor().fit(X[[]], X["a"])
 
 
 def test_levels_that_were_not_seen_and_gaps_are_predicted():
