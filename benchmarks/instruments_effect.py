@@ -1,7 +1,7 @@
 """Coverage of the average effect: intervals and confidence sets on designs whose effect is known.
 
     python benchmarks/instruments_effect.py --seeds 50
-    python benchmarks/instruments_effect.py --tasks weak --seeds 500
+    python benchmarks/instruments_effect.py --tasks curved weak --sizes 500 --seeds 500
     python benchmarks/instruments_effect.py --models doubleml --seeds 50
     python benchmarks/instruments_effect.py --report
 
@@ -197,11 +197,11 @@ METHODS = {"effect": effect, "linear": linear, "oracle": oracle, "doubleml": dou
 SHOWN = ("effect", "median", "doubleml", "linear", "oracle")
 
 
-def tasks(designs: list[str], n_seeds: int) -> Iterator[Place]:
+def tasks(designs: list[str], sizes: list[int], n_seeds: int) -> Iterator[Place]:
     """Seeds outside: what is stored is balanced."""
     for seed in range(FIRST_SEED, FIRST_SEED + n_seeds):
         for cell in CELLS:
-            if cell["design"] in designs:
+            if cell["design"] in designs and cell["n"] in sizes:
                 design, n, clusters = cell["design"], cell["n"], cell.get("n_clusters")
                 yield cell | {"seed": seed}, partial(make, design, n, clusters, seed)
 
@@ -245,9 +245,11 @@ def print_cell(cell: dict, records: list[Record]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     small = {"tasks": ["curved"], "models": ["linear", "oracle"]}
-    bench = Bench(__doc__, "instruments_effect", arguments, seeds=50, smallest=small)
+    sizes = {"nargs": "+", "type": int, "help": "only these numbers of rows"}
+    bench = Bench(__doc__, "instruments_effect", arguments, seeds=50, smallest=small, sizes=sizes)
     designs = bench.options.tasks or sorted({cell["design"] for cell in CELLS})
-    bench.run(tasks(designs, bench.options.seeds), METHODS, KEY)
+    chosen = bench.options.sizes or sorted({cell["n"] for cell in CELLS})
+    bench.run(tasks(designs, chosen, bench.options.seeds), METHODS, KEY)
     print_origin(bench.records)
     print(
         "\nBias and spread (standard deviation) of the estimate; for weak designs of its median "

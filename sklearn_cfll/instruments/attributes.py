@@ -10,8 +10,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..estimator.packing import versions
 from ..estimator.state import StateMixin
+from .data import check_new_rows
 from .fitted import FittedInstruments
 from .networks import ROLES
+from .stages import InstrumentRows
 from .state_checks import check_instruments, check_models, try_out
 from .summary import Summary, summarise
 
@@ -52,7 +54,34 @@ class InstrumentAttributes(StateMixin):
 
     @property
     def effect_(self) -> Bunch:
-        """Average effect of each treatment, with its errors."""
+        """Average effect of each treatment in a partially linear regression.
+
+        ``y = X θ + g(C) + e``: outcome, treatments and instruments are replaced by residuals of
+        cross-fitted networks of C, and two-stage least squares (without Z, least squares) is
+        fitted to these. θ is the average slope, for a binary treatment the average difference; if
+        effects differ between rows, a mean weighted by how much Z moves X.
+
+        Its entries are, for p treatments:
+
+        - ``treatment_names``: list of str
+        - ``estimate``, ``std_error``, ``p_value``: ndarray of shape (p,). Errors are robust to
+          heteroscedasticity, or clustered with ``fit(..., groups=)``.
+        - ``interval``: ndarray of shape (p, 2), at 95%, with quantiles of t with ``df`` degrees of
+          freedom; it is too narrow if the instruments are weak.
+        - ``anderson_rubin``: one array of shape (m, 2) per treatment, the m intervals of a 95%
+          confidence set that is valid with weak instruments. It may be unbounded or empty (m = 0).
+          For one treatment it is as robust as the errors. For several it is computed by ivmodels
+          (extra ``[iv]``), assumes independent errors of one variance, and is None otherwise.
+        - ``conditional_likelihood_ratio``: the same, shorter with more instruments than treatments;
+          from ivmodels, under these assumptions, or None.
+        - ``tf_std_error``: with one treatment and one instrument, the error that makes
+          ``estimate ± 1.96 · error`` valid with a weak instrument (Lee et al., 2022); else None.
+        - ``first_stage_f``: ndarray of shape (p,), robust or clustered F of the instruments.
+        - ``curve_estimate``, ``curve_std_error``: ndarray of shape (p,), average derivative of the
+          structural function (for a binary treatment, average difference) and its jackknife error.
+        - ``is_binary``, ``covariance_type`` ("robust" or "clustered"), ``n_clusters``,
+          ``n_samples``, ``n_instruments``, ``df``.
+        """
         found = self._fitted("effect_").effect
         if found is None:
             raise AttributeError(
@@ -97,6 +126,12 @@ class InstrumentAttributes(StateMixin):
         """
         check_is_fitted(self)
         return summarise(self._model)
+
+    def _rows(self, X: Any, Z: Any, C: Any) -> InstrumentRows:
+        """Validated inputs on the device."""
+        check_is_fitted(self)
+        plan = self._model.plan
+        return plan.rows(*check_new_rows(self, plan, X, Z, C))
 
     # -- state ----------------------------------------------------------------------
 

@@ -101,7 +101,8 @@ def _offset(
     chosen: np.ndarray,
 ) -> Offset:
     """The linear fit to the chosen rows."""
-    taken = (None if part is None else part[chosen] for part in rows)
+    assert rows.Z is not None
+    taken = rows.y[chosen], rows.X[chosen], rows.Z[chosen], rows.counts[chosen], None
     effect = fuller(Residuals(*taken))
     rest = outcome[chosen] - X[chosen] @ effect[:, None]
     design = [np.ones((len(rest), 1)), *([] if controls is None else [controls[chosen]])]

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..columns import ColumnEncoder
 from ..regressor import CFLLRegressor
-from .diagnostics import linear_controls, orthonormal
+from .diagnostics import orthonormal
 
 __all__ = ["LinearEffect", "Residuals", "cross_fitted_predictions", "two_stage_effect"]
 
@@ -177,9 +177,10 @@ def cross_fitted_predictions(
     predictions : ndarray of shape (n_repeats, n, k)
     """
     if C is None or len(columns) < FEW_ROWS:
-        controls = linear_controls(C, len(columns))
+        # More controls than that would leave little of any column.
         design = np.ones((len(columns), 1))
-        design = design if controls is None else np.hstack([design, controls])
+        if C is not None and C.shape[1] <= len(C) // 4:
+            design = np.hstack([design, C])
         root = np.ones(len(columns)) if sample_weight is None else np.sqrt(sample_weight)
         slopes = np.linalg.lstsq(design * root[:, None], columns * root[:, None], rcond=None)[0]
         return (design @ slopes)[None]

@@ -188,7 +188,7 @@ def test_example_draws_the_curve_nearest_the_truth(tmp_path, monkeypatch, capsys
     example = Path(__file__).parents[2] / "examples" / "demand.py"
     errors = runpy.run_path(str(example))["main"]()
     assert errors[0] < min(errors[1:]) / 2
-    assert "Effective F" in capsys.readouterr().out
+    assert "effective F" in capsys.readouterr().out
     assert (tmp_path / "demand.png").exists()
 
 
