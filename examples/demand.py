@@ -4,8 +4,8 @@ Prices of airline tickets follow demand, so a regression of sales on prices mist
 for an effect of the price. The cost of fuel moves prices and nothing else: an instrument. Fits
 ``CFLLIVRegressor`` with the cost, without it (direct regression) and two-stage least squares,
 prints their errors and the diagnostics, and draws sales over the price, for one customer type at
-three times of the year, with the 90% band, to ``demand.png``.
-Needs ``pip install sklearn-cfll[plot]``::
+three times of the year, with the 90% band, to ``demand.png``. It ends with what may be concluded.
+Needs ``pip install sklearn-cfll[plot,iv]``::
 
     python examples/demand.py
 """
@@ -55,7 +55,25 @@ def main() -> tuple[float, float, float]:
     for name, error in zip(models, errors, strict=True):
         print(f"mean squared error of the structural function, {name + ':':<25}{error:8.0f}")
     draw(data, models)
+    print(f"\n{conclusion(model, data)}")
     return errors[0], errors[1], errors[2]
+
+
+def conclusion(model: CFLLIVRegressor, data) -> str:
+    """What a careful economist would write about this fit."""
+    effect, report = model.effect_, model.diagnostics_
+    strong = report["effective_f"] >= report["critical_value"]
+    rise = data.structural(data.X + 0.5, data.C) - data.structural(data.X - 0.5, data.C)
+    return (
+        f"The instrument is {'strong' if strong else 'weak'} (effective F "
+        f"{report['effective_f']:.0f}, needed {report['critical_value']:.0f}). If the price rises "
+        f"by one, sales change by {effect.curve_estimate[0]:.1f} on average over customers and "
+        f"times (standard error {effect.curve_std_error[0]:.1f}; truth {np.mean(rise):.1f}). The "
+        f"partially linear effect, {effect.estimate[0]:.1f} ({effect.std_error[0]:.1f}), answers "
+        "another question: the effect of the price differs between times and customers, and it "
+        "weights them by how much the cost of fuel moves their price. Report the curve for a "
+        "given time and customer with its band; one slope would hide these differences."
+    )
 
 
 def draw(data, models: dict[str, CFLLIVRegressor]) -> None:

@@ -89,3 +89,21 @@ def test_the_readme_is_short_and_its_code_runs_as_it_stands(capsys):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert float(capsys.readouterr().out) > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "published", "low", "high"),
+    [("schooling", (0.0747, 0.1315), 0.09, 0.14), ("married_women", (0.1075, 0.0614), 0.04, 0.08)],
+)
+def test_effects_on_textbook_data_are_near_two_stage_least_squares(
+    name, published, low, high, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("linearmodels")
+    pytest.importorskip("ivmodels")
+    monkeypatch.chdir(tmp_path)  # it draws its picture
+    *linear, effect = load(f"{name}.py")["main"]()
+    assert linear == pytest.approx(published, abs=1e-4)
+    assert low < effect < high
+    assert "Anderson-Rubin" in capsys.readouterr().out
+    assert (tmp_path / f"{name}.png").exists()

@@ -13,9 +13,9 @@ PACKAGE = Path(sklearn_cfll.__file__).parent
 # From the top to the bottom. A room may import from itself and from what stands below it.
 ROOMS = (
     "inspection",
+    "instruments",
     "regressor",
     "classifier",
-    "instruments",
     "estimator",
     "final_solve",
     "persistence",

@@ -111,7 +111,7 @@ def check_data(
     check_range(targets, targets, "y")
     own = _check_weights(sample_weight, X)
     weights = estimator._fit_weights(y, own)
-    groups = None if groups is None else _check_groups(groups, X)
+    groups = None if groups is None else check_groups(groups, X)
     rows, mean_weight = None, 1.0
     if weights is not None:
         # A weight is a number of repetitions, so rows of weight zero are dropped.
@@ -311,7 +311,7 @@ def _check_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
     return as_weights(sample_weight, X)
 
 
-def _check_groups(groups: Any, X: Any) -> np.ndarray:
+def check_groups(groups: Any, X: Any) -> np.ndarray:
     """Groups as an array of labels, one per row of X."""
     found = check_labels(np.asarray(to_numpy(groups, "groups")), "groups")
     if found.shape != (n_samples(X),):

@@ -6,12 +6,14 @@ Each display has ``from_estimator``, ``plot(ax=...)`` and, if arrays are suffici
 """
 
 from .field import FieldDisplay
+from .instrument import InstrumentDisplay
 from .prediction_interval import PredictionIntervalDisplay
 from .ridge_path import RidgePathDisplay
 from .training_curve import TrainingCurveDisplay
 
 __all__ = [
     "FieldDisplay",
+    "InstrumentDisplay",
     "PredictionIntervalDisplay",
     "RidgePathDisplay",
     "TrainingCurveDisplay",

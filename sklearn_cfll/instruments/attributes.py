@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from ..estimator.packing import versions
 from ..estimator.state import StateMixin
+from .data import check_new_rows
 from .fitted import FittedInstruments
 from .networks import ROLES
-from .report import Summary, summarise
+from .stages import InstrumentRows
 from .state_checks import check_instruments, check_models, try_out
+from .summary import Summary, summarise
 
 __all__ = ["InstrumentAttributes"]
 
@@ -46,8 +49,46 @@ class InstrumentAttributes(StateMixin):
 
     @property
     def preferred_(self) -> str:
-        """The regression with the smaller expected error."""
+        """The regression to rely on."""
         return self._fitted("preferred_").preferred
+
+    @property
+    def effect_(self) -> Bunch:
+        """Average effect of each treatment in a partially linear regression.
+
+        ``y = X θ + g(C) + e``: outcome, treatments and instruments are replaced by residuals of
+        cross-fitted networks of C, and two-stage least squares (without Z, least squares) is
+        fitted to these. θ is the average slope, for a binary treatment the average difference; if
+        effects differ between rows, a mean weighted by how much Z moves X.
+
+        Its entries are, for p treatments:
+
+        - ``treatment_names``: list of str
+        - ``estimate``, ``std_error``, ``p_value``: ndarray of shape (p,). Errors are robust to
+          heteroscedasticity, or clustered with ``fit(..., groups=)``.
+        - ``interval``: ndarray of shape (p, 2), at 95%, with quantiles of t with ``df`` degrees of
+          freedom; it is too narrow if the instruments are weak.
+        - ``anderson_rubin``: one array of shape (m, 2) per treatment, the m intervals of a 95%
+          confidence set that is valid with weak instruments. It may be unbounded or empty (m = 0).
+          For one treatment it is as robust as the errors. For several it is computed by ivmodels
+          (extra ``[iv]``), assumes independent errors of one variance, and is None otherwise.
+        - ``conditional_likelihood_ratio``: the same, shorter with more instruments than treatments;
+          from ivmodels, under these assumptions, or None.
+        - ``tf_std_error``: with one treatment and one instrument, the error that makes
+          ``estimate ± 1.96 · error`` valid with a weak instrument (Lee et al., 2022); else None.
+        - ``first_stage_f``: ndarray of shape (p,), robust or clustered F of the instruments.
+        - ``curve_estimate``, ``curve_std_error``: ndarray of shape (p,), average derivative of the
+          structural function (for a binary treatment, average difference) and its jackknife error.
+        - ``is_binary``, ``covariance_type`` ("robust" or "clustered"), ``n_clusters``,
+          ``n_samples``, ``n_instruments``, ``df``.
+        """
+        found = self._fitted("effect_").effect
+        if found is None:
+            raise AttributeError(
+                "`effect_` needs diagnose=True, and columns as inputs: it is not available for "
+                "user-defined networks of X or Z, or for samples of other shapes."
+            )
+        return Bunch(**found)
 
     @property
     def diagnostics_(self) -> dict[str, Any]:
@@ -75,15 +116,22 @@ class InstrumentAttributes(StateMixin):
         return self._fitted("device_").plan.device
 
     def summary(self) -> Summary:
-        """Table of diagnostics: instrument strength, tests, size of confounding, fit.
+        """Tables: fit, strength of the instruments, average effect, tests, size of confounding.
 
         Returns
         -------
         Summary
-            It is printed as text, or as HTML in a notebook.
+            It is printed as text, or as HTML in a notebook. Its ``to_frame()`` and ``to_latex()``
+            give the effects.
         """
         check_is_fitted(self)
         return summarise(self._model)
+
+    def _rows(self, X: Any, Z: Any, C: Any) -> InstrumentRows:
+        """Validated inputs on the device."""
+        check_is_fitted(self)
+        plan = self._model.plan
+        return plan.rows(*check_new_rows(self, plan, X, Z, C))
 
     # -- state ----------------------------------------------------------------------
 

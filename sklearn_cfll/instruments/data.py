@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
-from .._warnings import user_level
 from ..columns.rows import native
 from ..estimator.arrays import (
     as_columns,
@@ -22,28 +20,27 @@ from ..estimator.arrays import (
     named_columns,
     told_of,
 )
-from ..estimator.checks import Checked
+from ..estimator.checks import Checked, check_groups
 from ..estimator.wild_targets import warn_of_wild_targets
+from .names import column_names, in_order
 from .networks import ROLES, NetworkPlan, is_own
 
 __all__ = [
     "InstrumentData",
-    "RedundantInstrumentWarning",
     "check_instrument_data",
     "check_new_rows",
     "check_stage1_sample",
     "fold_labels",
-    "warn_redundant",
 ]
 
 
 # Limits of the sum of weights, which are numbers of repetitions. Outside of them results were
 # not finite.
 LEAST_TOTAL, LARGEST_TOTAL = 1e-3, 1e15
+FEWEST_GROUPS = 8  # the networks of the controls have eight folds
 
 
-class RedundantInstrumentWarning(UserWarning):
-    """A column of Z duplicates a column of X or C, and so is not an instrument."""
+NO_NAMES: dict[str, tuple[str, ...] | None] = dict.fromkeys(("X", "Z", "C"))
 
 
 class InstrumentData(NamedTuple):
@@ -55,6 +52,8 @@ class InstrumentData(NamedTuple):
     C: np.ndarray | None
     sample_weight: np.ndarray | None  # with mean one, or None if all are equal
     total: float  # sum of the weights as given: the number of rows that they represent
+    names: dict[str, tuple[str, ...] | None] = NO_NAMES  # of the columns of X, Z and C
+    groups: np.ndarray | None = None  # label of each row's cluster
 
     @property
     def counts(self) -> np.ndarray | None:
@@ -66,11 +65,12 @@ class InstrumentData(NamedTuple):
 
 
 def check_instrument_data(
-    estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any
+    estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any, groups: Any = None
 ) -> InstrumentData:
     """Validate the arguments of fit with scikit-learn's checks and drop rows of weight zero."""
     y = None if y is None else as_values(as_targets(y), estimator)
     own = is_own(estimator.treatment_backbone)
+    names = {name: column_names(part) for name, part in (("X", X), ("Z", Z), ("C", C))}
     given = as_table(X, "X")
     with named_columns(given, "X"):
         X, y = validate_data(
@@ -88,13 +88,20 @@ def check_instrument_data(
     Z = check_side("Z", Z, X, own=is_own(estimator.instrument_backbone))
     C = check_side("C", C, X, own=is_own(estimator.covariate_backbone))
     weights = np.ones(len(X)) if sample_weight is None else as_weights(sample_weight, X)
+    groups = None if groups is None else check_groups(groups, X)
     kept = weights > 0
     if kept.sum() < 4:
         raise ValueError(
             f"`sample_weight` must be positive for at least 4 rows, got {kept.sum()}: rows of "
             "weight zero are ignored."
         )
-    X, y, Z, C = (None if part is None else part[kept] for part in (X, y, Z, C))
+    X, y, Z, C, groups = (None if part is None else part[kept] for part in (X, y, Z, C, groups))
+    if groups is not None and (n_groups := len(np.unique(groups))) < FEWEST_GROUPS:
+        raise ValueError(
+            f"`groups` holds {n_groups} groups among the rows of positive weight. Rows of a group "
+            f"are held out together, and errors are clustered by group: at least {FEWEST_GROUPS} "
+            "groups are required."
+        )
     weights = weights[kept]
     shares = weights / weights.max()  # sums of weights near 1e308 overflow
     with np.errstate(over="ignore"):
@@ -109,7 +116,7 @@ def check_instrument_data(
     # Outliers of y are not clipped: this would bias the effect of the instruments.
     checked = Checked(X, np.flatnonzero(kept), y, relative, total / len(weights), False)
     warn_of_wild_targets(checked, "y")
-    return InstrumentData(X, y, Z, C, relative, total)
+    return InstrumentData(X, y, Z, C, relative, total, names, groups)
 
 
 def check_stage1_sample(
@@ -128,6 +135,8 @@ def check_stage1_sample(
     with told_of("In `X_stage1`, called X here"):
         own = is_own(estimator.treatment_backbone)
         X = check_treatments(estimator, X, "X_stage1", own=own, min_samples=2)
+    Z = in_order(Z, main.names["Z"], "Z_stage1")
+    C = in_order(C, main.names["C"], "C_stage1")
     Z = check_side("Z_stage1", Z, X, shape=main.Z.shape[1:])
     return X, Z, check_side("C_stage1", C, X, shape=None if main.C is None else main.C.shape[1:])
 
@@ -135,7 +144,12 @@ def check_stage1_sample(
 def check_new_rows(
     estimator: Any, plan: NetworkPlan, X: Any, Z: Any, C: Any
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Validate inputs of a fitted estimator, whose shapes must be those of the fit."""
+    """Validate inputs of a fitted estimator, whose shapes must be those of the fit.
+
+    Columns of Z and C in a frame are put in the order of the fit. Those of X must be in order, as
+    scikit-learn's checks demand of every estimator.
+    """
+    Z, C = in_order(Z, plan.names["Z"], "Z"), in_order(C, plan.names["C"], "C")
     treatment, instrument, confounder = (plan.shapes[role] for role in ROLES)
     X = check_treatments(estimator, X, own=is_own(plan.recipes["treatment_backbone"]))
     if X.shape[1:] != treatment:
@@ -203,8 +217,38 @@ def fold_labels(
     Distinct rows, sorted by y, are assigned at random. Copies of a row stay together, since
     copies in the training and held-out rows would bias the held-out loss. Weights are therefore
     equivalent to repetitions, and neither the order of the rows nor the units of the columns
-    matter.
+    matter. With groups, all rows of a group stay together instead.
     """
+    order, group = _units_of_groups(data) if data.groups is not None else _distinct_rows(data)
+    n_groups = len(order)
+    if n_groups < 4:
+        raise ValueError(f"X and y have {n_groups} distinct rows; at least 4 are required.")
+    rng = np.random.RandomState(seed)
+    labels, halves = [], []
+    for _ in range(n_repeats):
+        label, half = np.empty((2, n_groups), dtype=int)
+        shuffled = order[rng.permutation(n_groups)]
+        # Folds have at least two units, since each half of a fold needs one.
+        label[shuffled] = np.arange(n_groups) % max(2, min(n_folds, n_groups // 2))
+        # Halves alternate within each fold, so that they are balanced in any union of folds.
+        for fold in range(label.max() + 1):
+            members = shuffled[label[shuffled] == fold]
+            half[members] = (np.arange(len(members)) + fold) % 2
+        labels.append(label[group])
+        halves.append(half[group])
+    return np.array(labels), np.array(halves)
+
+
+def _units_of_groups(data: InstrumentData) -> tuple[np.ndarray, np.ndarray]:
+    """Order of the groups by their mean of y, and the group of each row."""
+    assert data.groups is not None
+    _, group, size = np.unique(data.groups, return_inverse=True, return_counts=True)
+    group = group.reshape(-1)
+    return np.argsort(np.bincount(group, data.y) / size, kind="stable"), group
+
+
+def _distinct_rows(data: InstrumentData) -> tuple[np.ndarray, np.ndarray]:
+    """Order of the distinct rows by y, and the distinct row that each row equals."""
     columns = [part for part in (data.X, data.Z, data.C) if part is not None]
     digests = [
         hashlib.blake2b(b"".join(np.ascontiguousarray(part[i]).tobytes() for part in columns))
@@ -214,47 +258,4 @@ def fold_labels(
     keys = np.stack([hashes, np.array([float(v).hex() for v in data.y])])
     _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     # np.unique sorts by hash; sort groups by y instead, and ties by hash.
-    order = np.lexsort((hashes[first], data.y[first]))
-    n_groups = len(order)
-    if n_groups < 4:
-        raise ValueError(f"X and y have {n_groups} distinct rows; at least 4 are required.")
-    rng = np.random.RandomState(seed)
-    labels, halves = [], []
-    for _ in range(n_repeats):
-        label, half = np.empty((2, n_groups), dtype=int)
-        shuffled = order[rng.permutation(n_groups)]
-        # Folds have at least two rows, since each half of a fold needs one.
-        label[shuffled] = np.arange(n_groups) % max(2, min(n_folds, n_groups // 2))
-        # Halves alternate within each fold, so that they are balanced in any union of folds.
-        for fold in range(label.max() + 1):
-            members = shuffled[label[shuffled] == fold]
-            half[members] = (np.arange(len(members)) + fold) % 2
-        labels.append(label[group.reshape(-1)])
-        halves.append(half[group.reshape(-1)])
-    return np.array(labels), np.array(halves)
-
-
-def warn_redundant(data: InstrumentData) -> None:
-    """Warn if a column of Z equals a column of X or C up to location and scale."""
-    if data.Z is None or data.Z.ndim != 2:
-        return
-    for name, other in (("X", data.X), ("C", data.C)):
-        if other is None or other.ndim != 2:
-            continue
-        pairs = np.abs(_normalised(data.Z).T @ _normalised(other))
-        for i, j in np.argwhere(pairs > 1 - 1e-10):
-            warnings.warn(
-                f"Column {i} of `Z` repeats column {j} of `{name}`. An instrument "
-                "affects the treatment and is not a regressor; put an exogenous column in `C` "
-                "only.",
-                RedundantInstrumentWarning,
-                stacklevel=user_level(),
-            )
-
-
-def _normalised(rows: np.ndarray) -> np.ndarray:
-    """Columns with mean zero and norm one; constant columns are zero."""
-    centered = rows - rows.mean(axis=0)
-    length = np.linalg.norm(centered, axis=0)
-    noise = 1e-12 * np.abs(rows).max(axis=0) * np.sqrt(len(rows))
-    return np.where(length > noise, centered / np.where(length > 0, length, 1.0), 0.0)
+    return np.lexsort((hashes[first], data.y[first])), group.reshape(-1)

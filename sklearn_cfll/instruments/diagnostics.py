@@ -11,10 +11,14 @@ References
 .. [2] J. Sargan, "The estimation of economic relationships using instrumental variables",
    Econometrica 26 (1958).
 .. [3] J. Hausman, "Specification tests in econometrics", Econometrica 46 (1978).
+.. [4] E. Sanderson and F. Windmeijer, "A weak instrument F-test in linear IV models with multiple
+   endogenous variables", Journal of Econometrics 190 (2016).
+.. [5] J. Cragg and S. Donald, "Inferring the rank of a matrix", Journal of Econometrics 76 (1997).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +31,10 @@ __all__ = [
     "effective_f",
     "first_stage_f",
     "jackknife_variance",
+    "linear_controls",
+    "orthonormal",
+    "rank_test",
+    "sanderson_windmeijer_f",
     "sargan",
     "wu_hausman",
 ]
@@ -74,21 +82,71 @@ def effective_f(
     ``F = x'P_Z x / tr(Σ)``, where Σ is the robust covariance of the first stage's coefficients on
     orthonormal instruments. It is compared with the 95% quantile of a noncentral χ² (their
     simplified, conservative critical value) at which the bias is at most a tenth of the worst
-    case: 23.1 for one instrument.
+    case: 23.1 for one instrument. With several treatments it is conditional, as the F of Sanderson
+    and Windmeijer is: of what the other treatments leave (:func:`sanderson_windmeijer_f`).
     """
     rows = _Rows(X, None, Z, C, sample_weight)
     df = max(1, rows.n - rows.rank_controls - rows.rank)
     results = []
-    for x in rows.X.T:
-        coefficients = rows.basis.T @ x
-        residual = x - rows.basis @ coefficients
+    for coefficients, residual, basis in rows.conditional():
         # Basis and residual are both scaled by the root of the weight; the scores need it once.
-        scores = rows.basis * (residual / rows.root)[:, None]
+        scores = basis * (residual / rows.root)[:, None]
         covariance = scores.T @ scores * (rows.n / df)
-        trace = np.trace(covariance)
-        value = float(_ratio(coefficients @ coefficients, trace))
+        value = float(_ratio(coefficients @ coefficients, np.trace(covariance)))
         results.append(Strength(value, _critical_value(covariance)))
     return results
+
+
+def sanderson_windmeijer_f(
+    X: np.ndarray, Z: np.ndarray, C: np.ndarray | None = None, sample_weight: Any = None
+) -> list[HypothesisTest]:
+    """Conditional first-stage F of each treatment (Sanderson and Windmeijer 2016).
+
+    The F of the instruments in the regression of ``x_j - X_-j d`` on them, where d are the
+    two-stage least squares coefficients of the other treatments; p - 1 degrees of freedom are spent
+    on these. It is small if the instruments move ``x_j`` only together with the others. With one
+    treatment it is the first-stage F.
+    """
+    rows = _Rows(X, None, Z, C, sample_weight)
+    df = max(1, rows.n - rows.rank_controls - rows.rank)
+    results = []
+    for coefficients, residual, basis in rows.conditional():
+        rank = basis.shape[1]
+        explained = coefficients @ coefficients / max(rank, 1)
+        value = float(_ratio(explained, residual @ residual / df))
+        p_value = float(stats.f.sf(value, max(rank, 1), df))
+        results.append(HypothesisTest(value, (rank, df), p_value))
+    return results
+
+
+def rank_test(
+    X: np.ndarray, Z: np.ndarray, C: np.ndarray | None = None, sample_weight: Any = None
+) -> HypothesisTest:
+    """Cragg and Donald's test that the instruments move fewer directions than there are treatments.
+
+    The statistic is ``(n - k) λ``, with the smallest eigenvalue λ of
+    ``(X'M_Z X)⁻¹ X'P_Z X``; χ² with ``q - p + 1`` degrees of freedom if the rank is p - 1.
+    """
+    rows = _Rows(X, None, Z, C, sample_weight)
+    df, n_treatments = rows.n - rows.rank_controls - rows.rank, rows.X.shape[1]
+    excess = rows.rank - n_treatments + 1
+    if excess < 1 or df < 1:
+        return HypothesisTest(0.0, (max(excess, 0),), 1.0)
+    # Canonical correlations of X and Z: λ = r² / (1 - r²).
+    treatments = orthonormal(rows.X)
+    if treatments.shape[1] < n_treatments:
+        return HypothesisTest(0.0, (excess,), 1.0)
+    square = min(1.0, float(np.linalg.svd(treatments.T @ rows.basis)[1][-1]) ** 2)
+    value = float(df * _ratio(square, 1.0 - square))
+    return HypothesisTest(value, (excess,), float(stats.chi2.sf(value, excess)))
+
+
+def linear_controls(C: np.ndarray | None, n: int) -> np.ndarray | None:
+    """C as columns if it has few enough to be linear controls, at most one per 20 rows; or None."""
+    if C is None:
+        return None
+    columns = np.asarray(C, dtype=float).reshape(len(C), -1)
+    return columns if columns.shape[1] <= n // 20 else None
 
 
 def _critical_value(covariance: np.ndarray) -> float:
@@ -206,7 +264,7 @@ class _Rows:
         self.root = np.sqrt(weight)
         self.n = round(float(weight.sum()))
         controls = [np.ones((len(X), 1)), *([] if C is None else [np.asarray(C, dtype=float)])]
-        basis = _orthonormal(np.hstack(controls) * self.root[:, None])
+        basis = orthonormal(np.hstack(controls) * self.root[:, None])
         self.rank_controls = basis.shape[1]
 
         def free(columns: Any) -> np.ndarray:
@@ -220,11 +278,26 @@ class _Rows:
         instruments = free(Z)
         # The residual of a column that the controls explain up to rounding is only noise.
         kept = np.linalg.norm(instruments, axis=0) > 1e-8 * np.maximum(length, 1e-300)
-        self.basis = _orthonormal(instruments[:, kept])
+        self.basis = orthonormal(instruments[:, kept])
         self.rank = self.basis.shape[1]
 
+    def conditional(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """First stage of each treatment net of the others: coefficients, residual and basis.
 
-def _orthonormal(columns: np.ndarray) -> np.ndarray:
+        The basis is orthonormal, of the instruments that the predictions of the other treatments
+        leave.
+        """
+        explained = self.basis.T @ self.X
+        for j in range(self.X.shape[1]):
+            others = np.delete(explained, j, axis=1)
+            effect = np.linalg.lstsq(others, explained[:, j], rcond=1e-10)[0]
+            x = self.X[:, j] - np.delete(self.X, j, axis=1) @ effect
+            residual = x - self.basis @ (self.basis.T @ x)
+            left = self.basis @ _complement(others)
+            yield left.T @ x, residual, left
+
+
+def orthonormal(columns: np.ndarray) -> np.ndarray:
     """Orthonormal basis of the span of the columns; does not depend on their units."""
     if columns.shape[1] == 0:
         return columns
@@ -234,8 +307,15 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
     return left[:, values > 1e-10 * max(values[0], 1e-300)]
 
 
+def _complement(columns: np.ndarray) -> np.ndarray:
+    """Orthonormal basis of what is orthogonal to the columns."""
+    rank = orthonormal(columns).shape[1]
+    left: np.ndarray = np.linalg.svd(columns, full_matrices=True)[0]
+    return left[:, rank:]
+
+
 def _project(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
-    basis = _orthonormal(columns)
+    basis = orthonormal(columns)
     return basis @ (basis.T @ y)
 
 

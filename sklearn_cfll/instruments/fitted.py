@@ -33,6 +33,8 @@ class FittedInstruments:
         The value used for each "auto", by parameter name.
     diagnostics : dict
         Figures on the instruments; empty without them.
+    effect : dict or None
+        The entries of ``effect_``.
     """
 
     plan: NetworkPlan
@@ -40,6 +42,7 @@ class FittedInstruments:
     models: FoldModels
     resolved: dict[str, Any]
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    effect: dict[str, Any] | None = None
 
     def predict(self, rows: InstrumentRows) -> np.ndarray:
         """The structural function in y's units; (n,)."""
@@ -55,10 +58,9 @@ class FittedInstruments:
 
     @property
     def preferred(self) -> str:
-        """The regression with the smaller expected error, "instrument" or "direct"."""
-        return self.diagnostics.get(
-            "preferred", "instrument" if self.plan.n_first_stages else "direct"
-        )
+        """The regression to rely on, "instrument", "direct" or "neither"; "direct" without Z."""
+        preferred: str = self.diagnostics.get("preferred", "direct")
+        return preferred
 
     # -- packing ----------------------------------------------------------------------
 
@@ -77,6 +79,7 @@ class FittedInstruments:
             "models": self.models.pack(),
             "resolved": self.resolved,
             "diagnostics": self.diagnostics,
+            "effect": self.effect,
         }
 
     @classmethod
@@ -88,4 +91,5 @@ class FittedInstruments:
         plan = NetworkPlan(**facts | changed)
         models = FoldModels.unpack(packed["models"], plan.template(), device)
         scale = TargetScale(*packed["scale"])
-        return cls(plan, scale, models, packed["resolved"], packed["diagnostics"])
+        report = packed["resolved"], packed["diagnostics"], packed["effect"]
+        return cls(plan, scale, models, *report)

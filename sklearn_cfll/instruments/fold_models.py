@@ -14,10 +14,12 @@ from .stages import (
     InstrumentRows,
     Model,
     Networks,
+    Offset,
     Shrinkage,
     predicted_treatment,
-    projected_design,
+    projected_outcome,
     structural_design,
+    structural_outcome,
     treatment_features,
 )
 from .two_stage import LinearMap, Scaling
@@ -99,7 +101,7 @@ class FoldModels:
     def projected(self, rows: InstrumentRows) -> Tensor:
         """``E[f(X, C) | Z, C]``; (n, k)."""
         models = [fold[-1] for fold in self.folds] if self.whole is None else [self.whole]
-        return torch.cat([self._mean(models, block, projected_design) for block in rows.blocks()])
+        return torch.cat([self._mean(models, block, projected_outcome) for block in rows.blocks()])
 
     # -- held-out rows --------------------------------------------------------------
 
@@ -107,24 +109,36 @@ class FoldModels:
     def held_out_treatment(self, rows: InstrumentRows, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The treatment and its prediction by first stages not fitted to the row; (n, p).
 
-        Only the first split into folds is used.
+        Averages over splits and records, which makes them depend little on the random state.
 
         This is the raw treatment if the nets include it among its features. Otherwise it is an
         index that is comparable between folds: the part of the structural function that is
         linear in the features.
         """
-        actual: list[Tensor] = []
-        predicted: list[Tensor] = []
-        members = [(labels[0] == k).nonzero()[:, 0] for k in range(int(labels[0].max()) + 1)]
-        for fold, indices in zip(self.folds, members, strict=False):
-            model = fold[-1]
-            for block in rows.take(indices.to(rows.treatment.device)).blocks():
-                known = treatment_features(self.networks, model, block)
-                told = predicted_treatment(self.networks, model, block)
-                actual.append(self._columns(model, known))
-                predicted.append(self._columns(model, told))
-        back = torch.argsort(torch.cat(members))
-        return torch.cat(actual).cpu()[back], torch.cat(predicted).cpu()[back]
+        n_folds = len(self.folds) // self.n_repeats
+        splits = []
+        for repeat, label in enumerate(labels):
+            members = [(label == k).nonzero()[:, 0] for k in range(n_folds)]
+            parts = [
+                self._treatment(self.folds[repeat * n_folds + k], rows.take(indices))
+                for k, indices in enumerate(members)
+            ]
+            back = torch.argsort(torch.cat(members))
+            splits.append(torch.cat(parts, dim=1)[:, back])
+        actual, predicted = torch.stack(splits).mean(0).cpu()
+        return actual, predicted
+
+    def _treatment(self, models: list[Model], rows: InstrumentRows) -> Tensor:
+        """Treatment and its prediction, averaged over models; (2, n, p)."""
+        blocks = []
+        for block in rows.blocks():
+            known = [
+                self._columns(model, features(self.networks, model, block))
+                for model in models
+                for features in (treatment_features, predicted_treatment)
+            ]
+            blocks.append(torch.stack(known).unflatten(0, (-1, 2)).mean(0))
+        return torch.cat(blocks, dim=1)
 
     @torch.no_grad()
     def held_out_outcome(self, rows: InstrumentRows, labels: Tensor) -> Tensor:
@@ -156,14 +170,10 @@ class FoldModels:
         return torch.cat(parts)
 
     def _mean(
-        self, models: list[Model], rows: InstrumentRows, design_of: Any = structural_design
+        self, models: list[Model], rows: InstrumentRows, outcome_of: Any = structural_outcome
     ) -> Tensor:
-        """Outputs of the second stages on this design, averaged over models."""
-        outputs = []
-        for model in models:
-            design = design_of(self.networks, model, rows).to(model.weight)
-            outputs.append(design @ model.weight.T + model.bias)
-        return torch.stack(outputs).mean(0)
+        """Outcomes averaged over models; (n, k)."""
+        return torch.stack([outcome_of(self.networks, model, rows) for model in models]).mean(0)
 
     def _columns(self, model: Model, features: Tensor) -> Tensor:
         scaling, n_raw = model.scalings["treatment"], self.networks.n_raw
@@ -199,5 +209,6 @@ def unpack_model(packed: dict[str, Any]) -> Model:
             (Scaling(*scaling), LinearMap(*solved)) for scaling, solved in packed["first_stages"]
         ],
         "corrections": [LinearMap(*each) for each in packed["corrections"]],
+        "offset": None if packed["offset"] is None else Offset(*packed["offset"]),
     }
     return Model(**packed | parts)

@@ -6,17 +6,16 @@ from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted
 
 from .._compat import fit_context
 from ..estimator.arrays import as_targets, as_values, as_weights
 from ..training.torch_settings import default_modes, use_threads
 from .attributes import InstrumentAttributes
-from .data import check_instrument_data, check_new_rows, check_stage1_sample, warn_redundant
+from .data import check_instrument_data, check_stage1_sample
+from .identification import check_identified
 from .parameters import CONSTRAINTS, warn_without_effect
 from .report import warn_of
 from .run import fit_instruments
-from .stages import InstrumentRows
 
 __all__ = ["CFLLIVRegressor"]
 
@@ -43,9 +42,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Widths of the perceptron; the last is the number of features. "auto" is (16, 4), or
         (64, 32, 16) with more than 100 columns, when the treatment itself is not a feature.
     instrument_hidden_sizes : tuple of int, default=(64, 16)
-        Widths of the perceptron. Larger ones overfit the first stage, which shrinks effects:
-        (128, 64, 32) increased the error by half on a simple relation, without a clear gain on
-        the demand design.
+        Widths of the perceptron. Larger ones overfit the first stage, which shrinks effects.
     covariate_hidden_sizes : tuple of int, default=(128, 32, 16)
         Widths of the perceptron.
     activation : {"tanh", "relu", "silu", "gelu", "elu", "identity"}, default="tanh"
@@ -61,20 +58,21 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Scale of the perceptron's treatment features relative to the treatment itself; 0 makes the
         structural function linear in X for given C.
     n_folds : int, default=4
-        Number of folds, used for early stopping and the confidence band. Predictions are averages
-        over folds.
+        Folds are used for early stopping and the band. Predictions are averages over folds.
     n_repeats : int, default=2
         Number of repeated splits into folds, over which predictions are averaged too. Two splits
-        into four folds had a smaller error and a more stable band than one split into five or
-        ten: averaging gains more if the training sets overlap less.
+        into four folds had a smaller error and a more stable band than one into five or ten.
     cross_fit : bool, default=True
         Whether to split the training rows of a fold into halves and predict the treatment of each
-        half by a first stage fitted to the other. With False, weak instruments are not detected
-        and the estimate is biased towards that of direct regression.
+        half by a first stage fitted to the other. Without it, the estimate is biased towards that
+        of direct regression.
+    linear_part : bool, default=True
+        Whether to fit the networks to what a linear instrumental-variable regression leaves over.
+        Held-out rows decide how much of either is used. It requires columns and the default
+        ``treatment_backbone``.
     diagnose : bool, default=True
-        Whether to also fit the direct regression of y on X and C, with the same nets and folds,
-        and set ``diagnostics_`` and ``preferred_``. A warning is issued if the instruments are weak
-        or if direct regression is preferred.
+        Whether to also compute ``effect_``, and the direct regression of y on X and C for
+        ``preferred_``. Weak instruments and a preference against them are warned of.
     learning_rate : float, default=0.01
         Learning rate of Adam, for all nets.
     batch_size : int, "full" or "auto", default="auto"
@@ -109,8 +107,13 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
     stage1_score_ : float
         Coefficient of determination of the treatment, predicted by first stages that were not
         fitted to the row; NaN without instruments.
-    preferred_ : {"instrument", "direct"}
-        The regression with the smaller expected error (``diagnose=True``).
+    preferred_ : {"instrument", "direct", "neither"}
+        The regression to rely on. "neither" if the instruments are weak, or if the average slope of
+        the function and the linear slope differ in sign beyond their errors; "direct" if its
+        squared error is expected to be smaller (only with ``diagnose=True``, or without Z).
+    effect_ : Bunch
+        Average effect of each treatment, with errors and confidence sets; its entries are listed
+        at the attribute. Only with ``diagnose=True`` and columns as inputs.
     diagnostics_ : dict
         The figures that :meth:`summary` prints.
     history_ : list of dict
@@ -169,6 +172,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         n_folds: int = 4,
         n_repeats: int = 2,
         cross_fit: bool = True,
+        linear_part: bool = True,
         diagnose: bool = True,
         learning_rate: float = 0.01,
         batch_size: Any = "auto",
@@ -194,6 +198,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         self.n_folds = n_folds
         self.n_repeats = n_repeats
         self.cross_fit = cross_fit
+        self.linear_part = linear_part
         self.diagnose = diagnose
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -218,6 +223,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         X_stage1: Any = None,
         Z_stage1: Any = None,
         C_stage1: Any = None,
+        groups: Any = None,
     ) -> CFLLIVRegressor:
         """Fit both stages.
 
@@ -235,6 +241,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
             Weights are numbers of repetitions.
         X_stage1, Z_stage1, C_stage1 : optional
             Separate sample for the first stage, used instead of cross-fitting.
+        groups : array-like of shape (n_samples,), default=None
+            Clusters, such as persons of whom there are several rows. Rows of one are held out
+            together, and the errors of ``effect_`` are clustered.
 
         Returns
         -------
@@ -244,9 +253,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         before = dict(self.__dict__)
         try:
             with default_modes(), use_threads(self.n_threads or 1):
-                data = check_instrument_data(self, X, y, Z, C, sample_weight)
+                data = check_instrument_data(self, X, y, Z, C, sample_weight, groups)
                 first_sample = check_stage1_sample(self, X_stage1, Z_stage1, C_stage1, data)
-                warn_redundant(data)
+                check_identified(self, data)
                 warn_without_effect(self, data)
                 self._model = fit_instruments(self, data, first_sample)
         except BaseException:
@@ -311,9 +320,3 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         with use_threads(self.n_threads or 1):
             fitted = self._model.predict(rows) if Z is None else self._model.projected(rows)
         return r2_score(y, fitted, sample_weight=sample_weight)
-
-    def _rows(self, X: Any, Z: Any, C: Any) -> InstrumentRows:
-        """Validated inputs on the device."""
-        check_is_fitted(self)
-        plan = self._model.plan
-        return plan.rows(*check_new_rows(self, plan, X, Z, C))

@@ -85,6 +85,7 @@ class NetworkPlan:
     device: torch.device
     dtype: torch.dtype
     seed: int
+    names: dict[str, tuple[str, ...] | None]
 
     @property
     def n_raw(self) -> int:

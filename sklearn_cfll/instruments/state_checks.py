@@ -52,6 +52,18 @@ def is_scale(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(is_floats(v, None) for v in value)
 
 
+def is_names(value: Any) -> bool:
+    """Whether a value is None or a tuple of strings."""
+    strings = isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    return value is None or strings
+
+
+def is_offset(value: Any) -> bool:
+    """Whether a value holds slopes of treatments, of confounders or None, and a constant."""
+    parts = isinstance(value, tuple) and len(value) == 3
+    return parts and all(isinstance(part, np.ndarray) or part is None for part in value)
+
+
 def is_models(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(map(is_model, value))
 
@@ -66,6 +78,7 @@ PARTS: Fields = {
     "scale": is_scale,
     "resolved": is_dict,
     "diagnostics": is_dict,
+    "effect": lambda v: v is None or is_dict(v),
 }
 PLAN: Fields = {
     "recipes": lambda v: by_role(v, lambda part: True),
@@ -76,6 +89,9 @@ PLAN: Fields = {
     "n_first_stages": lambda v: v in (0, 1, 2),
     "dtype": lambda v: v in ("float32", "float64"),
     "seed": lambda v: is_count(v) and v < 2**63,
+    "names": lambda v: (
+        isinstance(v, dict) and set(v) == {"X", "Z", "C"} and all(map(is_names, v.values()))
+    ),
 }
 MODELS: Fields = {
     "folds": lambda v: isinstance(v, list) and len(v) > 0 and all(map(is_models, v)),
@@ -99,6 +115,8 @@ MODEL: Fields = {
     "bias": is_pairs,
     "mean": lambda v: isinstance(v, np.ndarray),
     "covariance": lambda v: v is None or isinstance(v, np.ndarray),
+    "offset": is_optional(is_offset),
+    "share": lambda v: isinstance(v, np.ndarray),
 }
 
 

@@ -12,9 +12,10 @@ from sklearn.linear_model import BayesianRidge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_cfll import CFLLRegressor
+from sklearn_cfll import CFLLIVRegressor, CFLLRegressor
 from sklearn_cfll.inspection import (
     FieldDisplay,
+    InstrumentDisplay,
     PredictionIntervalDisplay,
     RidgePathDisplay,
     TrainingCurveDisplay,
@@ -408,3 +409,29 @@ def test_displays_are_imported_without_matplotlib(monkeypatch):
     for module in [name for name in sys.modules if name.startswith("sklearn_cfll.inspection")]:
         monkeypatch.delitem(sys.modules, module)
     assert importlib.import_module("sklearn_cfll.inspection").__all__
+
+
+def test_instrument_display_draws_the_curve_its_band_and_the_effect():
+    rng = np.random.default_rng(0)
+    Z, hidden, C = rng.normal(size=(3, 120))
+    X = pd.DataFrame({"dose": Z + hidden})
+    C = pd.DataFrame({"age": C})
+    y = X["dose"].to_numpy() + hidden
+    quick = {"max_epochs": 4, "n_repeats": 1, "n_folds": 2, "random_state": 0}
+    model = CFLLIVRegressor(**quick).fit(X, y, Z=Z[:, None], C=C)
+    display = InstrumentDisplay.from_estimator(model, X, C, y_name="yield")
+    assert display.ax_.get_xlabel() == "dose" and display.ax_.get_ylabel() == "yield"
+    line = display.effect_line_.get_ydata()
+    slope = (line[-1] - line[0]) / (display.x[-1] - display.x[0])
+    assert slope == pytest.approx(model.effect_.estimate[0])
+    middle = len(display.x) // 2
+    assert line[middle] == display.curve[middle]
+    assert display.x[middle] == pytest.approx(np.median(X["dose"]))
+    assert (display.lower <= display.curve).all() and (display.curve <= display.upper).all()
+
+
+def test_instrument_display_checks_its_arrays():
+    with pytest.raises(ValueError, match="ascending"):
+        InstrumentDisplay([1, 0], [0, 0], [0, 0], [0, 0])
+    with pytest.raises(ValueError, match="`curve` must have shape"):
+        InstrumentDisplay([0, 1], [0], [0, 0], [0, 0])

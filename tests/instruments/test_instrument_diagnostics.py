@@ -10,7 +10,6 @@ from sklearn_cfll.instruments.diagnostics import (
     sargan,
     wu_hausman,
 )
-from sklearn_cfll.instruments.report import Summary
 
 
 def linear_data(n=300, n_treatments=1, strength=1.0, seed=0):
@@ -126,9 +125,3 @@ def test_size_weighs_bias_against_variance():
     harmless = confounding_size(folds(0, 0.5), folds(0.01, 0.02))
     assert harmless.preferred == "direct"
     assert harmless.squared_bias < 0.1
-
-
-def test_summary_prints_as_text_and_html():
-    table = Summary("Title", [("a & b", "1"), ("longer label", "2")])
-    assert str(table).splitlines()[-1] == "longer label  2"
-    assert "a &amp; b" in table._repr_html_()
