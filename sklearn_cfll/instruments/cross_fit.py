@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ..backbones.dropout import seed_dropout
 from ..training.seeding import LentStream, own_generator
+from .evidence import log_evidence
 from .fold_models import FoldModels
 from .fold_training import FoldTraining, Record
 from .stages import (
     InstrumentRows,
     Model,
     Networks,
+    Offset,
     Settings,
     Shrinkage,
     design_scale,
@@ -62,6 +64,7 @@ def cross_fit(
     candidates: dict[Shrinkage, float],
     seed: int,
     stage1_rows: InstrumentRows | None = None,
+    offsets: list[Offset] | None = None,
     on_record: Callable[[dict[str, Any]], None] | None = None,
 ) -> FoldModels:
     """Train all folds in parallel, stop them at the same epoch, average records and folds.
@@ -84,6 +87,8 @@ def cross_fit(
         held-out likelihood times prior.
     seed : int
     stage1_rows : InstrumentRows, optional
+    offsets : list of Offset, optional
+        The linear fit of each fold, fold by fold for each split.
     on_record : callable, optional
         Called with each row of the history.
 
@@ -102,14 +107,21 @@ def cross_fit(
     initial = own_generator("cpu", seed)
     dropout = initial if device.type == "cpu" else own_generator(device, seed)
 
-    def training(chosen: Tensor, held_out: Tensor, repeat: int) -> FoldTraining:
+    def training(
+        chosen: Tensor, held_out: Tensor, repeat: int, offset: Offset | None = None
+    ) -> FoldTraining:
         parts = _cut(chosen, None if schedule.halves is None else schedule.halves[repeat])
         nets = make_networks(initial, stream)
         seed_dropout(nets, dropout)
-        return FoldTraining(nets, rows, parts, held_out, settings, stage1_rows, stream)
+        return FoldTraining(nets, rows, parts, held_out, settings, stage1_rows, offset, stream)
 
     folds = [
-        training((labels != k).nonzero()[:, 0], (labels == k).nonzero()[:, 0], repeat)
+        training(
+            (labels != k).nonzero()[:, 0],
+            (labels == k).nonzero()[:, 0],
+            repeat,
+            None if offsets is None else offsets[repeat * n_folds + k],
+        )
         for repeat, labels in enumerate(schedule.labels)
         for k in range(n_folds)
     ]
@@ -131,7 +143,7 @@ def cross_fit(
             on_record(row)
         if epoch - run.best_epoch >= schedule.n_iter_no_change and run.full:
             break
-    return run.finish(folds[0].networks.eval(), len(schedule.labels), whole, rows)
+    return run.finish(folds, len(schedule.labels), whole, rows)
 
 
 def _epochs(
@@ -157,6 +169,8 @@ class _Run:
         # The Gaussian likelihood of all rows, each held out once, is L^(-n/2). A prior scales L.
         log_prior = torch.tensor(list(candidates.values()), dtype=torch.float64)
         self.handicap = torch.exp(log_prior * (-2.0 / n_rows))
+        # The offset alone is the same at every epoch, and so does not decide when to stop.
+        self.trained = torch.tensor([each.slopes > 0 or each.controls > 0 for each in candidates])
         self.records: list[list[Record] | None] = []
         self.losses: list[Tensor] = []  # (c,), averaged over folds
         self.history: list[dict[str, Any]] = []
@@ -172,6 +186,7 @@ class _Run:
         self.records.append(records)
         self.losses.append(losses)
         running = torch.stack(self.losses[-RUNNING_MEAN:]).mean(0) * self.handicap
+        running = torch.where(self.trained, running, math.inf)
         # A window with fewer records is not compared with full ones.
         if len(self.losses) <= RUNNING_MEAN or float(running.min()) < self.best_loss:
             self.best = (len(self.losses) - 1, int(running.argmin()))
@@ -183,15 +198,22 @@ class _Run:
         return row
 
     def finish(
-        self, networks: Networks, n_repeats: int, whole: Record | None, rows: InstrumentRows
+        self,
+        trainings: list[FoldTraining],
+        n_repeats: int,
+        whole: Record | None,
+        rows: InstrumentRows,
     ) -> FoldModels:
         """Models of the best window, averaged over shrinkages by held-out likelihood."""
+        networks = trainings[0].networks.eval()
         index, chosen = self.best
         window = self._window(index)
         loss = torch.stack([self.losses[i] for i in window]).mean(0)
         posterior = (loss * self.handicap).clamp_min(torch.finfo(loss.dtype).tiny)
         weights = (posterior[chosen] / posterior) ** (self.n_rows / 2)
         weights = weights / weights.sum()
+        if any(each.offset for each in self.shrinkages):
+            weights = self._between_offsets(weights, trainings, window, n_repeats)
         shrinkage = self.shrinkages[chosen]
         folds: list[list[Model]] = []
         for k in range(len(self.share)):
@@ -213,6 +235,27 @@ class _Run:
         result.set_level(rows)
         return result
 
+    def _between_offsets(
+        self, weights: Tensor, trainings: list[FoldTraining], window: list[int], n_repeats: int
+    ) -> Tensor:
+        """Weights of candidates whose offsets differ, in proportion to :func:`log_evidence`.
+
+        Within a group of candidates with the same offset they stay in proportion.
+        """
+        kinds = [(each.offset, each.slopes, each.controls) for each in self.shrinkages]
+        groups = list(dict.fromkeys(kinds))
+        member = torch.tensor([[kind == group for kind in kinds] for group in groups])
+        shares = member * weights.clamp_min(torch.finfo(weights.dtype).tiny)
+        shares = shares / shares.sum(1, keepdim=True)
+        n_held = sum(training.held_out.n_rows for training in trainings)
+        repetitions, evidence = self.n_rows * n_repeats / n_held, torch.zeros(len(groups))
+        for k, training in enumerate(trainings):
+            records = [self.records[i][k].model for i in window]  # type: ignore[index]
+            held = training.held_out
+            found = log_evidence(training.networks, records, shares, held, repetitions)
+            evidence = evidence + found.cpu() / n_repeats
+        return torch.softmax(evidence, 0).to(shares) @ shares
+
     def _window(self, index: int) -> list[int]:
         return list(range(max(0, index - RUNNING_MEAN + 1), index + 1))
 
@@ -223,6 +266,7 @@ def _average(record: Record, weights: Tensor) -> Model:
     return model._replace(
         weight=torch.tensordot(weights, model.weight, dims=1),
         bias=weights @ model.bias,
+        share=weights @ model.share,
     )
 
 

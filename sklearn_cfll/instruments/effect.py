@@ -22,24 +22,37 @@ STEP = 0.1  # of a treatment, in standard deviations, for its average derivative
 MOST_ROWS = 2000  # at which the curve's derivative is taken
 
 
-def effect_of(estimator: Any, data: InstrumentData, model: FittedInstruments) -> Any:
-    """The entries of ``effect_`` of a fit; None if inputs are not columns or ``diagnose=False``."""
+def control_residuals(estimator: Any, data: InstrumentData, seed: int) -> Residuals:
+    """Residuals of outcome, treatments and instruments on the controls."""
+    columns = [data.y, data.X] if data.Z is None else [data.y, data.X, data.Z]
+    rest = np.column_stack(columns).astype(float)
+    told = cross_fitted_predictions(
+        rest,
+        data.C,
+        data.counts,
+        data.groups,
+        n_repeats=REPEATS if estimator.diagnose else 1,
+        seed=seed,
+        device=estimator.device,
+        n_threads=estimator.n_threads,
+    )
+    return residuals(rest - told.mean(0), data.X.shape[1], data.counts, data.groups)
+
+
+def effect_of(
+    estimator: Any, data: InstrumentData, model: FittedInstruments, rows: Residuals | None
+) -> Any:
+    """The entries of ``effect_`` of a fit; None if inputs are not columns or ``diagnose=False``.
+
+    Residuals that are None are computed here.
+    """
     if not estimator.diagnose or not linear_in_columns(estimator, data):
         return None
     names = getattr(estimator, "feature_names_in_", None)
     if names is None:
         names = [f"x{j}" for j in range(data.X.shape[1])]
-    found = average_effect(
-        data.y,
-        data.X,
-        data.Z,
-        data.C,
-        sample_weight=data.counts,
-        groups=data.groups,
-        seed=model.plan.seed,
-        device=model.plan.device,
-        n_threads=estimator.n_threads,
-    )
+    rows = control_residuals(estimator, data, model.plan.seed) if rows is None else rows
+    found = report(rows) | {"is_binary": [len(np.unique(x)) == 2 for x in data.X.T]}
     return {"treatment_names": [str(name) for name in names]} | found | curve_effect(model, data)
 
 

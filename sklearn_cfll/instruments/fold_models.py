@@ -14,10 +14,12 @@ from .stages import (
     InstrumentRows,
     Model,
     Networks,
+    Offset,
     Shrinkage,
     predicted_treatment,
-    projected_design,
+    projected_outcome,
     structural_design,
+    structural_outcome,
     treatment_features,
 )
 from .two_stage import LinearMap, Scaling
@@ -99,7 +101,7 @@ class FoldModels:
     def projected(self, rows: InstrumentRows) -> Tensor:
         """``E[f(X, C) | Z, C]``; (n, k)."""
         models = [fold[-1] for fold in self.folds] if self.whole is None else [self.whole]
-        return torch.cat([self._mean(models, block, projected_design) for block in rows.blocks()])
+        return torch.cat([self._mean(models, block, projected_outcome) for block in rows.blocks()])
 
     # -- held-out rows --------------------------------------------------------------
 
@@ -168,14 +170,10 @@ class FoldModels:
         return torch.cat(parts)
 
     def _mean(
-        self, models: list[Model], rows: InstrumentRows, design_of: Any = structural_design
+        self, models: list[Model], rows: InstrumentRows, outcome_of: Any = structural_outcome
     ) -> Tensor:
-        """Outputs of the second stages on this design, averaged over models."""
-        outputs = []
-        for model in models:
-            design = design_of(self.networks, model, rows).to(model.weight)
-            outputs.append(design @ model.weight.T + model.bias)
-        return torch.stack(outputs).mean(0)
+        """Outcomes averaged over models; (n, k)."""
+        return torch.stack([outcome_of(self.networks, model, rows) for model in models]).mean(0)
 
     def _columns(self, model: Model, features: Tensor) -> Tensor:
         scaling, n_raw = model.scalings["treatment"], self.networks.n_raw
@@ -211,5 +209,6 @@ def unpack_model(packed: dict[str, Any]) -> Model:
             (Scaling(*scaling), LinearMap(*solved)) for scaling, solved in packed["first_stages"]
         ],
         "corrections": [LinearMap(*each) for each in packed["corrections"]],
+        "offset": None if packed["offset"] is None else Offset(*packed["offset"]),
     }
     return Model(**packed | parts)

@@ -15,14 +15,15 @@ from .stages import (
     InstrumentRows,
     Model,
     Networks,
+    Offset,
     Settings,
     Shrinkage,
     confounder_corrections,
     design_scale,
     joined,
-    projected_design,
+    projected_outcome,
     shrunken_fit,
-    structural_design,
+    structural_outcome,
     treatment_scale,
 )
 
@@ -40,6 +41,7 @@ class Forward(NamedTuple):
     predicted: Tensor  # treatment features predicted from instruments, (n, a)
     confounder: Tensor | None  # normalised features (n, q)
     outcome: Tensor
+    offset: Tensor | None  # at the actual treatment, of the shape of the outcome
     weight: Tensor | None
     stage1_loss: Tensor | float
     scalings: dict[str, maths.Scaling]
@@ -85,6 +87,8 @@ class FoldTraining:
     settings : Settings
     stage1_rows : InstrumentRows, optional
         A separate sample for the first stage.
+    offset : Offset, optional
+        The linear fit to the training rows, whose residuals the nets are trained on.
     stream : LentStream, optional
         Random stream of nets that cannot take a generator.
     """
@@ -97,9 +101,11 @@ class FoldTraining:
         held_out: Tensor,
         settings: Settings,
         stage1_rows: InstrumentRows | None = None,
+        offset: Offset | None = None,
         stream: LentStream | None = None,
     ) -> None:
         self.networks, self.settings, self.stage1_rows = networks, settings, stage1_rows
+        self.offset = offset
         self.step: Callable[..., None] = self._step
         if stream is not None and draws_globally(networks):
             self.step = stream.lent()(self._step)
@@ -151,7 +157,10 @@ class FoldTraining:
         scale = treatment_scale(forward.predicted.shape[1], self.networks.n_raw, shrinkage)
         predicted = forward.predicted * scale.to(forward.predicted)
         design = maths.stage2_design(predicted, forward.confounder, shrinkage.interactions)
-        _, loss = self._solve("outcome", design, forward.outcome, shrinkage.ridge, forward.weight)
+        outcome = forward.outcome
+        if forward.offset is not None:
+            outcome = outcome - shrinkage.offset * forward.offset
+        _, loss = self._solve("outcome", design, outcome, shrinkage.ridge, forward.weight)
         loss = forward.stage1_loss + loss
         self.optimizer.zero_grad()
         loss.backward()
@@ -200,9 +209,12 @@ class FoldTraining:
                 # and Hansen, Review of Economic Studies 81(2), 2014).
                 treatment = scaling(torch.cat(features)).detach()
                 loss = loss + self._solve("control", confounder, treatment, ridge, weight)[1]
-        outcome = joined(parts, "outcome")
+        outcome, offset = joined(parts, "outcome"), None
+        if self.offset is not None:
+            offset = self.offset(joined(parts, "treatment"), joined(parts, "confounder"))
+            offset = offset.to(outcome)
         return Forward(
-            torch.cat(predicted), confounder, outcome, weight, loss, scalings, first_stages
+            torch.cat(predicted), confounder, outcome, offset, weight, loss, scalings, first_stages
         )
 
     def _solve(
@@ -241,24 +253,39 @@ class FoldTraining:
         forward = self._forward(self.train, self.stage1_rows)
         predicted, corrections = self._corrected(forward)
         design = maths.stage2_design(predicted, forward.confounder, 1.0)
+        outcome = forward.outcome
+        if forward.offset is not None:  # solved for both: solutions are linear in the outcome
+            outcome = torch.cat([outcome, forward.offset], dim=1)
         block = linalg.moments(
             _double(design),
-            _double(forward.outcome),
+            _double(outcome),
             None if forward.weight is None else _double(forward.weight),
         )
         sizes = design.shape[1], forward.predicted.shape[1], nets.n_raw
-        weight = torch.stack(
-            [shrunken_fit(block, design_scale(*sizes, each), each.ridge) for each in shrinkages]
-        )
+        # Candidates that differ in the share of the offset have the same solution.
+        alike = [each._replace(offset=0.0) for each in shrinkages]
+        solved = {
+            each: shrunken_fit(block, design_scale(*sizes, each), each.ridge) for each in set(alike)
+        }
+        weight = torch.stack([solved[each] for each in alike])
+        bias = block.target_mean - weight @ block.feature_mean
+        share = weight.new_tensor([each.offset for each in shrinkages])
+        if forward.offset is not None:
+            weight, of_offset = weight.chunk(2, dim=1)
+            weight = weight - share[:, None, None] * of_offset
+            bias, of_offset = bias.chunk(2, dim=1)
+            bias = bias - share[:, None] * of_offset
         model = Model(
             {name: part.detach().clone() for name, part in nets.state_dict().items()},
             forward.scalings,
             forward.first_stages,
             weight,
-            block.target_mean - weight @ block.feature_mean,
+            bias,
             block.feature_mean,
             None,
             corrections,
+            self.offset,
+            share,
         )
         return Record(model, self._losses(model), block)
 
@@ -283,9 +310,8 @@ class FoldTraining:
         held = self.held_out
         if not held.n_rows or held.outcome is None:
             return torch.zeros(len(model.weight))
-        design_of = projected_design if model.first_stages else structural_design
-        design = design_of(self.networks, model, held)
-        fitted = _double(design) @ model.weight.mT + model.bias.unsqueeze(1)
+        outcome_of = projected_outcome if model.first_stages else structural_outcome
+        fitted = outcome_of(self.networks, model, held)
         squares = (held.outcome - fitted).square().mean(2)
         if held.weight is None:
             return squares.mean(1)

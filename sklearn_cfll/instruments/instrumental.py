@@ -42,9 +42,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Widths of the perceptron; the last is the number of features. "auto" is (16, 4), or
         (64, 32, 16) with more than 100 columns, when the treatment itself is not a feature.
     instrument_hidden_sizes : tuple of int, default=(64, 16)
-        Widths of the perceptron. Larger ones overfit the first stage, which shrinks effects:
-        (128, 64, 32) increased the error by half on a simple relation, without a clear gain on
-        the demand design.
+        Widths of the perceptron. Larger ones overfit the first stage, which shrinks effects.
     covariate_hidden_sizes : tuple of int, default=(128, 32, 16)
         Widths of the perceptron.
     activation : {"tanh", "relu", "silu", "gelu", "elu", "identity"}, default="tanh"
@@ -60,20 +58,21 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Scale of the perceptron's treatment features relative to the treatment itself; 0 makes the
         structural function linear in X for given C.
     n_folds : int, default=4
-        Number of folds, used for early stopping and the confidence band. Predictions are averages
-        over folds.
+        Folds are used for early stopping and the band. Predictions are averages over folds.
     n_repeats : int, default=2
         Number of repeated splits into folds, over which predictions are averaged too. Two splits
-        into four folds had a smaller error and a more stable band than one split into five or
-        ten: averaging gains more if the training sets overlap less.
+        into four folds had a smaller error and a more stable band than one into five or ten.
     cross_fit : bool, default=True
         Whether to split the training rows of a fold into halves and predict the treatment of each
-        half by a first stage fitted to the other. With False, weak instruments are not detected
-        and the estimate is biased towards that of direct regression.
+        half by a first stage fitted to the other. Without it, the estimate is biased towards that
+        of direct regression.
+    linear_part : bool, default=True
+        Whether to fit the networks to what a linear instrumental-variable regression leaves over.
+        Held-out rows decide how much of either is used. It requires columns and the default
+        ``treatment_backbone``.
     diagnose : bool, default=True
-        Whether to also fit the direct regression of y on X and C, with the same nets and folds,
-        and set ``diagnostics_`` and ``preferred_``. A warning is issued if the instruments are weak
-        or if direct regression is preferred.
+        Whether to also compute ``effect_``, and the direct regression of y on X and C for
+        ``preferred_``. Weak instruments and a preference against them are warned of.
     learning_rate : float, default=0.01
         Learning rate of Adam, for all nets.
     batch_size : int, "full" or "auto", default="auto"
@@ -109,9 +108,9 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Coefficient of determination of the treatment, predicted by first stages that were not
         fitted to the row; NaN without instruments.
     preferred_ : {"instrument", "direct", "neither"}
-        The regression to rely on: the one with the smaller expected squared error, but "neither" if
-        that were the one with instruments and they are weak. Without ``diagnose=True`` it is
-        never "direct".
+        The regression to rely on. "neither" if the instruments are weak, or if the average slope of
+        the function and the linear slope differ in sign beyond their errors; "direct" if its
+        squared error is expected to be smaller (only with ``diagnose=True``, or without Z).
     effect_ : Bunch
         Average effect of each treatment, with errors and confidence sets; its entries are listed
         at the attribute. Only with ``diagnose=True`` and columns as inputs.
@@ -173,6 +172,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         n_folds: int = 4,
         n_repeats: int = 2,
         cross_fit: bool = True,
+        linear_part: bool = True,
         diagnose: bool = True,
         learning_rate: float = 0.01,
         batch_size: Any = "auto",
@@ -198,6 +198,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         self.n_folds = n_folds
         self.n_repeats = n_repeats
         self.cross_fit = cross_fit
+        self.linear_part = linear_part
         self.diagnose = diagnose
         self.learning_rate = learning_rate
         self.batch_size = batch_size

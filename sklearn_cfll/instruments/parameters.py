@@ -29,6 +29,7 @@ CONSTRAINTS: dict[str, Any] = {
     "n_folds": [Interval(Integral, 2, None, closed="left")],
     "n_repeats": [Interval(Integral, 1, None, closed="left")],
     "cross_fit": ["boolean"],
+    "linear_part": ["boolean"],
     "diagnose": ["boolean"],
     "learning_rate": [RealInterval(0, None, closed="neither")],
     "batch_size": SHARED["batch_size"],

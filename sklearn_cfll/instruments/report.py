@@ -33,12 +33,17 @@ __all__ = ["DirectRegressionPreferredWarning", "WeakInstrumentWarning", "diagnos
 # 27 on Card's data, where that of the linear one is 14). It replaces a weak one from this multiple
 # of its critical value on.
 CLEARLY = 2.0
+NORMAL_95 = 1.96
 PERMUTATIONS = 5  # of the instrument, to average it out
 NOT_TESTED = HypothesisTest(float("nan"), (0,), float("nan"))
 
 
 class WeakInstrumentWarning(UserWarning):
     """The instruments predict the treatment poorly; the estimate and its band are unreliable."""
+
+
+class SlopesDisagreeWarning(UserWarning):
+    """The structural function slopes the other way than the linear fit."""
 
 
 class DirectRegressionPreferredWarning(UserWarning):
@@ -108,6 +113,7 @@ def diagnose(
         )
         report |= confounding_size(ours, theirs, weight)._asdict()
         report["loss_ratio"] = direct.held_out_loss / max(fitted.held_out_loss, 1e-300)
+    report["slopes_disagree"] = slopes_disagree(model.effect)
     report["preferred"] = preferred(report)
     return report
 
@@ -115,12 +121,26 @@ def diagnose(
 def preferred(report: dict[str, Any]) -> str:
     """The regression to rely on: "instrument", "direct" or "neither".
 
-    Direct regression if its squared error is expected to be smaller. Else the instruments, unless
-    they are weak.
+    Neither if the instruments are weak: then the size of confounding is not measured either. Direct
+    regression if its squared error is expected to be smaller. Neither if the average slope of the
+    structural function and that of the linear fit have opposite signs, both significantly.
     """
+    if not report["effective_f"] >= report["critical_value"]:
+        return "neither"
     if report.get("preferred") == "direct":
         return "direct"
-    return "instrument" if report["effective_f"] >= report["critical_value"] else "neither"
+    return "neither" if report["slopes_disagree"] else "instrument"
+
+
+def slopes_disagree(effect: dict[str, Any] | None) -> bool:
+    """Whether a linear slope and the curve's average slope differ in sign beyond their errors."""
+    if effect is None:
+        return False
+    pairs = (("estimate", "std_error"), ("curve_estimate", "curve_std_error"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        linear, curve = (np.divide(effect[slope], effect[error]) for slope, error in pairs)
+    both = (np.abs(linear) > NORMAL_95) & (np.abs(curve) > NORMAL_95)
+    return bool(np.any(both & (np.sign(linear) != np.sign(curve))))
 
 
 def _strengths(linear: LinearStrength | None, learned: list[Strength]) -> dict[str, Any]:
@@ -181,7 +201,14 @@ def warn_of(report: dict[str, Any]) -> None:
             WeakInstrumentWarning,
             stacklevel=user_level(),
         )
-    if report.get("preferred") == "direct":
+    if report["slopes_disagree"]:
+        warnings.warn(
+            "The average slope of the structural function and the slope of the linear fit have "
+            "opposite signs, both significantly (`effect_`): rely on neither.",
+            SlopesDisagreeWarning,
+            stacklevel=user_level(),
+        )
+    if report["preferred"] == "direct":
         warnings.warn(
             "Direct regression of y on X and C is preferred: confounding adds "
             f"{report['squared_bias']:.3g} to its squared error, but the variance with instruments "

@@ -16,15 +16,17 @@ __all__ = [
     "InstrumentRows",
     "Model",
     "Networks",
+    "Offset",
     "Settings",
     "Shrinkage",
     "confounder_corrections",
     "design_scale",
     "joined",
     "predicted_treatment",
-    "projected_design",
+    "projected_outcome",
     "shrunken_fit",
     "structural_design",
+    "structural_outcome",
     "treatment_features",
     "treatment_scale",
 ]
@@ -108,12 +110,42 @@ class Shrinkage(NamedTuple):
         Ridge penalty of the second stage per row, on normalised columns.
     treatment : float
         Upper limit of this penalty for the raw treatment's columns, which may vary little.
+    slopes, controls : float
+        Scale of all columns of the treatment, and of those of the confounders alone. With zeros
+        the offset alone is left.
+    offset : float
+        Share of the linear offset.
     """
 
     interactions: float
     features: float
     ridge: float
     treatment: float = float("inf")
+    slopes: float = 1.0
+    controls: float = 1.0
+    offset: float = 0.0
+
+
+class Offset(NamedTuple):
+    """The linear fit below the nets: ``X @ treatment.T + C @ confounder.T + bias``.
+
+    Attributes
+    ----------
+    treatment, confounder : Tensor of shape (k, p) and (k, c), or None
+        Slopes of the standardised columns. None for the confounders if they have no linear part.
+    bias : Tensor of shape (k,)
+    """
+
+    treatment: Tensor
+    confounder: Tensor | None
+    bias: Tensor
+
+    def __call__(self, treatment: Tensor, confounder: Tensor | None) -> Tensor:
+        """Values (n, k) at these rows."""
+        value = treatment.to(self.bias) @ self.treatment.mT + self.bias
+        if self.confounder is None or confounder is None:
+            return value
+        return value + confounder.to(self.bias) @ self.confounder.mT
 
 
 class Settings(NamedTuple):
@@ -149,6 +181,9 @@ class Model(NamedTuple):
         candidate.
     mean, covariance : Tensor of shape (d,) and (d, d), or None
         Mean of that design, and covariance of the weights over the noise variance over n.
+    offset : Offset or None
+    share : Tensor of shape (...,)
+        Share of the offset in the outcome.
     """
 
     state: dict[str, Tensor]
@@ -159,6 +194,8 @@ class Model(NamedTuple):
     mean: Tensor
     covariance: Tensor | None
     corrections: list[maths.LinearMap]
+    offset: Offset | None
+    share: Tensor
 
 
 def treatment_scale(n_features: int, n_raw: int, shrinkage: Shrinkage) -> Tensor:
@@ -176,7 +213,8 @@ def design_scale(n_columns: int, n_features: int, n_raw: int, shrinkage: Shrinka
     products = features.repeat_interleave(n_confounder) * shrinkage.interactions
     if shrinkage.ridge > shrinkage.treatment:
         features[:n_raw] = (shrinkage.ridge / shrinkage.treatment) ** 0.5
-    return torch.cat([features, torch.ones(n_confounder), products])
+    controls = torch.full((n_confounder,), shrinkage.controls)
+    return torch.cat([features * shrinkage.slopes, controls, products * shrinkage.slopes])
 
 
 def shrunken_fit(
@@ -207,10 +245,25 @@ def treatment_features(nets: Networks, model: Model, rows: InstrumentRows) -> Te
     return model.scalings["treatment"](_apply(nets, model, "treatment", rows.treatment))
 
 
-def projected_design(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
-    """Design of the projected outcome ``E[f(X, C) | Z, C]``, averaged over first stages; (n, d)."""
-    predicted = predicted_treatment(nets, model, rows)
-    return maths.stage2_design(predicted, _confounder(nets, model, rows), 1.0)
+def structural_outcome(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
+    """The structural function at the actual treatment; (..., n, k)."""
+    return _outcome(nets, model, rows, treatment_features(nets, model, rows))
+
+
+def projected_outcome(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
+    """The projected outcome ``E[f(X, C) | Z, C]``, averaged over first stages; (..., n, k)."""
+    return _outcome(nets, model, rows, predicted_treatment(nets, model, rows))
+
+
+def _outcome(nets: Networks, model: Model, rows: InstrumentRows, features: Tensor) -> Tensor:
+    """Offset and second stage for these normalised features of the treatment."""
+    design = maths.stage2_design(features, _confounder(nets, model, rows), 1.0).to(model.weight)
+    outcome = design @ model.weight.mT + model.bias.unsqueeze(-2)
+    if model.offset is None:
+        return outcome
+    scaling = model.scalings["treatment"]
+    raw = (features * scaling.scale + scaling.mean)[:, : nets.n_raw]
+    return outcome + model.share[..., None, None] * model.offset(raw, rows.confounder)
 
 
 def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:

@@ -58,6 +58,12 @@ def is_names(value: Any) -> bool:
     return value is None or strings
 
 
+def is_offset(value: Any) -> bool:
+    """Whether a value holds slopes of treatments, of confounders or None, and a constant."""
+    parts = isinstance(value, tuple) and len(value) == 3
+    return parts and all(isinstance(part, np.ndarray) or part is None for part in value)
+
+
 def is_models(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(map(is_model, value))
 
@@ -109,6 +115,8 @@ MODEL: Fields = {
     "bias": is_pairs,
     "mean": lambda v: isinstance(v, np.ndarray),
     "covariance": lambda v: v is None or isinstance(v, np.ndarray),
+    "offset": is_optional(is_offset),
+    "share": lambda v: isinstance(v, np.ndarray),
 }
 
 

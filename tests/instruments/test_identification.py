@@ -11,7 +11,7 @@ from sklearn_cfll.instruments.identification import (
     RedundantInstrumentWarning,
     UnderidentifiedWarning,
 )
-from sklearn_cfll.instruments.report import WeakInstrumentWarning
+from sklearn_cfll.instruments.report import WeakInstrumentWarning, preferred, slopes_disagree
 
 TINY = {
     "treatment_hidden_sizes": (4,),
@@ -117,7 +117,7 @@ def test_strength_of_the_linear_first_stage_does_not_depend_on_the_random_state(
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_reordered_columns_are_put_back_and_other_names_are_errors():
     pd = pytest.importorskip("pandas")
-    X, y, Z = two_treatments()
+    X, y, Z = two_treatments(150)
     rng = np.random.default_rng(1)
     treatment = pd.DataFrame(X, columns=["x1", "x2"])
     Z = pd.DataFrame(Z, columns=["z1", "z2"])
@@ -164,3 +164,31 @@ def test_rank_test_is_that_of_ivmodels():
         found = rank_test(X, Z, C)
         assert found.statistic == pytest.approx(statistic, rel=1e-6)
         assert found.p_value == pytest.approx(p_value, rel=1e-6)
+
+
+def effect(estimate, curve, error=0.1):
+    errors = {"std_error": np.full(2, error), "curve_std_error": np.full(2, error)}
+    return {"estimate": np.array(estimate), "curve_estimate": np.array(curve)} | errors
+
+
+def test_slopes_disagree_only_in_sign_and_beyond_their_errors():
+    assert slopes_disagree(effect([1.0, 1.0], [1.0, -1.0]))
+    assert not slopes_disagree(effect([1.0, 1.0], [3.0, -0.1]))
+    assert not slopes_disagree(effect([1.0, -0.1], [1.0, 1.0]))
+    assert not slopes_disagree(None)
+
+
+@pytest.mark.parametrize(
+    ("strength", "smaller", "disagree", "expected"),
+    [
+        (50.0, "instrument", False, "instrument"),
+        (50.0, "direct", True, "direct"),
+        (50.0, "instrument", True, "neither"),
+        (10.0, "instrument", False, "neither"),
+        (10.0, "direct", False, "neither"),
+        (float("nan"), "instrument", False, "neither"),
+    ],
+)
+def test_what_is_preferred(strength, smaller, disagree, expected):
+    report = {"effective_f": strength, "critical_value": 23.1, "slopes_disagree": disagree}
+    assert preferred(report | {"preferred": smaller}) == expected
