@@ -14,7 +14,7 @@ from .fitted import FittedInstruments
 from .identification import linear_in_columns
 from .partially_linear import Residuals, cross_fitted_predictions, two_stage_effect
 
-__all__ = ["LEVEL", "average_effect", "curve_effect", "effect_of", "report", "residuals"]
+__all__ = ["LEVEL", "control_residuals", "curve_effect", "effect_of", "report", "residuals"]
 
 LEVEL = 0.95
 REPEATS = 2  # splits into folds, over which predictions from the controls are averaged
@@ -23,7 +23,12 @@ MOST_ROWS = 2000  # at which the curve's derivative is taken
 
 
 def control_residuals(estimator: Any, data: InstrumentData, seed: int) -> Residuals:
-    """Residuals of outcome, treatments and instruments on the controls."""
+    """Residuals of outcome, treatments and instruments on the controls.
+
+    Predictions of cross-fitted networks are averaged over a few splits into folds, before residuals
+    are taken. That was a little better than the median of the splits' estimates: averages of
+    networks predict better.
+    """
     columns = [data.y, data.X] if data.Z is None else [data.y, data.X, data.Z]
     rest = np.column_stack(columns).astype(float)
     told = cross_fitted_predictions(
@@ -54,52 +59,6 @@ def effect_of(
     rows = control_residuals(estimator, data, model.plan.seed) if rows is None else rows
     found = report(rows) | {"is_binary": [len(np.unique(x)) == 2 for x in data.X.T]}
     return {"treatment_names": [str(name) for name in names]} | found | curve_effect(model, data)
-
-
-def average_effect(
-    y: np.ndarray,
-    X: np.ndarray,
-    Z: np.ndarray | None,
-    C: np.ndarray | None,
-    *,
-    sample_weight: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
-    seed: int = 0,
-    n_repeats: int = REPEATS,
-    **settings: Any,
-) -> dict[str, Any]:
-    """Effects of the treatments in a partially linear regression.
-
-    Outcome, treatments and instruments are predicted from the controls by cross-fitted networks
-    (:func:`~sklearn_cfll.instruments.partially_linear.cross_fitted_predictions`). Two-stage least
-    squares on the residuals gives the estimate; without instruments, least squares.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n,)
-    X, Z, C : ndarray of shape (n, ·)
-        Z and C may be None.
-    sample_weight : ndarray of shape (n,), optional
-        Numbers of repetitions.
-    groups : ndarray of shape (n,), optional
-        Clusters. Rows of one are held out together, and errors are clustered.
-    seed : int
-    n_repeats : int
-        Number of splits into folds. Predictions are averaged over them before residuals are taken.
-    **settings : dict
-        Further parameters of :class:`CFLLRegressor`.
-
-    Returns
-    -------
-    dict
-        The entries of ``effect_`` but for names and the curve.
-    """
-    columns = np.column_stack([y, X] if Z is None else [y, X, Z]).astype(float)
-    told = cross_fitted_predictions(
-        columns, C, sample_weight, groups, n_repeats=n_repeats, seed=seed, **settings
-    )
-    rows = residuals(columns - told.mean(0), X.shape[1], sample_weight, groups)
-    return report(rows) | {"is_binary": [len(np.unique(x)) == 2 for x in X.T]}
 
 
 def residuals(
