@@ -134,6 +134,10 @@ class Head(Protocol):
         """Add rows to the moments, without a solve."""
         ...
 
+    def accumulate_all(self, batches: Iterable[tuple[Tensor, ...]]) -> Self:
+        """Add the rows of all batches to the moments, without a solve."""
+        ...
+
     def solve(self, ridge: float | None = None, shrinkage: Tensor | None = None) -> Self:
         """Exact ridge fit to all rows in the moments."""
         ...

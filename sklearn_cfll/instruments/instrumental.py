@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._compat import fit_context
 from ..estimator.arrays import as_targets, as_values, as_weights
+from ..training.distribution import refuse_workers
 from ..training.torch_settings import default_modes, use_threads
 from .attributes import InstrumentAttributes
 from .data import check_instrument_data, check_new_rows, check_stage1_sample, warn_redundant
@@ -241,6 +242,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         self
             If fit raises an error, the previous fit is kept.
         """
+        refuse_workers("CFLLIVRegressor")
         before = dict(self.__dict__)
         try:
             with default_modes(), use_threads(self.n_threads or 1):
