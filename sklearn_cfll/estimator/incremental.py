@@ -232,8 +232,8 @@ class IncrementalMixin:
         """
         check_is_fitted(self)
         refuse_workers("`adapt`")
-        with self._previous_fit_kept() as (settings, _):
-            model, head = self._model, self._model.head
+        model, head = self._model, self._model.head
+        with self._torch_settings() as settings, head.kept_in_failure():
             checked = self._check_more(X, y, sample_weight)
             rows = model.plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(rows))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
@@ -144,6 +145,10 @@ class Head(Protocol):
 
     def refit(self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None) -> Self:
         """Exact ridge fit over batches of rows, in one pass."""
+        ...
+
+    def kept_in_failure(self) -> AbstractContextManager[None]:
+        """Restore weights and moments if the block raises."""
         ...
 
     def reset_memory(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -215,6 +216,17 @@ class SolvedLayer(nn.Module):
             member.shrinkage = shrinkage
             if block is not None:
                 member.hold(linalg.scale_moments(block, share))
+
+    @contextlib.contextmanager
+    def kept_in_failure(self) -> Iterator[None]:
+        """Restore weights and moments if the block raises; nothing is copied."""
+        before = [dict(member._buffers) for member in self.members]
+        try:
+            yield
+        except BaseException:
+            for member, buffers in zip(self.members, before, strict=True):
+                member._buffers.update(buffers)
+            raise
 
     # -- private --------------------------------------------------------------------
 

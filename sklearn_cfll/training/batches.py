@@ -138,6 +138,7 @@ class BatchIterator:
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
         self.epoch = 0
         self.n_joint: int | None = None  # rows of all workers, which have equally many batches
+        self.turn = 0.0  # from 0 to 1: of several workers, each has its rows in other batches
 
     def __len__(self) -> int:
         n_rows = len(self.dataset) if self.n_joint is None else self.n_joint
@@ -152,7 +153,8 @@ class BatchIterator:
             # At once: each copy from the CPU makes the host wait for an accelerator.
             order = order.to(getattr(self.dataset, "index_device", order.device))
         self.epoch += 1
-        edges = [n_rows * i // n_batches for i in range(n_batches + 1)]
+        turn = int(self.turn * n_batches)
+        edges = [(n_rows * i + turn) // n_batches for i in range(n_batches + 1)]
         for start, stop in itertools.pairwise(edges):
             if start < stop or not n_rows:
                 yield fetch(self.dataset, order[start:stop] if shuffle else slice(start, stop))

@@ -54,6 +54,7 @@ class Feeding(SkorchConventions):
             iterator.epoch = len(self.history or ())
             if training:
                 iterator.n_joint = getattr(dataset, "n_joint", None)
+                iterator.turn = self.workers_.rank / self.workers_.size
             else:
                 iterator.shuffle = False
         return iterator
