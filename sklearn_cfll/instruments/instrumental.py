@@ -9,7 +9,6 @@ from sklearn.metrics import r2_score
 
 from .._compat import fit_context
 from ..estimator.arrays import as_targets, as_values, as_weights
-from ..training.distribution import refuse_workers
 from ..training.torch_settings import default_modes, use_threads
 from .attributes import InstrumentAttributes
 from .data import check_instrument_data, check_stage1_sample
@@ -251,7 +250,6 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         self
             If fit raises an error, the previous fit is kept.
         """
-        refuse_workers("CFLLIVRegressor")
         before = dict(self.__dict__)
         try:
             with default_modes(), use_threads(self.n_threads or 1):
