@@ -96,7 +96,8 @@ def refit_last_layer(
     train = less_offset(train, offset)
     layer = net.module_.last_layer
     with net.naming_divergence():
-        layer.refit(net.labelled_features(train.own), ridge=ridge)
+        first_ridge = ridge if given_valid is None else 1.0  # held-out rows choose another one
+        layer.refit(net.labelled_features(train.own), ridge=first_ridge)
     if given_valid is None:
         left = mean_squared_residuals(net, train)
         # With fixed features, a row left out of the last layer was not used at all.
