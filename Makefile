@@ -13,7 +13,7 @@ WORKERS ?= 2
 # All tests of a file in one process: what they share is computed once.
 FILES := -n $(WORKERS) --dist loadfile
 
-.PHONY: help env env-test demo test test-slow test-oldest lint types check bench clean
+.PHONY: help env env-test demo test test-slow test-oldest lint types check bench paper clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -63,6 +63,17 @@ check: lint types test test-slow test-oldest  ## what CI runs, without the demo
 
 bench: env-test  ## speed and error beside peers; DATA=folder with the sets that are not bundled
 	$(BIN)/python benchmarks/speed.py $(if $(DATA),--data $(DATA) --tasks friedman1-20k energy)
+
+RESULTS := benchmarks/results
+
+paper: env-test  ## the paper's experiments and docs/paper.md, from the records that are stored; DATA as above
+	$(BIN)/python benchmarks/theory.py --picture docs/theory.png > paper.tmp
+	mv paper.tmp $(RESULTS)/theory.txt
+	$(BIN)/python benchmarks/one_step.py --picture docs/one_step.png > paper.tmp
+	mv paper.tmp $(RESULTS)/one_step.txt
+	$(BIN)/python benchmarks/paper.py $(if $(DATA),--data $(DATA)) --page docs/paper.md --csv paper.csv > paper.tmp
+	mv paper.tmp $(RESULTS)/paper.txt
+	$(BIN)/python benchmarks/report.py
 
 clean:  ## remove the environments and caches
 	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.png

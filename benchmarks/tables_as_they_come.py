@@ -67,11 +67,13 @@ OF_CLASSIFIER: dict[str, dict[str, Any]] = {
     **{f"batches of {size}": {"batch_size": size} for size in (256, 512, 1024)},
     **{f"weight decay {decay}": {"weight_decay": decay} for decay in (0.0, 0.1)},
     "dropout 0.2": {"dropout": 0.2},
+    "no target means": {"columns": ColumnEncoder(quantiles=True, target_means=False)},
 }
 OF_REGRESSOR: dict[str, dict[str, Any]] = {
     BASE: {},
     **{f"{n_bins} bins": encoder(n_bins, False) for n_bins in (32, 48)},
     "16 bins, quantiles": encoder(16, True),
+    "no target means": {"columns": ColumnEncoder(target_means=False)},
     "rate 0.01": {"learning_rate": 0.01},
 }
 VARIANTS = {CLASSES: OF_CLASSIFIER, NUMBERS: OF_REGRESSOR}

@@ -7,7 +7,7 @@ from .heads import ClosedFormLastLayer, EnsembleLastLayer
 from .instruments import CFLLIVRegressor
 from .persistence import ModelFileError
 from .regressor import CFLLRegressor
-from .training import CFLLNet, WeightAveraging
+from .training import CFLLNet, TrainingCheckpoint, WeightAveraging
 
 __all__ = [
     "CFLLClassifier",
@@ -18,6 +18,7 @@ __all__ = [
     "ColumnEncoder",
     "EnsembleLastLayer",
     "ModelFileError",
+    "TrainingCheckpoint",
     "WeightAveraging",
     "__version__",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import reference
 from sklearn_cfll import CFLLClassifier, CFLLRegressor
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -26,7 +27,8 @@ SCRIPTS = sorted(
     if "if __name__" in path.read_text() and path.stem not in NO_SCRIPT
 )
 SLOW = {"classification", "classifier_defaults", "columns", "cross_fitted", "field_ridge"}
-SLOW |= {"gpu", "honest", "operators", "tables_as_they_come", "uci"}  # more than three seconds
+# More than three seconds each.
+SLOW |= {"gpu", "honest", "large", "operators", "tables_as_they_come", "theory", "uci"}
 REPORTED = sorted(set(SCRIPTS) & {path.stem for path in RESULTS.glob("*.jsonl")})
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not in an installed package")
@@ -129,6 +131,24 @@ def test_thresholds_are_replaced_in_a_subclass(load):
     X = np.random.default_rng(0).normal(size=(30, 2))
     kept = [kind(max_epochs=2).fit(X, X[:, 0]) for kind in (models.CFLLRegressor, changed)]
     assert [model.history_[0]["valid_loss"] is None for model in kept] == [True, False]
+
+
+@pytest.mark.parametrize("memory", ["proximal", "statistics"])
+def test_last_layers_side_by_side_equal_the_reference(memory, load):
+    loops = load("paper_loops")
+    kind = {"proximal": reference.Proximal, "statistics": reference.Statistics}[memory]
+    method = loops.Method("sgd", "last_layer_first", memory, 0.9)
+    layer = loops.Solved(5, 2, torch.tensor([0.1, 2.0]), method)
+    memories, expected = [kind(), kind()], [torch.zeros(6, 2, dtype=torch.float64)] * 2
+    for _ in range(3):
+        features, targets = torch.randn(2, 9, 5) + 1.0, torch.randn(2, 9, 2)
+        layer.step(features, targets)
+        for member, ridge in enumerate((0.1, 2.0)):
+            rows = features[member].double(), targets[member].double()
+            expected[member] = memories[member].solve(expected[member], *rows, ridge, 0.9)
+    for member, wanted in enumerate(expected):
+        found = torch.cat([layer.weight[member].T, layer.bias[member]])
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_no_script_reaches_into_private_names():

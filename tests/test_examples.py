@@ -70,6 +70,17 @@ def test_intervals_example_covers_alike_in_quiet_and_noisy_places(tmp_path, monk
 
 
 @pytest.mark.slow
+def test_two_parameters_are_enough_to_see_the_closed_form(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it draws landscape.png and landscape.gif
+    losses = load("landscape.py")["main"]()
+    good, low, dead = losses["relu"]
+    for ends in (good, low, *losses["tanh"]):
+        assert ends["closed form"] < min(0.02, 1.01 * ends["gradient descent"])
+    assert dead["closed form"] > 0.5  # from θ < 0 no step leads across zero
+    assert (tmp_path / "landscape.png").exists() and (tmp_path / "landscape.gif").exists()
+
+
+@pytest.mark.slow
 def test_the_readme_is_short_and_its_code_runs_as_it_stands(capsys):
     text, *rest = (ROOT / "README.md").read_text().split("```python\n")
     blocks = [part.split("```")[0] for part in rest]

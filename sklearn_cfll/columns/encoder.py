@@ -30,9 +30,9 @@ class ColumnEncoder(BaseEstimator):
 
     Categories become indicators, and gaps are filled and marked, before the numbers of a table are
     encoded as follows. An estimator fits it to all rows that are passed to ``fit``, those that are
-    held out included (but not ``X_val``): it looks at no target, except for ``importance``, which
-    looks at those of the training rows. Then it stands before the network, in ``fit`` and in
-    ``predict``.
+    held out included (but not ``X_val``). Targets are looked at by ``importance``, those of the
+    training rows alone, and by ``target_means``. Then it stands before the network, in ``fit`` and
+    in ``predict``.
 
     Parameters
     ----------
@@ -52,6 +52,11 @@ class ColumnEncoder(BaseEstimator):
         that. Uninformative columns then have less influence; those that neither finds are switched
         off. Members that hold out folds have factors of their own, from rows outside their folds.
         This requires held-out rows, at least 75 training rows and two columns.
+    target_means : bool, default=True
+        Whether a category of more than 255 levels becomes numbers, too: the mean target of each
+        level, or of the indicators of up to ten classes, drawn to the mean of all rows the more,
+        the fewer rows the level has. A row of the fit gets the mean of rows outside its fold, of
+        five; all rows give that of new rows. This requires ``fit``: a stream has none.
 
     Examples
     --------
@@ -65,12 +70,20 @@ class ColumnEncoder(BaseEstimator):
         "n_bins": [Options(Integral, {0}), Interval(Integral, 2, None, closed="left")],
         "quantiles": ["boolean"],
         "importance": ["boolean"],
+        "target_means": ["boolean"],
     }
 
-    def __init__(self, n_bins: int = 16, quantiles: bool = False, importance: bool = True) -> None:
+    def __init__(
+        self,
+        n_bins: int = 16,
+        quantiles: bool = False,
+        importance: bool = True,
+        target_means: bool = True,
+    ) -> None:
         self.n_bins = n_bins
         self.quantiles = quantiles
         self.importance = importance
+        self.target_means = target_means
 
     def build(self) -> EncodedColumns:
         """A new module, which has to be fitted."""
@@ -127,7 +140,7 @@ class EncodedColumns(nn.Module):
         """Index of the table's column that each output comes from."""
         expansion = self.expansion
         indicators = expansion.column[expansion.n_numbers :]
-        found = [torch.cat([expansion.numbers[e.column], indicators]) for e in self._encoders]
+        found = [torch.cat([expansion.column[e.column], indicators]) for e in self._encoders]
         return torch.cat(found or [indicators])
 
     @property

@@ -33,11 +33,14 @@ class Levels(NamedTuple):
         Whether the order of the levels means something.
     given : bool
         Whether levels may be in later rows only: none is then pooled because it is rare.
+    source : int or None
+        Column of the table that a number was computed from, if it is not its own.
     """
 
     n_levels: int = 0
     ordered: bool = False
     given: bool = False
+    source: int | None = None
 
 
 NUMBER = Levels()
@@ -72,7 +75,7 @@ class Expansion(EncoderModule):
     Attributes
     ----------
     numbers : Tensor of shape (n_numbers,)
-        Column of the table that each number comes from.
+        Place of each number in coded rows.
     column : Tensor of shape (n_outputs,)
         Column of the table that each output comes from: numbers first, then indicators.
     share : Tensor of shape (n_indicators,)
@@ -153,7 +156,7 @@ class Expansion(EncoderModule):
             gap_slots.append(gap_slot)
         sizes = [len(slot) for slot in slots]
         self._set(
-            column=np.array([*self.numbers.tolist(), *source], dtype=np.int64),
+            column=np.array([*sources_of(levels, self.numbers), *source], dtype=np.int64),
             share=np.array(share, dtype=np.float64),
             gaps=np.array(with_gaps, dtype=np.int64),
             categories=np.array(categories, dtype=np.int64),
@@ -162,14 +165,18 @@ class Expansion(EncoderModule):
             gap_slot=np.array(gap_slots, dtype=np.int64),
         )
 
-    def check(self, n_levels: Sequence[int]) -> None:
-        """Raise if the buffers do not fit together, or not columns with so many levels each."""
-        p, sizes = len(n_levels), [n for n in n_levels if n]
+    def check(self, levels: Sequence[Levels]) -> None:
+        """Raise if the buffers do not fit together, or not coded rows that hold these levels."""
+        n_levels = [each.n_levels for each in levels]
+        p = sum(each.source is None for each in levels)
+        sizes = [n for n in n_levels if n]
+        coded = len(levels)
         n_gaps, n_shares = len(self.gaps), len(self.share)
         source = self.column[self.n_numbers + n_gaps :]
         fits = (
             len(self.neutral) == self.n_numbers
-            and torch.equal(self.column[: self.n_numbers], self.numbers)
+            and all(0 <= each < coded for each in self.numbers.tolist())
+            and self.column[: self.n_numbers].tolist() == sources_of(levels, self.numbers)
             and torch.equal(self.column[self.n_numbers :][:n_gaps], self.gaps)
             and len(self.column) == self.n_numbers + n_shares
             and self.categories.tolist() == [i for i, n in enumerate(n_levels) if n]
@@ -253,10 +260,14 @@ class Expansion(EncoderModule):
 
     def by_column(self, values: Tensor) -> Tensor:
         """Sums of values (..., n_outputs) over all that comes from a column; shape (..., p)."""
-        if not len(self.share):
-            return values[..., self.numbers.argsort()]
         shape = (*values.shape[:-1], int(self.column.max()) + 1)
         return values.new_zeros(shape).index_add(-1, self.column.to(values.device), values)
+
+
+def sources_of(levels: Sequence[Levels], places: Tensor) -> list[int]:
+    """Column of the table that each of some numbers of coded rows comes from."""
+    sources = [i if each.source is None else each.source for i, each in enumerate(levels)]
+    return [sources[place] for place in places.tolist()]
 
 
 def _frequencies(

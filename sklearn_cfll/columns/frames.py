@@ -57,6 +57,8 @@ def as_frame(X: Any) -> nw.DataFrame[Any] | None:
 
     None as well for a frame in which columns share a name.
     """
+    if isinstance(X, np.ndarray):
+        return None
     try:
         found = nw.from_native(X, eager_only=True, pass_through=True)
     except nw.exceptions.DuplicateError:

@@ -60,7 +60,7 @@ def screened_features(expansion: Expansion, rows: Tensor) -> tuple[Tensor, Tenso
         line = (numbers - numbers.mean(0)) / numbers.std(0).clamp_min(1e-300)
         ramps = PiecewiseLinear(N_RAMPS, most=4 * N_RAMPS * n)
         ramps.fit(as_rows(numbers, "cpu", torch.float64))
-        own = expansion.numbers.cpu()
+        own = expansion.column[:n].cpu()
         parts, column = [line.clamp(-FARTHEST, FARTHEST).float()], [own]
         if ramps.n_outputs:
             parts.append(ramps(numbers).float())

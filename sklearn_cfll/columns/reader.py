@@ -13,6 +13,7 @@ import numpy as np
 from .._warnings import user_level
 from .expansion import NUMBER, Levels
 from .frames import Column, as_frame, check_exact, columns_of, is_number
+from .target_means import MANY_LEVELS, MOST_TARGETS, TargetMeans, folds_of_rows, out_of_fold_means
 
 __all__ = ["ColumnContent", "TableReader", "unpacked"]
 
@@ -45,6 +46,11 @@ class ColumnContent(NamedTuple):
         return NUMBER if self.levels is None else Levels(len(self.levels), *self[1:])
 
     @property
+    def has_many_levels(self) -> bool:
+        """Whether the mean targets of its levels are worth a column."""
+        return self.levels is not None and not self.ordered and len(self.levels) > MANY_LEVELS
+
+    @property
     def holds_text(self) -> bool:
         """Whether the levels are text."""
         return bool(self.levels) and isinstance(self.levels[0], str)  # type: ignore[index]
@@ -58,10 +64,17 @@ class TableReader:
     contents : sequence of ColumnContent
     names : list of str, or None
         Names of the columns at fit, as text, by which columns in another order are found.
+    means : dict
+        Mean targets of the levels of some columns, by index. They follow the coded columns.
     """
 
-    def __init__(self, contents: Sequence[ColumnContent], names: list[str] | None) -> None:
-        self.contents, self.names = tuple(contents), names
+    def __init__(
+        self,
+        contents: Sequence[ColumnContent],
+        names: list[str] | None,
+        means: Mapping[int, TargetMeans] | None = None,
+    ) -> None:
+        self.contents, self.names, self.means = tuple(contents), names, dict(means or {})
 
     @classmethod
     def fit(
@@ -108,8 +121,13 @@ class TableReader:
 
     @property
     def levels(self) -> list[Levels]:
-        """What each column holds, for :class:`~sklearn_cfll.columns.expansion.Expansion`."""
-        return [each.coded for each in self.contents]
+        """What each coded column holds, for :class:`~sklearn_cfll.columns.expansion.Expansion`."""
+        computed = [
+            Levels(source=column)
+            for column, means in self.means.items()
+            for _ in range(means.means.shape[1])
+        ]
+        return [*(each.coded for each in self.contents), *computed]
 
     def levels_of(self, given: Any) -> tuple[Any, ...] | None:
         """Levels of a column, by name or index."""
@@ -126,25 +144,62 @@ class TableReader:
             return X  # scikit-learn's check names columns that differ
         return frame[:, [place[name] for name in self.names]].to_native()
 
+    def with_means(self, codes: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> TableReader:
+        """A reader that also gives the mean targets of categories of many levels.
+
+        Parameters
+        ----------
+        codes : ndarray of shape (n, p)
+        targets : ndarray of shape (n, k)
+        weight : ndarray of shape (n,)
+        """
+        many = [i for i, each in enumerate(self.contents) if each.has_many_levels]
+        if not many or targets.shape[1] > MOST_TARGETS:
+            return self
+        means = {
+            column: TargetMeans.fit(
+                codes[:, column], self.contents[column].coded.n_levels, targets, weight
+            )
+            for column in many
+        }
+        return TableReader(self.contents, self.names, means)
+
+    def out_of_fold(
+        self, codes: np.ndarray, targets: np.ndarray, weight: np.ndarray, groups: Any = None
+    ) -> np.ndarray:
+        """Coded rows (n, p + q) of a fit, whose mean targets are those of rows outside their fold.
+
+        Parameters are those of :meth:`with_means`, and groups (n,), which share a fold.
+        """
+        folds = folds_of_rows(codes[:, : len(self.contents)], targets, groups)
+        parts = [codes[:, : len(self.contents)]]
+        for column in self.means:
+            n_levels = self.contents[column].coded.n_levels
+            parts.append(out_of_fold_means(codes[:, column], n_levels, targets, weight, folds))
+        return np.hstack(parts)
+
     def read(self, X: Any, name: str = "X") -> np.ndarray:
-        """Coded rows (n, p) in float64; the columns are those of the fit."""
+        """Coded rows (n, p + q) in float64; the columns are those of the fit."""
         parse = [not each.holds_text for each in self.contents]
         coded = [
             _codes(column, content)
             for column, content in zip(columns_of(X, name, parse), self.contents, strict=True)
         ]
-        return np.stack(coded, axis=1)
+        computed = [means(coded[column]) for column, means in self.means.items()]
+        return np.column_stack([*coded, *computed])
 
     def pack(self) -> dict[str, Any]:
         """Arrays and plain data."""
         contents = tuple((_packed(each.levels), each.ordered) for each in self.contents)
-        return {"contents": contents, "names": self.names}
+        means = tuple((column, each.means) for column, each in self.means.items())
+        return {"contents": contents, "names": self.names, "means": means}
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> TableReader:
         """Inverse of :meth:`pack`."""
         contents = [ColumnContent(unpacked(each), ordered) for each, ordered in packed["contents"]]
-        return cls(contents, packed["names"])
+        means = {column: TargetMeans(each) for column, each in packed["means"]}
+        return cls(contents, packed["names"], means)
 
 
 def _packed(levels: tuple[Any, ...] | None) -> Any:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-__all__ = ["ChosenRows", "DatasetRows", "ExpandedRows", "Rows", "as_rows", "as_tensor"]
-__all__ += ["Together", "check_unmasked", "from_numpy", "items_at", "native", "stacked"]
-__all__ += ["trainable"]
+__all__ = ["ChosenRows", "DatasetRows", "ExpandedRows", "JoinedRows", "Rows", "Together"]
+__all__ += ["as_rows", "as_tensor", "check_unmasked", "from_numpy", "items_at", "native"]
+__all__ += ["stacked", "trainable"]
 
 CPU = torch.device("cpu")
 
@@ -148,6 +148,41 @@ class ChosenRows:
         if isinstance(indices, Tensor):
             indices = indices.to(self.index_device)
         return self.rows.take(self.indices[indices])
+
+
+class JoinedRows:
+    """The rows of two sources of one kind, those of the second after those of the first."""
+
+    def __init__(self, first: Rows, second: Rows) -> None:
+        self.parts = first, second
+        self.device, self.dtype, self.index_device = first.device, first.dtype, first.index_device
+        self.shape: tuple[int, ...] = (len(first) + len(second), *first.shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, indices: Tensor | slice) -> Any:
+        if isinstance(indices, slice):
+            indices = torch.arange(len(self))[indices]
+        indices, start = indices.to(CPU), len(self.parts[0])
+        of_first = indices < start
+        found = [
+            part.take(chosen)
+            for part, chosen in zip(
+                self.parts, (indices[of_first], indices[~of_first] - start), strict=True
+            )
+        ]
+        # Where each row of the batch stands among those of both sources.
+        place = torch.empty_like(indices)
+        place[torch.cat([of_first.nonzero(), (~of_first).nonzero()]).flatten()] = torch.arange(
+            len(indices)
+        )
+        if isinstance(found[0], dict):
+            return {
+                name: torch.cat([each[name] for each in found])[place.to(self.device)]
+                for name in found[0]
+            }
+        return torch.cat(found)[place.to(self.device)]
 
 
 class ExpandedRows:

@@ -20,8 +20,9 @@ from ..data.blocks import is_stream
 from ..final_solve.refit import Refit
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
+from ..training.distribution import refuse_workers, workers_of_fit
 from ..training.progress import Progress
-from ..training.torch_settings import use_threads
+from ..training.torch_settings import resolve_device, use_threads
 from .attributes import FittedAttributes
 from .checks import Checked, check_data, check_inputs, check_sample_shape
 from .defaults import DEFAULTS, Defaults
@@ -36,9 +37,10 @@ from .parameters import CONSTRAINTS, CheckedParameters
 from .plan import Plan, make_plan, prediction_batch
 from .run import Run, new_net, standardise_inside
 from .scaled_columns import may_scale_columns, scale_columns
+from .shares import Shares, check_one_model
 from .split import Parts, parts_of
 from .streaming import StreamingMixin
-from .tables import encodes_columns
+from .tables import encodes_columns, with_target_means
 from .targets import TargetScale
 from .validation_scale import warn_of_useless_validation
 
@@ -167,48 +169,56 @@ class BaseCFLL(
             return self._fit_stream(X, y, sample_weight, X_val, y_val, groups)
         with self._previous_fit_kept() as (settings, before):
             if self.warm_start and self.__sklearn_is_fitted__():
+                refuse_workers("A warm start")
                 again = (X, y, sample_weight, X_val, y_val, groups)
                 return self._fit_again(*again, settings, before)
-            progress = settings.enter_context(Progress(shown=self.verbose == 1))
+            workers = settings.enter_context(workers_of_fit(resolve_device(self.device)))
+            shown = self.verbose == 1 and workers.rank == 0
+            progress = settings.enter_context(Progress(shown=shown))
             progress.stage("checks")
-            checked = check_data(self, X, y, sample_weight, groups, plan=None, min_samples=2)
-            checked = self._tame_targets(checked)
+            shares = Shares(workers, self, X, y, sample_weight, groups)
+            checked = check_data(self, *shares.known, plan=None, min_samples=2)
+            checked = with_target_means(self, self._tame_targets(checked))
             progress.stage("columns")
-            plan = make_plan(self, checked)
-            parts = parts_of(self, plan, checked, X_val, y_val)
+            plan = make_plan(self, checked, workers)
+            shares.add(plan, checked)
+            parts = shares(parts_of(self, plan, checked, *shares.validation(X_val, y_val)))
             net = new_net(plan, self.optimizer, self.compile, self.memory)
             run = Run(self, plan, net)
             settings.enter_context(net.followed(progress))
             task = self._init_callback_context(max_subtasks=run.epochs)
-            settings.enter_context(use_threads(run.n_threads(len(parts.train))))
+            settings.enter_context(use_threads(run.n_threads(parts.train.n_joint)))
             standardise_inside(plan.network, net, parts.before)
             offset = None
             if self._takes_linear_part(plan, parts):
                 offset = new_offset(plan).fit(parts.before)
             if not run.trains:
                 warn_of_fixed_features(self, holds_out=parts.valid is not None)
-            rest = parts.less(offset)
+            rest = shares(parts.less(offset), offset)
             if may_scale_columns(run, rest):
                 progress.stage("scales of columns")
                 scale_columns(run, rest, offset)
-            run.configure(len(rest.train), run.epochs)
+            run.configure(rest.train.n_joint, run.epochs)
+            settings.enter_context(net.trained_by(workers))
             unsolved = FittedModel(plan, net.module_, offset)
             as_fitted = self._as_fitted(run, unsolved)
             callbacks = run.callbacks(rest, task, (X, y), as_fitted)
-            progress.stage("epochs", run.epochs * len(rest.train))
+            progress.stage("epochs", run.epochs * len(rest.train.own))
             with run.explained(rest, X):
-                net.run(rest.train, rest.watched(self.defaults.most_watched), callbacks)
+                net.run(rest.train.own, rest.watched(self.defaults.most_watched), callbacks)
             if X_val is not None and run.best_iteration == 1 and parts.valid is not None:
                 found = unsolved.raw(parts.valid)
                 warn_of_useless_validation(found, len(run.history), parts.train, parts.valid)
             if not self.warm_start:
                 net.reset_optimizer()  # a later partial_fit starts without its state
             self._finish(run, parts, rest, offset, checked)
+            check_one_model(workers, self._model)
             return self._end(task, X, y, as_fitted)
 
     def _finish(self, run: Run, parts: Parts, rest: Parts, offset: Any, checked: Checked) -> None:
         """Solve for the last layer, and set the fitted attributes."""
         run.net.progress.stage("final solve")
+        run.net.agree()  # a callback may have ended training before another worker's had run
         solved, plan = run.solve(parts, rest, offset), run.plan
         model = FittedModel(
             plan,

@@ -159,11 +159,11 @@ def check_layers(module: nn.Module, held: dict[str, np.ndarray]) -> None:
             )
 
 
-def is_reader(value: Any, n_columns: int | None) -> bool:
-    """Whether a value is a packed `TableReader` of this many columns."""
-    if not isinstance(value, dict) or set(value) != {"contents", "names"}:
+def is_reader(value: Any, n_columns: int | None, n_targets: int) -> bool:
+    """Whether a value is a packed `TableReader` of this many columns, for so many targets."""
+    if not isinstance(value, dict) or set(value) != {"contents", "names", "means"}:
         return False
-    contents, names = value["contents"], value["names"]
+    contents, names, means = value["contents"], value["names"], value["means"]
     return (
         isinstance(contents, tuple)
         and len(contents) == n_columns
@@ -173,6 +173,15 @@ def is_reader(value: Any, n_columns: int | None) -> bool:
         and (
             names is None
             or (isinstance(names, list) and all(isinstance(each, str) for each in names))
+        )
+        and isinstance(means, tuple)
+        and all(isinstance(each, tuple) and len(each) == 2 for each in means)
+        and all(is_count(column) and column < len(contents) for column, _ in means)
+        and len({column for column, _ in means}) == len(means)
+        and all(
+            (levels := unpacked(contents[column][0])) is not None
+            and is_floats(found, len(levels) + 1, n_targets)
+            for column, found in means
         )
     )
 

@@ -17,6 +17,7 @@ from ..final_solve.offset import less_offset
 from ..final_solve.refit import mean_squared_residuals
 from ..heads.memory import memory_of
 from ..training.batches import RowsDataset
+from ..training.distribution import refuse_workers
 from ..training.optimizers import optimizer_class
 from ..training.progress import Progress
 from ..training.torch_settings import use_threads
@@ -30,7 +31,7 @@ from .left_out import NO_MOMENTS
 from .plan import make_plan
 from .run import Run, new_net, standardise_inside
 from .split import Parts, parts_of
-from .tables import check_categories
+from .tables import check_categories, with_means_out_of_fold
 from .unchanged import check_unchanged
 
 __all__ = ["IncrementalMixin"]
@@ -69,6 +70,7 @@ class IncrementalMixin:
 
     def _partial_fit(self: Any, X: Any, y: Any, sample_weight: Any, categories: Any) -> Any:
         """Train for one epoch on these rows, with none held out."""
+        refuse_workers("`partial_fit`")
         if categories is not None and not isinstance(categories, Mapping):
             raise TypeError(
                 "`categories` must be a dict of columns, by name or index, and the levels of each, "
@@ -143,6 +145,8 @@ class IncrementalMixin:
         self._follow_parameters()
         model, net, known_rows = self._model, self.net_, replace(self._known_rows)
         plan, checked = model.plan, self._check_more(X, y, sample_weight, groups, min_samples=2)
+        if len(checked.y) >= known_rows.n_known:  # these rows have given the means
+            checked = with_means_out_of_fold(checked, plan.reader)
         parts = parts_of(self, plan, checked, X_val, y_val)
         progress = settings.enter_context(Progress(shown=self.verbose == 1))
         rest, run = parts.less(model.offset), Run(self, plan, net, before)
@@ -229,8 +233,9 @@ class IncrementalMixin:
             ``memory="statistics"``.
         """
         check_is_fitted(self)
-        with self._previous_fit_kept() as (settings, _):
-            model, head = self._model, self._model.head
+        refuse_workers("`adapt`")
+        model, head = self._model, self._model.head
+        with self._torch_settings() as settings, head.kept_in_failure():
             checked = self._check_more(X, y, sample_weight)
             rows = model.plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(rows))))

@@ -61,7 +61,8 @@ class KnownRows:
     @classmethod
     def after_fit(cls, rows: RowsDataset, folds: Folds | None) -> KnownRows:
         """After a fit to these rows."""
-        known_rows = cls(n_known=total_weight(rows), folds=0 if folds is None else folds.checksum)
+        weight = total_weight(rows) * (rows.n_joint / len(rows))
+        known_rows = cls(n_known=weight, folds=0 if folds is None else folds.checksum)
         known_rows.reach(rows)
         known_rows.remember(rows)
         return known_rows

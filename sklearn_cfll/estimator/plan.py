@@ -17,6 +17,7 @@ from ..columns.reader import TableReader
 from ..columns.rows import ExpandedRows, Rows, as_rows, from_numpy
 from ..persistence import dtype_name
 from ..training.batches import RowsDataset
+from ..training.distribution import Alone, Workers
 from ..training.seeding import draw_seed
 from ..training.torch_settings import resolve_device
 from .checks import Checked, check_sizes, needs_float64, seen_as_given
@@ -166,9 +167,13 @@ class Plan:
         return np.asarray(variance.double().cpu().numpy() * self.scale.scale**2)
 
 
-def make_plan(estimator: Any, checked: Checked) -> Plan:
-    """Build the network for checked rows, in the precision that they need."""
-    device, recipe = resolve_device(estimator.device), estimator.backbone
+def make_plan(estimator: Any, checked: Checked, workers: Workers | None = None) -> Plan:
+    """Build the network for checked rows, in the precision that they need.
+
+    Several workers, who know the same rows, make the same plan.
+    """
+    workers = Alone() if workers is None else workers
+    device, recipe = workers.place(resolve_device(estimator.device)), estimator.backbone
     if recipe is None:
         recipe = MLPBackbone(
             estimator.hidden_layer_sizes,
@@ -189,7 +194,8 @@ def make_plan(estimator: Any, checked: Checked) -> Plan:
     dtypes, failures, network = [dtype], [], None
     if estimator.precision == "auto" and device.type != "mps":  # its forward may cast to the other
         dtypes.append(torch.float32 if dtype == torch.float64 else torch.float64)
-    seed, n_outputs = draw_seed(estimator.random_state), estimator._n_network_outputs(checked.y)
+    seed = workers.first(draw_seed(estimator.random_state))
+    n_outputs = estimator._n_network_outputs(checked.y)
     for dtype in dtypes:
         try:
             network = Network.build(

@@ -353,6 +353,7 @@ class Run:
             calibration = None if valid is None else calibrate(net, valid, noise, None, train=train)
             ridge = self.ridge(len(train))
             solved = Refit(ridge, noise, calibration=calibration, offset=offset)
+        net.agree()
         net.check_finite()
         return solved
 
@@ -383,7 +384,7 @@ class Run:
             "columns": self._columns_said(),
             "precision": dtype_name(self.network.dtype),
             "device": str(self.network.device),
-            "n_threads": self.n_threads(len(parts.train)),
+            "n_threads": self.n_threads(parts.train.n_joint),
         }
 
 

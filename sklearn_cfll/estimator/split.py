@@ -141,10 +141,16 @@ class Parts(NamedTuple):
         return self.train if self.folds is None else self.rows
 
     def watched(self, n_rows: int) -> RowsDataset | None:
-        """Held-out rows on which each epoch is evaluated: with folds at most ``n_rows``, evenly."""
-        if self.folds is None or self.valid is None:
-            return self.valid
-        watched: RowsDataset = self.valid.spread(n_rows)
+        """Held-out rows on which each epoch is evaluated: with folds at most ``n_rows``, evenly.
+
+        They are this worker's own.
+        """
+        if self.valid is None:
+            return None
+        valid = self.valid.own
+        if self.folds is None:
+            return valid
+        watched: RowsDataset = valid.spread(max(1, n_rows * len(valid) // len(self.valid)))
         return watched
 
     def judged(self, n_rows: int) -> Parts:

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..backbones.recipe import cast_module
 from ..columns.encoder import ColumnEncoder
+from ..columns.expansion import NUMBER, Levels
 from ..columns.reader import TableReader
 from ..columns.rows import as_rows
 from ..heads.closed_form import SOLVERS
@@ -173,7 +174,7 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
         ),
         "parameters": lambda v: isinstance(v, dict) and "backbone" in v and set(v) <= set(FIXED),
         "mean_weight": lambda v: is_amount(v) and v > 0,
-        "reader": is_optional(lambda v: is_reader(v, columns)),
+        "reader": is_optional(lambda v: is_reader(v, columns, k)),
         "final_ridge": is_amount,
         "noise_variance": lambda v: is_floats(v, k) and bool((v >= 0).all()),
         "n_judges": is_amount,
@@ -256,10 +257,10 @@ def check_sizes(model: dict[str, Any], n_targets: int, n_columns: int | None) ->
     if network["encoder"] is not None:
         prefix = "backbone.network."
         columns = part_of(module, "backbone.columns.")
-        contents: list[Any] = [None] * (n_columns or 0)
+        levels = [NUMBER] * (n_columns or 0)
         if model["reader"] is not None:
-            contents = [each.levels for each in TableReader.unpack(model["reader"]).contents]
-        widths = check_columns(network["encoder"], shape, columns, dtype, contents)
+            levels = TableReader.unpack(model["reader"]).levels
+        widths = check_columns(network["encoder"], shape, columns, dtype, levels)
         shape = (sum(widths),)
     if recipe_name(network["recipe"]) is None:
         return  # user-defined and passed to `load`
@@ -274,14 +275,14 @@ def check_columns(
     sample_shape: Any,
     held: dict[str, np.ndarray],
     dtype: torch.dtype,
-    contents: list[Any],
+    levels: list[Levels],
 ) -> tuple[int, ...]:
     """Check that the arrays of an encoding fit together; return the widths of its parts."""
     columns = cast_module(encoder.build(), torch.device("cpu"), dtype)
     try:
         columns.load_state_dict({name: torch.from_numpy(array) for name, array in held.items()})
         check_layers(columns, held)
-        columns.expansion.check([0 if each is None else len(each) for each in contents])
+        columns.expansion.check(levels)
         (n_expanded,) = sample_shape
         if n_expanded != columns.expansion.n_outputs:
             raise ModelFileError(f"columns: an expanded row cannot have {n_expanded} entries.")

@@ -17,6 +17,7 @@ from ..columns.frames import as_frame
 from ..columns.statistics import ENTRIES
 from ..data.blocks import Block, blocks_of, cut, joined
 from ..training.batches import RowsDataset
+from ..training.distribution import refuse_workers
 from ..training.folds import FoldRows, Folds
 from ..training.progress import Progress
 from ..training.seeding import LentStream, draw_seed
@@ -64,6 +65,7 @@ class StreamingMixin:
         self: Any, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, groups: Any
     ) -> Any:
         """Fit to a stream; see :meth:`fit`."""
+        refuse_workers("`fit` to a stream of rows")
         _check_arguments(self, y=y, sample_weight=sample_weight, groups=groups, X_val=X_val)
         with self._previous_fit_kept() as (settings, _):
             progress = settings.enter_context(Progress(shown=self.verbose == 1))

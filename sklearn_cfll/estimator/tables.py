@@ -18,6 +18,7 @@ from ..columns.reader import TableReader
 from .arrays import as_table, check_no_dates
 
 __all__ = ["check_categories", "encodes_columns", "holds_objects", "new_reader", "read_table"]
+__all__ += ["with_means_out_of_fold", "with_target_means"]
 
 
 def encodes_columns(estimator: Any) -> bool:
@@ -100,6 +101,36 @@ def read_table(
         input_name="X",
     )
     return checked
+
+
+def with_target_means(estimator: Any, checked: Any) -> Any:
+    """Checked rows of a fit with mean targets of categories of many levels, if there are any.
+
+    Those of each row are from rows outside its fold.
+    """
+    if checked.reader is None or not getattr(estimator.columns, "target_means", True):
+        return checked
+    codes = checked.X if checked.rows is None else checked.X[checked.rows]
+    reader = checked.reader.with_means(codes, *_targets_and_weight(checked))
+    return with_means_out_of_fold(checked._replace(reader=reader), reader)
+
+
+def with_means_out_of_fold(checked: Any, reader: TableReader | None) -> Any:
+    """Checked rows whose mean targets are those of rows outside their fold, among themselves."""
+    if reader is None or not reader.means:
+        return checked
+    rows = slice(None) if checked.rows is None else checked.rows
+    coded = reader.out_of_fold(
+        checked.X[rows], *_targets_and_weight(checked), groups=checked.groups
+    )
+    X = np.zeros((len(checked.X), coded.shape[1]))  # rows of weight zero are not looked at
+    X[rows] = coded
+    return checked._replace(X=X)
+
+
+def _targets_and_weight(checked: Any) -> tuple[np.ndarray, np.ndarray]:
+    targets, weight = checked.y.reshape(len(checked.y), -1), checked.own_weight
+    return targets.astype(np.float64), np.ones(len(targets)) if weight is None else weight
 
 
 def as_array(X: Any) -> Any:

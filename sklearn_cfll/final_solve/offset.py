@@ -49,7 +49,10 @@ def less_offset(data: RowsDataset, offset: Offset | None) -> RowsDataset:
     assert data.targets is not None
     with torch.no_grad():
         targets = data.targets - offset(data.X)
-    return RowsDataset(data.inputs, targets, data.sample_weight)
+    found = RowsDataset(data.inputs, targets, data.sample_weight)
+    if data.own is not data:
+        found.shared(less_offset(data.own, offset), data.n_joint)
+    return found
 
 
 class WithOffset(nn.Module):

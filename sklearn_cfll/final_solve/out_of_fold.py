@@ -137,7 +137,7 @@ def refit_crossed(
     layer, ridge, errors, shrinkage = net.module_.last_layer, 0.0, None, None
     if exact:
         with net.naming_divergence():
-            layer.refit(net.labelled_features(train), ridge=1.0)
+            layer.refit(net.labelled_features(train.own), ridge=1.0)
         errors = path_errors(net, held_out, layer.member_paths(torch.tensor(RIDGES)))
         first = sum(each < lowest for each in RIDGES)
         ridge = RIDGES[first + int(errors[first:].mean(1).argmin())]
@@ -162,11 +162,11 @@ def refit_crossed(
     found_all, blocks = residuals if isinstance(rows, RowsDataset) else None, None
     if found_all is not None and every is not held_out:
         found_all, blocks = _all_residuals(net, train, every)
-    if exact and blocks is not None and offset is None:
+    if exact and blocks is not None and offset is None and rows.own is rows:
         layer.recall(blocks)
         layer.solve(ridge)
-    elif exact:  # targets of held-out rows are less another offset
-        layer.refit(net.labelled_features(rows), ridge=ridge)
+    elif exact:  # targets of held-out rows are less another offset, or others have more rows
+        layer.refit(net.labelled_features(rows.own), ridge=ridge)
         layer.solve(ridge, shrinkage)
     solved = Refit(ridge, level, exact, errors, noise, calibration, offset)
     return solved._replace(out_of_fold=found, residuals=found_all)

@@ -96,7 +96,7 @@ def refit_last_layer(
     train = less_offset(train, offset)
     layer = net.module_.last_layer
     with net.naming_divergence():
-        layer.refit(net.labelled_features(train), ridge=ridge)
+        layer.refit(net.labelled_features(train.own), ridge=ridge)
     if given_valid is None:
         left = mean_squared_residuals(net, train)
         # With fixed features, a row left out of the last layer was not used at all.
@@ -130,12 +130,11 @@ def refit_last_layer(
         offset = offset.refitted(given_train, given_valid)
         train = less_offset(given_train, offset)
         valid, some = less_offset(given_judged, offset), train.spread(most)
-        layer.refit(net.labelled_features(train), ridge=ridge)
+        layer.refit(net.labelled_features(train.own), ridge=ridge)
     if every is not None:
         layer.refit(net.labelled_features(every), ridge=ridge)
     else:
-        for batch in net.labelled_features(less_offset(given_valid, offset)):
-            layer.accumulate(*batch)
+        layer.accumulate_all(net.labelled_features(less_offset(given_valid, offset).own))
     layer.solve(ridge, shrinkage)
     if calibration is None:
         left_out = functools.partial(left_out_residuals, offset=offset)

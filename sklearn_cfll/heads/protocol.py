@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
@@ -134,12 +135,20 @@ class Head(Protocol):
         """Add rows to the moments, without a solve."""
         ...
 
+    def accumulate_all(self, batches: Iterable[tuple[Tensor, ...]]) -> Self:
+        """Add the rows of all batches to the moments, without a solve."""
+        ...
+
     def solve(self, ridge: float | None = None, shrinkage: Tensor | None = None) -> Self:
         """Exact ridge fit to all rows in the moments."""
         ...
 
     def refit(self, batches: Iterable[tuple[Tensor, ...]], *, ridge: float | None = None) -> Self:
         """Exact ridge fit over batches of rows, in one pass."""
+        ...
+
+    def kept_in_failure(self) -> AbstractContextManager[None]:
+        """Restore weights and moments if the block raises."""
         ...
 
     def reset_memory(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from .member import Kept
 from .memory import memory_of
 from .protocol import Memory
 from .rows import MemberRows, add_rows, full_precision, member_rows
+from .together import AloneHead, Together
 
 __all__ = ["SolvedLayer"]
 
@@ -39,6 +41,7 @@ class SolvedLayer(nn.Module):
     ridge: float
     memory: str | Memory
     fit_intercept: bool
+    together: Together = AloneHead()  # with the other workers, while several train one model
 
     def member_predictions(self, features: Tensor) -> Tensor:
         """Predictions of each member; shape (m, ..., k)."""
@@ -80,7 +83,7 @@ class SolvedLayer(nn.Module):
         check_ridge(self.ridge)
         with full_precision(features.device):
             rows = self._rows(features, targets, sample_weight, total)
-            memory_of(self.memory).update(self.members, rows)
+            self.together.memory(self.memory).update(self.members, rows)
 
     @property
     def holds_rows(self) -> bool:
@@ -97,6 +100,22 @@ class SolvedLayer(nn.Module):
         with full_precision(features.device):
             rows = self._rows(features, targets, sample_weight)
             self._hold(self._with_rows([member.moments for member in self.members], rows))
+        return self
+
+    @torch.no_grad()
+    def accumulate_all(self, batches: Iterable[tuple[Tensor, ...]]) -> Self:
+        """Add all rows of the batches to the moments without solving; see :meth:`refit`."""
+        blocks: list[Moments] = []
+        with full_precision(self.members[0].weight.device):
+            for features, targets, *rest in batches:
+                rows = self._rows(features, targets, rest[0] if rest else None)
+                blocks = self._with_rows(blocks or [None] * self.n_members, rows)
+            blocks = self.together.moments(blocks, self.fit_intercept)
+            for member, block in zip(self.members, blocks, strict=True):
+                held, center = member.moments, self.fit_intercept
+                member.hold(
+                    block if held is None else linalg.merge_moments(held, block, center=center)
+                )
         return self
 
     @torch.no_grad()
@@ -161,8 +180,10 @@ class SolvedLayer(nn.Module):
                 weights.append(ones if own is None else own)
             if not blocks:
                 raise ValueError("`batches` has no rows. A generator is exhausted after one pass.")
+            blocks = self.together.moments(blocks, self.fit_intercept)
+            n_rows = self.together.count(linalg.count_rows(torch.cat(weights)))
             if ridge is None:
-                ridge = self._chosen_ridge(blocks, linalg.count_rows(torch.cat(weights)))
+                ridge = self._chosen_ridge(blocks, n_rows)
         self.reset_memory()
         self._hold(blocks)
         return self.solve(ridge)
@@ -195,6 +216,17 @@ class SolvedLayer(nn.Module):
             member.shrinkage = shrinkage
             if block is not None:
                 member.hold(linalg.scale_moments(block, share))
+
+    @contextlib.contextmanager
+    def kept_in_failure(self) -> Iterator[None]:
+        """Restore weights and moments if the block raises; nothing is copied."""
+        before = [dict(member._buffers) for member in self.members]
+        try:
+            yield
+        except BaseException:
+            for member, buffers in zip(self.members, before, strict=True):
+                member._buffers.update(buffers)
+            raise
 
     # -- private --------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from ..estimator.arrays import (
 )
 from ..estimator.checks import Checked, check_groups
 from ..estimator.wild_targets import warn_of_wild_targets
+from ..training.distribution import refuse_workers
 from .names import column_names, in_order
 from .networks import ROLES, NetworkPlan, is_own
 
@@ -68,6 +69,7 @@ def check_instrument_data(
     estimator: Any, X: Any, y: Any, Z: Any, C: Any, sample_weight: Any, groups: Any = None
 ) -> InstrumentData:
     """Validate the arguments of fit with scikit-learn's checks and drop rows of weight zero."""
+    refuse_workers(type(estimator).__name__)
     y = None if y is None else as_values(as_targets(y), estimator)
     own = is_own(estimator.treatment_backbone)
     names = {name: column_names(part) for name, part in (("X", X), ("Z", Z), ("C", C))}

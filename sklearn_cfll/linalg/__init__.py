@@ -17,6 +17,7 @@ from ._final_ridge import (
     cross_validation_errors,
     final_ridge,
 )
+from ._joint import joint_moments, proximal_step_of_moments, summed_moments
 from ._moments import (
     Moments,
     leave_one_out_errors,
@@ -33,6 +34,7 @@ from ._proximal import (
     SOLVERS,
     ProximalStep,
     choose_solver,
+    conjugate_gradient_steps,
     dual_update,
     primal_update,
     proximal_step,
@@ -47,12 +49,14 @@ __all__ = [
     "ProximalStep",
     "center_rows",
     "choose_solver",
+    "conjugate_gradient_steps",
     "count_rows",
     "cross_validation_errors",
     "dual_update",
     "feature_power",
     "final_ridge",
     "is_constant",
+    "joint_moments",
     "leave_one_out_errors",
     "leverage",
     "leverage_basis",
@@ -60,9 +64,11 @@ __all__ = [
     "moments",
     "primal_update",
     "proximal_step",
+    "proximal_step_of_moments",
     "residual_square",
     "ridge_path",
     "scale_moments",
     "solve_moments",
     "solve_symmetric",
+    "summed_moments",
 ]

@@ -97,6 +97,8 @@ def merge_moments(first: Moments, second: Moments, *, center: bool = True) -> Mo
 
 def scale_moments(block: Moments, factor: float) -> Moments:
     """Multiply every sample weight of a block by ``factor`` (forgetting); means are unchanged."""
+    if factor == 1.0:
+        return block
     return block._replace(
         total=block.total * factor,
         gram=block.gram * factor,

@@ -284,7 +284,8 @@ def proximal_step(
             return ProximalStep(weight, target_mean - torch.mv(weight, feature_mean), power)
     rows = center_rows(features, targets, sample_weight, center=fit_intercept)
     features, targets, feature_mean, target_mean, mass = rows
-    power = feature_power(features.square().sum((-2, -1)), n_features, mass, feature_mean)
+    square_sum = torch.linalg.vector_norm(features, dim=(-2, -1)).square()  # needs no copy
+    power = feature_power(square_sum, n_features, mass, feature_mean)
     eps = torch.finfo(features.dtype).eps
     if features.device.type != "cpu" or bool(near_rounding(power, feature_mean, eps).any()):
         squares = features.square().sum(-2)

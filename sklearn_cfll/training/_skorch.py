@@ -22,6 +22,7 @@ from torch import nn
 from ..heads.member import SETTINGS
 from ..heads.module import CFLLModule
 from .batches import Batch, unpack_batch
+from .distribution import Alone, Workers
 from .schedules import SCHEDULES
 from .update_orders import UPDATE_ORDERS
 
@@ -50,6 +51,7 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
     update_order: str
     lr_schedule: str
     interrupted_: bool
+    workers_: Workers = Alone()  # that train this net together
 
     def _check_options(self) -> None:
         for name, value, known in (
@@ -117,12 +119,18 @@ class SkorchConventions(RegressorMixin, skorch.NeuralNet):
             self.whole_epochs_ = len(self.history)
         if method_name == "on_grad_computed" and not self.listeners_[method_name]:
             return  # of each batch, and nobody listens
+        stopped: KeyboardInterrupt | None = None
         try:
             super().notify(method_name, **kwargs)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             # Early stopping and similar callbacks end training this way between epochs.
             self.interrupted_ = method_name in BATCH_HOOKS
-            raise
+            stopped = error
+        if method_name == "on_epoch_end" and self.workers_.any_(stopped is not None):
+            self.interrupted_ = False  # if one worker ends training, all do
+            raise stopped or KeyboardInterrupt
+        if stopped is not None:
+            raise stopped
 
     def set_params(self, **kwargs: Any) -> SkorchConventions:
         """Set parameters; those of the last layer and ``lr`` also act on a fitted net."""

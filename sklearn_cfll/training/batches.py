@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import skorch.dataset
 import torch
@@ -42,6 +42,24 @@ class RowsDataset(skorch.dataset.Dataset):
         self, inputs: Rows, targets: Tensor | None = None, sample_weight: Tensor | None = None
     ) -> None:
         self.inputs, self.targets, self.sample_weight = inputs, targets, sample_weight
+        self._own: RowsDataset | None = None
+        self._n_joint: int | None = None
+
+    @property
+    def own(self) -> RowsDataset:
+        """Of rows that several workers know, those that this one trains on; all if it is alone."""
+        return self if self._own is None else self._own
+
+    @property
+    def n_joint(self) -> int:
+        """Number of rows that all workers train on."""
+        return len(self) if self._n_joint is None else self._n_joint
+
+    def shared(self, own: RowsDataset, n_joint: int) -> Self:
+        """These rows, known to all workers, as those of which this one trains on its ``own``."""
+        self._own, self._n_joint = own, n_joint
+        own._n_joint = n_joint
+        return self
 
     @property
     def X(self) -> Any:
@@ -119,9 +137,12 @@ class BatchIterator:
     def __init__(self, dataset: Any, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
         self.dataset, self.batch_size, self.shuffle, self.seed = dataset, batch_size, shuffle, seed
         self.epoch = 0
+        self.n_joint: int | None = None  # rows of all workers, which have equally many batches
+        self.turn = 0.0  # from 0 to 1: of several workers, each has its rows in other batches
 
     def __len__(self) -> int:
-        return max(1, -(-len(self.dataset) // self.batch_size))
+        n_rows = len(self.dataset) if self.n_joint is None else self.n_joint
+        return max(1, -(-n_rows // self.batch_size))
 
     def __iter__(self) -> Iterator[Any]:
         n_rows, n_batches = len(self.dataset), len(self)
@@ -132,9 +153,14 @@ class BatchIterator:
             # At once: each copy from the CPU makes the host wait for an accelerator.
             order = order.to(getattr(self.dataset, "index_device", order.device))
         self.epoch += 1
-        edges = [n_rows * i // n_batches for i in range(n_batches + 1)]
+        turn = int(self.turn * n_batches)
+        edges = [(n_rows * i + turn) // n_batches for i in range(n_batches + 1)]
         for start, stop in itertools.pairwise(edges):
-            yield fetch(self.dataset, order[start:stop] if shuffle else slice(start, stop))
+            if start < stop or not n_rows:
+                yield fetch(self.dataset, order[start:stop] if shuffle else slice(start, stop))
+            else:  # the other workers have rows for this batch
+                first = fetch(self.dataset, slice(0, 1))
+                yield first._replace(sample_weight=weightless(first))
 
 
 def fetch(dataset: Any, indices: Tensor | slice) -> Any:
@@ -151,6 +177,14 @@ def fetch(dataset: Any, indices: Tensor | slice) -> Any:
     if hasattr(dataset, "__getitems__"):
         return default_collate(dataset.__getitems__(chosen))
     return default_collate([dataset[i] for i in chosen])
+
+
+def weightless(batch: Batch) -> Tensor:
+    """Weights of zero for the rows of a batch."""
+    if batch.sample_weight is not None:
+        return torch.zeros_like(batch.sample_weight)
+    assert batch.targets is not None
+    return batch.targets.new_zeros(len(batch.targets))
 
 
 def fetches_by_own_code(source: Any) -> bool:

@@ -33,11 +33,20 @@ class BestEpoch(EarlyStopping):
     def __init__(self, patience: int, tol: float, start_on: Any = None) -> None:
         super().__init__(patience=patience, threshold=tol, threshold_mode="abs", sink=_silent)
         self.start_on = start_on
+        self.resumed: dict[str, Any] | None = None  # the state of a run that is continued
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The best epoch so far, and what it takes to be better."""
+        return {name: value for name, value in vars(self).items() if name.endswith("_")}
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         super().on_train_begin(net, **kwargs)
         self.best_state_: dict[str, Any] | None = None
-        if self.start_on is not None:
+        if self.resumed is not None:
+            self.__dict__.update(self.resumed)
+            self.resumed = None
+        elif self.start_on is not None:
             self.best_epoch_ = len(net.history)
             self.dynamic_threshold_ = self._calc_new_threshold(net.mean_loss(self.start_on))
             self._keep_state(net)

@@ -50,9 +50,12 @@ class Feeding(SkorchConventions):
             return dataset.batches(size, shuffle=training, seed=seed, epoch=epoch)
         iterator = super().get_iterator(dataset, training=training)
         if isinstance(iterator, BatchIterator):
-            iterator.seed = getattr(self, "seed_", 0)
+            iterator.seed = self.workers_.own_seed(getattr(self, "seed_", 0))
             iterator.epoch = len(self.history or ())
-            if not training:
+            if training:
+                iterator.n_joint = getattr(dataset, "n_joint", None)
+                iterator.turn = self.workers_.rank / self.workers_.size
+            else:
                 iterator.shuffle = False
         return iterator
 

@@ -17,6 +17,7 @@ from ..heads.closed_form import ClosedFormLastLayer
 from ..heads.module import CFLLModule, module_dtype
 from .batches import BatchIterator
 from .callbacks import EpochLog, EpochLoss
+from .distribution import refuse_workers
 from .runs import Runs
 from .seeding import LentStream, draws_globally, global_seed
 from .torch_settings import default_modes
@@ -190,6 +191,7 @@ class CFLLNet(Runs):
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> CFLLNet:
         self._check_loss()
+        refuse_workers("CFLLNet")
         return super().fit(X, y, **fit_params)
 
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> CFLLNet:
@@ -199,12 +201,14 @@ class CFLLNet(Runs):
             self.initialize()
         self.first_epoch_ = self.whole_epochs_ = len(self.history)
         self.epoch_losses_: dict[str, float] = {}
-        self.n_batches_ = 0
+        self.n_batches_ = self.resumed_ = 0
         self.last_batch_ = None  # of an interrupted run
         self.interrupted_ = True
         self.lends_ = self._steps_draw_globally()
         with default_modes():
             super().partial_fit(X, y, classes, **fit_params)
+        if self.interrupted_ and self.workers_.size > 1:
+            raise KeyboardInterrupt  # the others are at another batch, or wait for this one
         del self.history[max(self.first_epoch_, self.whole_epochs_) :]  # of an unfinished epoch
         if self.interrupted_ and not self.provisional_:
             warnings.warn(
@@ -216,6 +220,6 @@ class CFLLNet(Runs):
 
     def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **kwargs: Any) -> CFLLNet:
         self.n_epochs_ = self.max_epochs if epochs is None else epochs
-        super().fit_loop(X, y, epochs, **kwargs)
+        super().fit_loop(X, y, self.n_epochs_ - self.resumed_, **kwargs)
         self.interrupted_ = False  # skorch swallows KeyboardInterrupt around this method
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from skorch.helper import predefined_split
 from torch.utils.data import Dataset
 
 from ..heads.member import SETTINGS
+from .distribution import Workers
 from .optimizers import optimizer_options
 from .steps import Steps
 
@@ -62,6 +65,22 @@ class Runs(Steps):
             self.callbacks, self.train_split = None, None  # type: ignore[assignment]
             self.provisional_ = False
             self.callbacks_: list[Any] = []
+
+    @contextlib.contextmanager
+    def trained_by(self, workers: Workers) -> Iterator[None]:
+        """Train together with other workers, from the state of the first, in this block."""
+        layer = self.module_.last_layer
+        workers.head.memory(layer.memory)  # raises for one that works on the rows themselves
+        self.workers_, layer.together = workers, workers.head
+        self.agree()
+        try:
+            yield
+        finally:
+            del self.workers_, layer.together
+
+    def agree(self) -> None:
+        """Take the state of the first worker's module."""
+        self.workers_.adopt(self.module_)
 
     def reset_optimizer(self) -> None:
         """Discard the optimiser's state (moments of past gradients)."""

@@ -47,7 +47,7 @@ class Steps(Feeding):
         if training:
             # All random numbers of an epoch depend only on (seed, epoch): a run resumed from a
             # checkpoint gives the same result as an uninterrupted one.
-            seed = mix_seed(self.seed_, len(self.history))
+            seed = mix_seed(self.workers_.own_seed(self.seed_), len(self.history))
             seed_dropout(self.module_, own_generator(self.device, seed))
             self.stream_ = LentStream(self.device, seed)
             self.n_batches_ = len(iterator)
@@ -85,7 +85,7 @@ class Steps(Feeding):
             solve_after()
             self.history.record("learning_rate", self._current_rate())
             self.epoch_losses_ = {}
-        loss = float(np.average([float(value) for value in losses], weights=sizes))
+        loss = self.workers_.mean([float(value) for value in losses], sizes)
         if not math.isfinite(loss) and torch.device(self.device).type != "cpu":
             self._raise_diverged()  # on a CPU, the batch has raised
         self.epoch_losses_[f"{prefix}_loss"] = loss
@@ -138,6 +138,7 @@ class Steps(Feeding):
         error, prediction = training_error(layer, features, targets, sample_weight, loss)
         if error.requires_grad:
             error.backward()
+        error = self.workers_.mean_error(error, self.module_.backbone.parameters(), last)
         if layer.n_members > 1:
             error = error / layer.n_members
         prediction = prediction.detach()

@@ -35,6 +35,11 @@ class StreamRows(Dataset[Any]):
     def __len__(self) -> int:
         return sum(self.sizes)
 
+    @property
+    def own(self) -> StreamRows:
+        """These rows: a stream is read by one worker."""
+        return self
+
     def __getitem__(self, index: Any) -> Any:
         raise TypeError("Rows of a stream cannot be taken by index.")
 

@@ -45,8 +45,7 @@ def use_threads(n_threads: int) -> Iterator[None]:
     ValueError
         If there are more than 16 threads per core: with some thousands, torch hangs or crashes.
     """
-    most = 16 * (os.cpu_count() or 1)
-    if n_threads > most:
+    if n_threads > 16 and n_threads > (most := 16 * (os.cpu_count() or 1)):
         raise ValueError(
             f"`n_threads`={n_threads} is more than 16 per core of this machine. Use at most "
             f"{most}; more than one per core gives no gain."

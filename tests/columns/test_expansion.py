@@ -108,10 +108,10 @@ def test_sums_by_column():
 def test_buffers_that_do_not_fit_are_refused():
     codes = np.repeat([0, 1, 2], 20)[:, None]
     encoder, _ = expanded(codes, [Levels(3)])
-    encoder.check([3])
+    encoder.check([Levels(3)])
     for sizes in ([4], [2], [3, 0], [0]):
         with pytest.raises(ValueError, match="do not fit"):
-            encoder.check(sizes)
+            encoder.check([Levels(each) for each in sizes])
     encoder.slot[0] = 7
     with pytest.raises(ValueError, match="do not fit"):
-        encoder.check([3])
+        encoder.check([Levels(3)])

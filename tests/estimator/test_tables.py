@@ -360,5 +360,6 @@ def test_parameters_of_columns_need_an_encoder():
         CFLLRegressor().set_params(columns__n_bins=4)
     model = CFLLRegressor(**SMALL).fit(*table(60))
     assert (
-        model.resolved_["columns"] == "ColumnEncoder(importance=True, n_bins=16, quantiles=False)"
+        model.resolved_["columns"]
+        == "ColumnEncoder(importance=True, n_bins=16, quantiles=False, target_means=True)"
     )

@@ -1,0 +1,101 @@
+"""TargetMeans: the mean target of each level of a category that has many."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["MANY_LEVELS", "MOST_TARGETS", "TargetMeans", "folds_of_rows", "out_of_fold_means"]
+
+# A category with more levels has their mean targets beside its indicators, of which it has no more.
+MANY_LEVELS = 255
+MOST_TARGETS = 10  # with more, there would be more means than indicators tell
+N_FOLDS = 5
+
+
+class TargetMeans(NamedTuple):
+    """Mean targets of the levels of a category, each drawn to the mean of all rows.
+
+    They are the best linear predictions of a model with one random effect per level: a mean of n
+    rows has the weight ``n τ² / (n τ² + σ²)``, where τ² is the variance between levels and σ² that
+    within them, estimated by analysis of variance.
+
+    Attributes
+    ----------
+    means : ndarray of shape (n_levels + 1, k)
+        The last row is that of gaps, which count as a level; it is the mean of all rows if there
+        were none. A level that was not seen at fit counts as a gap.
+
+    References
+    ----------
+    D. Micci-Barreca, "A preprocessing scheme for high-cardinality categorical attributes in
+    classification and prediction problems", SIGKDD Explorations 3 (2001).
+    """
+
+    means: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, codes: np.ndarray, n_levels: int, targets: np.ndarray, weight: np.ndarray
+    ) -> TargetMeans:
+        """Means of rows with these codes (n,), NaN for gaps, and targets (n, k).
+
+        A weight is a number of repetitions.
+        """
+        place = _places(codes, n_levels)
+        total = weight.sum()
+        mean = weight @ targets / total
+        count = np.bincount(place, weight, n_levels + 1)
+        sums = np.stack(
+            [np.bincount(place, weight * column, n_levels + 1) for column in (targets - mean).T], 1
+        )
+        safe = np.maximum(count, np.finfo(float).tiny)[:, None]
+        of_level = sums / safe
+        seen = int((count > 0).sum())
+        square = weight @ (targets - mean) ** 2
+        between = (count[:, None] * of_level**2).sum(0)
+        within = np.maximum(square - between, 0.0) / max(total - seen, 1.0)
+        # Rows per level, as analysis of variance counts them for levels of different sizes.
+        rows = (total - (count**2).sum() / total) / max(seen - 1, 1)
+        excess = np.maximum(between / max(seen - 1, 1) - within, 0.0) / max(rows, 1.0)
+        share = count[:, None] * excess
+        known = share + within
+        share = np.divide(share, known, out=np.zeros_like(share), where=known > 0)
+        return cls(mean + share * of_level)
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Means (n, k) of rows with these codes (n,)."""
+        found: np.ndarray = self.means[_places(codes, len(self.means) - 1)]
+        return found
+
+
+def out_of_fold_means(
+    codes: np.ndarray, n_levels: int, targets: np.ndarray, weight: np.ndarray, folds: np.ndarray
+) -> np.ndarray:
+    """Means (n, k) for the rows of the fit, each from rows outside its fold.
+
+    With its own target in it, the mean of a small level would look as if it told everything.
+    """
+    found = np.empty((len(codes), targets.shape[1]))
+    for fold in np.unique(folds):
+        own = folds == fold
+        rest = ~own
+        found[own] = TargetMeans.fit(codes[rest], n_levels, targets[rest], weight[rest])(codes[own])
+    return found
+
+
+def folds_of_rows(codes: np.ndarray, targets: np.ndarray, groups: Any = None) -> np.ndarray:
+    """Fold of each row, from a checksum of what it holds: equal rows share a fold.
+
+    Rows of a group share a fold, too.
+    """
+    if groups is not None:
+        return np.unique(groups, return_inverse=True)[1] % N_FOLDS
+    rows = np.ascontiguousarray(np.hstack([codes, targets]) + 0.0)  # -0.0 becomes 0.0
+    return np.array([zlib.crc32(row) for row in rows.view(np.uint8)]) % N_FOLDS
+
+
+def _places(codes: np.ndarray, n_levels: int) -> np.ndarray:
+    return np.where(np.isnan(codes), n_levels, codes).astype(np.int64)

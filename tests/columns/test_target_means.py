@@ -1,0 +1,149 @@
+"""Mean targets of levels: shrinkage, folds, and what they are worth in a fit."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import BOTH
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
+from sklearn_cfll.columns.target_means import TargetMeans, folds_of_rows, out_of_fold_means
+
+SMALL = {"hidden_layer_sizes": (16, 8), "n_members": 4, "max_epochs": 8, "random_state": 0}
+
+
+def rows(n=400, n_levels=30, seed=0):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, n_levels, n).astype(float)
+    effects = rng.normal(size=n_levels)
+    return codes, (effects[codes.astype(int)] + 0.5 * rng.normal(size=n))[:, None]
+
+
+def test_means_are_the_best_predictions_of_random_effects():
+    codes, y = rows()
+    found = TargetMeans.fit(codes, 30, y, np.ones(len(y))).means[:30, 0]
+    count = np.bincount(codes.astype(int), minlength=30)
+    of_level = np.bincount(codes.astype(int), y[:, 0], 30) / np.maximum(count, 1)
+    share = (found - y.mean()) / (of_level - y.mean())
+    # n τ² / (n τ² + σ²): the variance components are the same for all levels.
+    ratio = share / (1 - share) / count
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)
+    assert 2 < ratio[0] < 8  # τ² / σ² = 4
+
+
+def test_a_balanced_table_gives_the_estimate_of_analysis_of_variance():
+    codes = np.repeat(np.arange(6.0), 5)
+    y = np.random.default_rng(0).normal(size=30) + codes
+    found = TargetMeans.fit(codes, 6, y[:, None], np.ones(30)).means[:6, 0]
+    groups = y.reshape(6, 5)
+    within = groups.var(1, ddof=1).mean()
+    between = groups.mean(1).var(ddof=1) - within / 5
+    share = between / (between + within / 5)
+    expected = y.mean() + share * (groups.mean(1) - y.mean())
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_levels_that_say_nothing_have_the_mean_of_all_rows():
+    codes = np.repeat(np.arange(6.0), 5)
+    y = np.tile([1.0, 2, 3, 4, 5], 6)[:, None]
+    np.testing.assert_allclose(TargetMeans.fit(codes, 6, y, np.ones(30)).means, 3.0)
+
+
+def test_weights_are_repetitions():
+    codes, y = rows()
+    weight = np.random.default_rng(1).integers(1, 4, len(y))
+    several = np.repeat(np.arange(len(y)), weight)
+    weighted = TargetMeans.fit(codes, 30, y, weight.astype(float)).means
+    repeated = TargetMeans.fit(codes[several], 30, y[several], np.ones(len(several))).means
+    np.testing.assert_allclose(weighted, repeated, rtol=1e-10)
+    folds = folds_of_rows(codes[:, None], y)
+    np.testing.assert_array_equal(folds_of_rows(codes[several, None], y[several]), folds[several])
+
+
+def test_no_row_has_part_in_its_own_mean():
+    codes, y = rows()
+    folds, ones = folds_of_rows(codes[:, None], y), np.ones(len(y))
+    found = out_of_fold_means(codes, 30, y, ones, folds)
+    changed = y.copy()
+    changed[7] += 100.0
+    again = out_of_fold_means(codes, 30, changed, ones, folds)
+    same = folds == folds[7]
+    np.testing.assert_array_equal(again[same], found[same])
+    assert not np.array_equal(again[~same], found[~same])
+
+
+def test_rows_of_a_group_share_a_fold():
+    groups = np.repeat(np.arange(40), 10)
+    folds = folds_of_rows(
+        *map(np.atleast_2d, (np.arange(400.0)[:, None], np.zeros((400, 1)))), groups
+    )
+    assert all(len(set(folds[groups == each])) == 1 for each in range(40))
+
+
+def test_gaps_and_unknown_levels():
+    codes, y = rows()
+    full = TargetMeans.fit(codes, 30, y, np.ones(len(y)))
+    assert full(np.array([np.nan]))[0, 0] == pytest.approx(y.mean())
+    codes[:50], y[:50] = np.nan, 9.0
+    with_gaps = TargetMeans.fit(codes, 30, y, np.ones(len(y)))
+    assert with_gaps(np.array([np.nan]))[0, 0] > 8
+
+
+# -- in a fit -------------------------------------------------------------------------------
+
+
+def table(n=900, n_levels=300, seed=0):
+    rng = np.random.default_rng(seed)
+    level, x = rng.integers(0, n_levels, n), rng.normal(size=n)
+    y = 2 * rng.normal(size=n_levels)[level] + x + 0.3 * rng.normal(size=n)
+    return pd.DataFrame({"town": [f"t{each}" for each in level], "x": x}), y
+
+
+def target(Estimator, y):
+    return (y > 0).astype(int) if Estimator is CFLLClassifier else y
+
+
+@BOTH
+def test_levels_of_few_rows_are_told_apart(Estimator):
+    X, y = table()
+    y, train = target(Estimator, y), slice(0, 700)
+    scores = [
+        Estimator(random_state=0, max_epochs=20, columns=ColumnEncoder(target_means=means))
+        .fit(X[train], y[train])
+        .score(X[700:], y[700:])
+        for means in (False, True)
+    ]
+    assert scores[1] > scores[0] + 0.05
+
+
+@BOTH
+def test_means_are_saved_and_count_for_their_column(Estimator, tmp_path):
+    X, y = table()
+    y = target(Estimator, y)
+    model = Estimator(**SMALL).fit(X, y)
+    model.save(tmp_path / "model")
+    again = Estimator.load(tmp_path / "model")
+    new = X.iloc[:40].assign(town=["t1", "never", None, "t2"] * 10)
+    np.testing.assert_array_equal(again.predict(new), model.predict(new))
+    assert len(model.feature_importances_) == 2 and model.feature_importances_[0] > 0.3
+    assert model.n_features_in_ == 2
+    again.partial_fit(X[:30], y[:30])
+    model.adapt(X[:30], y[:30])
+
+
+def test_a_column_of_random_levels_is_not_believed():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"id": [f"i{each}" for each in rng.integers(0, 400, 1000)]})
+    X["x"] = rng.normal(size=1000)
+    y = np.sin(2 * X["x"]) + 0.3 * rng.normal(size=1000)
+    model = CFLLRegressor(random_state=0).fit(X[:700], y[:700])
+    without = CFLLRegressor(random_state=0).fit(X[["x"]][:700], y[:700])
+    assert model.score(X[700:], y[700:]) > without.score(X[["x"]][700:], y[700:]) - 0.02
+    assert model.oof_score_ == pytest.approx(model.score(X[700:], y[700:]), abs=0.05)
+
+
+def test_a_warm_start_on_the_same_rows_keeps_means_out_of_fold():
+    X, y = table()
+    model = CFLLRegressor(**SMALL, warm_start=True).fit(X, y)
+    first = model.oof_score_
+    model.fit(X, y)
+    assert model.oof_score_ < first + 0.1  # in-sample means would lift it to that of training rows
