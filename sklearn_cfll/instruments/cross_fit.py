@@ -210,10 +210,10 @@ class _Run:
         window = self._window(index)
         loss = torch.stack([self.losses[i] for i in window]).mean(0)
         posterior = (loss * self.handicap).clamp_min(torch.finfo(loss.dtype).tiny)
-        weights = (posterior[chosen] / posterior) ** (self.n_rows / 2)
-        weights = weights / weights.sum()
+        likelihood = posterior.log() * (-self.n_rows / 2)
+        weights = torch.softmax(likelihood, 0)
         if any(each.offset for each in self.shrinkages):
-            weights = self._between_offsets(weights, trainings, window, n_repeats)
+            weights = self._between_offsets(likelihood, trainings, window, n_repeats)
         shrinkage = self.shrinkages[chosen]
         folds: list[list[Model]] = []
         for k in range(len(self.share)):
@@ -236,17 +236,17 @@ class _Run:
         return result
 
     def _between_offsets(
-        self, weights: Tensor, trainings: list[FoldTraining], window: list[int], n_repeats: int
+        self, likelihood: Tensor, trainings: list[FoldTraining], window: list[int], n_repeats: int
     ) -> Tensor:
-        """Weights of candidates whose offsets differ, in proportion to :func:`log_evidence`.
+        """Weights of candidates whose offsets differ.
 
-        Within a group of candidates with the same offset they stay in proportion.
+        They are in proportion to the likelihood (a logarithm) within a group of candidates with the
+        same offset, and to :func:`log_evidence` between the groups.
         """
         kinds = [(each.offset, each.slopes, each.controls) for each in self.shrinkages]
         groups = list(dict.fromkeys(kinds))
         member = torch.tensor([[kind == group for kind in kinds] for group in groups])
-        shares = member * weights.clamp_min(torch.finfo(weights.dtype).tiny)
-        shares = shares / shares.sum(1, keepdim=True)
+        shares = torch.softmax(torch.where(member, likelihood, -math.inf), dim=1)
         n_held = sum(training.held_out.n_rows for training in trainings)
         repetitions, evidence = self.n_rows * n_repeats / n_held, torch.zeros(len(groups))
         for k, training in enumerate(trainings):

@@ -263,7 +263,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
             self.__dict__.update(before)
             raise
         if self.diagnose and Z is not None:
-            warn_of(self.diagnostics_)
+            warn_of(self.diagnostics_, data.names["X"])
         return self
 
     # -- using ----------------------------------------------------------------------

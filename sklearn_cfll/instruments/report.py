@@ -25,6 +25,7 @@ from .diagnostics import (
 from .fitted import FittedInstruments
 from .fold_models import FoldModels
 from .identification import LinearStrength
+from .names import label
 from .stages import InstrumentRows
 
 __all__ = ["DirectRegressionPreferredWarning", "WeakInstrumentWarning", "diagnose", "warn_of"]
@@ -190,14 +191,17 @@ def _without_instrument(
     return total / PERMUTATIONS
 
 
-def warn_of(report: dict[str, Any]) -> None:
-    """Warn about weak instruments, or if direct regression is preferred."""
+def warn_of(report: dict[str, Any], names: tuple[str, ...] | None = None) -> None:
+    """Warn of weak instruments, of slopes that disagree, or if direct regression is preferred."""
     strength, needed = report["effective_f"], report["critical_value"]
     if not strength >= needed:
+        values = report[f"{report['first_stage']}_effective_f"]
+        each = ", ".join(f"{label(names, j)}: {value:.1f}" for j, value in enumerate(values))
+        several = f" (by treatment, net of the others: {each})" if len(values) > 1 else ""
         warnings.warn(
             f"Instruments are weak: the effective F is {strength:.1f}, but {needed:.1f} is needed "
-            "for a bias of at most a tenth of the worst case. The estimate and its band are "
-            "unreliable; use stronger instruments or more rows.",
+            f"for a bias of at most a tenth of the worst case{several}. The estimate and its band "
+            "are unreliable; use stronger instruments or more rows.",
             WeakInstrumentWarning,
             stacklevel=user_level(),
         )

@@ -82,7 +82,9 @@ def test_instruments_that_move_one_direction_of_two_are_named():
     assert report["rank_test"][2] > 0.05
     assert max(report["linear_effective_f"]) < 5
     assert report["effective_f"] < report["critical_value"]
-    assert model.preferred_ != "instrument"
+    assert model.preferred_ == "neither"
+    (text,) = [str(each.message) for each in caught if each.category is WeakInstrumentWarning]
+    assert "by treatment, net of the others: 0: " in text
 
 
 @pytest.mark.filterwarnings("ignore:Direct regression")
