@@ -158,12 +158,19 @@ def rows_of(name: str, where: Where) -> tuple[str, pd.DataFrame, np.ndarray]:
     return kind, X, np.unique(target.astype(str), return_inverse=True)[1]
 
 
-def load_table(name: str, seed: int, where: Where, most: int = MOST_TRAINED) -> Table:
-    """One split: the customary test rows, else 30% at random; at most ``most`` training rows."""
+def load_table(
+    name: str, seed: int, where: Where, most: int = MOST_TRAINED, *, custom: bool = True
+) -> Table:
+    """One split: the customary test rows, else 30% at random; at most ``most`` training rows.
+
+    Without ``custom``, exactly ``most`` rows train, drawn at random, and all others are tested on.
+    """
     kind, X, y = rows_of(name, where)
     rows = np.arange(len(y))
     strata = y if kind == CLASSES else None
-    if name in CUSTOMARY:
+    if not custom:
+        train, test = train_test_split(rows, train_size=most, stratify=strata, random_state=seed)
+    elif name in CUSTOMARY:
         train, test = rows[: CUSTOMARY[name]], rows[CUSTOMARY[name] :]
     else:
         train, test = train_test_split(rows, test_size=0.3, stratify=strata, random_state=seed)
