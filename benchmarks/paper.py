@@ -37,9 +37,9 @@ from tasks import Task, Where, load_classes, load_task
 SEEDS, EPOCHS, WIDTHS, MOST_ROWS = 3, 20, (64, 64), 640
 BATCH_SIZES = (8, 32, 128, 512)
 RATES = {
-    "sgd": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-    "momentum": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    "momentum": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    "adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 0.3, 1.0),
 }
 ORDERS = {"all layers": None, "last layer first": "last_layer_first"}
 ORDERS |= {"backbone first": "backbone_first"}
@@ -124,7 +124,7 @@ def train_tables(data: Data, place: Record, methods: dict[str, Method]) -> Recor
     ridges = RIDGES if place["kind"] == "memories" else (auto_ridge(WIDTHS[-1], size),)
     rates = RATES[method.optimizer]
     if place["kind"] == "memories":
-        rates = rates[1::2]
+        rates = rates[2:8:2]
     grid = [(rate, ridge) for rate in rates for ridge in ridges]
     valid, test = [], []
     options = {"widths": WIDTHS, "batch_size": size, "epochs": place["epochs"]}

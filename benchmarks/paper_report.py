@@ -355,7 +355,16 @@ def failures(records: list[Record]) -> str:
         for name in ("all layers", *ORDERS)
     }
     text += ". Share of the runs that diverged, over all rates tried: "
-    return text + ", ".join(f"{name} {share:.1%}" for name, share in lost.items()) + "."
+    text += ", ".join(f"{name} {share:.1%}" for name, share in lost.items()) + "."
+    methods = [f"{order}, {name}" for order in ("all layers", *ORDERS) for name in OPTIMIZERS]
+    missing = [
+        f"{task}, batches of {size}, {name}"
+        for kind in ("regression", "classification", "operators", "instruments")
+        for (task, size), case in cases(records, kind).items()
+        for name in methods
+        if name not in case
+    ]
+    return text + (f"\n\nNot measured: {'; '.join(missing)}." if missing else "")
 
 
 # -- pictures -------------------------------------------------------------------------------------

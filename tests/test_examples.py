@@ -1,6 +1,10 @@
 """The examples run, and show what they say they show."""
 
+import os
+import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,3 +111,18 @@ def test_effects_on_textbook_data_are_near_two_stage_least_squares(
     assert low < effect < high
     assert "Anderson-Rubin" in capsys.readouterr().out
     assert (tmp_path / f"{name}.png").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts_end_with_one_score():
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # a free port
+    done = subprocess.run(
+        [*command, str(EXAMPLES / "distributed_torchrun.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    scores = re.findall(r"process \d: R² (\S+)", done.stdout)
+    assert len(scores) == 2 and scores[0] == scores[1] and float(scores[0]) > 0.9

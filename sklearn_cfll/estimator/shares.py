@@ -130,9 +130,9 @@ class Shares:
             return parts
         added = None if self.added is None else less_offset(self.added, offset)
         if parts.folds is None:
-            own = self._joined(self._part(parts.train), added)
-            parts.train.shared(own, len(parts.train) + self.n_added)
-            parts.rows.shared(own, len(parts.rows) + self.n_added)
+            for rows in (parts.rows, parts.train):
+                own = self._joined(self._part(rows), added)
+                rows.shared(own, len(rows) + self.n_added)
         else:
             self._share_folds(parts, parts.folds, added)
         if parts.valid is not None:

@@ -139,7 +139,7 @@ class Group:
     def __init__(self, device: torch.device, timeout: float) -> None:
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
         wait = datetime.timedelta(seconds=timeout)
-        with self._named_errors():
+        with named_errors(self.rank, self.size):
             self.objects: Any = dist.new_group(backend="gloo", timeout=wait)
             self.tensors: Any = self.objects
             if device.type == "cuda":
@@ -154,41 +154,29 @@ class Group:
             with contextlib.suppress(Exception):
                 dist.destroy_process_group(group)
 
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, ValueError) as error:  # of gloo and NCCL: several kinds
-            raise RuntimeError(
-                f"Worker {self.rank} of {self.size} lost another one, which has failed, was killed "
-                f"or did not answer in time: see what it has said. No model was kept here. Start "
-                "all workers again; with a checkpoint, training goes on from the last one "
-                f"({type(error).__name__}: {str(error).splitlines()[0]:.200})."
-            ) from error
-
     def place(self, device: torch.device) -> torch.device:
         return _own_device(device)
 
     def sum_(self, values: Tensor) -> Tensor:
         sent = values.detach().to(self.device, copy=True)
-        with self._named_errors():
+        with named_errors(self.rank, self.size):
             dist.all_reduce(sent, group=self.tensors)
         return sent.to(values.device)
 
     def gather(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.size
-        with self._named_errors():
+        with named_errors(self.rank, self.size):
             dist.all_gather_object(found, value, group=self.objects)
         return found
 
     def first(self, value: Any) -> Any:
         found = [value]
-        with self._named_errors():
+        with named_errors(self.rank, self.size):
             dist.broadcast_object_list(found, src=0, group=self.objects)
         return found[0]
 
     def adopt(self, module: nn.Module) -> None:
-        with torch.no_grad(), self._named_errors():
+        with torch.no_grad(), named_errors(self.rank, self.size):
             for tensor in module.state_dict().values():
                 sent = tensor.detach().contiguous().to(self.device)
                 dist.broadcast(sent, src=0, group=self.tensors)
@@ -237,6 +225,20 @@ class Group:
 
 
 @contextlib.contextmanager
+def named_errors(rank: int, size: int) -> Iterator[None]:
+    """Say what an error of gloo or NCCL means."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # of several kinds
+        raise RuntimeError(
+            f"Worker {rank} of {size} lost another one, which has failed, was killed, does not "
+            "call `fit` too, or did not answer in time: see what it has said. No model was kept "
+            "here. Start all workers again; with TrainingCheckpoint, training goes on from the "
+            f"last epoch. {ALONE} ({type(error).__name__}: {str(error).splitlines()[0]:.200})"
+        ) from error
+
+
+@contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Fit without the other workers of `torch.distributed`: each fit in the block has its own rows.
 
@@ -278,7 +280,9 @@ def workers_of_fit(device: torch.device) -> Iterator[Workers]:
     device = _own_device(device)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+        rank, wait = int(os.environ["RANK"]), datetime.timedelta(seconds=timeout)
+        with named_errors(rank, n_workers()):
+            dist.init_process_group(backend, timeout=wait)
         atexit.register(_leave)
     workers = Group(device, timeout)
     try:

@@ -29,7 +29,16 @@ STEPS = {
     "backbone first": {"update_order": "backbone_first", "batch_size": 50, **EXACT},
     "statistics": {"memory": "statistics", "decay": 0.9, "batch_size": 50, **EXACT},
 }
-FULL = {"batch_size": "full", "n_members": 4, "hidden_layer_sizes": (16,), **EXACT}
+WHOLE = {
+    "members in full batches": {
+        "batch_size": "full",
+        "n_members": 4,
+        "hidden_layer_sizes": (16,),
+        "linear_part": True,
+        **EXACT,
+    },
+    "one network in full batches": {"batch_size": "full", **EXACT},
+}
 
 
 class Recorder(Callback):
@@ -87,7 +96,7 @@ def of_two(rank):
     """All that two workers do, in one launch."""
     own = cut([0, 70, 300], *rows())[rank]
     found = {name: recorded(own, **each) for name, each in STEPS.items()}
-    found["full"] = recorded(own, **FULL)
+    found |= {name: recorded(own, **each) for name, each in WHOLE.items()}
     # A frame whose categories, and classes, are not all known to each worker.
     frame, y = table(200)
     order = np.argsort(y, kind="stable")
@@ -129,7 +138,10 @@ def joint_batches(self):
         orders.append(own[torch.randperm(len(own), generator=generator)])
     self.epoch += 1
     for i in range(n_batches):
-        parts = [o[len(o) * i // n_batches : len(o) * (i + 1) // n_batches] for o in orders]
+        parts = []
+        for turn, own in zip((0, n_batches // 2), orders, strict=True):
+            start, stop = ((len(own) * edge + turn) // n_batches for edge in (i, i + 1))
+            parts.append(own[start:stop])
         yield fetch(self.dataset, torch.cat(parts))
 
 
@@ -147,17 +159,18 @@ def test_each_step_of_two_workers_is_that_of_one_on_the_joint_batch(two, name, m
         np.testing.assert_allclose(own, joint, rtol=1e-6, atol=1e-9, err_msg=str(step))
 
 
-@pytest.mark.parametrize("name", [*STEPS, "full", "sample", "sample, one network"])
+@pytest.mark.parametrize("name", [*STEPS, *WHOLE, "sample", "sample, one network"])
 def test_both_workers_end_with_the_same_bits(two, name):
     first, second = (found[name][0] for found in two)
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[key], second[key]) for key in first)
 
 
-def test_the_model_of_full_batches_is_that_of_one_worker(two):
-    wanted, _ = recorded(rows(), **FULL)
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_model_of_full_batches_is_that_of_one_worker(two, name):
+    wanted, _ = recorded(rows(), **WHOLE[name])
     for key, value in wanted.items():
-        np.testing.assert_allclose(two[0]["full"][0][key], value, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(two[0][name][0][key], value, rtol=1e-6, atol=1e-8)
 
 
 def test_levels_and_classes_are_those_of_all_workers(two):
