@@ -115,10 +115,10 @@ def fit_default(place: Path) -> Record:
     return watched(CFLLRegressor(max_epochs=1, random_state=0), source) | {"rows": len(source)}
 
 
-def fit_perceptron(place: Path) -> Record:
-    """One network 256-256 on standardised columns."""
+def fit_perceptron(place: Path, sizes: tuple[int, ...] = (256, 256)) -> Record:
+    """One network on standardised columns."""
     model = CFLLRegressor(
-        hidden_layer_sizes=(256, 256),
+        hidden_layer_sizes=sizes,
         n_members=1,
         columns=ColumnEncoder(n_bins=0, importance=False),
         batch_size=BATCH,
@@ -221,6 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     models = {
         "bare loop, 256-256": stored(bare_loop),
         "CFLL, 256-256": stored(fit_perceptron),
+        "CFLL, 16": stored(partial(fit_perceptron, sizes=(16,))),
         "CFLL, default": stored(fit_default),
     }
     bench.run(bench.grid(("2000000",), write, part="files"), models, key)

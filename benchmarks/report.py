@@ -1,4 +1,4 @@
-"""Put what the benchmarks printed into docs/benchmarks.md.
+"""Put what the benchmarks printed into docs/benchmarks.md and docs/performance.md.
 
 A block of code after a line ``<!-- NAME.txt -->`` holds ``results/NAME.txt``.
 
@@ -13,21 +13,24 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+PAGES = [HERE.parent / "docs" / name for name in ("benchmarks.md", "performance.md")]
 BLOCK = re.compile(r"(?<=<!-- )(\S+\.txt)( -->\n```\n).*?(?=\n```)", re.DOTALL)
 
 
 def refreshed(page: str) -> str:
-    """The page with the present files."""
+    """A page with the present files."""
     text = lambda name: (HERE / "results" / name).read_text().rstrip()  # noqa: E731
     return BLOCK.sub(lambda found: found[1] + found[2] + text(found[1]), page)
 
 
 def main(arguments: list[str]) -> int:
-    page = PAGE.read_text()
-    if arguments == ["--check"]:
-        return int(page != refreshed(page))
-    PAGE.write_text(refreshed(page))
+    for page in PAGES:
+        text = page.read_text()
+        if text == refreshed(text):
+            continue
+        if arguments == ["--check"]:
+            return 1
+        page.write_text(refreshed(text))
     return 0
 
 

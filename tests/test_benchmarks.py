@@ -76,7 +76,8 @@ def test_a_report_prints_what_is_kept(script, load, capsys):
 def test_the_page_of_benchmarks_shows_what_is_kept(load):
     report = load("report")
     assert report.main(["--check"]) == 0
-    shown = set(re.findall(r"<!-- (\S+) -->", report.PAGE.read_text()))
+    pages = "".join(page.read_text() for page in report.PAGES)
+    shown = set(re.findall(r"<!-- (\S+) -->", pages))
     assert shown == {path.name for path in RESULTS.glob("*.txt")}
 
 

@@ -331,8 +331,8 @@ class Run:
         """
         net, train, valid = self.net, parts.train, parts.valid
         most = self.defaults.most_judged
-        every = rest.rows if isinstance(rest.rows, StreamRows) else None
-        train = train if every is None else rest.train
+        others = rest.rows if isinstance(rest.rows, StreamRows) else None
+        train = train if others is None else rest.train
         exact = self.estimator.refit_last_layer
         if parts.folds is not None:
             crossed: Any = rest  # both views are FoldRows
@@ -345,7 +345,7 @@ class Run:
             points = math.prod(self.network.feature_shape[:-1])  # each is a row of the solve
             lowest = self.defaults.lowest_ridge(points * len(parts.rows))
             solved = refit_last_layer(
-                net, train, valid, self.given_ridge(), lowest, offset, most, every
+                net, train, valid, self.given_ridge(), lowest, offset, most, others
             )
         else:
             train, valid = rest.train.spread(most), rest.judged(most).valid

@@ -102,7 +102,7 @@ class StreamingMixin:
                 net.run(train, parts.watched(self.defaults.most_watched), callbacks)
             if not self.warm_start:
                 net.reset_optimizer()
-            of_stream: Any = {"rows": reader.every(rows), "train": train}
+            of_stream: Any = {"rows": reader.rest(rows), "train": train}
             rest = parts._replace(**of_stream)
             self._finish(run, parts, rest, None, checked)
             self._known_rows.n_known = float(look.n_rows)
@@ -244,6 +244,16 @@ class _Reader:
     def every(self, sample: RowsDataset) -> StreamRows:
         """All rows."""
         return StreamRows(self._passes(lambda rows: rows), self.sizes, sample)
+
+    def rest(self, sample: RowsDataset) -> StreamRows:
+        """Rows of the last pass: those that training has held out, or all if members differ."""
+        if self.crosses or not self.holds_out:
+            return self.every(sample)
+        return StreamRows(
+            self._passes(lambda rows: rows.subset(np.flatnonzero(self.held_out(rows)))),
+            self.sizes,
+            sample,
+        )
 
     def parts(self, sample: RowsDataset) -> tuple[Parts, StreamRows]:
         """The parts of the sample, and the training rows of the stream."""

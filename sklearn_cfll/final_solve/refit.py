@@ -67,7 +67,7 @@ def refit_last_layer(
     lowest: float = 0.0,
     offset: Offset | None = None,
     most: int = 2**15,
-    every: Any = None,
+    others: Any = None,
 ) -> Refit:
     """Solve exactly for the last layer on evaluation-mode features of all rows.
 
@@ -89,14 +89,15 @@ def refit_last_layer(
     most : int, default=32768
         Held-out rows by which the ridge is chosen and noise is estimated, and training rows that
         shape the noise; evenly spread if there are more.
-    every : optional
-        All rows, if they are not those of ``train`` and ``valid``: ``valid`` may be a sample.
+    others : optional
+        All held-out rows, if ``valid`` is a sample of them.
     """
     given_train, given_valid = train, valid
     train = less_offset(train, offset)
     layer = net.module_.last_layer
     with net.naming_divergence():
-        layer.refit(net.labelled_features(train.own), ridge=ridge)
+        first_ridge = ridge if given_valid is None else 1.0  # held-out rows choose another one
+        layer.refit(net.labelled_features(train.own), ridge=first_ridge)
     if given_valid is None:
         left = mean_squared_residuals(net, train)
         # With fixed features, a row left out of the last layer was not used at all.
@@ -131,10 +132,8 @@ def refit_last_layer(
         train = less_offset(given_train, offset)
         valid, some = less_offset(given_judged, offset), train.spread(most)
         layer.refit(net.labelled_features(train.own), ridge=ridge)
-    if every is not None:
-        layer.refit(net.labelled_features(every), ridge=ridge)
-    else:
-        layer.accumulate_all(net.labelled_features(less_offset(given_valid, offset).own))
+    rest = less_offset(given_valid, offset).own if others is None else others
+    layer.accumulate_all(net.labelled_features(rest))
     layer.solve(ridge, shrinkage)
     if calibration is None:
         left_out = functools.partial(left_out_residuals, offset=offset)

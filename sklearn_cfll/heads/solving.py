@@ -27,6 +27,15 @@ def check_ridge(ridge: float | None) -> None:
         raise ValueError(f"`ridge` must be zero or positive and finite, got {ridge!r}.")
 
 
+def _count(weights: list[Tensor | int]) -> float:
+    """Rows that the weights of all batches represent; without weights, a batch's number of rows."""
+    if all(isinstance(each, int) for each in weights):
+        return float(sum(weights))
+    parts = [torch.ones(each) if isinstance(each, int) else each for each in weights]
+    device = next(each.device for each in weights if isinstance(each, Tensor))
+    return linalg.count_rows(torch.cat([part.to(device) for part in parts]))
+
+
 class SolvedLayer(nn.Module):
     """A head whose features come from one or several networks, each with its own solve.
 
@@ -169,21 +178,20 @@ class SolvedLayer(nn.Module):
         """
         check_ridge(ridge)
         blocks: list[Moments] = []
-        weights: list[Tensor] = []
+        weights: list[Tensor | int] = []  # of each batch, or its rows: all ones would take memory
         with full_precision(self.members[0].weight.device):
             for features, *rest in batches:
                 targets, sample_weight = rest if len(rest) > 1 else (rest[0], None)
                 rows = self._rows(features, targets, sample_weight)
                 blocks = self._with_rows(blocks or [None] * self.n_members, rows)
-                ones = rows.targets.new_ones(len(rows.targets))
                 own, *_ = rows.weights(self.n_members)
-                weights.append(ones if own is None else own)
+                if ridge is None:
+                    weights.append(len(rows.targets) if own is None else own)
             if not blocks:
                 raise ValueError("`batches` has no rows. A generator is exhausted after one pass.")
             blocks = self.together.moments(blocks, self.fit_intercept)
-            n_rows = self.together.count(linalg.count_rows(torch.cat(weights)))
             if ridge is None:
-                ridge = self._chosen_ridge(blocks, n_rows)
+                ridge = self._chosen_ridge(blocks, self.together.count(_count(weights)))
         self.reset_memory()
         self._hold(blocks)
         return self.solve(ridge)

@@ -134,6 +134,19 @@ def test_verbose_1_shows_one_bar_on_stderr(Estimator, capfd):
 
 
 @BOTH
+def test_every_stage_of_a_fit_is_named(Estimator, capfd, caplog):
+    X, y = data_for(Estimator, 220)
+    with caplog.at_level("INFO", logger="sklearn_cfll"):
+        small(Estimator, verbose=1, max_epochs=3).fit(X, y)
+    stages = [record.args[0] for record in caplog.records]
+    assert stages[0] == "checks" and stages[-1] == "importances and scores"
+    assert {"columns", "epochs", "final solve"} <= set(stages)
+    assert all(record.args[1] >= 0.0 for record in caplog.records)
+    err = capfd.readouterr().err
+    assert all(stage in err for stage in stages) and "row" in err
+
+
+@BOTH
 def test_verbose_2_prints_the_table_of_skorch(Estimator, capfd):
     X, y = data_for(Estimator, 220)
     small(Estimator, verbose=2, max_epochs=3).fit(X, y)

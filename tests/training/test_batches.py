@@ -34,6 +34,16 @@ class Samples(Dataset):
         return (self.X[index], float(index)) if self.pairs else self.X[index]
 
 
+class Together(Samples):
+    """A data set that gives many items in one call."""
+
+    def __getitem__(self, index):
+        raise AssertionError("items are fetched together")
+
+    def __getitems__(self, indices):
+        return [(self.X[i], float(i)) for i in indices]
+
+
 SOURCES = {
     "array": lambda X, _: X,
     "float32": lambda X, _: X.astype(np.float32).astype(np.float64),
@@ -44,6 +54,9 @@ SOURCES = {
     "memmap": on_disk,
     "dataset": lambda X, _: Samples(X),
     "pairs": lambda X, _: Samples(X, pairs=True),
+    "together": lambda X, _: Together(X),
+    "tensors": lambda X, _: TensorDataset(torch.from_numpy(X)),
+    "subset": lambda X, _: Subset(Together(np.repeat(X, 2, axis=0)), range(0, 2 * len(X), 2)),
     "fortran": lambda X, _: np.asfortranarray(X),
 }
 
