@@ -5,6 +5,8 @@ same networks, batches, epochs and cosine schedule. The learning rate of each me
 validation rows for each task and batch size (mean over seeds); test rows are looked at for the
 tables alone, at the epoch with the least validation error. The ridge is that of the estimators'
 "auto" and is not tuned, except in the comparison of memories, where each gets the same grid.
+Operators and instruments have fixed ridges (0.1 and 1); for operators the rate is chosen on the
+first seed, and the last epoch counts.
 
 - ``regression``: tables, batch sizes from 8 to 512; ``classification``: squared loss and
   cross-entropy, test error; ``memories``: what the last layer keeps of earlier batches.

@@ -8,6 +8,7 @@ filled in.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ OPTIMIZERS = ("SGD", "momentum", "Adam")
 ORDERS = ("last layer first", "backbone first")
 SHORT = {"all layers": "all", "last layer first": "last", "backbone first": "back"}
 SEEN, IN_PART = 0.8, 0.5
+LIMIT = 1.1  # of a ratio: behind by more than a tenth
 COLORS = {"all layers": "tab:blue", "last layer first": "tab:red", "backbone first": "tab:orange"}
 
 
@@ -170,6 +172,7 @@ def print_memories(records: list[Record]) -> None:
 
 
 def print_failures(records: list[Record]) -> None:
+    print("\n" + textwrap.fill(behind(records)[0], 100))
     print(
         "\nShare of the rates (and ridges) that were tried and diverged; cases whose best rate is"
     )
@@ -203,7 +206,11 @@ def on_errors(records: list[Record], kind: str, ours: str, theirs: str) -> tuple
         f"{order} {(values < 1).sum()} of {len(values)} (ratio {geometric_mean(values):.2f})"
         for order, values in found.items()
     ]
-    return verdict((values < 1).mean() for values in found.values()), "; ".join(parts)
+    found_verdict = verdict((values < 1).mean() for values in found.values())
+    tasks = {task for task, _ in cases(records, kind)}
+    if len(tasks) == 1:
+        found_verdict += f" ({len(cases(records, kind))} cases of one task)"
+    return found_verdict, "; ".join(parts)
 
 
 def on_memory(records: list[Record]) -> tuple[str, str]:
@@ -242,21 +249,35 @@ def on_wide_networks() -> tuple[str, str]:
 
 
 def on_one_step() -> tuple[str, str]:
-    found = [r for r in read_records(RESULTS / "one_step.jsonl") if r["part"] == "draws"]
-    if not found:
-        return "not measured", ""
+    found = read_records(RESULTS / "one_step.jsonl")
     shares, parts = [], []
-    for order in ORDERS:
-        gain = {
-            what: np.array(
-                [r[order]["solve"] + r[order][what][-1] - r["all layers"][what][-1] for r in found]
+    for part, title in (
+        ("draws", "random points"),
+        ("run", "points along a training run, at its own rate"),
+    ):
+        points = [record for record in found if record["part"] == part]
+        texts = []
+        for order in ORDERS if points else ():
+            gain = {
+                what: np.array(
+                    [
+                        r[order]["solve"] + r[order][what][-1] - r["all layers"][what][-1]
+                        for r in points
+                    ]
+                )
+                for what in ("predicted", "measured")
+            }
+            shares.append(float((gain["measured"] > 0).mean()))
+            right = (np.sign(gain["predicted"]) == np.sign(gain["measured"])).mean()
+            texts.append(
+                f"{order} takes off more in {shares[-1]:.0%}; "
+                f"the first order predicts the sign in {right:.0%}"
             )
-            for what in ("predicted", "measured")
-        }
-        shares.append(float((gain["measured"] > 0).mean()))
-        right = (np.sign(gain["predicted"]) == np.sign(gain["measured"])).mean()
-        parts.append(f"{order} takes off more in {shares[-1]:.0%}, as predicted in {right:.0%}")
-    return verdict(shares), f"{len(found)} random points: " + "; ".join(parts)
+        if texts:
+            parts.append(f"{len(points)} {title}: " + "; ".join(texts))
+    if not shares:
+        return "not measured", ""
+    return verdict(shares), ". ".join(parts)
 
 
 def claims(records: list[Record]) -> list[tuple[str, str, str]]:
@@ -318,7 +339,10 @@ def write_page(records: list[Record], path: Path) -> None:
                 )
     path.write_text(
         PAGE.read_text().format(
-            seeds=max((record["seeds"] for record in of(records, "regression")), default=0),
+            seeds={
+                kind: max((record["seeds"] for record in of(records, kind)), default=0)
+                for kind in ("regression", "operators", "instruments")
+            },
             table=rows,
             times="\n".join(lines),
             speeds="\n".join(speed_lines),
@@ -327,27 +351,51 @@ def write_page(records: list[Record], path: Path) -> None:
     )
 
 
-def failures(records: list[Record]) -> str:
-    """Where the closed form is behind by more than a tenth, and what diverged."""
-    behind = []
+def behind(records: list[Record]) -> tuple[str, pd.DataFrame]:
+    """How often each order is behind all layers by more than a tenth; these ratios, by case."""
+    ratio: dict[str, dict[str, float]] = {}
     for kind in ("regression", "classification", "operators", "instruments"):
         for (task, size), case in cases(records, kind).items():
-            for name in ("SGD", "Adam"):
-                rival = case.get(f"all layers, {name}")
-                ours = [case[key] for order in ORDERS if (key := f"{order}, {name}") in case]
-                if rival is None or not ours:
-                    continue
-                best = min(final(one) for one in ours)
-                if best > 1.1 * final(rival):
-                    behind.append(f"{task}, batches of {size}, {name} ({best / final(rival):.2f})")
-    text = "Cases in which the better order is behind all layers by more than a tenth (the ratio): "
-    text += ("; ".join(behind) or "none") + "."
+            for order in ORDERS:
+                for name in OPTIMIZERS:
+                    mine, rival = case.get(f"{order}, {name}"), case.get(f"all layers, {name}")
+                    if mine is not None and rival is not None:
+                        values = ratio.setdefault(f"{order}, {name}", {})
+                        values[f"{task}, {size}"] = final(mine) / max(final(rival), 1e-9)
+    table = pd.DataFrame(ratio)
+    if table.empty:
+        return "Nothing was compared.", table
+    lost = table > LIMIT
+    parts = [f"{name} {lost[name].sum()} of {table[name].count()}" for name in table]
+    both = sum(
+        int(lost[[f"{order}, {name}" for order in ORDERS]].all(axis=1).sum())
+        for name in OPTIMIZERS
+        if all(f"{order}, {name}" in table for order in ORDERS)
+    )
+    text = (
+        f"The closed form is behind all layers by more than a tenth in {int(lost.sum().sum())} of "
+        f"{table.count().sum()} comparisons (a case, an order, an optimiser): {', '.join(parts)}. "
+        f"In {both} of {len(table) * len(OPTIMIZERS)} both orders are."
+    )
+    return text, table.where(lost).dropna(how="all")
+
+
+def failures(records: list[Record]) -> str:
+    """Where the closed form is behind by more than a tenth, and what diverged."""
+    text, table = behind(records)
+    if len(table):
+        text += "\n\nThe error over that of all layers, where it is above 1.1:\n\n"
+        text += "| task, batches of | " + " | ".join(table.columns) + " |\n"
+        text += "|---" * (1 + table.shape[1]) + "|\n"
+        for case, row in table.iterrows():
+            cells = ["" if np.isnan(value) else f"{value:.2f}" for value in row]
+            text += f"| {case} | " + " | ".join(cells) + " |\n"
     measured = [r for r in records if "edge" in r and r["kind"] != "memories"]
     edges = {
         name: [r["edge"] for r in measured if r["method"].startswith(name)]
         for name in ("all layers", *ORDERS)
     }
-    text += "\n\nThe best rate is the least or the largest that was tried (a wider search might "
+    text += "\nThe best rate is the least or the largest that was tried (a wider search might "
     text += "help): "
     text += ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in edges.items())
     lost = {
@@ -380,6 +428,15 @@ def draw_pictures(records: list[Record], folder: Path) -> None:
         figure.savefig(folder / f"paper_{name}.png", dpi=80)
         plt.close(figure)
 
+    def legend(figure, axes) -> None:
+        """Of every line that is in some panel."""
+        found = {}
+        for ax in np.ravel(axes):
+            handles, labels = ax.get_legend_handles_labels()
+            found |= dict(zip(labels, handles, strict=True))
+        handles, labels = list(found.values()), list(found)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+
     def curves(ax, case: dict[str, Record], names: tuple[str, ...]) -> None:
         for order, color in COLORS.items():
             for name, style in zip(names, ("-", "--"), strict=False):
@@ -400,8 +457,10 @@ def draw_pictures(records: list[Record], folder: Path) -> None:
                 curves(ax, found.get((task, size), {}), ("Adam", "SGD"))
                 ax.set_title(f"{task}, batch {size}", fontsize=9)
                 ax.tick_params(labelsize=7, which="both")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+            row[0].set_ylabel("test MSE", fontsize=8)
+        for ax in axes[-1]:
+            ax.set_xlabel("epoch", fontsize=8)
+        legend(figure, axes)
         save(figure, "curves")
         figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained", sharey=True)
         sizes = sorted({size for _, size in found})
@@ -446,18 +505,24 @@ def draw_pictures(records: list[Record], folder: Path) -> None:
                 ax.loglog(sizes, values, "o-", ms=3, label=memory)
             ax.set_xticks(sizes, sizes)
             ax.set(title=f"{task}, {name}", xlabel="batch size")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+        axes[0, 0].set_ylabel("test MSE")
+        legend(figure, axes)
         save(figure, "memories")
     fields = cases(records, "operators") | cases(records, "instruments")
     if fields:
         figure, axes = plt.subplots(
             1, len(fields), figsize=(2.6 * len(fields), 3.2), layout="constrained", squeeze=False
         )
-        for ax, ((task, size), case) in zip(axes[0], fields.items(), strict=True):
+        operators = len(cases(records, "operators"))
+        for index, (ax, ((task, size), case)) in enumerate(
+            zip(axes[0], fields.items(), strict=True)
+        ):
             curves(ax, case, ("Adam", "SGD"))
             ax.set_title(f"{task}, batch {size}", fontsize=9)
+            ax.set_xlabel("epoch", fontsize=8)
+            if index in (0, operators):
+                what = "test relative L2" if index < operators else "structural MSE"
+                ax.set_ylabel(what, fontsize=8)
             ax.tick_params(labelsize=7, which="both")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+        legend(figure, axes)
         save(figure, "fields")
