@@ -307,15 +307,15 @@ def report(records: list[Record]) -> None:
         return
     print("\nThe stochastic update: excess loss over the best, relative to the best loss")
     print("(measured / predicted for large batches; the last layer was off by 1)")
-    print(f"{'batch':>6s}{'ridge':>9s}{'bias':>18s}{'variance':>20s}{'sum':>9s}{'settled at':>20s}")
+    print(f"{'batch':>6s}{'ridge':>9s}{'bias':>22s}{'variance':>24s}{'sum':>9s}{'settled at':>24s}")
     for r in chosen:
         if round(np.log10(r["ridge"]), 6) % 1:
             continue
         pairs = [(r[name], r[f"{name}_predicted"]) for name in ("bias", "variance", "settled")]
-        bias, variance, settled = (f"{one:.4f} / {other:.4f}" for one, other in pairs)
+        bias, variance, settled = (f"{one:.4g} / {other:.4g}" for one, other in pairs)
         total = r["bias"] + r["variance"]
         print(
-            f"{r['batch_size']:6d}{r['ridge']:9g}{bias:>18s}{variance:>20s}{total:9.4f}{settled:>20s}"
+            f"{r['batch_size']:6d}{r['ridge']:9g}{bias:>22s}{variance:>24s}{total:9.4f}{settled:>24s}"
         )
     print("ridge with the least sum, by batch size: ", end="")
     best = {}
@@ -352,8 +352,10 @@ def draw(records: list[Record], path: Path) -> None:
         right.loglog(ridges, [r["settled"] for r in rows], "o", ms=3, color=color)
         right.loglog(ridges, [r["settled_predicted"] for r in rows], color=color, lw=1)
     middle.loglog(ridges, [r["bias_predicted"] for r in rows], "k:", lw=1, label="bias")
+    middle.plot([], [], "k", lw=1, label="predicted")
     middle.set(title="Excess loss after one update", xlabel="ridge", ylim=(1e-3, 30))
     right.set(title="Where repeated updates settle", xlabel="ridge", ylim=(1e-6, 30))
+    middle.set_ylabel("excess / best loss; dots: measured")
     middle.legend(fontsize=8)
     figure.savefig(path, dpi=90)
 

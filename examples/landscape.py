@@ -23,7 +23,9 @@ from torch import Tensor
 
 from sklearn_cfll import ClosedFormLastLayer
 
-STEPS, RATES = 60, (0.03, 0.1, 0.3, 1.0, 3.0)  # each method has the best of the rates
+# Each path has the rate with the least loss at its end.
+STEPS, RATES = 60, (0.03, 0.1, 0.3, 1.0, 3.0)
+FRAME = (-2.0, 3.0), (-2.2, 3.4)  # of θ, of w
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 # (θ, w)
 STARTS = {"relu": [(2.4, -1.5), (0.4, 2.0), (-1.2, -1.5)], "tanh": [(0.4, -1.5), (2.6, 2.4)]}
@@ -81,12 +83,12 @@ def best_weight(name: str, theta: np.ndarray) -> np.ndarray:
 
 
 def draw_landscape(ax: plt.Axes, name: str) -> None:
-    theta, w = np.meshgrid(np.linspace(-2, 3, 241), np.linspace(-2.2, 3, 241))
+    theta, w = np.meshgrid(*(np.linspace(*ends, 241) for ends in FRAME))
     height = np.log10(loss_of(name, theta, w))
     ax.contourf(theta, w, height, levels=24, cmap="Greys_r", alpha=0.7)
-    for side in (np.linspace(-2, -0.05, 200), np.linspace(0.05, 3, 200)):
+    for side in (np.linspace(FRAME[0][0], -0.05, 200), np.linspace(0.05, FRAME[0][1], 200)):
         ax.plot(side, best_weight(name, side), "k--", lw=1)
-    ax.set(xlim=(-2, 3), ylim=(-2.2, 3), xlabel="θ (backbone)", ylabel="w (last layer)")
+    ax.set(xlim=FRAME[0], ylim=FRAME[1], xlabel="θ (backbone)", ylabel="w (last layer)")
     ax.set_title(f"w {name}(θx); dashed: w*(θ)")
 
 

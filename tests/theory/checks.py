@@ -26,9 +26,14 @@ def problem(k=2, seed=0, n=N, d=D):
     return features, targets, hidden @ hidden.T / HIDDEN
 
 
+class OtherShapeError(Exception):
+    """What a formula gives has not even the right shape: nothing was compared."""
+
+
 def assert_close(actual, expected, tolerance=1e-10):
     actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape
+    if actual.shape != expected.shape:
+        raise OtherShapeError(f"{actual.shape}, not {expected.shape}")
     assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
 
 
@@ -167,13 +172,26 @@ def check_least_rate(f):
     times, path, _ = trajectory(1, 0.0, 20.0)
     losses = np.array([np.sum(solved(each, targets, 0.0)[1] ** 2) / 2 for each in path])
     assert rate > 0 and (losses <= losses[0] * np.exp(-rate * times) * (1 + 1e-9)).all()
-    # One feature and K = 3I: the bound is the rate at the start.
-    features, targets, _ = problem(1, d=1)
-    kernel = 3.0 * np.eye(N)
-    weights, residual, _ = solved(features, targets, 0.0)
-    falls = np.sum(weights**2) * np.sum(residual * (kernel @ residual))
-    expected = falls / (np.sum(residual**2) / 2)
-    assert_close(f.least_rate(features, targets, kernel), expected)
+
+
+def check_least_rate_where_it_is_attained(f):
+    """One explained direction along the top eigenvector of K̃, all of E along the lowest."""
+    *_, kernel = problem()
+    centering = np.eye(N) - 1 / N
+    vectors = np.linalg.eigh(centering @ kernel @ centering)[1]
+    low, second, top = vectors[:, [1]], vectors[:, [-2]], vectors[:, [-1]]
+    rotation, _ = np.linalg.qr(numbers(2, 2))
+    one = top * 2.0 + low * 0.5
+    two = np.hstack([one, second * 3.0]) @ rotation  # λ_min(ỸᵀỸ) is that of the first
+    for features, targets in (
+        (top * 1.3, one),
+        (np.hstack([top * 1.3, second * 0.2]) @ rotation, one),  # λ_max(M) is that of the first
+        (np.hstack([top * 1.3, second * 0.2]) @ rotation, two),
+    ):
+        weights, residual, _ = solved(features + 1.0, targets - 2.0, 0.0)
+        falls = np.sum((weights.T @ weights) * (residual.T @ kernel @ residual))
+        expected = falls / (np.sum(residual**2) / 2)
+        assert_close(f.least_rate(features + 1.0, targets - 2.0, kernel), expected)
 
 
 def check_least_rate_of_several_outputs(f):
