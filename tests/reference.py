@@ -1,7 +1,9 @@
 """The method in sixty plain lines of PyTorch, to be read beside the paper (arXiv 2510.04606).
 
 Slow and obvious: no centring, no choice of solver, no moments that are merged. The constant feature
-is a column of ones without penalty. ``tests/test_reference.py`` holds the product equal to it.
+is a column of ones. Two things are ours, not the paper's: the penalty is relative to the mean power
+of the features, and the constant is free of it. ``tests/test_reference.py`` holds the product equal
+to this file.
 """
 
 import torch

@@ -124,12 +124,12 @@ def update_error(features, residual, distance, alpha):
 
 
 def mean_error(second, distance, alpha):
-    """(15), bias for large batches: α(S + αI)⁻¹(W_t - W*), S of all rows, W* of all rows."""
+    """(15), bias for large batches: α(S + αI)⁻¹(W_t - W°), S of all rows, W° best for all rows."""
     return alpha * inv(second + alpha * np.eye(len(second))) @ distance
 
 
 def update_variance(features, residual, alpha, batch_size):
-    """(16), variance in units of the loss: tr[S(S + αI)⁻¹ cov(φr)(S + αI)⁻¹]/B for large B.
+    """(16), variance in units of the loss: tr[S(S + αI)⁻¹ cov(φu)(S + αI)⁻¹]/B for large B.
 
     ``residual`` (n, 1) is that of all rows after the solve on all of them.
     """

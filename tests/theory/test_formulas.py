@@ -53,6 +53,21 @@ def test_with_a_ridge_the_loss_falls_like_one_over_the_root_of_time():
     assert np.log(losses[1] / losses[0]) / np.log(10) == pytest.approx(-0.5, abs=0.02)
 
 
+def test_with_a_ridge_the_loss_stays_where_outputs_outnumber_features():
+    """One feature, two outputs, K = I: half the square of the second singular value is left."""
+    start, targets, _ = problem(2, d=1)
+
+    def rate(log_time, state):
+        weights, residual, _ = solved(state[:, None], targets, 0.8)
+        return np.exp(log_time) * (residual @ weights.T).ravel()
+
+    found = solve_ivp(rate, (-7, np.log(1e8)), start.ravel(), "LSODA", rtol=1e-8, atol=1e-10)
+    _, residual, _ = solved(found.y[:, -1:], targets, 0.8)
+    floor = 0.5 * np.linalg.svd(targets - targets.mean(0))[1][1] ** 2
+    loss = formulas.least_loss(targets, residual)
+    assert floor < loss < floor * 1.001
+
+
 def test_a_full_batch_step_of_the_net_is_the_step_of_the_page():
     """The product's loss is a mean over rows and outputs, the page's half a sum: η = 2 lr/(n k)."""
     X, k, lr = numbers(N, 4), 2, 0.3
