@@ -53,8 +53,8 @@ class ColumnEncoder(BaseEstimator):
         off. Members that hold out folds have factors of their own, from rows outside their folds.
         This requires held-out rows, at least 75 training rows and two columns.
     target_means : bool, default=True
-        Whether a category of more than 255 levels becomes numbers, too: the mean target of each
-        level, or of the indicators of up to ten classes, drawn to the mean of all rows the more,
+        Whether a category of more than 255 levels becomes numbers: the mean target of each level,
+        or of the indicators of up to ten classes, drawn to the mean of all rows the more,
         the fewer rows the level has. A row of the fit gets the mean of rows outside its fold, of
         five; all rows give that of new rows. This requires ``fit``: a stream has none.
 

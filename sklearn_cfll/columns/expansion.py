@@ -35,12 +35,20 @@ class Levels(NamedTuple):
         Whether levels may be in later rows only: none is then pooled because it is rare.
     source : int or None
         Column of the table that a number was computed from, if it is not its own.
+    is_used : bool
+        False for codes from which other numbers have been computed in their place.
     """
 
     n_levels: int = 0
     ordered: bool = False
     given: bool = False
     source: int | None = None
+    is_used: bool = True
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the column is a number; an ordered category is one, too."""
+        return self.is_used and (self.ordered or not self.n_levels)
 
 
 NUMBER = Levels()
@@ -113,7 +121,7 @@ class Expansion(EncoderModule):
     ) -> None:
         """Find gaps and the frequencies of levels; all columns are numbers by default."""
         given = [NUMBER] * rows.shape[1] if levels is None else list(levels)
-        numbers = [i for i, each in enumerate(given) if each.ordered or not each.n_levels]
+        numbers = [i for i, each in enumerate(given) if each.is_number]
         self._set(numbers=np.array(numbers, dtype=np.int64), neutral=np.empty(0))
         if numbers:
             some, weights = some_rows(NumberRows(rows, self.numbers), sample_weight)
@@ -133,7 +141,9 @@ class Expansion(EncoderModule):
             return len(source) - 1
 
         some = (gaps >= LEAST_ROWS) & (total - gaps >= LEAST_ROWS)
-        with_gaps = [i for i, each in enumerate(levels) if not each.n_levels and some[i]]
+        with_gaps = [
+            i for i, each in enumerate(levels) if each.is_used and not each.n_levels and some[i]
+        ]
         for column in with_gaps:
             indicator(column, gaps[column])
         categories = [i for i, each in enumerate(levels) if each.n_levels]
@@ -142,14 +152,15 @@ class Expansion(EncoderModule):
             weight = counts[column]
             if levels[column].given:
                 weight = np.maximum(weight, LEAST_ROWS)
+            of_all = total / max(total, weight.sum() + gaps[column])  # shares sum to one
             slot = np.full(len(weight), -1)
             frequent = np.argsort(-weight, kind="stable")[: MOST_INDICATORS - 1]
             for level in np.sort(frequent[weight[frequent] >= LEAST_ROWS]):
-                slot[level] = indicator(column, weight[level])
-            gap_slot = indicator(column, gaps[column]) if some[column] else -1
+                slot[level] = indicator(column, of_all * weight[level])
+            gap_slot = indicator(column, of_all * gaps[column]) if some[column] else -1
             rare = weight[slot < 0].sum() + (gaps[column] if gap_slot < 0 else 0.0)
             if rare > 0:
-                pooled = indicator(column, rare)
+                pooled = indicator(column, of_all * rare)
                 slot[slot < 0] = pooled
                 gap_slot = pooled if gap_slot < 0 else gap_slot
             slots.append(slot)

@@ -125,9 +125,17 @@ class NormalScores(RobustStandardize):
         values, scores = self.values, self.scores
         wanted = inputs.index_select(1, self.columns).T.to(values).contiguous()
         wanted = wanted.clamp(values[:, :1], values[:, -1:])
-        upper = torch.searchsorted(values, wanted, right=True).clamp_min(1).minimum(self.last)
+        upper = _first_above(values, wanted).clamp_min(1).minimum(self.last)
         lower = upper - 1
         left, score = values.gather(1, lower), scores.gather(1, lower)
         # Without float64 (MPS), values that differ only in float64 are equal.
         width = (values.gather(1, upper) - left).clamp_min(torch.finfo(values.dtype).tiny)
         return wanted - left, width, score, scores.gather(1, upper) - score
+
+
+def _first_above(values: Tensor, wanted: Tensor) -> Tensor:
+    """Index (columns, n) of the first of increasing values (columns, v) above each wanted one."""
+    # ONNX has no search; `is_exporting` is new in torch 2.7.
+    if getattr(torch.compiler, "is_exporting", lambda: False)():
+        return (values.unsqueeze(1) <= wanted.unsqueeze(2)).sum(2)
+    return torch.searchsorted(values, wanted, right=True)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["MANY_LEVELS", "MOST_TARGETS", "TargetMeans", "folds_of_rows", "out_of_fold_means"]
+__all__ = ["MANY_LEVELS", "MOST_TARGETS", "TargetMeans", "folds_of_rows"]
+__all__ += ["is_shared", "level_checksums", "out_of_fold_means"]
 
-# A category with more levels has their mean targets beside its indicators, of which it has no more.
+# A category with more levels than it can have indicators has their mean targets instead.
 MANY_LEVELS = 255
 MOST_TARGETS = 10  # with more, there would be more means than indicators tell
 N_FOLDS = 5
@@ -95,6 +96,23 @@ def folds_of_rows(codes: np.ndarray, targets: np.ndarray, groups: Any = None) ->
         return np.unique(groups, return_inverse=True)[1] % N_FOLDS
     rows = np.ascontiguousarray(np.hstack([codes, targets]) + 0.0)  # -0.0 becomes 0.0
     return np.array([zlib.crc32(row) for row in rows.view(np.uint8)]) % N_FOLDS
+
+
+def level_checksums(levels: tuple[Any, ...], codes: np.ndarray) -> np.ndarray:
+    """A number for each row that depends on its level alone; -1 for gaps."""
+    found = [float(zlib.crc32(repr(level).encode("utf-8", "surrogatepass"))) for level in levels]
+    of_level: np.ndarray = np.array([*found, -1.0])[_places(codes, len(levels))]
+    return of_level
+
+
+def is_shared(codes: np.ndarray, groups: Any) -> bool:
+    """Whether at least half of the rows have a level that occurs in several groups."""
+    if groups is None:
+        return True
+    group = np.unique(groups, return_inverse=True)[1]
+    pairs = np.unique(np.column_stack([codes, group]), axis=0)
+    level, n_groups = np.unique(pairs[:, 0], return_counts=True)
+    return bool(np.isin(codes, level[n_groups > 1]).mean() >= 0.5)
 
 
 def _places(codes: np.ndarray, n_levels: int) -> np.ndarray:

@@ -140,7 +140,7 @@ class MeanAndDeviation(nn.Module):
 
     def forward(self, *args: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(*args, **inputs)
-        blocks = features.reshape(len(features), self.n_members, -1).movedim(1, 0)
+        blocks = features.unflatten(1, (self.n_members, -1)).movedim(1, 0)
         members = torch.baddbmm(self.biases, blocks.to(self.weights.dtype), self.weights)
         lengths = ((blocks.double() - self.means) @ self.bases).square().sum(-1)
         leverage = (lengths + self.constants).mean(0).unsqueeze(-1)

@@ -18,7 +18,7 @@ from ..columns.reader import TableReader
 from .arrays import as_table, check_no_dates
 
 __all__ = ["check_categories", "encodes_columns", "holds_objects", "new_reader", "read_table"]
-__all__ += ["with_means_out_of_fold", "with_target_means"]
+__all__ += ["with_target_means"]
 
 
 def encodes_columns(estimator: Any) -> bool:
@@ -67,11 +67,10 @@ def new_reader(estimator: Any, X: Any, categories: Any = None) -> TableReader | 
 
 def check_categories(categories: Mapping[Any, Any], reader: TableReader | None) -> None:
     """Raise if levels that a later call lists are not those of the first one."""
-    for given, listed in categories.items():
-        known = None if reader is None else reader.levels_of(given)
-        if known is None or set(map(str, known)) != set(map(str, listed)):
+    for column, listed in categories.items():
+        if reader is None or not reader.has_levels(column, listed):
             raise ValueError(
-                f"`categories` lists {listed!r:.60} for column {given!r}, unlike the first call, "
+                f"`categories` lists {listed!r:.60} for column {column!r}, unlike the first call, "
                 "which fixed the levels. Omit it, or fit again."
             )
 
@@ -110,27 +109,18 @@ def with_target_means(estimator: Any, checked: Any) -> Any:
     """
     if checked.reader is None or not getattr(estimator.columns, "target_means", True):
         return checked
-    codes = checked.X if checked.rows is None else checked.X[checked.rows]
-    reader = checked.reader.with_means(codes, *_targets_and_weight(checked))
-    return with_means_out_of_fold(checked._replace(reader=reader), reader)
-
-
-def with_means_out_of_fold(checked: Any, reader: TableReader | None) -> Any:
-    """Checked rows whose mean targets are those of rows outside their fold, among themselves."""
-    if reader is None or not reader.means:
-        return checked
     rows = slice(None) if checked.rows is None else checked.rows
-    coded = reader.out_of_fold(
-        checked.X[rows], *_targets_and_weight(checked), groups=checked.groups
-    )
+    targets, weight = checked.y.reshape(len(checked.y), -1), np.ones(len(checked.y))
+    if checked.sample_weight is not None:  # as repetitions, unless they are shares
+        weight = checked.sample_weight * max(1.0, checked.mean_weight)
+    given = checked.X[rows], targets.astype(np.float64), weight, checked.groups
+    reader = checked.reader.with_means(*given)
+    if not reader.means:
+        return checked
+    coded = reader.out_of_fold(*given)
     X = np.zeros((len(checked.X), coded.shape[1]))  # rows of weight zero are not looked at
     X[rows] = coded
-    return checked._replace(X=X)
-
-
-def _targets_and_weight(checked: Any) -> tuple[np.ndarray, np.ndarray]:
-    targets, weight = checked.y.reshape(len(checked.y), -1), checked.own_weight
-    return targets.astype(np.float64), np.ones(len(targets)) if weight is None else weight
+    return checked._replace(X=X, reader=reader)
 
 
 def as_array(X: Any) -> Any:

@@ -112,7 +112,54 @@ def test_levels_of_few_rows_are_told_apart(Estimator):
         .score(X[700:], y[700:])
         for means in (False, True)
     ]
-    assert scores[1] > scores[0] + 0.05
+    assert scores[1] > scores[0] + 0.02
+
+
+def test_scores_of_rows_held_out_are_those_of_new_rows():
+    rng = np.random.default_rng(1)
+    level = rng.integers(0, 260, 3000)
+    y = rng.normal(size=260)[level] + 3 * rng.normal(size=3000)
+    X = pd.DataFrame({"town": [f"t{each}" for each in level], "x": rng.normal(size=3000)})
+    model = CFLLRegressor(random_state=0, max_epochs=20).fit(X[:1500], y[:1500])
+    assert model.oof_score_ == pytest.approx(model.score(X[1500:], y[1500:]), abs=0.06)
+    lower, upper = model.predict_interval(X[1500:])
+    assert ((lower <= y[1500:]) & (y[1500:] <= upper)).mean() > 0.86
+
+
+def test_weights_change_means_as_repetitions_do():
+    X, y = table(2000)
+    weight = np.random.default_rng(1).integers(0, 4, len(y)).astype(float)
+    rows = np.repeat(np.arange(len(y)), weight.astype(int))
+    weighted = CFLLRegressor(**SMALL).fit(X, y, sample_weight=weight)._model.plan.reader
+    repeated = CFLLRegressor(**SMALL).fit(X.iloc[rows], y[rows])._model.plan.reader
+    known = [weighted.contents[0].levels.index(each) for each in repeated.contents[0].levels]
+    found = weighted.means[0].means[:-1][known]
+    np.testing.assert_allclose(found, repeated.means[0].means[:-1], rtol=1e-9)
+
+
+def test_rows_of_weight_zero_change_nothing():
+    X, y = table()
+    X.loc[::3, "town"] = [f"only{i}" for i in range(300)]
+    weight = np.where(np.arange(len(y)) % 3 == 0, 0.0, 1.0)
+    kept = weight > 0
+    with_them = CFLLRegressor(**SMALL).fit(X, y, sample_weight=weight).predict(X[kept])
+    without = CFLLRegressor(**SMALL).fit(X[kept], y[kept]).predict(X[kept])
+    np.testing.assert_allclose(with_them, without, rtol=1e-6, atol=1e-9)
+
+
+def test_levels_within_groups_have_no_means():
+    X, y = table()
+    assert not CFLLRegressor(**SMALL).fit(X, y, groups=X["town"])._model.plan.reader.means
+    other = np.arange(len(y)) % 20
+    assert CFLLRegressor(**SMALL).fit(X, y, groups=other)._model.plan.reader.means
+
+
+def test_a_warm_start_on_other_rows_has_their_means():
+    X, y = table()
+    model = CFLLRegressor(**SMALL, warm_start=True).fit(X, y)
+    before = model._model.plan.reader.means[0].means
+    model.fit(X, -y)
+    assert np.corrcoef(before[:, 0], model._model.plan.reader.means[0].means[:, 0])[0, 1] < -0.9
 
 
 @BOTH

@@ -117,6 +117,23 @@ def test_onnx_files(output, tmp_path):
 
 
 @pytest.mark.skipif(not ONNX, reason="onnx, onnxscript or onnxruntime is missing")
+def test_onnx_files_of_plain_numbers_take_any_number_of_rows(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    X, y = numbers()
+    X[:, 3] = np.exp(2 * X[:, 3])  # its quantiles are uneven
+    regressor = CFLLRegressor(**SMALL).fit(X, y)
+    classifier = CFLLClassifier(**SMALL).fit(X, y > 0)
+    for model, output, expected in (
+        (regressor, "mean_std", regressor.predict(X, return_std=True)[1][:, None]),
+        (classifier, "probabilities", classifier.predict_proba(X)),
+    ):
+        model.to_onnx(tmp_path / "model.onnx", X[:3], output)
+        session = runtime.InferenceSession(tmp_path / "model.onnx")
+        found = session.run(None, {"X": model.encode(X)})[-1]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not ONNX, reason="onnx, onnxscript or onnxruntime is missing")
 def test_onnx_file_of_named_inputs(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
 

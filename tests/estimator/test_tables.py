@@ -135,6 +135,21 @@ def test_categories_that_are_not_right_are_named():
         )
 
 
+def test_listed_numbers_and_many_levels_are_saved_and_given_again(tmp_path):
+    X = pd.DataFrame({"k": [0, 1, 2] * 20, "x": np.arange(60.0)})
+    model = CFLLRegressor(**SMALL)
+    for _ in range(2):
+        model.partial_fit(X, X["x"], categories={"k": range(400)})
+    model.save(tmp_path / "model")
+    again = CFLLRegressor.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    for wrong in ("abc", 5, ["a", None], [1.0, np.nan], [1, "a"], [2**60]):
+        with pytest.raises(ValueError, match="`categories` must list|beyond 2"):
+            CFLLRegressor(**SMALL).partial_fit(X, X["x"], categories={"k": wrong})
+    with pytest.raises(ValueError, match="'k' twice"):
+        CFLLRegressor(**SMALL).partial_fit(X, X["x"], categories={"k": [0], 0: [0]})
+
+
 @BOTH
 def test_saved_and_loaded(Estimator, tmp_path):
     X, y = table()
