@@ -38,10 +38,13 @@ class BuildsNetwork(nn.Sequential):
         super().__init__(nn.Linear(input_shape[0], width), nn.Tanh())
 
 
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    MODULES = {"module": features_network(), "whole_network": whole_network()}
+
 BACKBONES = {
     "none": None,
-    "module": features_network(),
-    "whole_network": whole_network(),
+    **MODULES,
     "function": build_network,
     "function_with_options": functools.partial(build_network, width=16),
     "class": BuildsNetwork,
