@@ -11,7 +11,6 @@ import numpy as np
 from .._warnings import user_level
 from .expansion import NUMBER, Levels
 from .frames import Column, check_exact, is_number
-from .target_means import MANY_LEVELS
 
 __all__ = ["Categorical", "ColumnContent", "checked_levels", "chosen_columns", "content_of"]
 __all__ += ["position_of", "with_given"]
@@ -43,11 +42,6 @@ class ColumnContent(NamedTuple):
     def coded(self) -> Levels:
         """Number of levels, whether they are ordered, and whether they were given."""
         return NUMBER if self.levels is None else Levels(len(self.levels), *self[1:])
-
-    @property
-    def has_many_levels(self) -> bool:
-        """Whether the mean targets of its levels are worth a column."""
-        return self.levels is not None and not self.ordered and len(self.levels) > MANY_LEVELS
 
     @property
     def holds_text(self) -> bool:

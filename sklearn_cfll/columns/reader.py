@@ -26,6 +26,7 @@ from .target_means import (
     is_shared,
     level_checksums,
     out_of_fold_means,
+    outnumber_indicators,
 )
 
 __all__ = ["TableReader", "unpacked"]
@@ -154,7 +155,9 @@ class TableReader:
         many = [
             i
             for i, each in enumerate(self.contents)
-            if each.has_many_levels and is_shared(codes[:, i], groups)
+            if not each.ordered
+            and outnumber_indicators(codes[:, i], each.coded.n_levels, weight)
+            and is_shared(codes[:, i], groups)
         ]
         if not many or targets.shape[1] > MOST_TARGETS:
             return self

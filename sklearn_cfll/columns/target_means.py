@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["MANY_LEVELS", "MOST_TARGETS", "TargetMeans", "folds_of_rows"]
-__all__ += ["is_shared", "level_checksums", "out_of_fold_means"]
+__all__ = ["MOST_TARGETS", "TargetMeans", "folds_of_rows", "is_shared", "level_checksums"]
+__all__ += ["out_of_fold_means", "outnumber_indicators"]
 
-# A category with more levels than it can have indicators has their mean targets instead.
-MANY_LEVELS = 255
+# A category has the mean targets of its levels instead of indicators, if indicators of the most
+# frequent levels would leave out a level for more than this share of the rows.
+MANY_LEVELS, LEFT_OUT = 255, 0.1
 MOST_TARGETS = 10  # with more, there would be more means than indicators tell
 N_FOLDS = 5
 
@@ -103,6 +104,15 @@ def level_checksums(levels: tuple[Any, ...], codes: np.ndarray) -> np.ndarray:
     found = [float(zlib.crc32(repr(level).encode("utf-8", "surrogatepass"))) for level in levels]
     of_level: np.ndarray = np.array([*found, -1.0])[_places(codes, len(levels))]
     return of_level
+
+
+def outnumber_indicators(codes: np.ndarray, n_levels: int, weight: np.ndarray) -> bool:
+    """Whether more than a tenth of the rows have none of the 255 most frequent levels."""
+    if n_levels <= MANY_LEVELS:
+        return False
+    known = ~np.isnan(codes)
+    counts = np.bincount(codes[known].astype(np.int64), weight[known], n_levels)
+    return bool(np.sort(counts)[:-MANY_LEVELS].sum() > LEFT_OUT * counts.sum())
 
 
 def is_shared(codes: np.ndarray, groups: Any) -> bool:

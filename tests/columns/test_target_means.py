@@ -91,7 +91,7 @@ def test_gaps_and_unknown_levels():
 # -- in a fit -------------------------------------------------------------------------------
 
 
-def table(n=900, n_levels=300, seed=0):
+def table(n=900, n_levels=400, seed=0):
     rng = np.random.default_rng(seed)
     level, x = rng.integers(0, n_levels, n), rng.normal(size=n)
     y = 2 * rng.normal(size=n_levels)[level] + x + 0.3 * rng.normal(size=n)
@@ -117,8 +117,8 @@ def test_levels_of_few_rows_are_told_apart(Estimator):
 
 def test_scores_of_rows_held_out_are_those_of_new_rows():
     rng = np.random.default_rng(1)
-    level = rng.integers(0, 260, 3000)
-    y = rng.normal(size=260)[level] + 3 * rng.normal(size=3000)
+    level = rng.integers(0, 340, 3000)
+    y = rng.normal(size=340)[level] + 3 * rng.normal(size=3000)
     X = pd.DataFrame({"town": [f"t{each}" for each in level], "x": rng.normal(size=3000)})
     model = CFLLRegressor(random_state=0, max_epochs=20).fit(X[:1500], y[:1500])
     assert model.oof_score_ == pytest.approx(model.score(X[1500:], y[1500:]), abs=0.06)
@@ -145,6 +145,12 @@ def test_rows_of_weight_zero_change_nothing():
     with_them = CFLLRegressor(**SMALL).fit(X, y, sample_weight=weight).predict(X[kept])
     without = CFLLRegressor(**SMALL).fit(X[kept], y[kept]).predict(X[kept])
     np.testing.assert_allclose(with_them, without, rtol=1e-6, atol=1e-9)
+
+
+def test_means_need_levels_that_have_no_indicators():
+    for n_levels, has_means in ((260, False), (400, True)):
+        X, y = table(2000, n_levels)
+        assert bool(CFLLRegressor(**SMALL).fit(X, y)._model.plan.reader.means) == has_means
 
 
 def test_levels_within_groups_have_no_means():
