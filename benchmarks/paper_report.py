@@ -1,9 +1,9 @@
 """Tables, pictures and verdicts of the paper's experiments, from the records of ``paper.py``.
 
-The limits of the verdicts were set while the first runs were under way: a claim about errors is *seen*
-if both orders of the closed form have the lower test error in at least four fifths of the cases,
-*seen in part* if at least one order has it in at least half of them. The page is ``paper_page.md``,
-filled in.
+The limits of the verdicts were set while the first runs were under way: a claim about errors is
+*seen* if both orders of the closed form have the lower test error in at least four fifths of the
+cases, *seen in part* if at least one order has it in at least half of them. The page is
+``paper_page.md``, filled in.
 """
 
 from __future__ import annotations
