@@ -92,6 +92,11 @@ def test_files_and_classes_have_a_size_to_read(path):
     assert all(node.end_lineno - node.lineno < 300 for node in classes)
 
 
+def test_files_of_tests_have_names_of_their_own():
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(set(names)) == len(names)  # pytest imports them by name, whatever their folder
+
+
 def test_the_page_for_developers_names_files_that_are_there():
     page = PACKAGE.parent / "docs" / "development.md"
     if not page.exists():  # an installed package
