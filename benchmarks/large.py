@@ -32,7 +32,6 @@ from sklearn_cfll.data import ParquetDataset
 STAGES = ("checks", "first pass", "columns", "scales of columns", "epochs", "final solve")
 STAGES += ("importances and scores",)
 FILE_ROWS, GROUP_ROWS, BATCH, BLOCK = 1_000_000, 50_000, 1024, 2**16
-DEFAULT_EPOCHS = CFLLRegressor.defaults.epochs
 
 
 def rows(seed: int, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -179,8 +178,9 @@ def report(records: list[Record]) -> None:
         table.loc["all outside epochs"] = outside
         share = outside / (outside + table.loc["epochs"])
         table.loc["share of a fit of 1 epoch"] = share
-        whole = outside + DEFAULT_EPOCHS * table.loc["epochs"]
-        table.loc[f"share of one of {DEFAULT_EPOCHS}, the default"] = outside / whole
+        n_epochs = CFLLRegressor.defaults.epochs
+        whole = outside + n_epochs * table.loc["epochs"]
+        table.loc[f"share of one of {n_epochs}, the default"] = outside / whole
         print_table("CPU seconds of a default fit of one epoch, by stage", table, ".2f")
     files = [r for r in records if r["part"] == "files"]
     for n_rows in sorted({r["rows"] for r in files}):

@@ -255,12 +255,14 @@ def check_bias_and_variance(f):
     before = best + numbers(D, 1, seed=3)
     chosen = np.random.default_rng(0).integers(n, size=(draws, batch_size))
     rows, wanted = features[chosen], targets[chosen]
-    systems = rows.mT @ rows / batch_size + alpha * np.eye(D)
-    steps = np.linalg.solve(systems, rows.mT @ (wanted - rows @ before) / batch_size)
+    systems = np.swapaxes(rows, -1, -2) @ rows / batch_size + alpha * np.eye(D)
+    steps = np.linalg.solve(
+        systems, np.swapaxes(rows, -1, -2) @ (wanted - rows @ before) / batch_size
+    )
     after = before + steps
     assert_close(f.mean_error(second, before - best, alpha), after.mean(0) - best, 0.03)
     spread = after - after.mean(0)
-    variance = np.mean(spread.mT @ second @ spread)
+    variance = np.mean(np.swapaxes(spread, -1, -2) @ second @ spread)
     mean = before + np.linalg.solve(
         second + alpha * np.eye(D), features.T @ (targets - features @ before) / n
     )
@@ -341,12 +343,12 @@ def check_rest(f):
     for _ in range(40):
         chosen = rng.integers(n, size=(chains, batch_size))
         rows, wanted = features[chosen], targets[chosen]
-        systems = rows.mT @ rows / batch_size + alpha * np.eye(D)
+        systems = np.swapaxes(rows, -1, -2) @ rows / batch_size + alpha * np.eye(D)
         weights = weights + np.linalg.solve(
-            systems, rows.mT @ (wanted - rows @ weights) / batch_size
+            systems, np.swapaxes(rows, -1, -2) @ (wanted - rows @ weights) / batch_size
         )
         off = weights - best
-        found.append(np.mean(off.mT @ second @ off))
+        found.append(np.mean(np.swapaxes(off, -1, -2) @ second @ off))
     predicted = f.rest_excess(features, targets - features @ best, alpha, batch_size)
     assert_close(predicted, np.mean(found[20:]), 0.05)
 
