@@ -13,7 +13,7 @@ from .protocol import EncoderModule
 from .rows import Rows
 from .statistics import ENTRIES, quantiles, some_rows
 
-__all__ = ["NUMBER", "Expansion", "Levels", "NumberRows"]
+__all__ = ["MOST_INDICATORS", "NUMBER", "Expansion", "Levels", "NumberRows"]
 
 # Levels with fewer rows share one indicator; gaps of fewer rows have none. With ten rows, small
 # tables lost levels that matter.

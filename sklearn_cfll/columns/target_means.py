@@ -7,13 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .expansion import MOST_INDICATORS
+
 __all__ = ["MOST_TARGETS", "TargetMeans", "folds_of_rows", "is_shared", "level_checksums"]
 __all__ += ["out_of_fold_means", "outnumber_indicators"]
 
-# A category has the mean targets of its levels instead of indicators, if indicators of the most
-# frequent levels would leave out a level for more than this share of the rows.
-MANY_LEVELS, LEFT_OUT = 255, 0.1
-MOST_TARGETS = 10  # with more, there would be more means than indicators tell
+# The most frequent levels, each of which can have an indicator; the last one is for all others.
+MANY_LEVELS = MOST_INDICATORS - 1
+# A category has the mean targets of its levels instead, if more than this share of the rows have
+# another level.
+LEFT_OUT = 0.1
+MOST_TARGETS = 10  # each target is a number more for one column of the table
 N_FOLDS = 5
 
 
@@ -82,8 +86,7 @@ def out_of_fold_means(
     """
     found = np.empty((len(codes), targets.shape[1]))
     for fold in np.unique(folds):
-        own = folds == fold
-        rest = ~own
+        own, rest = folds == fold, folds != fold
         found[own] = TargetMeans.fit(codes[rest], n_levels, targets[rest], weight[rest])(codes[own])
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import narwhals as nw
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..columns.frames import as_frame
 from ..columns.rows import stacked
 
-__all__ = ["Block", "blocks_of", "cut", "is_stream", "joined"]
+__all__ = ["Block", "blocks_of", "concatenated", "cut", "is_stream", "joined", "take_rows"]
 
 ITEMS = 4096  # of an iterable data set that form a block
 
@@ -36,7 +37,7 @@ class Block(NamedTuple):
 
     def take(self, indices: np.ndarray) -> Block:
         """Selected rows, as a copy."""
-        return Block(*(None if part is None else _take(part, indices) for part in self))
+        return Block(*(None if part is None else take_rows(part, indices) for part in self))
 
     def part(self, start: int, stop: int) -> Block:
         """Consecutive rows, as a view where the library of the rows has one."""
@@ -135,21 +136,21 @@ def joined(blocks: Sequence[Block]) -> Block:
     """All rows of several blocks."""
     if len(blocks) == 1:
         return blocks[0]
-    return Block(*(_concatenated(parts) for parts in zip(*blocks, strict=True)))
+    return Block(*(concatenated(parts) for parts in zip(*blocks, strict=True)))
 
 
-def _concatenated(parts: Sequence[Any]) -> Any:
+def concatenated(parts: Sequence[Any]) -> Any:
+    """Arrays or frames below each other; None if all are."""
     if all(part is None for part in parts):
         return None
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
-    import narwhals as nw
-
     frames = [as_frame(part) for part in parts]
     return nw.concat([frame for frame in frames if frame is not None]).to_native()
 
 
-def _take(part: Any, indices: np.ndarray) -> Any:
+def take_rows(part: Any, indices: np.ndarray) -> Any:
+    """Selected rows of an array or a frame."""
     if isinstance(part, np.ndarray):
         return part[indices]
     frame = as_frame(part)

@@ -133,8 +133,7 @@ class MeanAndDeviation(nn.Module):
             "shift": torch.as_tensor(scale.mean, dtype=torch.float64),
             "inflation": torch.as_tensor(inflation, dtype=torch.float64),
         }
-        noise = NoiseModel.constant(buffers["level"], 0) if model.noise is None else model.noise
-        self.has_noise = model.noise is not None
+        noise = NoiseModel.constant(buffers["level"], 1) if model.noise is None else model.noise
         for name, value in {**buffers, **noise._asdict()}.items():
             self.register_buffer(name, value.detach().clone())
 
@@ -145,13 +144,8 @@ class MeanAndDeviation(nn.Module):
         lengths = ((blocks.double() - self.means) @ self.bases).square().sum(-1)
         leverage = (lengths + self.constants).mean(0).unsqueeze(-1)
         between = members.double().var(0, correction=0)
-        variance = self.level * leverage + between
-        if self.has_noise:
-            rows = features[:, : self.weight.shape[1]]
-            logs = rows.to(self.weight.dtype) @ self.weight.T + self.bias
-            variance = variance + torch.minimum(torch.maximum(logs, self.low), self.high).exp()
-        else:
-            variance = variance + self.level
+        noise = NoiseModel(self.weight, self.bias, self.low, self.high)
+        variance = noise(features[:, : self.weight.shape[1]]) + self.level * leverage + between
         mean = members.mean(0)
         if self.offset is not None:
             mean = mean + self.offset(*args)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import narwhals as nw
 import numpy as np
 import scipy.sparse
 import torch
 from torch.utils.data import Dataset
 
 from ..columns.frames import as_frame
+from ..data.blocks import concatenated, take_rows
 
 __all__ = ["Given", "joint"]
 
@@ -23,13 +23,6 @@ class Given(NamedTuple):
     y: Any
     sample_weight: Any = None
     groups: Any = None
-
-    @classmethod
-    def of(cls, X: Any, *rest: Any) -> Given:
-        """The arguments, with the targets of a Dataset apart from its inputs."""
-        given = cls(X, *rest)
-        _count(given.X)
-        return given
 
     @property
     def n_rows(self) -> int:
@@ -114,12 +107,9 @@ def _take(part: Any, rows: np.ndarray) -> Any:
         return {name: _take(each, rows) for name, each in part.items()}
     if scipy.sparse.issparse(part):
         return part.tocsr()[rows]
-    frame = as_frame(part)
-    if frame is not None:
-        return frame[rows.tolist(), :].to_native()
     if isinstance(part, torch.Tensor):
-        return part.detach().cpu().numpy()[rows]
-    return np.asarray(part)[rows]
+        part = part.detach().cpu().numpy()
+    return take_rows(part if as_frame(part) is not None else np.asarray(part), rows)
 
 
 def _stacked(inputs: list[Any]) -> Any:
@@ -141,10 +131,7 @@ def _joined(name: str, parts: list[Any]) -> Any:
         return {key: _joined(f"{name}[{key!r}]", [each[key] for each in parts]) for key in first}
     if scipy.sparse.issparse(first):
         return scipy.sparse.vstack(parts, format="csr")
-    if as_frame(first) is not None:
-        same = _same_categories(parts)
-        return nw.concat([nw.from_native(each, eager_only=True) for each in same]).to_native()
-    return np.concatenate(parts)
+    return concatenated(parts if as_frame(first) is None else _same_categories(parts))
 
 
 def _check_alike(name: str, first: Any, part: Any, rank: int) -> None:

@@ -18,6 +18,7 @@ from ..training.distribution import Workers
 from ..training.folds import FoldRows, Folds
 from ..training.seeding import mix_seed
 from .checks import Checked, check_data
+from .column_moments import total_weight
 from .given import Given, joint
 from .plan import Plan
 from .split import Parts, draw_folds
@@ -61,7 +62,7 @@ class Shares:
         if workers.size == 1:
             return
         with workers.all_or_none("`fit`"):
-            own = Given.of(*given)
+            own = self.given
             told = own.n_rows, own.n_bytes, _parameters(estimator)
         everyone = workers.gather(told)
         _check_same_parameters(everyone, workers.rank)
@@ -115,8 +116,9 @@ class Shares:
         if self.workers.size == 1 or (X_val is None and y_val is None):
             return X_val, y_val
         with self.workers.all_or_none("`fit`"):
-            own = Given.of(X_val, y_val)
-        sizes = self.workers.gather(own.n_bytes)
+            own = Given(X_val, y_val)
+            size = own.n_bytes
+        sizes = self.workers.gather(size)
         with self.workers.all_or_none("`fit`"):
             few = np.arange(own.n_rows)
             if sum(sizes) > MOST_BYTES:
@@ -143,7 +145,7 @@ class Shares:
         own = self._joined(self._part(parts.rows), added)
         n_joint = len(parts.rows) + self.n_added
         of_own = folds.subset(self._indices(len(parts.rows)))
-        held, total = folds.n_rows(parts.rows.sample_weight), _total(parts.rows)
+        held, total = folds.n_rows(parts.rows.sample_weight), total_weight(parts.rows)
         sums = torch.zeros(folds.n_members + 1, dtype=torch.float64)
         if added is not None:
             seed = mix_seed(self.workers.own_seed(0), 0) % 2**32
@@ -154,7 +156,8 @@ class Shares:
                 folds.n_folds,
                 folds.n_members,
             )
-            sums = torch.cat([of_added.n_rows(added.sample_weight).cpu(), _total(added)[None]])
+            of_members = of_added.n_rows(added.sample_weight).cpu()
+            sums = torch.cat([of_members, of_members.new_tensor([total_weight(added)])])
             of_own = Folds(
                 torch.cat([of_own.of_row, of_added.of_row]),
                 torch.cat([of_own.second, of_added.second]),
@@ -163,8 +166,8 @@ class Shares:
             )
         if self.is_sample:
             sums = self.workers.sum_(sums)
-        held, total = held + sums[:-1].to(held), total + sums[-1]
-        scale = n_joint / (total.to(held) - held)
+        held, total = held + sums[:-1].to(held), total + float(sums[-1])
+        scale = n_joint / (total - held)
         parts.rows.shared(own, n_joint)
         parts.train.shared(FoldRows(own, of_own, False, scale), n_joint)
 
@@ -194,10 +197,6 @@ class Shares:
 def _weights(rows: RowsDataset) -> Tensor:
     assert rows.targets is not None
     return rows.targets.new_ones(len(rows)) if rows.sample_weight is None else rows.sample_weight
-
-
-def _total(rows: RowsDataset) -> Tensor:
-    return _weights(rows).double().sum().cpu()
 
 
 def _sample(own: Given, everyone: list[Any], labels: bool) -> np.ndarray:

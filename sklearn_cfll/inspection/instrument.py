@@ -139,7 +139,8 @@ class InstrumentDisplay:
         rows = np.repeat(np.median(values, axis=0)[None], len(doses), axis=0)
         rows[:, treatment] = doses
         X, C = _like(X, rows), _medians(C, len(doses))
-        curve, lower, upper = _band(estimator, X, C, coverage)
+        curve, std = estimator.predict(X, C, return_std=True)
+        reach = norm.ppf(0.5 + coverage / 2) * std
         effect, error = None, None
         if getattr(estimator, "effect_", None) is not None:
             effect = float(estimator.effect_.estimate[treatment])
@@ -147,7 +148,7 @@ class InstrumentDisplay:
         names = [str(name) for name in getattr(X, "columns", ())]
         x_name = names[treatment] if names else f"treatment {treatment}"
         return cls(
-            doses, curve, lower, upper, effect, error,
+            doses, curve, curve - reach, curve + reach, effect, error,
             x_name=x_name, y_name=y_name, coverage=coverage,
         ).plot(ax=ax)  # fmt: skip
 
@@ -178,16 +179,6 @@ class InstrumentDisplay:
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self
-
-
-def _band(estimator: Any, X: Any, C: Any, coverage: float) -> tuple[Any, Any, Any]:
-    """Curve and band: the estimator's own band, or normal quantiles of its deviations."""
-    if hasattr(estimator, "predict_interval"):
-        lower, upper = estimator.predict_interval(X, C, coverage=coverage)
-        return estimator.predict(X, C), lower, upper
-    curve, std = estimator.predict(X, C, return_std=True)
-    reach = norm.ppf(0.5 + coverage / 2) * std
-    return curve, curve - reach, curve + reach
 
 
 def _medians(C: Any, n: int) -> Any:

@@ -29,6 +29,7 @@ from sklearn_cfll.instruments.report import (
     DirectRegressionPreferredWarning,
     WeakInstrumentWarning,
 )
+from small_fits import SMALL
 
 LINEAR = {
     "treatment_backbone": "identity",
@@ -38,14 +39,6 @@ LINEAR = {
     "stage2_ridge": 0,
     "interaction_scale": 0,
     "cross_fit": False,
-}
-SMALL = {
-    "treatment_hidden_sizes": (8, 2),
-    "instrument_hidden_sizes": (16, 8),
-    "covariate_hidden_sizes": (16, 4),
-    "n_repeats": 1,
-    "max_epochs": 8,
-    "random_state": 0,
 }
 
 

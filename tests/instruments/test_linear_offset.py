@@ -8,16 +8,9 @@ from sklearn_cfll import CFLLIVRegressor
 from sklearn_cfll.instruments.evidence import moment_likelihood
 from sklearn_cfll.instruments.offset import fuller
 from sklearn_cfll.instruments.partially_linear import Residuals
+from small_fits import SMALL
 
-SMALL = {
-    "treatment_hidden_sizes": (8, 2),
-    "instrument_hidden_sizes": (16, 8),
-    "covariate_hidden_sizes": (16, 4),
-    "n_repeats": 1,
-    "max_epochs": 8,
-    "diagnose": False,
-    "random_state": 0,
-}
+WITHOUT_TESTS = {**SMALL, "diagnose": False}
 
 
 def linear_data(n=400, n_treatments=2, strength=1.0, seed=0):
@@ -66,12 +59,12 @@ def test_a_linear_truth_is_left_to_the_linear_fit(n_treatments):
     told = stage1 @ np.linalg.lstsq(stage1, X, rcond=None)[0]
     slopes = np.linalg.lstsq(np.column_stack([design, told]), y, rcond=None)[0]
     reference = np.column_stack([design, X]) @ slopes
-    model = CFLLIVRegressor(**SMALL).fit(X, y, Z=Z, C=C)
+    model = CFLLIVRegressor(**WITHOUT_TESTS).fit(X, y, Z=Z, C=C)
     truth = X @ np.arange(1.0, n_treatments + 1) - C[:, 1]
     mistake = np.mean((model.predict(X, C) - truth) ** 2)
     # Both differ from the truth by estimation error; the networks must not add much of their own.
     assert mistake < 2 * np.mean((reference - truth) ** 2) + 0.01 * truth.var()
-    without = CFLLIVRegressor(**SMALL, linear_part=False).fit(X, y, Z=Z, C=C)
+    without = CFLLIVRegressor(**WITHOUT_TESTS, linear_part=False).fit(X, y, Z=Z, C=C)
     assert mistake < np.mean((without.predict(X, C) - truth) ** 2)
 
 
@@ -81,7 +74,7 @@ def test_a_curve_is_left_to_the_networks():
     X = Z[:, :1] + hidden[:, None]
     y = np.abs(X[:, 0]) + 2 * hidden
     grid = np.linspace(-3, 3, 50)[:, None]
-    settings = {**SMALL, "max_epochs": 40, "treatment_hidden_sizes": (16, 4)}
+    settings = {**WITHOUT_TESTS, "max_epochs": 40, "treatment_hidden_sizes": (16, 4)}
     f = CFLLIVRegressor(**settings).fit(X, y, Z=Z).predict(grid)
     line = np.polyval(np.polyfit(grid[:, 0], abs(grid[:, 0]), 1), grid[:, 0])
     assert np.mean((f - abs(grid[:, 0])) ** 2) < 0.3 * np.mean((line - abs(grid[:, 0])) ** 2)
