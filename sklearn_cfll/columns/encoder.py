@@ -53,11 +53,11 @@ class ColumnEncoder(BaseEstimator):
         off. Members that hold out folds have factors of their own, from rows outside their folds.
         This requires held-out rows, at least 75 training rows and two columns.
     target_means : bool, default=True
-        Whether a category of very many levels (more than a tenth of the rows have none of the 255
-        most frequent ones) becomes numbers: the mean target of each level, or of the indicators of
-        up to ten classes, drawn to the mean of all rows the more, the fewer rows the level has. A
-        row of the fit gets the mean of rows outside its fold, of five; all rows give that of new
-        rows. This requires ``fit``: a stream has none.
+        Whether a category becomes numbers if more than a tenth of the rows have none of its 255
+        most frequent levels. The numbers are the mean targets of each level (for up to ten classes,
+        the means of their indicators), shrunk towards the mean of all rows, more so for levels with
+        few rows. In the fit, a row gets the mean of rows outside its fold, one of five; a new row
+        gets that of all rows. Streams have no such means.
 
     Examples
     --------

@@ -22,7 +22,7 @@ N_FOLDS = 5
 
 
 class TargetMeans(NamedTuple):
-    """Mean targets of the levels of a category, each drawn to the mean of all rows.
+    """Mean targets of the levels of a category, each shrunk towards the mean of all rows.
 
     They are the best linear predictions of a model with one random effect per level: a mean of n
     rows has the weight ``n τ² / (n τ² + σ²)``, where τ² is the variance between levels and σ² that
