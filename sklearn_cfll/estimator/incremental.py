@@ -31,7 +31,7 @@ from .left_out import NO_MOMENTS
 from .plan import make_plan
 from .run import Run, new_net, standardise_inside
 from .split import Parts, parts_of
-from .tables import check_categories, with_target_means
+from .tables import check_categories, with_learned_columns
 from .unchanged import check_unchanged
 
 __all__ = ["IncrementalMixin"]
@@ -147,8 +147,8 @@ class IncrementalMixin:
         plan, checked = model.plan, self._check_more(X, y, sample_weight, groups, min_samples=2)
         if len(checked.y) >= known_rows.n_known and plan.reader is not None and plan.reader.means:
             # These rows have given the means, or replace those that have.
-            again = with_target_means(self, checked._replace(reader=plan.reader, groups=None))
-            checked = again._replace(groups=checked.groups)
+            known = checked._replace(reader=plan.reader, groups=None)
+            checked = with_learned_columns(self, known, again=True)._replace(groups=checked.groups)
             plan = replace(plan, reader=checked.reader)
         parts = parts_of(self, plan, checked, X_val, y_val)
         progress = settings.enter_context(Progress(shown=self.verbose == 1))
