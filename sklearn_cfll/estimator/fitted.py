@@ -123,10 +123,10 @@ class FittedModel:
             repeated = torch.arange(start, stop).clamp(max=n - 1)
             yield rows.batch(slice(start, stop) if stop <= n else repeated).inputs
 
-    def _over(self, rows: RowsDataset, function: Callable[[Any], Tensor], axis: int = 0) -> Tensor:
+    def _over(self, rows: RowsDataset, function: Callable[[Any], Tensor]) -> Tensor:
         """What a function returns for all batches, on the CPU, without the repetitions."""
-        found = torch.cat([function(inputs).cpu() for inputs in self.batches(rows)], axis)
-        return found.narrow(axis, 0, len(rows))
+        found = torch.cat([function(inputs).cpu() for inputs in self.batches(rows)])
+        return found[: len(rows)]
 
     @torch.no_grad()
     def features(self, rows: RowsDataset) -> Tensor:
@@ -141,12 +141,6 @@ class FittedModel:
         """Predictions (n, positions..., k) on the scale of training, on the CPU."""
         whole = self.whole
         return self._over(rows, lambda inputs: apply(whole, inputs))
-
-    @torch.no_grad()
-    def member_outputs(self, rows: RowsDataset) -> Tensor:
-        """Predictions (m, n, positions..., k) of each member on the scale of training."""
-        predict, features = self.head.member_predictions, self.module.features
-        return self._over(rows, lambda inputs: predict(features(inputs)), 1)
 
     def outputs(self, rows: RowsDataset) -> np.ndarray:
         """Predictions (n, positions..., k) in y's units."""
