@@ -31,8 +31,8 @@ class ColumnEncoder(BaseEstimator):
     Categories become indicators, and gaps are filled and marked, before the numbers of a table are
     encoded as follows. An estimator fits it to all rows that are passed to ``fit``, those that are
     held out included (but not ``X_val``). Targets are looked at by ``importance``, those of the
-    training rows alone, by ``target_means`` and by ``values_as_levels``. Then it stands before the network, in ``fit`` and
-    in ``predict``.
+    training rows alone, by ``target_means`` and by ``values_as_levels``. Then it stands before the
+    network, in ``fit`` and in ``predict``.
 
     Parameters
     ----------

@@ -72,9 +72,9 @@ def _few(targets: np.ndarray) -> np.ndarray:
     """Standardised targets; ten random sums of them if there are more."""
     spread = targets.std(0)
     standard = (targets - targets.mean(0)) / np.where(spread > 0, spread, 1.0)
-    if targets.shape[1] <= MOST_TARGETS:
-        return standard
-    return standard @ random_directions(targets.shape[1], MOST_TARGETS).double().numpy().T
+    sums = random_directions(targets.shape[1], MOST_TARGETS).double().numpy()
+    found: np.ndarray = standard @ sums.T
+    return found
 
 
 def _beyond_a_function(values: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> np.ndarray:
