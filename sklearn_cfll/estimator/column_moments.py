@@ -90,7 +90,7 @@ def warn_of_narrow_bins(bins: PiecewiseLinear, before: ColumnMoments, after: Col
         warnings.warn(
             f"The first rows of `partial_fit` cover only part of the range of column {column}; "
             f"its bins span {width[column]:.4g} around {center[column]:.4g}, and many later rows "
-            "lie outside, where half of each network gets no information. Start with shuffled "
+            "lie outside, where part of each network gets no information. Start with shuffled "
             "rows, or use `columns`=ColumnEncoder(n_bins=0).",
             UserWarning,
             stacklevel=user_level(),
