@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import linalg
 from ..linalg import ProximalStep
-from .member import Member
+from .member import Member, solve_moments
 from .protocol import Memory
 from .rows import MemberRows, add_rows, check_solved
 
@@ -84,22 +84,12 @@ class Statistics:
     state = ()
 
     def update(self, members: Sequence[Member], rows: MemberRows) -> None:
-        blocks = [
-            add_rows(
-                member.moments,
-                features,
-                rows.targets,
-                sample_weight,
-                center=member.fit_intercept,
-                decay=member.decay,
-            )
-            for member, features, sample_weight in zip(
-                members, rows.features, rows.weights(len(members)), strict=True
-            )
-        ]
+        first, *_ = members
+        held = [member.moments for member in members]
+        blocks = add_rows(held, rows, center=first.fit_intercept, decay=first.decay)
         for member, block in zip(members, blocks, strict=True):
             member.hold(block)
-            member.solve_moments(member.ridge)
+        solve_moments(members, first.ridge)
 
 
 MEMORIES: dict[str, Memory] = {"proximal": Proximal(), "statistics": Statistics()}

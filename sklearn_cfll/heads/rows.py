@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from .. import linalg
 from ..linalg import Moments
 
 __all__ = ["MemberRows", "NotFiniteError", "add_rows", "as_dtype", "check_solved", "member_rows"]
-__all__ += ["full_precision"]
+__all__ += ["each", "full_precision", "together"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -123,31 +124,60 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[No
 
 
 def add_rows(
-    held: Moments | None,
+    held: Sequence[Moments | None], rows: MemberRows, *, center: bool, decay: float = 1.0
+) -> list[Moments]:
+    """Moments of each member's rows, and of the earlier ones times ``decay``."""
+    weight = rows.sample_weight
+    if weight is None or weight.ndim == 1:
+        return _added(held, rows.features, rows.targets, weight, center, decay)
+    parts = zip(held, rows.features.unsqueeze(1), weight, strict=True)
+    return [
+        block
+        for own, features, own_weight in parts
+        for block in _added([own], features, rows.targets, own_weight, center, decay)
+    ]
+
+
+def _added(
+    held: Sequence[Moments | None],
     features: Tensor,
     targets: Tensor,
     sample_weight: Tensor | None,
-    *,
     center: bool,
-    decay: float = 1.0,
-) -> Moments:
-    """Moments of these rows (n, d), and of the earlier ones times ``decay``."""
+    decay: float,
+) -> list[Moments]:
+    """The same for members with common weights (n,), whose features have shape (m, n, d)."""
     # Sums of products over many rows lose half the digits of float32, so moments are added up in
     # float64 if the device supports it.
-    rows = features, targets, sample_weight
     if sample_weight is not None and sample_weight.device.type == "cpu":
         own = sample_weight != 0
         if 2 * int(own.sum()) < len(own):  # without the rows that weigh nothing it is faster
-            rows = features[own], targets[own], sample_weight[own]
-            features, targets, sample_weight = rows
+            features, targets, sample_weight = features[:, own], targets[own], sample_weight[own]
+    rows = features, targets, sample_weight
     if features.device.type != "mps":
         features, targets = features.double(), targets.double()
         sample_weight = None if sample_weight is None else sample_weight.double()
-    block = linalg.moments(features, targets, sample_weight, center=center)
-    check_solved(*rows, block.gram.diagonal(), block.target_square, block.cross)
-    if held is None:
-        return block
-    return linalg.merge_moments(linalg.scale_moments(held, decay), block, center=center)
+    known = [linalg.scale_moments(block, decay) for block in held if block is not None]
+    wide = features, targets, sample_weight
+    if known:
+        block = linalg.add_moments(together(known), *wide, center=center)
+    else:
+        block = linalg.joint_moments(*wide, center=center)
+    squares = block.gram.diagonal(dim1=-2, dim2=-1)
+    check_solved(*rows, squares, block.target_square, block.cross)
+    return each(block)
+
+
+def together(blocks: Sequence[Moments]) -> Moments:
+    """Moments of several members, stacked."""
+    if len(blocks) == 1:
+        return Moments(*(part.unsqueeze(0) for part in blocks[0]))
+    return Moments(*map(torch.stack, zip(*blocks, strict=True)))
+
+
+def each(block: Moments) -> list[Moments]:
+    """Moments of each member from those of all."""
+    return [Moments(*parts) for parts in zip(*block, strict=True)]
 
 
 def check_solved(
