@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def additions(n_rows: int, place: Record) -> Record:
         model = CFLLRegressor(max_epochs=2, random_state=0, **options).fit(X[:few], y[:few])
         backbone, single = model.net_.module_.backbone.eval(), torch.from_numpy(X[:1])
         with torch.no_grad():
-            found[f"backbone, {name}"] = median_of(lambda net=backbone: net(single))
+            found[f"backbone, {name}"] = median_of(partial(backbone, single))
         turn = iter(range(few, few + 1000))
         each = []
         for _ in range(10):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ..linalg import Moments
 __all__ = ["MemberRows", "NotFiniteError", "add_rows", "as_dtype", "check_solved", "member_rows"]
 __all__ += ["each", "full_precision", "together"]
 
+FEW = 32  # rows that are added for all members at once
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -127,45 +128,51 @@ def add_rows(
     held: Sequence[Moments | None], rows: MemberRows, *, center: bool, decay: float = 1.0
 ) -> list[Moments]:
     """Moments of each member's rows, and of the earlier ones times ``decay``."""
-    weight = rows.sample_weight
-    if weight is None or weight.ndim == 1:
-        return _added(held, rows.features, rows.targets, weight, center, decay)
-    parts = zip(held, rows.features.unsqueeze(1), weight, strict=True)
-    return [
-        block
-        for own, features, own_weight in parts
-        for block in _added([own], features, rows.targets, own_weight, center, decay)
-    ]
-
-
-def _added(
-    held: Sequence[Moments | None],
-    features: Tensor,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    center: bool,
-    decay: float,
-) -> list[Moments]:
-    """The same for members with common weights (n,), whose features have shape (m, n, d)."""
-    # Sums of products over many rows lose half the digits of float32, so moments are added up in
-    # float64 if the device supports it.
-    if sample_weight is not None and sample_weight.device.type == "cpu":
-        own = sample_weight != 0
-        if 2 * int(own.sum()) < len(own):  # without the rows that weigh nothing it is faster
-            features, targets, sample_weight = features[:, own], targets[own], sample_weight[own]
-    rows = features, targets, sample_weight
-    if features.device.type != "mps":
-        features, targets = features.double(), targets.double()
-        sample_weight = None if sample_weight is None else sample_weight.double()
+    weights = rows.weights(len(rows.features))
     known = [linalg.scale_moments(block, decay) for block in held if block is not None]
-    wide = features, targets, sample_weight
-    if known:
+    if known and len(rows.targets) <= FEW and (weights[0] is None or weights[0] is weights[-1]):
+        wide = _widened(rows.features, rows.targets, weights[0])
         block = linalg.add_moments(together(known), *wide, center=center)
-    else:
-        block = linalg.joint_moments(*wide, center=center)
+        _check_added(rows.features, rows.targets, weights[0], block)
+        return each(block)
+    found = []
+    # Many rows are added for one member after the other: the copies of all of them at once would
+    # not stay in the processor's cache.
+    for i, (features, weight) in enumerate(zip(rows.features, weights, strict=True)):
+        own = _with_weight(features, rows.targets, weight)
+        block = linalg.moments(*_widened(*own), center=center)
+        _check_added(*own, block)
+        if known:
+            block = linalg.merge_moments(known[i], block, center=center)
+        found.append(block)
+    return found
+
+
+def _with_weight(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The rows of one member, without those that weigh nothing if they are most: it is faster."""
+    if sample_weight is None or sample_weight.device.type != "cpu":
+        return features, targets, sample_weight
+    own = sample_weight.nonzero().flatten()
+    if 2 * len(own) >= len(sample_weight):
+        return features, targets, sample_weight
+    return features[own], targets[own], sample_weight[own]
+
+
+def _widened(*parts: Tensor | None) -> Any:
+    """In float64 if the device supports it.
+
+    Sums of products over many rows lose half the digits of float32.
+    """
+    return (part if part is None or part.device.type == "mps" else part.double() for part in parts)
+
+
+def _check_added(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None, block: Moments
+) -> None:
     squares = block.gram.diagonal(dim1=-2, dim2=-1)
-    check_solved(*rows, squares, block.target_square, block.cross)
-    return each(block)
+    check_solved(features, targets, sample_weight, squares, block.target_square, block.cross)
 
 
 def together(blocks: Sequence[Moments]) -> Moments:

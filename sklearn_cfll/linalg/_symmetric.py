@@ -68,17 +68,18 @@ def solve_near(
     ----------
     .. [1] J. Nocedal, S. J. Wright, "Numerical optimization", 2nd edition (2006), section 6.2.
     """
-    # In NumPy: operations on so small arrays take a third of the time.
-    system, near, shift = matrix.numpy(), inverse.numpy(), float(penalty)
-    found = start.numpy().astype(system.dtype)
-    left = rows.numpy() - found @ system - shift * found
-    toward = correction = left @ near
+    # Sums and products of vectors in NumPy, where they take a third of the time; products with
+    # matrices in torch, whose number of threads is that of the call.
+    shift = float(penalty)
+    found = start.numpy().astype(np.float64)
+    left = rows.numpy() - _times(found, matrix) - shift * found
+    toward = correction = _times(left, inverse)
     square, change = _products(left, correction), None
     for _ in range(MOST_STEPS):
-        product = toward @ system + shift * toward
+        product = _times(toward, matrix) + shift * toward
         length = square / np.maximum(_products(toward, product), TINY)
         found, left = found + length * toward, left - length * product
-        before, correction = correction, left @ near
+        before, correction = correction, _times(left, inverse)
         if change is None:  # the inverse times `product` should be `toward`
             missed = toward[0] - (before[0] - correction[0]) / max(float(length[0, 0]), TINY)
             change = missed, product[0]
@@ -87,6 +88,11 @@ def solve_near(
         last, square = square, _products(left, correction)
         toward = correction + square / np.maximum(last, TINY) * toward
     return None
+
+
+def _times(rows: np.ndarray, matrix: Tensor) -> np.ndarray:
+    product: np.ndarray = (torch.from_numpy(rows) @ matrix).numpy()
+    return product
 
 
 def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
