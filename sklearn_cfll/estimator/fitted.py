@@ -324,7 +324,8 @@ class FittedModel:
             None if packed["reader"] is None else TableReader.unpack(packed["reader"]),
         )
         kind, options = head_of(network, layout.n_targets)
-        module = CFLLModule(network.module, kind(**options, **packed["head"])).to(device)
+        head = kind(**options, **packed["head"])
+        module = CFLLModule(network.module, head, plan.autocast).to(device)
         module.load_state_dict(arrays)
         offset = None
         if packed["offset"] is not None:
