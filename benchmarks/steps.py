@@ -10,6 +10,7 @@ that of a fit, with the encoding of its columns.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -54,12 +55,14 @@ TASKS: dict[str, Callable[[], Task]] = {
 
 
 def round_of(make: Callable[[], Task], place: Record) -> list[Record]:
-    """Milliseconds per step of each way."""
+    """Milliseconds of the CPU per step of each way."""
     ways = {name: (task := make(), way(task)) for name, way in WAYS.items()}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(EPOCHS + 1):
         for name, (task, run) in ways.items():
-            taken = 1e3 * run() / task.n_steps
+            begun = time.process_time()
+            run()
+            taken = 1e3 * (time.process_time() - begun) / task.n_steps
             found[name] += [taken] if epoch else []
     return [{"way": name, "ms": float(np.median(each))} for name, each in found.items()]
 
@@ -68,7 +71,7 @@ def report(records: list[Record]) -> None:
     print_origin(records)
     rounds = means(records, "ms", ("task", "seed"), "way")
     table = rounds.groupby(level="task", sort=False).median().T
-    print_table("Milliseconds per step", table.T, ".2f")
+    print_table("CPU milliseconds per step", table.T, ".2f")
     ratios = rounds.div(rounds["PyTorch loop, fused Adam"], axis=0)
     table = ratios.groupby(level="task", sort=False).median()
     print_table("To the PyTorch loop, medians of the rounds", table, ".2f")

@@ -60,17 +60,16 @@ class Proximal:
                 least_power=None if power is None else LEAST_SHARE * power.to(features.dtype),
             )
             check_solved(features, rows.targets, sample_weight, step.weight, step.bias)
+            if power is not None:
+                step = step._replace(power=power.lerp(step.power.to(power), NEWEST_SHARE))
             found.append(step)
         if len(found) < len(members):
             found = [ProximalStep(*each) for each in zip(*found[0], strict=True)]
         for member, step in zip(members, found, strict=True):
             if member.moments_total is not None:
                 member.drop()  # moments of an earlier refit do not match the new weights
-            usual, power = member.feature_power, step.power
             member.assign(step.weight, step.bias)
-            member.remember(
-                feature_power=power if usual is None else usual.lerp(power.to(usual), NEWEST_SHARE)
-            )
+            member.remember(feature_power=step.power)
 
 
 class Statistics:
