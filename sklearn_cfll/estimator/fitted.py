@@ -25,7 +25,7 @@ from ..heads import ClosedFormLastLayer, EnsembleLastLayer, Head
 from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
 from ..persistence import DTYPES, dtype_name
-from ..training.batches import RowsDataset
+from ..training.batches import BatchIterator, RowsDataset
 from ..training.influences import influences
 from .covariance import Covariance
 from .network import Network
@@ -122,6 +122,14 @@ class FittedModel:
             stop = start + min(size, -(-(n - start) // block) * block)
             repeated = torch.arange(start, stop).clamp(max=n - 1)
             yield rows.batch(slice(start, stop) if stop <= n else repeated).inputs
+
+    @torch.no_grad()
+    def labelled_features(self, rows: RowsDataset) -> Iterator[tuple[Any, ...]]:
+        """Batches of features, targets and weights of rows with targets."""
+        if self.module.training:
+            self.module.eval()
+        for batch in BatchIterator(rows, prediction_batch(self.plan.network)):
+            yield self.module.features(batch.inputs), batch.targets, batch.sample_weight
 
     def _over(self, rows: RowsDataset, function: Callable[[Any], Tensor]) -> Tensor:
         """What a function returns for all batches, on the CPU, without the repetitions."""
@@ -316,7 +324,8 @@ class FittedModel:
             None if packed["reader"] is None else TableReader.unpack(packed["reader"]),
         )
         kind, options = head_of(network, layout.n_targets)
-        module = CFLLModule(network.module, kind(**options, **packed["head"])).to(device)
+        head = kind(**options, **packed["head"])
+        module = CFLLModule(network.module, head, plan.autocast).to(device)
         module.load_state_dict(arrays)
         offset = None
         if packed["offset"] is not None:

@@ -23,7 +23,7 @@ from ..training.progress import Progress
 from ..training.torch_settings import use_threads
 from .additions import Additions
 from .checks import Checked, check_data
-from .column_moments import total_weight
+from .column_moments import total_weight, warn_of_other_columns
 from .effects import warn_without_effect
 from .fitted import FittedModel
 from .known_rows import KnownRows
@@ -245,12 +245,11 @@ class IncrementalMixin:
             if not head.holds_moments:
                 raise ValueError(f"`adapt` {NO_MOMENTS}")
             added = less_offset(rows, model.offset)
-            if self._known_rows.columns is None:  # this only warns
-                run = Run(self, model.plan, self.net_)
-                Additions(run, self._known_rows, model.final_ridge, added).follow_scales()
-            for batch in self.net_.labelled_features(added):
-                head.accumulate(*batch)
-            head.solve(model.final_ridge)
+            if self._known_rows.columns is None:
+                warn_of_other_columns(model.plan.network, added)
+            for features, *rest in model.labelled_features(added):
+                head.accumulate(features, *rest)
+            head.solve(model.final_ridge, near=True)
             if not torch.isfinite(head.weight).all():
                 raise ValueError(
                     "`adapt` found non-finite values in X, y or the features. The "
