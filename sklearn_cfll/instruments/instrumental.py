@@ -278,16 +278,16 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         C : array-like of shape (n_samples, n_confounders), default=None
             Required if it was passed to fit.
         return_std : bool, default=False
-            Whether to also return the standard deviation of the estimate (not of an outcome).
-            The 90% band is the estimate plus or minus ``1.645`` standard deviations.
+            Whether to also return the standard deviation of the estimate (not of an outcome),
+            from which :meth:`predict_interval` computes a band.
 
         Returns
         -------
         f : ndarray of shape (n_samples,)
         std : ndarray of shape (n_samples,)
-            Only with ``return_std=True``. The posterior standard deviation of the last layers,
-            scaled to the level of a jackknife over folds, which includes the variance of the
-            nets.
+            Only with ``return_std=True``. The larger of two: of the estimate (the posterior of the
+            last layers, scaled to the level of a jackknife over folds), and of smooth functions of
+            the treatments given the instruments, which includes the bias of the estimate.
         """
         rows = self._rows(X, None, C)
         with use_threads(self.n_threads or 1):

@@ -83,7 +83,7 @@ def diagnose(
         X, instruments, y = data.X, Z, data.y
     else:
         X, instruments = actual, predicted
-        y = data.y - scale * fitted.held_out_outcome(rows, labels)[:, 0].numpy()
+        y = data.y - scale * fitted.held_out_outcome(rows, labels).mean(0)[:, 0].numpy()
     also = controls
     if not linear and data.C is not None:
         alone = _without_instrument(fitted, rows, labels, plan.seed)

@@ -21,6 +21,7 @@ __all__ = [
     "Shrinkage",
     "confounder_corrections",
     "design_scale",
+    "instrument_features",
     "joined",
     "predicted_treatment",
     "projected_outcome",
@@ -268,10 +269,8 @@ def _outcome(nets: Networks, model: Model, rows: InstrumentRows, features: Tenso
 
 def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
     """Treatment features (n, a) predicted from instruments, averaged over first stages."""
-    parts = [
-        solved(scaling(_apply(nets, model, f"instruments.{j}", rows.instrument, rows.confounder)))
-        for j, (scaling, solved) in enumerate(model.first_stages)
-    ]
+    features = instrument_features(nets, model, rows)
+    parts = [solved(phi) for phi, (_, solved) in zip(features, model.first_stages, strict=True)]
     if model.corrections:
         confounder = _confounder(nets, model, rows)
         assert confounder is not None
@@ -280,6 +279,14 @@ def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> T
             for part, correct in zip(parts, model.corrections, strict=True)
         ]
     return torch.stack(parts).mean(0)
+
+
+def instrument_features(nets: Networks, model: Model, rows: InstrumentRows) -> list[Tensor]:
+    """Normalised features (n, b) of instruments and confounders, for each first stage."""
+    return [
+        scaling(_apply(nets, model, f"instruments.{j}", rows.instrument, rows.confounder))
+        for j, (scaling, _) in enumerate(model.first_stages)
+    ]
 
 
 def confounder_corrections(
