@@ -125,7 +125,8 @@ class InstrumentAttributes(StateMixin):
 
         The intervals are about the function at X, not about an outcome: single outcomes vary more.
         They cover on average over the rows: where the function changes faster than the instruments
-        can tell, they cover less, and more where it is smooth.
+        can tell, they cover less, and more where it is smooth. With weak instruments they are too
+        narrow.
 
         Parameters
         ----------
