@@ -11,8 +11,10 @@
 ``predict_interval``, ``fold jackknife`` the level of the estimate's variance alone, ``npiv`` the
 band of pynpiv (Chen, Christensen and Kankanala), given the instrument that matters: it takes one
 instrument and no controls, and its band is meant to hold at all points at once, so that it should
-cover more; ``pointwise`` is 1.645 times its standard errors. The band was chosen on the curves of
-the second block (``log`` to ``cubic``) with other seeds; nothing was chosen on the first.
+cover more; ``pointwise`` is 1.645 times its standard errors. The prior of the band was chosen on the curves of
+the second block (``log`` to ``cubic``) with other seeds: of those with a coverage of 90% on each, the
+one with the narrowest bands. Before, one with longer lengths was used, which covered 74% in ten draws
+of the step that are not reported.
 
 Half-width and error (root mean square) are relative to the standard deviation of the truth.
 Needs the modules of ``pip install --no-deps pynpiv`` on the path for npiv, and patsy.
@@ -69,7 +71,7 @@ def load(task: str, seed: int, where: Where) -> Bunch:
     if task in DEVELOPMENT:
         CURVES.setdefault(task, DEVELOPMENT[task])
         return make_curve(task, N, seed)
-    seed += FIRST_SEED
+    seed += FIRST_SEED + 100
     if task == "binary":
         return make_binary(N, seed)
     if task == "demand":
@@ -113,9 +115,10 @@ def npiv(data: Bunch, place: Record) -> list[Record] | None:
 
     np.random.seed(place["seed"])  # noqa: NPY002 (it draws from the global stream)
     grid = data.grid
+    inside = grid.X.clip(data.X.min(), data.X.max())  # it gives NaN beyond
     with stopwatch() as taken:
         found = estimate(
-            data.y, data.X, data.Z[:, :1], X_eval=grid.X, alpha=0.1, knots="quantiles",
+            data.y, data.X, data.Z[:, :1], X_eval=inside, alpha=0.1, knots="quantiles",
             progress=False, ucb_deriv=False,
         )  # fmt: skip
     uniform = (found["h_upper"] - found["h_lower"]) / 2
