@@ -5,16 +5,17 @@
     python benchmarks/instruments_band.py --models npiv --seeds 50
     python benchmarks/instruments_band.py --report
 
-1,000 rows, all defaults but ``diagnose=False``, which saves time. ``abs``,
-``sine``, ``step`` and ``line`` are the curves of ``instruments.py``, ``demand`` its demand design
-(rho 0.5), ``binary`` a binary treatment whose effect depends on two controls. ``band`` is
-``predict_interval``, ``fold jackknife`` the level of the estimate's variance alone, ``npiv`` the
-band of pynpiv (Chen, Christensen and Kankanala), given the instrument that matters: it takes one
-instrument and no controls, and its band is meant to hold at all points at once, so that it should
-cover more; ``pointwise`` is 1.645 times its standard errors. The prior of the band was chosen on the curves of
-the second block (``log`` to ``cubic``) with other seeds: of those with a coverage of 90% on each, the
-one with the narrowest bands. Before, one with longer lengths was used, which covered 74% in ten draws
-of the step that are not reported.
+1,000 rows, all defaults but ``diagnose=False``, which saves time. ``abs``, ``sine``, ``step`` and
+``line`` are the curves of ``instruments.py``, ``demand`` its demand design (rho 0.5), ``binary`` a
+binary treatment whose effect depends on two controls. ``band`` is ``predict_interval``, ``fold
+jackknife`` the variance of the estimate alone, ``npiv`` the band of pynpiv (Chen, Christensen and
+Kankanala), given the instrument that matters: it takes one instrument and no controls, and its
+band is meant to hold at all points at once, so that it should cover more; ``npiv pointwise`` is
+1.645 times its standard errors.
+
+The prior of the band was chosen on the curves of the second block (``log`` to ``cubic``) with other
+seeds: of those with a coverage of 90% on each, the one with the narrowest bands. Before, one with
+longer lengths was used, which covered 74% in ten draws of the step that are not reported.
 
 Half-width and error (root mean square) are relative to the standard deviation of the truth.
 Needs the modules of ``pip install --no-deps pynpiv`` on the path for npiv, and patsy.

@@ -4,9 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from sklearn_cfll import CFLLIVRegressor
 from sklearn_cfll.instruments import curve_posterior as posterior
+from sklearn_cfll.instruments.data import InstrumentData, fold_labels
 from small_fits import SMALL
 
 KNOTS = [np.linspace(-2, 2, 7), np.array([0.0, 1.0])]
@@ -76,15 +78,21 @@ def test_band_is_never_narrower_than_the_jackknife_over_folds():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_clusters_of_copies_count_once():
+def test_clusters_of_copies_count_once(monkeypatch):
+    monkeypatch.setattr(posterior, "LENGTHS", (0.8,))
+    monkeypatch.setattr(posterior, "AMPLITUDES", (0.4,))
     X, y, Z = (np.repeat(part, 3, axis=0) for part in curve_data(200))
-    width = {}
-    for name, groups in {"rows": None, "clusters": np.repeat(np.arange(200), 3)}.items():
-        model = CFLLIVRegressor(**SMALL, diagnose=False).fit(X, y, Z=Z, groups=groups)
-        width[name] = np.median(
-            model._model.curve.variance(model._model.plan.rows(X, None, None)[0].numpy())
-        )
-    assert 1.2 < width["clusters"] / width["rows"] < 4.5
+    model = CFLLIVRegressor(**SMALL, diagnose=False).fit(X, y, Z=Z)._model
+    data = InstrumentData(X, y, Z, None, None, float(len(X)))
+    labels = torch.as_tensor(fold_labels(data, 4, 1, model.plan.seed)[0])
+    rows = model.plan.rows(X, Z, None, model.scale.transform(y[:, None]))
+    found = [
+        posterior.curve_posterior(model.models, rows, labels, None, groups)
+        for groups in (None, np.arange(len(X)), np.repeat(np.arange(200), 3))
+    ]
+    np.testing.assert_allclose(found[1].covariance, found[0].covariance, rtol=1e-6, atol=1e-9)
+    plain, _, clustered = (np.median(each.variance(rows.treatment.numpy())) for each in found)
+    assert clustered > 1.2 * plain
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
