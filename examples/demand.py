@@ -24,7 +24,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 TIMES, CUSTOMER = (1.0, 4.0, 6.0), 4
-BAND = 1.645  # standard deviations on each side of a 90% band
 
 
 def main() -> tuple[float, float, float]:
@@ -86,10 +85,9 @@ def draw(data, models: dict[str, CFLLIVRegressor]) -> None:
         confounders = np.column_stack([np.full(60, when), np.full(60, CUSTOMER)])
         axis.plot(price, data.structural(price, confounders), "k", label="truth")
         for style, (name, model) in zip(("C0", "C3--", "C1:"), models.items(), strict=True):
-            curve, std = model.predict(price, confounders, return_std=True)
-            axis.plot(price, curve, style, label=name)
+            axis.plot(price, model.predict(price, confounders), style, label=name)
             if name == "instruments":
-                band = curve - BAND * std, curve + BAND * std
+                band = model.predict_interval(price, confounders, coverage=0.9)
                 axis.fill_between(price[:, 0], *band, color="C0", alpha=0.2, label="90% band")
         near = (np.abs(data.C[:, 0] - when) < 1) & (np.abs(data.C[:, 1] - CUSTOMER) < 1.5)
         shown = near & (data.X[:, 0] > 10) & (data.X[:, 0] < 25)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 
-from ..final_solve.intervals import check_coverage
 from ._support import axes_or_new
 
 __all__ = ["InstrumentDisplay"]
@@ -125,7 +123,6 @@ class InstrumentDisplay:
         InstrumentDisplay
         """
         check_is_fitted(estimator)
-        check_coverage(coverage)
         values = np.asarray(X, dtype=float)
         if values.ndim != 2 or not 0 <= treatment < values.shape[1]:
             raise ValueError(
@@ -139,8 +136,8 @@ class InstrumentDisplay:
         rows = np.repeat(np.median(values, axis=0)[None], len(doses), axis=0)
         rows[:, treatment] = doses
         X, C = _like(X, rows), _medians(C, len(doses))
-        curve, std = estimator.predict(X, C, return_std=True)
-        reach = norm.ppf(0.5 + coverage / 2) * std
+        curve = estimator.predict(X, C)
+        lower, upper = estimator.predict_interval(X, C, coverage=coverage)
         effect, error = None, None
         if getattr(estimator, "effect_", None) is not None:
             effect = float(estimator.effect_.estimate[treatment])
@@ -148,7 +145,7 @@ class InstrumentDisplay:
         names = [str(name) for name in getattr(X, "columns", ())]
         x_name = names[treatment] if names else f"treatment {treatment}"
         return cls(
-            doses, curve, curve - reach, curve + reach, effect, error,
+            doses, curve, lower, upper, effect, error,
             x_name=x_name, y_name=y_name, coverage=coverage,
         ).plot(ax=ax)  # fmt: skip
 

@@ -151,7 +151,7 @@ class PredictionIntervalDisplay:
             feature = int(varying[0]) if len(varying) else 0
         x, name = (None, "") if feature is None else _column(X, columns, feature)
         if hasattr(estimator, "predict_interval"):
-            y_pred, ends = estimator.predict(X), estimator.predict_interval(X, coverage)
+            y_pred, ends = estimator.predict(X), estimator.predict_interval(X, coverage=coverage)
         else:
             y_pred, std = _with_std(estimator, X)
             reach = norm.ppf(0.5 + coverage / 2) * std

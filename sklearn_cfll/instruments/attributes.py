@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import norm
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from ..estimator.packing import versions
 from ..estimator.state import StateMixin
+from ..final_solve.intervals import check_coverage
 from .data import check_new_rows
 from .fitted import FittedInstruments
 from .networks import ROLES
@@ -114,6 +117,33 @@ class InstrumentAttributes(StateMixin):
     def device_(self) -> torch.device:
         """Where the model computes."""
         return self._fitted("device_").plan.device
+
+    def predict_interval(
+        self: Any, X: Any, C: Any = None, coverage: float = 0.9
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Band of the structural function: pointwise intervals ``predict(X, C) ± q · std``.
+
+        The intervals are about the function at X, not about an outcome: single outcomes vary more.
+        They cover on average over the rows: where the function changes faster than the instruments
+        can tell, they cover less, and more where it is smooth. With weak instruments they are too
+        narrow.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_treatments)
+        C : array-like of shape (n_samples, n_confounders), default=None
+            Required if it was passed to fit.
+        coverage : float, default=0.9
+            Probability between 0 and 1.
+
+        Returns
+        -------
+        lower, upper : ndarray of shape (n_samples,)
+        """
+        check_coverage(coverage)
+        mean, std = self.predict(X, C, return_std=True)
+        half = (norm.ppf(0.5 + coverage / 2) * std).astype(mean.dtype)
+        return mean - half, mean + half
 
     def summary(self) -> Summary:
         """Tables: fit, strength of the instruments, average effect, tests, size of confounding.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import validate_data
 
+from .._warnings import user_level
 from ..columns.rows import native
 from ..estimator.arrays import (
     as_columns,
@@ -21,9 +23,9 @@ from ..estimator.arrays import (
     told_of,
 )
 from ..estimator.checks import Checked, check_groups
-from ..estimator.wild_targets import warn_of_wild_targets
+from ..estimator.wild_targets import find_wild, warn_of_wild_targets
 from ..training.distribution import refuse_workers
-from .names import column_names, in_order
+from .names import column_names, in_order, label
 from .networks import ROLES, NetworkPlan, is_own
 
 __all__ = [
@@ -118,7 +120,32 @@ def check_instrument_data(
     # Outliers of y are not clipped: this would bias the effect of the instruments.
     checked = Checked(X, np.flatnonzero(kept), y, relative, total / len(weights), False)
     warn_of_wild_targets(checked, "y")
+    for name, part in (("X", X), ("Z", Z)):
+        if part is not None and part.ndim == 2:
+            _warn_of_wild_columns(name, part, names[name], checked)
     return InstrumentData(X, y, Z, C, relative, total, names, groups)
+
+
+def _warn_of_wild_columns(
+    name: str, values: np.ndarray, names: tuple[str, ...] | None, checked: Checked
+) -> None:
+    """Warn about columns with values that are orders of magnitude beyond all others."""
+    weights = np.ones(len(values)) if checked.sample_weight is None else checked.sample_weight
+    assert checked.rows is not None
+    for j, column in enumerate(values.T.astype(float)):
+        wild = find_wild(column[:, None], weights * min(checked.mean_weight, 1e6))
+        if wild is None:
+            continue
+        row = wild.rows[0]
+        more = f" and {len(wild.rows) - 1} more" if len(wild.rows) > 1 else ""
+        warnings.warn(
+            f"Column {label(names, j)} of `{name}` is {column[row]:g} in row {checked.rows[row]}"
+            f"{more}: at least {wild.times:.3g} times as far from the median as all other values, "
+            f"which lie between {wild.low:g} and {wild.high:g}. Such values decide linear fits. "
+            "Drop these rows if they are wrong, or transform the column.",
+            UserWarning,
+            stacklevel=user_level(),
+        )
 
 
 def check_stage1_sample(

@@ -10,6 +10,7 @@ import torch
 
 from ..estimator.targets import TargetScale
 from ..persistence import DTYPES, dtype_name
+from .curve_posterior import CurvePosterior
 from .fold_models import FoldModels
 from .networks import NetworkPlan
 from .stages import InstrumentRows
@@ -35,6 +36,8 @@ class FittedInstruments:
         Figures on the instruments; empty without them.
     effect : dict or None
         The entries of ``effect_``.
+    curve : CurvePosterior or None
+        Of smooth functions of the treatments; None if these are not features.
     """
 
     plan: NetworkPlan
@@ -43,14 +46,24 @@ class FittedInstruments:
     resolved: dict[str, Any]
     diagnostics: dict[str, Any] = field(default_factory=dict)
     effect: dict[str, Any] | None = None
+    curve: CurvePosterior | None = None
 
     def predict(self, rows: InstrumentRows) -> np.ndarray:
         """The structural function in y's units; (n,)."""
         return self.scale.inverse(self.models.predict(rows).cpu().numpy())[:, 0]
 
     def deviation(self, rows: InstrumentRows) -> np.ndarray:
-        """Standard deviation of the structural function in y's units; (n,)."""
-        return np.sqrt(self.models.variance(rows).cpu().numpy()) * self.scale.scale[0]
+        """Standard deviation of the structural function in y's units; (n,).
+
+        Its square is the larger of two variances: of the estimate, and of what the instruments
+        leave open.
+        """
+        variance = self.models.variance(rows).cpu().numpy()
+        if self.curve is not None:
+            treatment = rows.treatment.cpu().numpy().astype(float)
+            variance = np.maximum(variance, self.curve.variance(treatment))
+        deviation: np.ndarray = np.sqrt(variance) * self.scale.scale[0]
+        return deviation
 
     def projected(self, rows: InstrumentRows) -> np.ndarray:
         """``E[f(X, C) | Z, C]`` in y's units; (n,)."""
@@ -80,6 +93,7 @@ class FittedInstruments:
             "resolved": self.resolved,
             "diagnostics": self.diagnostics,
             "effect": self.effect,
+            "curve": None if self.curve is None else tuple(self.curve),
         }
 
     @classmethod
@@ -91,5 +105,6 @@ class FittedInstruments:
         plan = NetworkPlan(**facts | changed)
         models = FoldModels.unpack(packed["models"], plan.template(), device)
         scale = TargetScale(*packed["scale"])
-        report = packed["resolved"], packed["diagnostics"], packed["effect"]
+        curve = None if packed["curve"] is None else CurvePosterior(*packed["curve"])
+        report = packed["resolved"], packed["diagnostics"], packed["effect"], curve
         return cls(plan, scale, models, *report)

@@ -16,13 +16,14 @@ from .stages import (
     Networks,
     Offset,
     Shrinkage,
+    instrument_features,
     predicted_treatment,
     projected_outcome,
     structural_design,
     structural_outcome,
     treatment_features,
 )
-from .two_stage import LinearMap, Scaling
+from .two_stage import LinearMap, Scaling, ridge_fit
 
 __all__ = ["FoldModels"]
 
@@ -142,10 +143,36 @@ class FoldModels:
 
     @torch.no_grad()
     def held_out_outcome(self, rows: InstrumentRows, labels: Tensor) -> Tensor:
-        """The structural function at each row by the fold that held it out; (n, k)."""
+        """The structural function at each row by the fold that held it out; (repeats, n, k)."""
         splits = zip(self.by_fold(rows).cpu(), labels.cpu(), strict=True)
-        found = [by_fold[own, torch.arange(rows.n_rows)] for by_fold, own in splits]
-        return torch.stack(found).mean(0)
+        return torch.stack([by_fold[own, torch.arange(rows.n_rows)] for by_fold, own in splits])
+
+    @torch.no_grad()
+    def held_out_functions(
+        self, rows: InstrumentRows, labels: Tensor, values: Tensor, ridge: float
+    ) -> Tensor:
+        """Functions (n, d) of the rows, predicted from the instrument features of other folds.
+
+        Their ridge fit to the rows of the other folds is averaged over first stages; the result has
+        shape (repeats, n, d).
+        """
+        n_folds, values = len(self.folds) // self.n_repeats, values.to(rows.treatment)
+        told = values.new_empty(self.n_repeats, *values.shape)
+        for i, (*_, model) in enumerate(self.folds):
+            repeat, k = divmod(i, n_folds)
+            held = (labels[repeat] == k).to(values.device)
+            features = [
+                torch.cat(parts)
+                for parts in zip(
+                    *(instrument_features(self.networks, model, block) for block in rows.blocks()),
+                    strict=True,
+                )
+            ]
+            weight = None if rows.weight is None else rows.weight[~held]
+            told[repeat, held] = torch.stack(
+                [ridge_fit(phi[~held], values[~held], ridge, weight)(phi[held]) for phi in features]
+            ).mean(0)
+        return told
 
     @torch.no_grad()
     def set_level(self, rows: InstrumentRows) -> None:

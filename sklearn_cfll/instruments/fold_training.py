@@ -22,7 +22,7 @@ from .stages import (
     design_scale,
     joined,
     projected_outcome,
-    shrunken_fit,
+    shrunken_fits,
     structural_outcome,
     treatment_scale,
 )
@@ -264,10 +264,10 @@ class FoldTraining:
         sizes = design.shape[1], forward.predicted.shape[1], nets.n_raw
         # Candidates that differ in the share of the offset have the same solution.
         alike = [each._replace(offset=0.0) for each in shrinkages]
-        solved = {
-            each: shrunken_fit(block, design_scale(*sizes, each), each.ridge) for each in set(alike)
-        }
-        weight = torch.stack([solved[each] for each in alike])
+        distinct = list(dict.fromkeys(alike))
+        scales = torch.stack([design_scale(*sizes, each) for each in distinct])
+        weight = shrunken_fits(block, scales, [each.ridge for each in distinct])
+        weight = weight[[distinct.index(each) for each in alike]]
         bias = block.target_mean - weight @ block.feature_mean
         share = weight.new_tensor([each.offset for each in shrinkages])
         if forward.offset is not None:

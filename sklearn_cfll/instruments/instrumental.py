@@ -79,7 +79,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Rows per step. "auto" is all rows up to 10,000 rows, and 1024 with more; the last layers
         are then solved by proximal updates.
     max_epochs : int, default=300
-    n_iter_no_change : int, default=30
+    n_iter_no_change : int, default=15
         Training stops after this many epochs without a better held-out loss.
     device : str or torch.device, default="auto"
     precision : {"auto", "float32", "float64"}, default="auto"
@@ -177,7 +177,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         learning_rate: float = 0.01,
         batch_size: Any = "auto",
         max_epochs: int = 300,
-        n_iter_no_change: int = 30,
+        n_iter_no_change: int = 15,
         device: Any = "auto",
         precision: str = "auto",
         n_threads: int | None = None,
@@ -278,16 +278,16 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         C : array-like of shape (n_samples, n_confounders), default=None
             Required if it was passed to fit.
         return_std : bool, default=False
-            Whether to also return the standard deviation of the estimate (not of an outcome).
-            The 90% band is the estimate plus or minus ``1.645`` standard deviations.
+            Whether to also return the standard deviation of the estimate (not of an outcome),
+            from which :meth:`predict_interval` computes a band.
 
         Returns
         -------
         f : ndarray of shape (n_samples,)
         std : ndarray of shape (n_samples,)
-            Only with ``return_std=True``. The posterior standard deviation of the last layers,
-            scaled to the level of a jackknife over folds, which includes the variance of the
-            nets.
+            Only with ``return_std=True``. The larger of two: of the estimate (the posterior of the
+            last layers, scaled to the level of a jackknife over folds), and of smooth functions of
+            the treatments given the instruments, which includes the bias of the estimate.
         """
         rows = self._rows(X, None, C)
         with use_threads(self.n_threads or 1):

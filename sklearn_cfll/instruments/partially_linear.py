@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..columns import ColumnEncoder
+from ..estimator.wild_targets import wild_bounds
 from ..regressor import CFLLRegressor
 from .diagnostics import orthonormal
 
@@ -184,6 +185,10 @@ def cross_fitted_predictions(
         root = np.ones(len(columns)) if sample_weight is None else np.sqrt(sample_weight)
         slopes = np.linalg.lstsq(design * root[:, None], columns * root[:, None], rcond=None)[0]
         return (design @ slopes)[None]
+    # The regressor would clip wild values too, but call them values of y.
+    weights = np.ones(len(columns)) if sample_weight is None else np.asarray(sample_weight)
+    bounds = np.array([wild_bounds(column, weights) for column in columns.T])
+    columns = columns.clip(*bounds.T)
     return np.stack(
         [
             CFLLRegressor(

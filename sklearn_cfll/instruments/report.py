@@ -83,7 +83,7 @@ def diagnose(
         X, instruments, y = data.X, Z, data.y
     else:
         X, instruments = actual, predicted
-        y = data.y - scale * fitted.held_out_outcome(rows, labels)[:, 0].numpy()
+        y = data.y - scale * fitted.held_out_outcome(rows, labels).mean(0)[:, 0].numpy()
     also = controls
     if not linear and data.C is not None:
         alone = _without_instrument(fitted, rows, labels, plan.seed)
@@ -110,7 +110,8 @@ def diagnose(
         order = torch.randperm(rows.n_rows, generator=generator).to(rows.treatment.device)
         permuted = rows._replace(treatment=rows.treatment[order])
         ours, theirs = (
-            each.by_fold(permuted)[..., 0].cpu().numpy() * scale for each in (fitted, direct)
+            each.by_fold(permuted)[: direct.n_repeats, ..., 0].cpu().numpy() * scale
+            for each in (fitted, direct)
         )
         report |= confounding_size(ours, theirs, weight)._asdict()
         report["loss_ratio"] = direct.held_out_loss / max(fitted.held_out_loss, 1e-300)

@@ -12,6 +12,7 @@ from ..estimator.targets import TargetScale
 from ..training.seeding import draw_seed
 from ..training.torch_settings import resolve_device
 from .cross_fit import Schedule, cross_fit
+from .curve_posterior import curve_posterior
 from .data import InstrumentData, fold_labels
 from .effect import control_residuals, effect_of
 from .fitted import FittedInstruments
@@ -69,13 +70,17 @@ def fit_instruments(
     models = train(estimator, plan, rows, schedule, stage1_rows, offsets)
     found = resolved(estimator, plan, models.shrinkage, rows.n_rows)
     model = FittedInstruments(plan, scale, models, found)
+    if data.Z is not None and estimator.feature_scale != 0 and both_features(plan):
+        curve = curve_posterior(models, rows, schedule.labels, data.counts, data.groups)
+        model = replace(model, curve=curve)
     model = replace(model, effect=effect_of(estimator, data, model, residuals))
     if data.Z is None:
         return model
     direct = None
     if estimator.diagnose:
-        alone, schedule_alone = rows._replace(instrument=None), schedule._replace(halves=None)
-        direct = train(estimator, plan.without_instruments(), alone, schedule_alone)
+        # One split is enough to compare with: its jackknife errors are much smaller.
+        once = schedule._replace(labels=schedule.labels[:1], halves=None)
+        direct = train(estimator, plan.without_instruments(), rows._replace(instrument=None), once)
     return replace(
         model, diagnostics=diagnose(model, direct, data, rows, schedule.labels, strength)
     )
@@ -102,6 +107,11 @@ def make_plan(estimator: Any, data: InstrumentData, n_parts: int) -> NetworkPlan
     )
 
 
+def both_features(plan: NetworkPlan) -> bool:
+    """Whether both the treatment and features of a perceptron are features of the treatment."""
+    return plan.recipes["treatment_backbone"] is None and plan.n_raw > 0
+
+
 def train(
     estimator: Any,
     plan: NetworkPlan,
@@ -111,7 +121,6 @@ def train(
     offsets: list[Offset] | None = None,
 ) -> FoldModels:
     """Cross-fitted training with the estimator's parameters."""
-    both_features = plan.recipes["treatment_backbone"] is None and plan.n_raw > 0
     return cross_fit(
         plan.build,
         rows,
@@ -121,7 +130,7 @@ def train(
             estimator,
             schedule.n_rows,
             has_confounders=rows.confounder is not None,
-            has_both_features=both_features,
+            has_both_features=both_features(plan),
             has_offset=offsets is not None,
         ),
         plan.seed,

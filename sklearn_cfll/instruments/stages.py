@@ -21,10 +21,12 @@ __all__ = [
     "Shrinkage",
     "confounder_corrections",
     "design_scale",
+    "instrument_features",
     "joined",
     "predicted_treatment",
     "projected_outcome",
     "shrunken_fit",
+    "shrunken_fits",
     "structural_design",
     "structural_outcome",
     "treatment_features",
@@ -33,6 +35,7 @@ __all__ = [
 
 
 BLOCK_ROWS = 2048
+LARGEST_STACK = 2**22  # numbers in systems that are solved together
 
 
 class InstrumentRows(NamedTuple):
@@ -234,6 +237,24 @@ def shrunken_fit(
     )
 
 
+def shrunken_fits(block: linalg.Moments, scales: Tensor, ridges: list[float]) -> Tensor:
+    """:func:`shrunken_fit` for c scales (c, d) and penalties, solved together; (c, k, d)."""
+    if not all(ridges):  # these need a solution of minimum norm
+        fits = [
+            shrunken_fit(block, each, ridge) for each, ridge in zip(scales, ridges, strict=True)
+        ]
+        return torch.stack(fits)
+    scales = scales.to(block.gram)
+    penalties = block.total * scales.new_tensor(ridges)
+    size = max(1, LARGEST_STACK // block.gram.numel())
+    found = []
+    for scale, penalty in zip(scales.split(size), penalties.split(size), strict=True):
+        gram = block.gram * scale.unsqueeze(1) * scale.unsqueeze(2)
+        cross = block.cross * scale.unsqueeze(1)
+        found.append(linalg.solve_symmetric(gram, penalty, cross) * scale.unsqueeze(1))
+    return torch.cat(found)
+
+
 def structural_design(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
     """Design of the structural function, from the actual treatment; (n, d)."""
     features = treatment_features(nets, model, rows)
@@ -258,7 +279,9 @@ def projected_outcome(nets: Networks, model: Model, rows: InstrumentRows) -> Ten
 def _outcome(nets: Networks, model: Model, rows: InstrumentRows, features: Tensor) -> Tensor:
     """Offset and second stage for these normalised features of the treatment."""
     design = maths.stage2_design(features, _confounder(nets, model, rows), 1.0).to(model.weight)
-    outcome = design @ model.weight.mT + model.bias.unsqueeze(-2)
+    leading = model.weight.shape[:-1]  # one product for all candidates
+    outcome = (design @ model.weight.reshape(-1, design.shape[1]).mT).unflatten(1, leading)
+    outcome = outcome.movedim(0, -2) + model.bias.unsqueeze(-2)
     if model.offset is None:
         return outcome
     scaling = model.scalings["treatment"]
@@ -268,10 +291,8 @@ def _outcome(nets: Networks, model: Model, rows: InstrumentRows, features: Tenso
 
 def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> Tensor:
     """Treatment features (n, a) predicted from instruments, averaged over first stages."""
-    parts = [
-        solved(scaling(_apply(nets, model, f"instruments.{j}", rows.instrument, rows.confounder)))
-        for j, (scaling, solved) in enumerate(model.first_stages)
-    ]
+    features = instrument_features(nets, model, rows)
+    parts = [solved(phi) for phi, (_, solved) in zip(features, model.first_stages, strict=True)]
     if model.corrections:
         confounder = _confounder(nets, model, rows)
         assert confounder is not None
@@ -280,6 +301,14 @@ def predicted_treatment(nets: Networks, model: Model, rows: InstrumentRows) -> T
             for part, correct in zip(parts, model.corrections, strict=True)
         ]
     return torch.stack(parts).mean(0)
+
+
+def instrument_features(nets: Networks, model: Model, rows: InstrumentRows) -> list[Tensor]:
+    """Normalised features (n, b) of instruments and confounders, for each first stage."""
+    return [
+        scaling(_apply(nets, model, f"instruments.{j}", rows.instrument, rows.confounder))
+        for j, (scaling, _) in enumerate(model.first_stages)
+    ]
 
 
 def confounder_corrections(

@@ -64,6 +64,17 @@ def is_offset(value: Any) -> bool:
     return parts and all(isinstance(part, np.ndarray) or part is None for part in value)
 
 
+def is_curve(value: Any) -> bool:
+    """Whether a value holds knots of each treatment, and a covariance of a level and all knots."""
+    if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], list)):
+        return False
+    knots, covariance = value
+    if not all(is_floats(each, None) and (np.diff(each) > 0).all() for each in knots):
+        return False
+    size = 1 + sum(map(len, knots))
+    return min(map(len, knots), default=0) > 1 and is_floats(covariance, size, size)
+
+
 def is_models(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(map(is_model, value))
 
@@ -79,6 +90,7 @@ PARTS: Fields = {
     "resolved": is_dict,
     "diagnostics": is_dict,
     "effect": lambda v: v is None or is_dict(v),
+    "curve": is_optional(lambda v: is_curve(v)),
 }
 PLAN: Fields = {
     "recipes": lambda v: by_role(v, lambda part: True),

@@ -238,10 +238,15 @@ def _names(model: FittedInstruments, n: int) -> list[str]:
 
 
 def _first_stage(model: FittedInstruments) -> Table:
-    """Effective F statistics of the linear and the learned first stage."""
+    """Effective F of the linear first stage, and of the learned one where it is the one to judge.
+
+    That of the learned one depends on the random state: a reader could not tell a second number
+    that moves from one that means something. ``diagnostics_`` has both.
+    """
     report = model.diagnostics
     rows = []
-    for stage in ("linear", "learned"):
+    stages = ("linear",) if report["first_stage"] == "linear" else ("linear", "learned")
+    for stage in stages:
         values = report.get(f"{stage}_effective_f", ())
         needed = report.get(f"{stage}_critical_value", ())
         windmeijer = report.get("sanderson_windmeijer_f", ()) if stage == "linear" else ()
@@ -296,25 +301,37 @@ def _effect_tables(effect: dict[str, Any], has_instruments: bool) -> list[Table]
 
 
 def _notes(effect: dict[str, Any]) -> list[str]:
-    """What is missing, and why."""
+    """What the sets assume; which are missing, and why."""
     p, q = len(effect["estimate"]), effect["n_instruments"]
+    notes = []
+    plain = [
+        label
+        for kind, label in SETS.items()
+        if effect[kind] is not None and (p > 1 or kind != "anderson_rubin")
+    ]
+    if plain:
+        notes.append(
+            f"{' and '.join(plain)} sets assume independent errors of one variance: unlike the "
+            "standard errors, they are not robust."
+        )
     missing = [
         label
         for kind, label in SETS.items()
         if effect[kind] is None and q >= p and (q > p or kind == "anderson_rubin") and q
     ]
     if not missing:
-        return []
+        return notes
     if effect["n_clusters"] is not None:
         reason = "their tests assume independent rows, and rows are clustered"
     else:
         reason = "they need ivmodels, pip install sklearn-cfll[iv]"
-    return [f"Without {' and '.join(missing)} sets: {reason}."]
+    return [*notes, f"Without {' and '.join(missing)} sets: {reason}."]
 
 
 def _tests(report: dict[str, Any]) -> Table:
+    learned = report["first_stage"] == "learned"
     named = {
-        "First-stage F (learned instrument)": report["first_stage_f"],
+        "First-stage F (learned instrument)": report["first_stage_f"] if learned else None,
         "Rank of the first stage": report.get("rank_test"),
         "Over-identification (Sargan)": report["overidentification"],
         "Wu-Hausman (is there confounding)": report["wu_hausman"],

@@ -84,6 +84,9 @@ def test_summary_of_a_fit(sample):
     ):
         assert words in text
     assert "inf" not in text and "nan" not in text
+    assert "\nconditional likelihood ratio sets assume independent errors of one variance" in text
+    # The learned first stage is not the one to judge here; its F depends on the random state.
+    assert "learned" not in text and "learned_effective_f" in model.diagnostics_
     assert model.summary().to_frame().shape == (1, 12)
 
 
