@@ -228,7 +228,7 @@ class MLPBackbone(BaseEstimator):
                 "fewer encodings (`n_bins`=0)."
             )
         # Bins help where a target jumps along a column. With half of the units they take too much
-        # from interactions of columns (benchmarks/defaults.py, classifier_defaults.py).
+        # from interactions of columns (benchmarks/classifier_defaults.py).
         shares = [max(1, size // (LATER_SHARE * (m - 1))) for size in sizes]
         first = [size - (m - 1) * share for size, share in zip(sizes, shares, strict=True)]
         networks = [
