@@ -179,6 +179,17 @@ def test_sets_have_the_coverage_and_are_small_where_the_classifier_is_certain(n_
     assert chosen[certain].sum(1).mean() < chosen[~certain].sum(1).mean()
 
 
+def test_probabilities_of_a_rarer_class_keep_its_share():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(5000, 5))
+    labels = (0.4 * inputs[:, 0] + rng.normal(size=5000) > 0.9).astype(int)
+    model = CFLLClassifier(max_epochs=10, random_state=0).fit(inputs[:1000], labels[:1000])
+    share = model.predict_proba(inputs[1000:])[:, 1].mean()
+    assert share == pytest.approx(labels[1000:].mean(), abs=0.03)
+    sets = model.predict_set(inputs[1000:], 0.9)
+    assert sets[np.arange(4000), labels[1000:]].mean() > 0.87
+
+
 def test_a_set_holds_the_likelier_classes_first():
     probabilities = np.array([[0.1, 0.6, 0.3], [0.5, 0.5, 0.0]])
     np.testing.assert_array_equal(in_set(probabilities, 0.0), [[0, 1, 0], [1, 0, 0]])
