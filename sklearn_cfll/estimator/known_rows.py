@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..training.batches import BatchIterator, RowsDataset
+from ..training.batches import RowsDataset
 from ..training.folds import Folds
 from .column_moments import ColumnMoments, total_weight
 
-__all__ = ["KnownRows", "share_kept"]
+__all__ = ["KnownRows", "checksums", "share_kept"]
 
 # The moments of earlier rows were computed on outdated features. A run whose learning rates sum to
 # this value leaves exp(-1) of their weight. Three times as much and a third of the forgetting were
@@ -40,7 +39,7 @@ class KnownRows:
         Total weight of the rows that the model was fitted to.
     target_reach : float
         Largest absolute target on the scale of training, 0 if unknown.
-    rows_seen : ndarray of uint32
+    rows_seen : ndarray of uint64
         Checksums of the rows that were learnt last.
     columns : ColumnMoments or None
         Moments of a stream's columns.
@@ -53,7 +52,7 @@ class KnownRows:
     is_stream: bool = False
     n_known: float = 0.0
     target_reach: float = 0.0
-    rows_seen: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint32))
+    rows_seen: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     columns: ColumnMoments | None = None
     ridge_errors: np.ndarray | None = None
     folds: int = 0
@@ -74,7 +73,7 @@ class KnownRows:
 
     def remember(self, rows: RowsDataset) -> None:
         """Keep checksums of learnt rows; repeated rows are uninformative about the noise."""
-        found = np.concatenate([self.rows_seen, checksums(rows)])
+        found = np.concatenate([self.rows_seen, _some(rows)])
         self.rows_seen = found[-MOST_ROWS_REMEMBERED:]
 
     def same_folds(self, other: KnownRows) -> bool:
@@ -84,7 +83,7 @@ class KnownRows:
 
     def has_seen(self, rows: RowsDataset) -> bool:
         """Whether these rows were learnt before, as in a loop of epochs over the same rows."""
-        return bool(np.isin(checksums(rows), self.rows_seen).mean() > SHARE_SEEN)
+        return bool(np.isin(_some(rows), self.rows_seen).mean() > SHARE_SEEN)
 
     def pack(self) -> dict[str, Any]:
         """Plain data."""
@@ -99,11 +98,21 @@ class KnownRows:
 
 
 def checksums(rows: RowsDataset) -> np.ndarray:
-    """Checksum of each row and its targets; many rows are evenly subsampled."""
-    chosen = torch.arange(0, len(rows), -(-len(rows) // MOST_ROWS_REMEMBERED))
-    found = []
-    for batch in BatchIterator(rows.subset(chosen), 256):
-        inputs = batch.inputs.values() if isinstance(batch.inputs, dict) else [batch.inputs]
-        parts = [p.reshape(len(p), -1).cpu().numpy() for p in (*inputs, batch.targets)]
-        found += [zlib.crc32(b"".join(map(bytes, row))) for row in zip(*parts, strict=True)]
-    return np.array(found, dtype=np.uint32)
+    """A number of 64 bits for each row and its targets; equal rows have equal numbers."""
+    batch = rows.batch(slice(None))
+    inputs = batch.inputs.values() if isinstance(batch.inputs, dict) else [batch.inputs]
+    total = np.zeros(len(rows), np.uint64)
+    random = np.random.default_rng(0)
+    for part in (*inputs, batch.targets):
+        values = part.reshape(len(part), -1).double().cpu().numpy() + 0.0  # no negative zeros
+        factors = random.integers(2**63, size=values.shape[1], dtype=np.uint64) * np.uint64(2) + 1
+        total += values.view(np.uint64) @ factors
+    # The finaliser of MurmurHash3: each bit of the result depends on all of them.
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        total = (total ^ (total >> np.uint64(33))) * np.uint64(factor)
+    return total ^ (total >> np.uint64(33))
+
+
+def _some(rows: RowsDataset) -> np.ndarray:
+    """Checksums of the rows, of which many are evenly subsampled."""
+    return checksums(rows.subset(torch.arange(0, len(rows), -(-len(rows) // MOST_ROWS_REMEMBERED))))

@@ -208,7 +208,7 @@ def known_fields(columns: int | None) -> Fields:
         "is_stream": lambda v: isinstance(v, bool),
         "n_known": lambda v: is_amount(v) and v > 0,
         "target_reach": is_amount,
-        "rows_seen": lambda v: isinstance(v, np.ndarray) and v.dtype == np.uint32 and v.ndim == 1,
+        "rows_seen": lambda v: isinstance(v, np.ndarray) and v.dtype == np.uint64 and v.ndim == 1,
         "columns": is_optional(is_moments),
         "ridge_errors": is_optional(lambda v: is_floats(v, len(RIDGES))),
         "folds": is_count,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from sklearn.base import is_regressor
 
-from .._warnings import user_level
 from ..columns.frames import as_frame
 from ..columns.statistics import ENTRIES
 from ..data.blocks import Block, blocks_of, cut, joined
@@ -26,11 +24,12 @@ from ..training.torch_settings import use_threads
 from .checks import check_data
 from .effects import warn_of_fixed_features, warn_without_effect
 from .fitted import FittedModel
+from .known_rows import checksums
 from .plan import Plan, make_plan
 from .run import Run, new_net, standardise_inside
 from .scaled_columns import may_scale_columns, scale_columns
 from .split import ONE_OF, Parts, crosses_folds, warn_of_equal_copies
-from .wild_targets import GAP
+from .wild_targets import clip_wild
 
 __all__ = ["StreamingMixin"]
 
@@ -302,20 +301,8 @@ class _Reader:
             estimator, block.X, block.y, block.sample_weight, plan=plan, min_samples=1
         )
         rows = plan.dataset(checked, as_added=True)
-        assert rows.targets is not None
-        if is_regressor(estimator) and self.reach > 0.5:
-            wild = rows.targets.abs() > GAP * self.reach
-            if bool(wild.any()):
-                rows.targets = torch.where(
-                    wild, rows.targets.clamp(-self.reach, self.reach), rows.targets
-                )
-                warnings.warn(
-                    f"Some targets lie more than {GAP:g} times as far from the mean as any in a "
-                    "sample of the stream. They are clipped to the range of the sample, because "
-                    "they would dominate the squared error. Drop such rows if they are wrong.",
-                    UserWarning,
-                    stacklevel=user_level(),
-                )
+        if is_regressor(estimator):
+            clip_wild(rows, self.reach)
         return rows
 
     # -- what is held out --------------------------------------------------------------
@@ -334,22 +321,6 @@ class _Reader:
         device = rows.inputs.device
         of_row, of_second = (torch.as_tensor(part, device=device) for part in (fold, second))
         return Folds(of_row, of_second, self.n_folds, self.plan.network.n_members)
-
-
-def checksums(rows: RowsDataset) -> np.ndarray:
-    """A number of 64 bits for each row and its targets; equal rows have equal numbers."""
-    batch = rows.batch(slice(None))
-    assert batch.targets is not None
-    total = np.zeros(len(rows), np.uint64)
-    random = np.random.default_rng(0)
-    for part in (batch.inputs, batch.targets):
-        values = part.reshape(len(part), -1).double().cpu().numpy() + 0.0  # no negative zeros
-        factors = random.integers(2**63, size=values.shape[1], dtype=np.uint64) * np.uint64(2) + 1
-        total += values.view(np.uint64) @ factors
-    # The finaliser of MurmurHash3: each bit of the result depends on all of them.
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        total = (total ^ (total >> np.uint64(33))) * np.uint64(factor)
-    return total ^ (total >> np.uint64(33))
 
 
 def _length(X: Any) -> int | None:

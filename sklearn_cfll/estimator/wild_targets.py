@@ -7,11 +7,13 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from .._warnings import user_level
+from ..training.batches import RowsDataset
 from .checks import Checked
 
-__all__ = ["disregard_wild", "tame_added", "tame_targets", "warn_of_wild_targets"]
+__all__ = ["clip_wild", "disregard_wild", "tame_added", "tame_targets", "warn_of_wild_targets"]
 __all__ += ["wild_bounds"]
 
 # One target of 1e6 among tens dominates the squared error. The gap is the ratio of a distance from
@@ -187,6 +189,25 @@ def tame_added(
     y = checked.y.copy()
     y[wild] = plan.layout.from_rows(plan.scale.inverse(scaled[wild].clip(-near, near)))
     return checked._replace(y=y)
+
+
+def clip_wild(rows: RowsDataset, reach: float) -> None:
+    """Clip wild targets of a stream's rows to the range of its sample, and warn about them.
+
+    ``reach`` is as for :func:`tame_added`.
+    """
+    assert rows.targets is not None
+    wild = rows.targets.abs() > GAP * reach
+    if reach <= 0.5 or not bool(wild.any()):
+        return
+    rows.targets = torch.where(wild, rows.targets.clamp(-reach, reach), rows.targets)
+    warnings.warn(
+        f"Some targets lie more than {GAP:g} times as far from the mean as any in a sample of the "
+        "stream. They are clipped to the range of the sample, because they would dominate the "
+        "squared error. Drop such rows if they are wrong.",
+        UserWarning,
+        stacklevel=user_level(),
+    )
 
 
 def _farthest(checked: Checked, distance: np.ndarray, rows: np.ndarray) -> str:

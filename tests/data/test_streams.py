@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, linalg
 from sklearn_cfll.data.blocks import Block, cut
-from sklearn_cfll.estimator import streaming
+from sklearn_cfll.estimator import known_rows, streaming
 
 N, P = 3000, 4
 SMALL = {"hidden_layer_sizes": (16, 16), "max_epochs": 3, "random_state": 0}
@@ -105,7 +105,7 @@ def test_no_member_sees_its_own_fold_in_whatever_order_rows_come():
     for order in (np.arange(N), np.random.default_rng(1).permutation(N)):
         model = CFLLRegressor(**SMALL).fit(InBlocks(X[order], y[order], 130))
         checked = streaming.check_data(model, X, y, None, plan=model._model.plan, min_samples=1)
-        numbers = streaming.checksums(model._model.plan.dataset(checked)) % np.uint64(8)
+        numbers = known_rows.checksums(model._model.plan.dataset(checked)) % np.uint64(8)
         held[len(held)] = numbers
         assert np.bincount(numbers.astype(int), minlength=8).min() > N / 8 * 0.8
     # The scale of the targets follows from a sample, so only equal rows of one fit are compared.
@@ -118,10 +118,10 @@ def test_equal_rows_have_equal_checksums_and_others_do_not():
     model = CFLLRegressor(**SMALL).fit(X, y)
     checked = streaming.check_data(model, X, y, None, plan=model._model.plan, min_samples=1)
     rows = model._model.plan.dataset(checked)
-    numbers = streaming.checksums(rows)
+    numbers = known_rows.checksums(rows)
     assert numbers[0] == numbers[7] and len(np.unique(numbers)) == 499
     order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_array_equal(streaming.checksums(rows.subset(order)), numbers[order])
+    np.testing.assert_array_equal(known_rows.checksums(rows.subset(order)), numbers[order])
 
 
 def test_each_epoch_reads_the_blocks_in_another_order_that_the_seed_determines():
