@@ -72,9 +72,16 @@ class Steps(Feeding):
         else:
             found: list[Tensor] = []
             for batch in iterator:
-                found.append(step_fn(batch, **fit_params)["loss"].detach())
+                loss = step_fn(batch, **fit_params)["loss"].detach()
+                if loss.device.type == "cpu":
+                    # Small tensors that live for an epoch would scatter over the heap between large
+                    # ones that do not, and keep it from shrinking.
+                    losses.append(loss.item())
+                else:
+                    found.append(loss)
                 sizes.append(get_len(batch[0] if isinstance(batch, list | tuple) else batch))
-            losses = torch.stack(found).flatten().tolist()  # one copy from an accelerator
+            if found:
+                losses = torch.stack(found).flatten().tolist()  # one copy from an accelerator
             # skorch's loggers and Checkpoint read the last batch of an epoch, so record one.
             if not self.history[-1]["batches"]:
                 self.history.new_batch()
@@ -85,10 +92,10 @@ class Steps(Feeding):
             solve_after()
             self.history.record("learning_rate", self._current_rate())
             self.epoch_losses_ = {}
-        loss = self.workers_.mean([float(value) for value in losses], sizes)
-        if not math.isfinite(loss) and torch.device(self.device).type != "cpu":
+        mean_loss = self.workers_.mean([float(value) for value in losses], sizes)
+        if not math.isfinite(mean_loss) and torch.device(self.device).type != "cpu":
             self._raise_diverged()  # on a CPU, the batch has raised
-        self.epoch_losses_[f"{prefix}_loss"] = loss
+        self.epoch_losses_[f"{prefix}_loss"] = mean_loss
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Update both parts on one batch, in ``update_order``; raise if the loss is not finite."""
