@@ -29,7 +29,7 @@ SCRIPTS = sorted(
 SLOW = {"classification", "classifier_defaults", "columns", "cross_fitted", "field_ridge"}
 # More than three seconds each.
 SLOW |= {"gpu", "honest", "instruments_textbook", "large", "operators", "tables_as_they_come"}
-SLOW |= {"theory", "uci"}
+SLOW |= {"overheads", "steps", "theory", "uci"}
 REPORTED = sorted(set(SCRIPTS) & {path.stem for path in RESULTS.glob("*.jsonl")})
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not in an installed package")
