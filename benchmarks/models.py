@@ -40,7 +40,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
         # changes of the classifier's encoder
         "classifier, unscaled": ColumnEncoder(n_bins=0, quantiles=True, importance=False),
         "no quantiles": ColumnEncoder(n_bins=0),
-        "no quantiles, 8 bins": ColumnEncoder(n_bins=8),
+        "quantiles, no bins": ColumnEncoder(n_bins=0, quantiles=True),
         "quantiles, 8 bins": ColumnEncoder(n_bins=8, quantiles=True),
     }.items()
 }

@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._compat import StrOptions, fit_context
 from .columns import ColumnEncoder
-from .columns.statistics import spread_rows
 from .estimator.base import BaseCFLL
 from .estimator.decisions import Decisions
 from .estimator.defaults import DEFAULTS
@@ -324,10 +323,10 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         exclusive = self._is_exclusive
         found = Probabilities.fit(scores, targets, weights, exclusive=exclusive)
         if parts.folds is not None:
-            some = spread_rows(len(targets), model.head.n_members * targets.shape[1])
-            members = model.member_outputs(parts.rows.subset(some)).double().numpy()
-            weights = None if weights is None else weights[some]
-            sharper = found.sharpened(members, targets[some], weights, exclusive=exclusive)
+            twice, pairs = (part.cpu().numpy() for part in solved.out_of_fold[-2:])
+            weights = None if weights is None else weights[twice]
+            n_folds = parts.folds.n_folds
+            sharper = found.sharpened(pairs.astype(float), weights, n_folds, exclusive=exclusive)
         else:
             sharper = found
         scores = (

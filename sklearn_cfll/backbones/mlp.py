@@ -19,6 +19,9 @@ from .dropout import SeededDropout
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
 
+# All encodings of columns after the first have one unit in so many.
+LATER_SHARE = 4
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -182,7 +185,8 @@ class MLPBackbone(BaseEstimator):
             draws from a separate generator.
         widths : tuple of int, optional
             Numbers of consecutive inputs, such as the outputs of one column encoder. Each block has
-            a network of its own, with an equal share of the units of each layer.
+            a network of its own. The first one, which sees the columns' numbers, has three quarters
+            of the units of each layer; the others (bins) share the rest.
         """
         check_parameters(self)
         if isinstance(input_shape, dict) or len(input_shape) != 1:
@@ -223,7 +227,9 @@ class MLPBackbone(BaseEstimator):
                 f"must be at least {m}, got {self.hidden_layer_sizes!r}. Use wider layers, or "
                 "fewer encodings (`n_bins`=0)."
             )
-        shares = [size // m for size in sizes]
+        # Bins help where a target jumps along a column. With half of the units they take too much
+        # from interactions of columns (benchmarks/classifier_defaults.py).
+        shares = [max(1, size // (LATER_SHARE * (m - 1))) for size in sizes]
         first = [size - (m - 1) * share for size, share in zip(sizes, shares, strict=True)]
         networks = [
             kind(*self._layers(width, shares if i else first, generator))

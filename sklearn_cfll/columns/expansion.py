@@ -34,7 +34,7 @@ class Levels(NamedTuple):
     given : bool
         Whether levels may be in later rows only: none is then pooled because it is rare.
     source : int or None
-        Column of the table that a number was computed from, if it is not its own.
+        Column of the table that it was computed from, if it is not its own.
     is_used : bool
         False for codes from which other numbers have been computed in their place.
     """
@@ -95,6 +95,7 @@ class Expansion(EncoderModule):
     neutral: Tensor
     column: Tensor
     share: Tensor
+    coded: Tensor  # coded column that each indicator comes from
     gaps: Tensor  # columns of numbers that have an indicator of gaps
     categories: Tensor  # columns of categories
     first: Tensor  # place of a category's first level in `slot`
@@ -105,7 +106,9 @@ class Expansion(EncoderModule):
         super().__init__()
         for name in self.exact:
             self.register_buffer(name, torch.empty(0, dtype=torch.float64))
-        for name in ("numbers", "column", "gaps", "categories", "first", "slot", "gap_slot"):
+        for name in ("numbers", "column", "coded", "gaps"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.int64))
+        for name in ("categories", "first", "slot", "gap_slot"):
             self.register_buffer(name, torch.empty(0, dtype=torch.int64))
 
     @property
@@ -132,13 +135,13 @@ class Expansion(EncoderModule):
         self, levels: list[Levels], gaps: np.ndarray, counts: list[np.ndarray], total: float
     ) -> None:
         """Choose the indicators from the weights of gaps (p,) and of each level of each column."""
-        source: list[int] = []
+        coded: list[int] = []
         share: list[float] = []
 
         def indicator(column: int, weight: float) -> int:
-            source.append(column)
+            coded.append(column)
             share.append(weight / total)
-            return len(source) - 1
+            return len(coded) - 1
 
         some = (gaps >= LEAST_ROWS) & (total - gaps >= LEAST_ROWS)
         with_gaps = [
@@ -167,7 +170,8 @@ class Expansion(EncoderModule):
             gap_slots.append(gap_slot)
         sizes = [len(slot) for slot in slots]
         self._set(
-            column=np.array([*sources_of(levels, self.numbers), *source], dtype=np.int64),
+            column=np.array(sources_of(levels, [*self.numbers.tolist(), *coded]), dtype=np.int64),
+            coded=np.array(coded, dtype=np.int64),
             share=np.array(share, dtype=np.float64),
             gaps=np.array(with_gaps, dtype=np.int64),
             categories=np.array(categories, dtype=np.int64),
@@ -181,15 +185,14 @@ class Expansion(EncoderModule):
         n_levels = [each.n_levels for each in levels]
         p = sum(each.source is None for each in levels)
         sizes = [n for n in n_levels if n]
-        coded = len(levels)
         n_gaps, n_shares = len(self.gaps), len(self.share)
-        source = self.column[self.n_numbers + n_gaps :]
+        of_levels, places = self.coded[n_gaps:], [*self.numbers.tolist(), *self.coded.tolist()]
         fits = (
             len(self.neutral) == self.n_numbers
-            and all(0 <= each < coded for each in self.numbers.tolist())
-            and self.column[: self.n_numbers].tolist() == sources_of(levels, self.numbers)
-            and torch.equal(self.column[self.n_numbers :][:n_gaps], self.gaps)
-            and len(self.column) == self.n_numbers + n_shares
+            and all(0 <= each < len(levels) for each in places)
+            and self.column.tolist() == sources_of(levels, places)
+            and torch.equal(self.coded[:n_gaps], self.gaps)
+            and len(self.coded) == n_shares
             and self.categories.tolist() == [i for i, n in enumerate(n_levels) if n]
             and self.first.tolist() == np.cumsum([0, *sizes])[:-1].tolist()
             and len(self.slot) == sum(sizes)
@@ -198,8 +201,8 @@ class Expansion(EncoderModule):
                 bool(((each == -1) | ((each >= n_gaps) & (each < n_shares))).all())
                 for each in (self.slot, self.gap_slot)
             )
-            and bool(torch.isin(source, self.categories).all())
-            and bool((source.diff() >= 0).all())
+            and bool(torch.isin(of_levels, self.categories).all())
+            and bool((of_levels.diff() >= 0).all())
             and set(self.column.tolist()) == set(range(p))
             and bool(self.neutral.isfinite().all())
             and bool(((self.share >= 0) & (self.share <= 1)).all())
@@ -230,7 +233,7 @@ class Expansion(EncoderModule):
         slot = torch.where(unknown, self.gap_slot.to(device), self.slot.to(device)[place])
         found = rows.new_zeros(len(rows), len(share) + 1)  # the last one takes what has no slot
         found.scatter_(1, torch.where(slot < 0, len(share), slot - n_gaps), 1.0)
-        owner = torch.searchsorted(self.categories, self.column[self.n_numbers + n_gaps :])
+        owner = torch.searchsorted(self.categories, self.coded[n_gaps:])
         lacking = (slot < 0).index_select(1, owner.to(device))
         return torch.where(lacking, share, found[:, :-1])
 
@@ -240,12 +243,11 @@ class Expansion(EncoderModule):
 
         Divided by it, the indicators of a column vary together as much as a standardised number.
         """
-        source = self.column[self.n_numbers :]
-        if not len(source):
+        if not len(self.coded):
             return self.share
         variance = self.share * (1.0 - self.share)
-        total = variance.new_zeros(int(source.max()) + 1).index_add(0, source, variance)
-        spread = total[source].sqrt()
+        total = variance.new_zeros(int(self.coded.max()) + 1).index_add(0, self.coded, variance)
+        spread = total[self.coded].sqrt()
         return torch.where(spread > 0, spread, 1.0)
 
     def standardised(self, indicators: Tensor) -> Tensor:
@@ -262,10 +264,10 @@ class Expansion(EncoderModule):
         n = self.n_numbers + len(self.gaps)
         if not len(self.categories):
             return slopes
-        source, share = self.column[n:], self.share[len(self.gaps) :].to(slopes)
+        coded, share = self.coded[len(self.gaps) :], self.share[len(self.gaps) :].to(slopes)
         own = slopes[..., n:]
-        shape = (*own.shape[:-1], int(source.max()) + 1)
-        mean = own.new_zeros(shape).index_add(-1, source, own * share)[..., source]
+        shape = (*own.shape[:-1], int(coded.max()) + 1)
+        mean = own.new_zeros(shape).index_add(-1, coded, own * share)[..., coded]
         alone = (1.0 - share).clamp_min(torch.finfo(share.dtype).tiny).sqrt()
         return torch.cat([slopes[..., :n], (own - mean) / alone], -1)
 
@@ -275,10 +277,10 @@ class Expansion(EncoderModule):
         return values.new_zeros(shape).index_add(-1, self.column.to(values.device), values)
 
 
-def sources_of(levels: Sequence[Levels], places: Tensor) -> list[int]:
-    """Column of the table that each of some numbers of coded rows comes from."""
+def sources_of(levels: Sequence[Levels], places: Sequence[int]) -> list[int]:
+    """Column of the table that each of some coded columns comes from."""
     sources = [i if each.source is None else each.source for i, each in enumerate(levels)]
-    return [sources[place] for place in places.tolist()]
+    return [sources[place] for place in places]
 
 
 def _frequencies(

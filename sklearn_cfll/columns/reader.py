@@ -28,6 +28,7 @@ from .target_means import (
     out_of_fold_means,
     outnumber_indicators,
 )
+from .value_levels import are_names, level_codes
 
 __all__ = ["TableReader", "unpacked"]
 
@@ -40,17 +41,22 @@ class TableReader:
     contents : sequence of ColumnContent
     names : list of str, or None
         Names of the columns at fit, as text, by which columns in another order are found.
+    values : dict
+        Increasing values of columns of numbers that are names too, by index. Their codes follow
+        those of all columns.
     means : dict
-        Mean targets of the levels of some columns, by index. They follow the coded columns.
+        Mean targets of the levels of some columns, by the index of their codes. They come last.
     """
 
     def __init__(
         self,
         contents: Sequence[ColumnContent],
         names: list[str] | None,
+        values: Mapping[int, np.ndarray] | None = None,
         means: Mapping[int, TargetMeans] | None = None,
     ) -> None:
-        self.contents, self.names, self.means = tuple(contents), names, dict(means or {})
+        self.contents, self.names = tuple(contents), names
+        self.values, self.means = dict(values or {}), dict(means or {})
 
     @classmethod
     def fit(
@@ -98,22 +104,24 @@ class TableReader:
         return cls([ColumnContent()] * n_columns, None)
 
     @property
+    def _coded(self) -> list[Levels]:
+        """What each column of codes holds, before means take the place of some."""
+        more = [Levels(len(each), source=column) for column, each in self.values.items()]
+        return [*(each.coded for each in self.contents), *more]
+
+    @property
     def levels(self) -> list[Levels]:
         """What each coded column holds, for :class:`~sklearn_cfll.columns.expansion.Expansion`.
 
         The codes of a category with means are not used. Beside indicators, the mean of a row would
         tell its target: the two add up to the mean of the level.
         """
-        computed = [
-            Levels(source=column)
-            for column, means in self.means.items()
-            for _ in range(means.means.shape[1])
-        ]
-        unused = Levels(is_used=False)
-        coded = [
-            unused if column in self.means else each.coded
-            for column, each in enumerate(self.contents)
-        ]
+        coded, computed = self._coded, []
+        for place, means in self.means.items():
+            own = coded[place].source
+            source = place if own is None else own
+            computed += [Levels(source=source)] * means.means.shape[1]
+            coded[place] = Levels(source=own, is_used=False)
         return [*coded, *computed]
 
     def has_levels(self, column: Any, listed: Any) -> bool:
@@ -137,80 +145,114 @@ class TableReader:
             return X  # scikit-learn's check names columns that differ
         return frame[:, [place[name] for name in self.names]].to_native()
 
+    def with_values(
+        self, rows: np.ndarray, targets: np.ndarray, weight: np.ndarray, groups: Any = None
+    ) -> TableReader:
+        """A reader that also codes the values of columns of integers that are names.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n, p)
+            Coded rows of a fit.
+        targets : ndarray of shape (n, k)
+        weight : ndarray of shape (n,)
+        groups : ndarray of shape (n,), optional
+        """
+        folds = self._folds(rows, targets, groups)
+        found = {
+            column: np.unique(rows[~np.isnan(rows[:, column]), column])
+            for column, content in enumerate(self.contents)
+            if content.levels is None and are_names(rows[:, column], targets, weight, folds, groups)
+        }
+        return TableReader(self.contents, self.names, found)
+
     def with_means(
         self, codes: np.ndarray, targets: np.ndarray, weight: np.ndarray, groups: Any = None
     ) -> TableReader:
         """A reader that gives the mean targets of categories of many levels.
 
         A category is left as it is if most of its rows have a level that occurs in one group alone:
-        rows of other groups say nothing of it.
-
-        Parameters
-        ----------
-        codes : ndarray of shape (n, p)
-        targets : ndarray of shape (n, k)
-        weight : ndarray of shape (n,)
-        groups : ndarray of shape (n,), optional
+        rows of other groups say nothing of it. Parameters are those of :meth:`with_values`, for
+        rows with the codes of its values.
         """
         many = [
-            i
-            for i, each in enumerate(self.contents)
+            place
+            for place, each in enumerate(self._coded)
             if not each.ordered
-            and outnumber_indicators(codes[:, i], each.coded.n_levels, weight)
-            and is_shared(codes[:, i], groups)
+            and outnumber_indicators(codes[:, place], each.n_levels, weight)
+            and is_shared(codes[:, place], groups)
         ]
-        if not many or targets.shape[1] > MOST_TARGETS:
-            return self
+        return self._with_means_of(many, codes, targets, weight)
+
+    def with_means_again(
+        self, codes: np.ndarray, targets: np.ndarray, weight: np.ndarray
+    ) -> TableReader:
+        """A reader with means of the same columns, from these rows."""
+        return self._with_means_of(list(self.means), codes, targets, weight)
+
+    def _with_means_of(
+        self, places: list[int], codes: np.ndarray, targets: np.ndarray, weight: np.ndarray
+    ) -> TableReader:
+        n_levels = [each.n_levels for each in self._coded]
+        few = targets.shape[1] <= MOST_TARGETS
         means = {
-            column: TargetMeans.fit(
-                codes[:, column], self.contents[column].coded.n_levels, targets, weight
-            )
-            for column in many
+            place: TargetMeans.fit(codes[:, place], n_levels[place], targets, weight)
+            for place in (places if few else ())
         }
-        return TableReader(self.contents, self.names, means)
+        return TableReader(self.contents, self.names, self.values, means)
 
     def out_of_fold(
         self, codes: np.ndarray, targets: np.ndarray, weight: np.ndarray, groups: Any = None
     ) -> np.ndarray:
-        """Coded rows (n, p + q) of a fit, whose mean targets are those of rows outside their fold.
+        """Coded rows of a fit, whose mean targets are those of rows outside their fold.
 
         Parameters are those of :meth:`with_means`; rows of a group share a fold.
         """
-        codes = codes[:, : len(self.contents)]
-        # By the levels themselves: their codes depend on which other levels there are.
-        named = [
-            column if content.levels is None else level_checksums(content.levels, column)
-            for content, column in zip(self.contents, codes.T, strict=True)
-        ]
-        folds = folds_of_rows(np.column_stack(named), targets, groups)
         parts = [codes]
-        for column in self.means:
-            n_levels = self.contents[column].coded.n_levels
-            parts.append(out_of_fold_means(codes[:, column], n_levels, targets, weight, folds))
+        if self.means:
+            folds, coded = self._folds(codes, targets, groups), self._coded
+        for place in self.means:
+            n_levels = coded[place].n_levels
+            parts.append(out_of_fold_means(codes[:, place], n_levels, targets, weight, folds))
         return np.hstack(parts)
 
+    def _folds(self, codes: np.ndarray, targets: np.ndarray, groups: Any) -> np.ndarray:
+        """Fold of each row, by its levels themselves: codes depend on which others there are."""
+        named = [
+            column if content.levels is None else level_checksums(content.levels, column)
+            for content, column in zip(self.contents, codes.T, strict=False)
+        ]
+        return folds_of_rows(np.column_stack(named), targets, groups)
+
+    def with_codes(self, rows: np.ndarray) -> np.ndarray:
+        """Coded columns (n, p), followed by the codes of values that are names."""
+        more = [level_codes(rows[:, column], levels) for column, levels in self.values.items()]
+        return np.column_stack([rows, *more]) if more else rows
+
     def read(self, X: Any, name: str = "X") -> np.ndarray:
-        """Coded rows (n, p + q) in float64; the columns are those of the fit."""
+        """Coded rows in float64; the columns of X are those of the fit."""
         parse = [not each.holds_text for each in self.contents]
         coded = [
             _codes(column, content)
             for column, content in zip(columns_of(X, name, parse), self.contents, strict=True)
         ]
-        computed = [means(coded[column]) for column, means in self.means.items()]
-        return np.column_stack([*coded, *computed])
+        codes = self.with_codes(np.column_stack(coded))
+        computed = [means(codes[:, place]) for place, means in self.means.items()]
+        return np.column_stack([codes, *computed]) if computed else codes
 
     def pack(self) -> dict[str, Any]:
         """Arrays and plain data."""
         contents = tuple((_packed(each.levels), each.ordered) for each in self.contents)
-        means = tuple((column, each.means) for column, each in self.means.items())
-        return {"contents": contents, "names": self.names, "means": means}
+        means = tuple((place, each.means) for place, each in self.means.items())
+        values = tuple(self.values.items())
+        return {"contents": contents, "names": self.names, "values": values, "means": means}
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> TableReader:
         """Inverse of :meth:`pack`."""
         contents = [ColumnContent(unpacked(each), ordered) for each, ordered in packed["contents"]]
-        means = {column: TargetMeans(each) for column, each in packed["means"]}
-        return cls(contents, packed["names"], means)
+        means = {place: TargetMeans(each) for place, each in packed["means"]}
+        return cls(contents, packed["names"], dict(packed["values"]), means)
 
 
 def _packed(levels: tuple[Any, ...] | None) -> Any:

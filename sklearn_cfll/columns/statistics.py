@@ -76,7 +76,7 @@ def input_statistics(
     n_batches = max(1, -(-n_rows // max(1, entries // math.prod(rows.shape[1:]))))
     edges = [n_rows * i // n_batches for i in range(n_batches + 1)]
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def read() -> Iterator[tuple[Tensor, Tensor]]:
         for start, stop in itertools.pairwise(edges):
             batch = rows.take(slice(start, stop))
             wide = batch.double() if within is None else batch.double().clamp(*within)
@@ -84,9 +84,11 @@ def input_statistics(
             weight = ones if sample_weight is None else sample_weight[start:stop]
             yield wide, weight.double()
 
+    once = list(read()) if n_batches == 1 else None
+
     def average(values: Callable[[Tensor], Tensor]) -> Tensor:
         total = weights = torch.zeros((), dtype=torch.float64)
-        for wide, weight in batches():
+        for wide, weight in once or read():
             found, known = values(wide), weight.sum()
             absent = wide.isnan() if gaps else None
             if absent is not None and bool(absent.any()):

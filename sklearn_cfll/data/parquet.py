@@ -96,21 +96,17 @@ class ParquetDataset(IterableDataset[Any]):
         Parameters
         ----------
         seed : int, optional
-            Of the order of the row groups; default the order of the files.
+            Of the order of the row groups; default their order in the files.
         """
         names = list(dict.fromkeys([*self.columns, *self._own]))
-        # Few blocks at once: by default the scanner reads ahead as fast as the disk is.
-        options: dict[str, Any] = {"columns": names, "batch_size": self.block_rows}
-        options |= {"batch_readahead": 1, "fragment_readahead": 1}
-        if seed is None:
-            for batch in self._data.scanner(**options).to_batches():
-                if batch.num_rows:
-                    yield self._block(batch)
-            return
+        options = {"schema": self._data.schema, "columns": names, "batch_size": self.block_rows}
+        # One row group at a time: a scanner of the whole data set reads up to 1 GiB ahead.
         groups = [g for file in self._data.get_fragments() for g in file.split_by_row_group()]
-        for index in np.random.default_rng(seed).permutation(len(groups)):
-            scanner = groups[index].scanner(schema=self._data.schema, **options)
-            for batch in scanner.to_batches():
+        order = np.arange(len(groups))
+        if seed is not None:
+            order = np.random.default_rng(seed).permutation(len(groups))
+        for index in order:
+            for batch in groups[index].scanner(**options).to_batches():
                 if batch.num_rows:
                     yield self._block(batch)
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..columns.bins import PiecewiseLinear
-from ..columns.scaling import Standardize
 from ..final_solve.refit import path_errors
 from ..heads.memory import memory_of
 from ..linalg import RIDGES
@@ -95,33 +94,25 @@ class Additions:
 
     def see_columns(self) -> None:
         """Keep the moments of a stream's first columns if the network standardises them."""
-        parts = self.run.net.module_.backbone.modules()
-        if any(isinstance(part, Standardize) for part in parts):
-            self.known_rows.columns = self._moments()
-
-    def _moments(self) -> ColumnMoments:
-        """Moments of the inputs; of an encoded table, those of its numbers."""
-        columns = self.run.network.columns
-        return ColumnMoments.of(self.rows, None if columns is None else columns.expansion.n_numbers)
+        if self.run.network.scales:
+            self.known_rows.columns = ColumnMoments.of(self.rows, self.run.network.n_numbers)
 
     def follow_scales(self) -> None:
         """Update the scales of a stream's columns; after a ``fit`` they are fixed, and compared."""
-        known_rows, parts = self.known_rows, list(self.run.net.module_.backbone.modules())
-        scales = [part for part in parts if isinstance(part, Standardize)]
-        if not scales:
-            return
-        new, before = self._moments(), known_rows.columns
+        known_rows, network = self.known_rows, self.run.network
+        before = known_rows.columns
         if before is None:
-            warn_of_other_columns(scales[0], new)
+            warn_of_other_columns(network, self.rows)
             return
-        after = known_rows.columns = before.merge(new)
+        if not network.scales:
+            return
+        after = known_rows.columns = before.merge(ColumnMoments.of(self.rows, network.n_numbers))
         mean, std = after.mean, np.sqrt(after.variance)
-        device = self.run.network.device
-        for part in scales:
-            part.adapt_to(*(torch.as_tensor(a, device=device) for a in (mean, std)))
-        for part in parts:
-            if isinstance(part, PiecewiseLinear) and part.n_outputs:
-                warn_of_narrow_bins(part, before, after)
+        for part in network.scales:
+            part.adapt_to(*(torch.as_tensor(a, device=network.device) for a in (mean, std)))
+        for each in network.module.modules():
+            if isinstance(each, PiecewiseLinear) and each.n_outputs:
+                warn_of_narrow_bins(each, before, after)
         self.kept *= before.share_kept(after)
 
     def take_last_layer(self) -> None:

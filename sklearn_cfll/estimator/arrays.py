@@ -19,7 +19,8 @@ from ..columns.frames import dated as dates_error
 from ..columns.rows import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
-__all__ += ["check_no_dates", "check_range", "named_columns", "outside", "to_numpy", "told_of"]
+__all__ += ["check_no_dates", "check_range", "few_numbers", "named_columns", "outside"]
+__all__ += ["to_numpy", "told_of"]
 
 # Outside this range, squares and sums of squares overflow or underflow in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
@@ -28,6 +29,8 @@ LARGEST, SMALLEST = 1e140, 1e-140
 SMALLEST_32, LARGEST_32 = 1e-30, 1e30
 HELD_32, HELD_64 = (SMALLEST_32, LARGEST_32), (1e-60, 1e60)
 SQUARED_32 = 1e-15, 1e15  # range in which float32 can hold the squares
+
+FEW = 4096  # numbers: scikit-learn's checks of fewer take longer than a prediction
 
 DATES = "mM"  # NumPy dtype kinds of durations and dates
 TEXT = "SUT"  # dtype kinds of bytes, and of strings of fixed and of variable width
@@ -46,6 +49,17 @@ def to_numpy(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple) and any(isinstance(x, np.ma.MaskedArray) for x in value):
         value = np.ma.stack(value)
     return check_unmasked(value, name)
+
+
+def few_numbers(value: Any, n_dimensions: int) -> bool:
+    """Whether the value is an array of some finite floats, to which no check would object."""
+    return (
+        type(value) is np.ndarray
+        and value.ndim == n_dimensions
+        and 0 < value.size <= FEW
+        and value.dtype in (np.float32, np.float64)  # in native byte order
+        and bool(np.isfinite(value).all())
+    )
 
 
 def as_table(value: Any, name: str) -> Any:
@@ -132,6 +146,8 @@ def as_targets(y: Any, name: str = "y") -> np.ndarray:
 
 def as_values(y: np.ndarray, estimator: Any, name: str = "y") -> np.ndarray:
     """Regression targets as finite, native float64."""
+    if few_numbers(y, 1):
+        return native(y, np.float64)
     options: Any = {"ensure_2d": False, "allow_nd": True, "input_name": name}
     with named_values(y, name):
         return native(check_array(y, dtype=np.float64, estimator=estimator, **options))

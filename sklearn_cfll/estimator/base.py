@@ -40,7 +40,7 @@ from .scaled_columns import may_scale_columns, scale_columns
 from .shares import Shares, check_one_model
 from .split import Parts, parts_of
 from .streaming import StreamingMixin
-from .tables import encodes_columns, with_target_means
+from .tables import encodes_columns, with_learned_columns
 from .targets import TargetScale
 from .validation_scale import warn_of_useless_validation
 
@@ -178,7 +178,7 @@ class BaseCFLL(
             progress.stage("checks")
             shares = Shares(workers, self, X, y, sample_weight, groups)
             checked = check_data(self, *shares.known, plan=None, min_samples=2)
-            checked = with_target_means(self, self._tame_targets(checked))
+            checked = with_learned_columns(self, self._tame_targets(checked))
             progress.stage("columns")
             plan = make_plan(self, checked, workers)
             shares.add(plan, checked)

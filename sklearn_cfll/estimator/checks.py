@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
 from ..columns.reader import TableReader
-from ..columns.rows import Together, as_rows, from_numpy, items_at
+from ..columns.rows import Together, as_rows, from_numpy, items_at, native
 from ..columns.statistics import quantiles, spread_rows
 from ..data.blocks import is_stream
 from .arrays import (
@@ -25,6 +25,7 @@ from .arrays import (
     as_weights,
     check_labels,
     check_range,
+    few_numbers,
     named_columns,
     outside,
     to_numpy,
@@ -147,6 +148,8 @@ def check_inputs(
     A ``reader`` codes the columns of a table; its gaps are NaN.
     """
     reset = plan is None
+    if _is_plain(estimator, X, plan, min_samples, reader):
+        return native(X)
     _refuse_stream(X)
     if isinstance(X, Dataset):
         if len(X) < min_samples:  # type: ignore[arg-type]
@@ -201,6 +204,15 @@ def check_inputs(
             ensure_min_samples=min_samples,
         )
     return checked if lazy else as_columns(checked, X, integers=own, gaps=encodes)
+
+
+def _is_plain(
+    estimator: Any, X: Any, plan: Any, min_samples: int, reader: TableReader | None
+) -> bool:
+    """Whether X holds a few rows like those of the fit, which need no further check."""
+    if plan is None or reader is not None or hasattr(estimator, "feature_names_in_"):
+        return False
+    return few_numbers(X, 2) and len(X) >= min_samples and X.shape[1:] == plan.network.sample_shape
 
 
 def check_sample_shape(X: Any, sample_shape: Any) -> None:
@@ -339,4 +351,5 @@ def _check_lengths(X: Any, y: np.ndarray) -> None:
         if n_samples(X) != len(y):
             raise ValueError(f"X has {n_samples(X)} samples, y has {len(y)}.")
         return
-    check_consistent_length(X, y)
+    if not isinstance(X, np.ndarray) or len(X) != len(y):
+        check_consistent_length(X, y)

@@ -12,8 +12,11 @@ from ..columns.bins import PiecewiseLinear
 from ..columns.scaling import LIMIT, Standardize
 from ..columns.statistics import input_statistics
 from ..training.batches import RowsDataset
+from .network import Network
 
 __all__ = ["ColumnMoments", "total_weight", "warn_of_narrow_bins", "warn_of_other_columns"]
+
+FEW = 64  # rows: looking at each number is then faster than computing moments
 
 
 def total_weight(rows: RowsDataset) -> float:
@@ -58,10 +61,26 @@ class ColumnMoments(NamedTuple):
         return float(np.exp(-np.max(shift + stretch)))
 
 
-def warn_of_other_columns(scale: Standardize, rows: ColumnMoments) -> None:
+def warn_of_other_columns(network: Network, rows: RowsDataset) -> None:
     """Warn if new rows lie far outside the scale of the rows at fit."""
-    if scale.mean.shape != rows.mean.shape:
-        return  # channels of images and fields
+    for scale in network.scales[:1]:
+        if _all_near(scale, network, rows):
+            return
+        found = ColumnMoments.of(rows, network.n_numbers)
+        if scale.mean.shape != found.mean.shape:
+            return  # channels of images and fields
+        _warn_of_far_columns(scale, found)
+
+
+def _all_near(scale: Standardize, network: Network, rows: RowsDataset) -> bool:
+    """Whether all numbers of a few rows are near those at fit: their moments are so, too."""
+    if len(rows) > FEW or network.n_numbers is None:
+        return False
+    inputs = rows.inputs.take(slice(None))[:, : network.n_numbers]
+    return bool(((inputs - scale.mean).abs() <= LIMIT * scale.scale).all())
+
+
+def _warn_of_far_columns(scale: Standardize, rows: ColumnMoments) -> None:
     mean, unit = (part.double().cpu().numpy() for part in (scale.mean, scale.scale))
     far = (np.abs(rows.mean - mean) > LIMIT * unit) | (np.sqrt(rows.variance) > LIMIT * unit)
     for column in np.flatnonzero(far)[:1]:
@@ -90,7 +109,7 @@ def warn_of_narrow_bins(bins: PiecewiseLinear, before: ColumnMoments, after: Col
         warnings.warn(
             f"The first rows of `partial_fit` cover only part of the range of column {column}; "
             f"its bins span {width[column]:.4g} around {center[column]:.4g}, and many later rows "
-            "lie outside, where half of each network gets no information. Start with shuffled "
+            "lie outside, where part of each network gets no information. Start with shuffled "
             "rows, or use `columns`=ColumnEncoder(n_bins=0).",
             UserWarning,
             stacklevel=user_level(),

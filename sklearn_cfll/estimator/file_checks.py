@@ -161,9 +161,9 @@ def check_layers(module: nn.Module, held: dict[str, np.ndarray]) -> None:
 
 def is_reader(value: Any, n_columns: int | None, n_targets: int) -> bool:
     """Whether a value is a packed `TableReader` of this many columns, for so many targets."""
-    if not isinstance(value, dict) or set(value) != {"contents", "names", "means"}:
+    if not isinstance(value, dict) or set(value) != {"contents", "names", "values", "means"}:
         return False
-    contents, names, means = value["contents"], value["names"], value["means"]
+    contents, names = value["contents"], value["names"]
     return (
         isinstance(contents, tuple)
         and len(contents) == n_columns
@@ -174,15 +174,32 @@ def is_reader(value: Any, n_columns: int | None, n_targets: int) -> bool:
             names is None
             or (isinstance(names, list) and all(isinstance(each, str) for each in names))
         )
-        and isinstance(means, tuple)
-        and all(isinstance(each, tuple) and len(each) == 2 for each in means)
-        and all(is_count(column) and column < len(contents) for column, _ in means)
-        and len({column for column, _ in means}) == len(means)
-        and all(
-            (levels := unpacked(contents[column][0])) is not None
-            and is_floats(found, len(levels) + 1, n_targets)
-            for column, found in means
-        )
+        and _are_values_and_means(value["values"], value["means"], contents, n_targets)
+    )
+
+
+def _are_values_and_means(values: Any, means: Any, contents: Any, n_targets: int) -> bool:
+    """Whether these are levels of columns of numbers, and means of levels."""
+    for each in (values, means):
+        if not isinstance(each, tuple) or not all(
+            isinstance(pair, tuple) and len(pair) == 2 and is_count(pair[0]) for pair in each
+        ):
+            return False
+        if len({place for place, _ in each}) < len(each):
+            return False
+    known = [unpacked(levels) for levels, _ in contents]
+    for column, levels in values:
+        numbers = column < len(contents) and known[column] is None
+        if not numbers or not is_levels(levels) or not is_floats(levels, len(levels)):
+            return False
+        if not len(levels) or not bool((np.diff(levels) > 0).all()):
+            return False
+    known += [levels for _, levels in values]
+    return all(
+        place < len(known)
+        and (levels := known[place]) is not None
+        and is_floats(found, len(levels) + 1, n_targets)
+        for place, found in means
     )
 
 

@@ -25,7 +25,7 @@ from ..heads import ClosedFormLastLayer, EnsembleLastLayer, Head
 from ..heads.member import SETTINGS, as_linear
 from ..heads.module import CFLLModule, apply
 from ..persistence import DTYPES, dtype_name
-from ..training.batches import RowsDataset
+from ..training.batches import BatchIterator, RowsDataset
 from ..training.influences import influences
 from .covariance import Covariance
 from .network import Network
@@ -123,10 +123,18 @@ class FittedModel:
             repeated = torch.arange(start, stop).clamp(max=n - 1)
             yield rows.batch(slice(start, stop) if stop <= n else repeated).inputs
 
-    def _over(self, rows: RowsDataset, function: Callable[[Any], Tensor], axis: int = 0) -> Tensor:
+    @torch.no_grad()
+    def labelled_features(self, rows: RowsDataset) -> Iterator[tuple[Any, ...]]:
+        """Batches of features, targets and weights of rows with targets."""
+        if self.module.training:
+            self.module.eval()
+        for batch in BatchIterator(rows, prediction_batch(self.plan.network)):
+            yield self.module.features(batch.inputs), batch.targets, batch.sample_weight
+
+    def _over(self, rows: RowsDataset, function: Callable[[Any], Tensor]) -> Tensor:
         """What a function returns for all batches, on the CPU, without the repetitions."""
-        found = torch.cat([function(inputs).cpu() for inputs in self.batches(rows)], axis)
-        return found.narrow(axis, 0, len(rows))
+        found = torch.cat([function(inputs).cpu() for inputs in self.batches(rows)])
+        return found[: len(rows)]
 
     @torch.no_grad()
     def features(self, rows: RowsDataset) -> Tensor:
@@ -141,12 +149,6 @@ class FittedModel:
         """Predictions (n, positions..., k) on the scale of training, on the CPU."""
         whole = self.whole
         return self._over(rows, lambda inputs: apply(whole, inputs))
-
-    @torch.no_grad()
-    def member_outputs(self, rows: RowsDataset) -> Tensor:
-        """Predictions (m, n, positions..., k) of each member on the scale of training."""
-        predict, features = self.head.member_predictions, self.module.features
-        return self._over(rows, lambda inputs: predict(features(inputs)), 1)
 
     def outputs(self, rows: RowsDataset) -> np.ndarray:
         """Predictions (n, positions..., k) in y's units."""
@@ -322,7 +324,8 @@ class FittedModel:
             None if packed["reader"] is None else TableReader.unpack(packed["reader"]),
         )
         kind, options = head_of(network, layout.n_targets)
-        module = CFLLModule(network.module, kind(**options, **packed["head"])).to(device)
+        head = kind(**options, **packed["head"])
+        module = CFLLModule(network.module, head, plan.autocast).to(device)
         module.load_state_dict(arrays)
         offset = None
         if packed["offset"] is not None:

@@ -23,7 +23,7 @@ from ..training.progress import Progress
 from ..training.torch_settings import use_threads
 from .additions import Additions
 from .checks import Checked, check_data
-from .column_moments import total_weight
+from .column_moments import total_weight, warn_of_other_columns
 from .effects import warn_without_effect
 from .fitted import FittedModel
 from .known_rows import KnownRows
@@ -31,7 +31,7 @@ from .left_out import NO_MOMENTS
 from .plan import make_plan
 from .run import Run, new_net, standardise_inside
 from .split import Parts, parts_of
-from .tables import check_categories, with_target_means
+from .tables import check_categories, with_learned_columns
 from .unchanged import check_unchanged
 
 __all__ = ["IncrementalMixin"]
@@ -147,8 +147,8 @@ class IncrementalMixin:
         plan, checked = model.plan, self._check_more(X, y, sample_weight, groups, min_samples=2)
         if len(checked.y) >= known_rows.n_known and plan.reader is not None and plan.reader.means:
             # These rows have given the means, or replace those that have.
-            again = with_target_means(self, checked._replace(reader=plan.reader, groups=None))
-            checked = again._replace(groups=checked.groups)
+            known = checked._replace(reader=plan.reader, groups=None)
+            checked = with_learned_columns(self, known, again=True)._replace(groups=checked.groups)
             plan = replace(plan, reader=checked.reader)
         parts = parts_of(self, plan, checked, X_val, y_val)
         progress = settings.enter_context(Progress(shown=self.verbose == 1))
@@ -245,12 +245,11 @@ class IncrementalMixin:
             if not head.holds_moments:
                 raise ValueError(f"`adapt` {NO_MOMENTS}")
             added = less_offset(rows, model.offset)
-            if self._known_rows.columns is None:  # this only warns
-                run = Run(self, model.plan, self.net_)
-                Additions(run, self._known_rows, model.final_ridge, added).follow_scales()
-            for batch in self.net_.labelled_features(added):
-                head.accumulate(*batch)
-            head.solve(model.final_ridge)
+            if self._known_rows.columns is None:
+                warn_of_other_columns(model.plan.network, added)
+            for features, *rest in model.labelled_features(added):
+                head.accumulate(features, *rest)
+            head.solve(model.final_ridge, near=True)
             if not torch.isfinite(head.weight).all():
                 raise ValueError(
                     "`adapt` found non-finite values in X, y or the features. The "

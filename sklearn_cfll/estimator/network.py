@@ -25,6 +25,7 @@ from ..backbones.recipe import (
 from ..backbones.splitting import Backbone, CannotTakeInputs
 from ..columns.encoder import ColumnEncoder, Encoded, EncodedColumns
 from ..columns.rows import ChosenRows, Rows, as_rows, from_numpy
+from ..columns.scaling import Standardize
 from ..columns.statistics import some_rows
 from ..training.seeding import LentStream, draws_globally, own_generator
 from .checks import Checked
@@ -151,6 +152,16 @@ class Network:
         """From inputs to features."""
         network = self.backbone.module
         return network if self.columns is None else Encoded(self.columns, network)
+
+    @functools.cached_property
+    def scales(self) -> list[Standardize]:
+        """The parts that standardise the inputs."""
+        return [part for part in self.module.modules() if isinstance(part, Standardize)]
+
+    @property
+    def n_numbers(self) -> int | None:
+        """Number of inputs that are numbers, not indicators; None if columns are not encoded."""
+        return None if self.columns is None else self.columns.expansion.n_numbers
 
     @property
     def feature_shape(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ __all__ = ["CONSTRAINTS", "Auto", "CheckedParameters", "Precision", "Schedule", 
 
 # Types of parameters; "auto" is resolved by the table of defaults.
 Auto = Literal["auto"]
-Precision = Literal["auto", "float32", "float64"]
+Precision = Literal["auto", "float32", "float64", "bf16"]
 Schedule = Literal["auto", "cosine", "constant", "linear", "one_cycle"]
 
 CONSTRAINTS: dict[str, Any] = {
@@ -49,7 +49,7 @@ CONSTRAINTS: dict[str, Any] = {
     "tol": [RealInterval(0, None, closed="left")],
     "refit_last_layer": ["boolean"],
     "device": [str, torch.device],
-    "precision": [StrOptions({"auto", "float32", "float64"})],
+    "precision": [StrOptions({"auto", "float32", "float64", "bf16"})],
     "compile": ["boolean"],
     "n_threads": [Interval(Integral, 1, None, closed="left"), None],
     "callbacks": [list, None],
@@ -160,10 +160,13 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
     {own}
     device : str or torch.device, default="auto"
         "auto" is CUDA if available, else the CPU.
-    precision : {{"auto", "float32", "float64"}}, default="auto"
+    precision : {{"auto", "float32", "float64", "bf16"}}, default="auto"
         "auto" is float64 up to 300 rows on a CPU, and if float32 is too coarse for the targets, or
         for the columns that your own ``backbone`` receives unscaled; else float32. Predictions have
-        the precision of the computation, or float64 if float32 cannot hold y.
+        the precision of the computation, or float64 if float32 cannot hold y. "bf16" is float32
+        with the backbone's products in bfloat16 (:class:`torch.autocast`): for large networks on
+        hardware that has it. Features, and so predictions, have about three digits then; the last
+        layer is still solved in float32 and float64. :meth:`to_torch` computes in float32.
     compile : bool, default=False
         Whether to compile the backbone with ``torch.compile``.
     n_threads : int, default=None

@@ -93,6 +93,11 @@ class Plan:
     reader: TableReader | None = None
 
     @property
+    def autocast(self) -> torch.dtype | None:
+        """Dtype of the backbone's products if it is not that of the network."""
+        return torch.bfloat16 if self.parameters.get("precision") == "bf16" else None
+
+    @property
     def takes_any_shape(self) -> bool:
         """Whether the network is user-defined, so that samples may have any shape."""
         return self.parameters["backbone"] is not None

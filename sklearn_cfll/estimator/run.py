@@ -39,23 +39,23 @@ __all__ = ["Run", "new_net", "pack_net", "standardise_inside", "unpack_net"]
 def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
     """A net around the plan's network, initialised."""
     network, kind = plan.network, optimizer_class(optimizer)
-    module = network.module
-    last_layer, options = head_of(network, plan.layout.n_targets)
+    last_layer, of_head = head_of(network, plan.layout.n_targets)
+    options = {f"optimizer__{k}": v for k, v in optimizer_options(kind, network.module).items()}
+    options |= {f"last_layer__{k}": v for k, v in of_head.items()}
     net = CFLLNet(
-        module,
+        network.module,
         optimizer=kind,
-        **{f"optimizer__{name}": value for name, value in optimizer_options(kind, module).items()},
         last_layer=last_layer,
-        **{f"last_layer__{name}": value for name, value in options.items()},
         last_layer__memory=memory,
+        **options,
         device=str(network.device),
         compile=compile,
+        autocast=plan.autocast,
         random_state=network.seed,
         iterator_valid__batch_size=prediction_batch(network),
         verbose=0,
     )
-    net.initialize()
-    return net
+    return net.initialize()
 
 
 def standardise_inside(network: Network, net: CFLLNet, train: RowsDataset) -> None:
@@ -382,7 +382,7 @@ class Run:
             "n_members": self.network.n_members,
             "linear_part": offset is not None,
             "columns": self._columns_said(),
-            "precision": dtype_name(self.network.dtype),
+            "precision": "bf16" if net.autocast else dtype_name(self.network.dtype),
             "device": str(self.network.device),
             "n_threads": self.n_threads(parts.train.n_joint),
         }

@@ -18,7 +18,7 @@ from ..columns.reader import TableReader
 from .arrays import as_table, check_no_dates
 
 __all__ = ["check_categories", "encodes_columns", "holds_objects", "new_reader", "read_table"]
-__all__ += ["with_target_means"]
+__all__ += ["with_learned_columns"]
 
 
 def encodes_columns(estimator: Any) -> bool:
@@ -102,25 +102,51 @@ def read_table(
     return checked
 
 
-def with_target_means(estimator: Any, checked: Any) -> Any:
-    """Checked rows of a fit with mean targets of categories of many levels, if there are any.
+def with_learned_columns(estimator: Any, checked: Any, *, again: bool = False) -> Any:
+    """Checked rows of a fit with what targets tell of columns.
 
-    Those of each row are from rows outside its fold.
+    These are codes of integers whose values are names, and mean targets of categories of many
+    levels, for each row of the fit from rows outside its fold. A fit that goes on (``again``) keeps
+    the columns of the first one.
     """
-    if checked.reader is None or not getattr(estimator.columns, "target_means", True):
+    reader, encoder = checked.reader, estimator.columns or ColumnEncoder()
+    if reader is None and _is_plain_table(estimator, checked):
+        reader = TableReader.of_numbers(checked.X.shape[1])
+    if reader is None:
         return checked
     rows = slice(None) if checked.rows is None else checked.rows
     targets, weight = checked.y.reshape(len(checked.y), -1), np.ones(len(checked.y))
     if checked.sample_weight is not None:  # as repetitions, unless they are shares
         weight = checked.sample_weight * max(1.0, checked.mean_weight)
-    given = checked.X[rows], targets.astype(np.float64), weight, checked.groups
-    reader = checked.reader.with_means(*given)
-    if not reader.means:
+    known = checked.X[rows][:, : len(reader.contents)].astype(np.float64)
+    given = targets.astype(np.float64), weight, checked.groups
+    if again:
+        codes = reader.with_codes(known)
+        reader = reader.with_means_again(codes, *given[:2])
+    else:
+        if encoder.values_as_levels:
+            reader = reader.with_values(known, *given)
+        codes = reader.with_codes(known)
+        if encoder.target_means:
+            reader = reader.with_means(codes, *given)
+    if not reader.means and not reader.values:
         return checked
-    coded = reader.out_of_fold(*given)
+    coded = reader.out_of_fold(codes, *given)
     X = np.zeros((len(checked.X), coded.shape[1]))  # rows of weight zero are not looked at
     X[rows] = coded
     return checked._replace(X=X, reader=reader)
+
+
+def _is_plain_table(estimator: Any, checked: Any) -> bool:
+    """Whether the rows are a table of numbers in memory whose columns are encoded."""
+    X = checked.X
+    return (
+        encodes_columns(estimator)
+        and isinstance(X, np.ndarray)
+        and X.ndim == 2
+        and not checked.lazy
+        and not isinstance(X, np.memmap)
+    )
 
 
 def as_array(X: Any) -> Any:

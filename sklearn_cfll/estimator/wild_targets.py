@@ -74,6 +74,8 @@ def wild_bounds(y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
 
 def find_wild(values: np.ndarray, weights: np.ndarray) -> Wild | None:
     """Wild rows of one target (n, 1) or of a field (n, points), by each farthest point."""
+    if len(values) < 2:
+        return None
     middle = _median(values, weights)
     distance = np.maximum(values.max(axis=1) - middle, middle - values.min(axis=1))
     order = distance.argsort(kind="stable")
@@ -243,6 +245,8 @@ def _single(checked: Checked) -> tuple[int, float] | None:
     An error cannot be distinguished from a rare event here.
     """
     y, weights = checked.y, checked.sample_weight
+    if len(y) < 2:
+        return None
     weights = np.ones(len(y)) if weights is None else weights
     middle = _median(y[:, None], weights)
     rows = np.flatnonzero(y != middle)

@@ -45,18 +45,24 @@ class OutOfFold(NamedTuple):
         Mean squared error that the prediction of all members does not have. That of a single
         member's prediction is larger by the variance between members; of the mean of m members by
         ``1/m`` of it.
+    twice : Tensor of shape (q,)
+        Indices of the rows that two folds hold out.
+    pairs : Tensor of shape (2, q, ..., k)
+        Their mean predictions by the members of each of the two.
     """
 
     predictions: Tensor
     spread: Tensor
     growth: Tensor
     excess: Tensor
+    twice: Tensor
+    pairs: Tensor
 
     @classmethod
     def of(cls, net: Any, held_out: FoldRows) -> OutOfFold:
         """Predict every row; last layers must not have been fitted to their own folds."""
         layer, folds, start = net.module_.last_layer, held_out.folds, 0
-        predictions, spreads, unseen, seen = [], [], [], []
+        predictions, spreads, pairs, chosen = [], [], [], []
         share = 1 / torch.bincount(folds.of_member, minlength=folds.n_folds).clamp_min(1)
         for features in net.iterate_features(held_out):
             part = slice(start, start + len(features))
@@ -66,21 +72,21 @@ class OutOfFold(NamedTuple):
             predictions.append(mean)
             spreads.append(found.var(0))
             twice = (folds.second[part] >= 0).nonzero().flatten()
-            if len(twice):
-                also = (folds.held_out(part) & ~first)[twice]
-                apart = (mean[twice] - mean_of(found[:, twice], also)).square()
-                # Means of a and b members differ by (1/a + 1/b) of the variance of one.
-                both = share[folds.of_row[part][twice]] + share[folds.second[part][twice]]
-                unseen.append(apart / along(both, apart))
-                seen.append(spreads[-1][twice])
+            also = (folds.held_out(part) & ~first)[twice]
+            pairs.append(torch.stack([mean[twice], mean_of(found[:, twice], also)]))
+            chosen.append(twice + start)
             start = part.stop
-        spread = torch.cat(spreads)
+        spread, both, twice = torch.cat(spreads), torch.cat(pairs, 1), torch.cat(chosen)
         growth = torch.ones_like(spread.flatten(0, -2)[0])
-        if seen:
-            growth = _growth(*(torch.cat(each).flatten(0, -2) for each in (unseen, seen)))
+        if len(twice):
+            # Means of a and b members differ by (1/a + 1/b) of the variance of one.
+            apart = (both[0] - both[1]).square()
+            shares = share[folds.of_row[twice]] + share[folds.second[twice]]
+            unseen, seen = apart / along(shares, apart), spread[twice]
+            growth = _growth(unseen.flatten(0, -2), seen.flatten(0, -2))
         spread = growth * spread
         excess = along(share[folds.of_row] - 1 / folds.n_members, spread) * spread
-        return cls(torch.cat(predictions), spread, growth, excess)
+        return cls(torch.cat(predictions), spread, growth, excess, twice, both)
 
 
 def along(values: Tensor, like: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_expit, log_softmax, softmax
 
 __all__ = ["Probabilities"]
@@ -16,9 +16,10 @@ POWER, FLOOR = 1.0, 0.01
 CENTER = np.log([2.0, FLOOR])
 # Sharpness of the softplus that keeps scores positive. It bends within a few hundredths of zero.
 SHARPNESS = 32.0
-# Largest ratio of the powers for a mean of members and for one. Rows that were trained on overstate
-# it if nearly all of them are fitted, and probabilities would be too sure.
-SHARPEST = 1.25
+# Largest ratio of the powers for a mean of members and for one.
+SHARPEST = 2.5
+# Rows by which the variance between members is pulled to zero.
+PRIOR = 10
 
 
 class Probabilities(NamedTuple):
@@ -76,31 +77,61 @@ class Probabilities(NamedTuple):
 
     def sharpened(
         self,
-        members: np.ndarray,
-        targets: np.ndarray,
+        pairs: np.ndarray,
         sample_weight: np.ndarray | None,
+        n_folds: int,
         *,
         exclusive: bool,
     ) -> Probabilities:
-        """The map for the mean of several members, if this one is for the scores of a single one.
+        """The map for the mean of all members, if this one is for the scores of a single one.
 
-        The mean varies less from row to row than a single member's score, and tells more of the
-        classes: a larger power suits it. How much larger is seen on rows that members were trained
-        on, as the ratio of the powers that suit the mean and one member there, from 1 to 1.25.
+        The mean varies less from row to row than a single member's score and tells more of the
+        classes, so a larger power suits it. Let V be the variance over rows of a single member's
+        probabilities, and S the variance between members on one row. If the probabilities of
+        single members are calibrated, V is also their covariance with the indicators of the
+        classes, and that of the mean of two members. The mean has the variance ``V - S / 2``, so
+        that the best linear function of it multiplies it by ``V / (V - S / 2)``, which makes its
+        variance ``V² / (V - S / 2)``. The power for two members is that of this variance: times r,
+        say. That of n members is ``1 / (1 - 2 (1 - 1/n) (1 - 1/r))`` times that of one, as it is
+        where probabilities are linear in scores: the mean of n loses ``(1 - 1/n) S``.
 
         Parameters
         ----------
-        members : ndarray of shape (m, n, k)
-            Scores of each member for rows that were trained on.
-        targets, sample_weight, exclusive
+        pairs : ndarray of shape (2, m, k)
+            Scores of rows that two members hold out.
+        sample_weight : ndarray of shape (m,) or None
+        n_folds : int
+            Number of members that hold out different rows.
+        exclusive : bool
             As in :meth:`fit`.
         """
-        of_one, of_mean = (
-            Probabilities.fit(scores, targets, sample_weight, exclusive=exclusive).power
-            for scores in (members[0], members.mean(0))
-        )
-        ratio = min(max(of_mean / of_one, 1.0), SHARPEST)
-        return self._replace(power=self.power * ratio)
+        if not pairs.shape[1]:
+            return self
+        one, other = (self(scores, exclusive=exclusive) for scores in pairs)
+        weight = np.ones(len(one)) if sample_weight is None else sample_weight
+        total = weight.sum()
+
+        def variance(rows: np.ndarray) -> float:
+            mean = weight @ rows / total
+            return float((weight @ (rows - mean) ** 2).sum() / total)
+
+        own = (variance(one) + variance(other)) / 2
+        between = float((weight @ (one - other) ** 2).sum() / 2 / (total + PRIOR))
+        if between <= 0 or own <= between:
+            return self
+        wanted = own**2 / (own - between / 2)
+
+        def excess(log_ratio: float) -> float:
+            map_ = self._replace(power=self.power * np.exp(log_ratio))
+            return variance(map_(pairs.mean(0), exclusive=exclusive)) - wanted
+
+        most = float(np.log(SHARPEST))
+        if excess(0.0) >= 0:
+            return self
+        of_two = most if excess(most) <= 0 else brentq(excess, 0.0, most, xtol=1e-6)
+        lost = 2 * (1 - 1 / n_folds) * (1 - np.exp(-of_two))
+        ratio = 1 / max(1 - lost, 1 / SHARPEST)
+        return self._replace(power=self.power * float(ratio))
 
     def logits(self, scores: np.ndarray, *, exclusive: bool) -> np.ndarray:
         """Logits of each class; binary logits of each column if classes are not exclusive."""

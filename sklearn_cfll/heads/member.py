@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from .. import linalg
 from ..linalg import Moments
+from .rows import together
 
-__all__ = ["FIT_BUFFERS", "SETTINGS", "Kept", "Member", "as_linear"]
+__all__ = ["FIT_BUFFERS", "SETTINGS", "Kept", "Member", "as_linear", "solve_moments"]
 
 SETTINGS = ("ridge", "decay", "memory", "solver")  # may be changed between two updates
 MOMENT_BUFFERS = tuple(f"moments_{name}" for name in Moments._fields)
 FIT_BUFFERS = (*MOMENT_BUFFERS, "moments_ridge", "shrinkage")
+WIDE = 192  # features from which a few products are cheaper than a factorisation
 Kept = tuple[Moments | None, Tensor | None]  # moments and shrinkage
 
 
@@ -33,6 +38,9 @@ class Member(nn.Module):
         Factor on the predictions of exact solves.
     feature_power : Tensor of shape (), or None
         State of the proximal memory.
+    inverse : Tensor of shape (d, d), or None
+        What the next solve after a few more rows starts from. It is no part of the state, because
+        the solution does not depend on it.
     """
 
     ridge: float
@@ -45,6 +53,10 @@ class Member(nn.Module):
     moments_ridge: Tensor | None
     shrinkage: Tensor | None
     feature_power: Tensor | None
+    inverse: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "inverse"}
 
     def assign(self, weight: Tensor, bias: Tensor) -> None:
         """Set the weights, in the dtype of the layer."""
@@ -77,18 +89,39 @@ class Member(nn.Module):
 
     def drop(self) -> None:
         """Discard the moments and the shrinkage; the weights are kept."""
+        self.inverse = None
         self.remember(**dict.fromkeys(FIT_BUFFERS))
 
-    def solve_moments(self, ridge: float) -> None:
-        """Exact ridge fit to the rows in the moments, times the shrinkage."""
-        block = self.moments
-        assert block is not None
-        self.moments_ridge = torch.tensor(ridge, dtype=block.total.dtype)
-        weight, bias = linalg.solve_moments(block, ridge, eps=self.eps)
-        if self.shrinkage is not None:
-            factor = self.shrinkage.to(weight)
+
+def solve_moments(members: Sequence[Member], ridge: float, *, near: bool = False) -> None:
+    """Exact ridge fit of each member to the rows in its moments, times the shrinkage.
+
+    Members have the same settings and sizes, so that they are solved at once. See
+    :meth:`SolvedLayer.solve` for ``near``.
+    """
+    blocks = [member.moments for member in members]
+    block = together([block for block in blocks if block is not None])
+    wide = block.gram.device.type == "cpu" and block.gram.shape[-1] >= WIDE
+    if near and wide and ridge:
+        solved = [_solve_near(*each, ridge) for each in zip(members, blocks, strict=True)]
+    else:
+        weights, biases = linalg.solve_moments(block, ridge, eps=members[0].eps)
+        solved = list(zip(weights, biases, strict=True))
+    for member, (weight, bias) in zip(members, solved, strict=True):
+        member.remember(moments_ridge=torch.tensor(ridge, dtype=block.total.dtype))
+        if member.shrinkage is not None:
+            factor = member.shrinkage.to(weight)
             weight, bias = factor[:, None] * weight, factor * bias
-        self.assign(weight, bias)
+        member.assign(weight, bias)
+
+
+def _solve_near(member: Member, block: Moments | None, ridge: float) -> tuple[Tensor, Tensor]:
+    """Fit of one member by what is left of its last solve."""
+    assert block is not None
+    weight, bias, member.inverse = linalg.solve_near_moments(
+        block, ridge, member.weight, member.inverse, eps=member.eps
+    )
+    return weight, bias
 
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

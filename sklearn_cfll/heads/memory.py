@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import linalg
 from ..linalg import ProximalStep
-from .member import Member
+from .member import Member, solve_moments
 from .protocol import Memory
 from .rows import MemberRows, add_rows, check_solved
 
@@ -60,17 +60,16 @@ class Proximal:
                 least_power=None if power is None else LEAST_SHARE * power.to(features.dtype),
             )
             check_solved(features, rows.targets, sample_weight, step.weight, step.bias)
+            if power is not None:
+                step = step._replace(power=power.lerp(step.power.to(power), NEWEST_SHARE))
             found.append(step)
         if len(found) < len(members):
             found = [ProximalStep(*each) for each in zip(*found[0], strict=True)]
         for member, step in zip(members, found, strict=True):
             if member.moments_total is not None:
                 member.drop()  # moments of an earlier refit do not match the new weights
-            usual, power = member.feature_power, step.power
             member.assign(step.weight, step.bias)
-            member.remember(
-                feature_power=power if usual is None else usual.lerp(power.to(usual), NEWEST_SHARE)
-            )
+            member.remember(feature_power=step.power)
 
 
 class Statistics:
@@ -84,22 +83,12 @@ class Statistics:
     state = ()
 
     def update(self, members: Sequence[Member], rows: MemberRows) -> None:
-        blocks = [
-            add_rows(
-                member.moments,
-                features,
-                rows.targets,
-                sample_weight,
-                center=member.fit_intercept,
-                decay=member.decay,
-            )
-            for member, features, sample_weight in zip(
-                members, rows.features, rows.weights(len(members)), strict=True
-            )
-        ]
+        first, *_ = members
+        held = [member.moments for member in members]
+        blocks = add_rows(held, rows, center=first.fit_intercept, decay=first.decay)
         for member, block in zip(members, blocks, strict=True):
             member.hold(block)
-            member.solve_moments(member.ridge)
+        solve_moments(members, first.ridge)
 
 
 MEMORIES: dict[str, Memory] = {"proximal": Proximal(), "statistics": Statistics()}

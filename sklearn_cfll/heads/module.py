@@ -21,15 +21,21 @@ class CFLLModule(nn.Module):
     A backbone of one feature may leave its dimension off, as in (n,); so do then predictions
     of one target. Of several outputs in a tuple the first are the features, the others are
     passed on. Attributes that the module does not have are looked up on the backbone.
+
+    With ``autocast`` the backbone computes its products in that dtype, and features are cast back
+    to the dtype of the last layer.
     """
 
     # While a fitted model goes on: a few rows' own statistics are no scale to see them by.
     holds_statistics = False
 
-    def __init__(self, backbone: nn.Module, last_layer: LastLayer) -> None:
+    def __init__(
+        self, backbone: nn.Module, last_layer: LastLayer, autocast: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.last_layer = last_layer
+        self.autocast = autocast
         self.register_state_dict_post_hook(_drop_metadata)  # type: ignore[no-untyped-call]
 
     def __getattr__(self, name: str) -> Any:
@@ -53,11 +59,20 @@ class CFLLModule(nn.Module):
         return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        output, *more = as_tuple(self.backbone(*args, **kwargs))
+        output, *more = self._run(*args, **kwargs)
         output = with_samples(output, (*args, *kwargs.values()))
         prediction = self.last_layer(with_feature_dimension(output))
         prediction = prediction.squeeze(-1) if output.ndim == 1 else prediction
         return (prediction, *more) if more else prediction
+
+    def _run(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The outputs of the backbone."""
+        if self.autocast is None:
+            return as_tuple(self.backbone(*args, **kwargs))
+        layer = self.last_layer.members[0].weight
+        with torch.autocast(layer.device.type, self.autocast):
+            output, *more = as_tuple(self.backbone(*args, **kwargs))
+        return (output.to(layer.dtype) if isinstance(output, Tensor) else output, *more)
 
     def matched_targets(self, targets: Tensor, features: Tensor) -> Tensor:
         """Targets in the shape of the last layer's predictions, whose sizes are known then."""
@@ -74,7 +89,7 @@ class CFLLModule(nn.Module):
 
     def outputs(self, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> tuple[Any, ...]:
         """Features, and the other outputs of the backbone."""
-        features, *more = as_tuple(apply(self.backbone, inputs, **kwargs))
+        features, *more = apply(self._run, inputs, **kwargs)
         named = not isinstance(inputs, Tensor) and isinstance(inputs, Mapping)
         features = with_samples(features, inputs.values() if named else (inputs,))
         return (with_feature_dimension(features), *more)
@@ -87,7 +102,7 @@ def _drop_metadata(
     state.pop("_metadata", None)
 
 
-def apply(module: nn.Module, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Any:
+def apply(module: Any, inputs: Tensor | dict[str, Tensor], **kwargs: Any) -> Any:
     """Call a module on one input, or on several named ones in a dict."""
     if not isinstance(inputs, Tensor) and isinstance(inputs, Mapping):
         return module(**inputs, **kwargs)

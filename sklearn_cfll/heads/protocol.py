@@ -139,7 +139,9 @@ class Head(Protocol):
         """Add the rows of all batches to the moments, without a solve."""
         ...
 
-    def solve(self, ridge: float | None = None, shrinkage: Tensor | None = None) -> Self:
+    def solve(
+        self, ridge: float | None = None, shrinkage: Tensor | None = None, *, near: bool = False
+    ) -> Self:
         """Exact ridge fit to all rows in the moments."""
         ...
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from .. import linalg
 from ..linalg import Moments
 
 __all__ = ["MemberRows", "NotFiniteError", "add_rows", "as_dtype", "check_solved", "member_rows"]
-__all__ += ["full_precision"]
+__all__ += ["each", "full_precision", "together"]
 
+FEW = 32  # rows that are added for all members at once
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -123,31 +125,66 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[No
 
 
 def add_rows(
-    held: Moments | None,
-    features: Tensor,
-    targets: Tensor,
-    sample_weight: Tensor | None,
-    *,
-    center: bool,
-    decay: float = 1.0,
-) -> Moments:
-    """Moments of these rows (n, d), and of the earlier ones times ``decay``."""
-    # Sums of products over many rows lose half the digits of float32, so moments are added up in
-    # float64 if the device supports it.
-    rows = features, targets, sample_weight
-    if sample_weight is not None and sample_weight.device.type == "cpu":
-        own = sample_weight != 0
-        if 2 * int(own.sum()) < len(own):  # without the rows that weigh nothing it is faster
-            rows = features[own], targets[own], sample_weight[own]
-            features, targets, sample_weight = rows
-    if features.device.type != "mps":
-        features, targets = features.double(), targets.double()
-        sample_weight = None if sample_weight is None else sample_weight.double()
-    block = linalg.moments(features, targets, sample_weight, center=center)
-    check_solved(*rows, block.gram.diagonal(), block.target_square, block.cross)
-    if held is None:
-        return block
-    return linalg.merge_moments(linalg.scale_moments(held, decay), block, center=center)
+    held: Sequence[Moments | None], rows: MemberRows, *, center: bool, decay: float = 1.0
+) -> list[Moments]:
+    """Moments of each member's rows, and of the earlier ones times ``decay``."""
+    weights = rows.weights(len(rows.features))
+    known = [linalg.scale_moments(block, decay) for block in held if block is not None]
+    if known and len(rows.targets) <= FEW and (weights[0] is None or weights[0] is weights[-1]):
+        wide = _widened(rows.features, rows.targets, weights[0])
+        block = linalg.add_moments(together(known), *wide, center=center)
+        _check_added(rows.features, rows.targets, weights[0], block)
+        return each(block)
+    found = []
+    # Many rows are added for one member after the other: the copies of all of them at once would
+    # not stay in the processor's cache.
+    for i, (features, weight) in enumerate(zip(rows.features, weights, strict=True)):
+        own = _with_weight(features, rows.targets, weight)
+        block = linalg.moments(*_widened(*own), center=center)
+        _check_added(*own, block)
+        if known:
+            block = linalg.merge_moments(known[i], block, center=center)
+        found.append(block)
+    return found
+
+
+def _with_weight(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The rows of one member, without those that weigh nothing if they are most: it is faster."""
+    if sample_weight is None or sample_weight.device.type != "cpu":
+        return features, targets, sample_weight
+    own = sample_weight.nonzero().flatten()
+    if 2 * len(own) >= len(sample_weight):
+        return features, targets, sample_weight
+    return features[own], targets[own], sample_weight[own]
+
+
+def _widened(*parts: Tensor | None) -> Any:
+    """In float64 if the device supports it.
+
+    Sums of products over many rows lose half the digits of float32.
+    """
+    return (part if part is None or part.device.type == "mps" else part.double() for part in parts)
+
+
+def _check_added(
+    features: Tensor, targets: Tensor, sample_weight: Tensor | None, block: Moments
+) -> None:
+    squares = block.gram.diagonal(dim1=-2, dim2=-1)
+    check_solved(features, targets, sample_weight, squares, block.target_square, block.cross)
+
+
+def together(blocks: Sequence[Moments]) -> Moments:
+    """Moments of several members, stacked."""
+    if len(blocks) == 1:
+        return Moments(*(part.unsqueeze(0) for part in blocks[0]))
+    return Moments(*map(torch.stack, zip(*blocks, strict=True)))
+
+
+def each(block: Moments) -> list[Moments]:
+    """Moments of each member from those of all."""
+    return [Moments(*parts) for parts in zip(*block, strict=True)]
 
 
 def check_solved(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import linalg
 from ..linalg import Moments
-from .member import Kept
+from .member import Kept, solve_moments
 from .memory import memory_of
 from .protocol import Memory
 from .rows import MemberRows, add_rows, full_precision, member_rows
@@ -108,17 +108,19 @@ class SolvedLayer(nn.Module):
         """Add rows to the moments without solving; shapes are as in :meth:`step`."""
         with full_precision(features.device):
             rows = self._rows(features, targets, sample_weight)
-            self._hold(self._with_rows([member.moments for member in self.members], rows))
+            held = [member.moments for member in self.members]
+            self._hold(add_rows(held, rows, center=self.fit_intercept))
         return self
 
     @torch.no_grad()
     def accumulate_all(self, batches: Iterable[tuple[Tensor, ...]]) -> Self:
         """Add all rows of the batches to the moments without solving; see :meth:`refit`."""
         blocks: list[Moments] = []
+        empty: list[Moments | None] = [None] * self.n_members
         with full_precision(self.members[0].weight.device):
             for features, targets, *rest in batches:
                 rows = self._rows(features, targets, rest[0] if rest else None)
-                blocks = self._with_rows(blocks or [None] * self.n_members, rows)
+                blocks = add_rows(blocks or empty, rows, center=self.fit_intercept)
             blocks = self.together.moments(blocks, self.fit_intercept)
             for member, block in zip(self.members, blocks, strict=True):
                 held, center = member.moments, self.fit_intercept
@@ -128,7 +130,9 @@ class SolvedLayer(nn.Module):
         return self
 
     @torch.no_grad()
-    def solve(self, ridge: float | None = None, shrinkage: Tensor | None = None) -> Self:
+    def solve(
+        self, ridge: float | None = None, shrinkage: Tensor | None = None, *, near: bool = False
+    ) -> Self:
         """Ridge fit to all rows in the moments, penalised towards zero.
 
         Parameters
@@ -138,6 +142,9 @@ class SolvedLayer(nn.Module):
             it is chosen as in :meth:`refit`, with weights taken as repetitions.
         shrinkage : Tensor of shape (out_features,), optional
             Factor on the predictions of the fit, kept for later solves; initially one.
+        near : bool, default=False
+            Whether this is one of many solves, each after a few more rows. They are as exact and
+            faster for many features, and keep a matrix of the size of the moments.
         """
         blocks = self._held_moments("solve")
         check_ridge(ridge)
@@ -148,7 +155,7 @@ class SolvedLayer(nn.Module):
             for member in self.members:
                 if shrinkage is not None:
                     member.shrinkage = shrinkage.to(member.weight)
-                member.solve_moments(ridge)
+            solve_moments(self.members, ridge, near=near)
         return self
 
     @torch.no_grad()
@@ -178,12 +185,13 @@ class SolvedLayer(nn.Module):
         """
         check_ridge(ridge)
         blocks: list[Moments] = []
+        empty: list[Moments | None] = [None] * self.n_members
         weights: list[Tensor | int] = []  # of each batch, or its rows: all ones would take memory
         with full_precision(self.members[0].weight.device):
             for features, *rest in batches:
                 targets, sample_weight = rest if len(rest) > 1 else (rest[0], None)
                 rows = self._rows(features, targets, sample_weight)
-                blocks = self._with_rows(blocks or [None] * self.n_members, rows)
+                blocks = add_rows(blocks or empty, rows, center=self.fit_intercept)
                 own, *_ = rows.weights(self.n_members)
                 if ridge is None:
                     weights.append(len(rows.targets) if own is None else own)
@@ -258,14 +266,6 @@ class SolvedLayer(nn.Module):
             out_features=self.out_features,
             dtype=self.members[0].weight.dtype,
         )
-
-    def _with_rows(self, held: Sequence[Moments | None], rows: MemberRows) -> list[Moments]:
-        """Moments of each member's rows, added to those held."""
-        parts = zip(held, rows.features, rows.weights(self.n_members), strict=True)
-        return [
-            add_rows(block, features, rows.targets, weight, center=self.fit_intercept)
-            for block, features, weight in parts
-        ]
 
     def _hold(self, blocks: list[Moments]) -> None:
         for member, block in zip(self.members, blocks, strict=True):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .. import linalg
 from ..linalg import Moments
-from .member import Member
+from .member import Member, solve_moments
 from .memory import LEAST_SHARE, NEWEST_SHARE, Proximal, Statistics, memory_of
 from .protocol import Memory
-from .rows import MemberRows, check_solved
+from .rows import MemberRows, check_solved, each, together
 
 __all__ = ["AloneHead", "Together", "TogetherHead", "counted"]
 
@@ -72,8 +72,7 @@ class TogetherHead:
         )
 
     def moments(self, blocks: list[Moments], center: bool) -> list[Moments]:
-        stacked = Moments(*map(torch.stack, zip(*blocks, strict=True)))
-        return _each(linalg.summed_moments(stacked, self.add, center=center))
+        return each(linalg.summed_moments(together(blocks), self.add, center=center))
 
     def count(self, n_rows: float) -> float:
         return float(self.add(torch.tensor([n_rows], dtype=torch.float64)))
@@ -146,18 +145,13 @@ class JointStatistics(_Joint):
             block.target_square,
             block.cross,
         )
-        for member, new in zip(members, _each(block), strict=True):
+        for member, new in zip(members, each(block), strict=True):
             held = member.moments
             if held is not None:
                 held = linalg.scale_moments(held, member.decay)
                 new = linalg.merge_moments(held, new, center=member.fit_intercept)
             member.hold(new)
-            member.solve_moments(member.ridge)
-
-
-def _each(block: Moments) -> list[Moments]:
-    """Moments of each member from those of all."""
-    return [Moments(*parts) for parts in zip(*block, strict=True)]
+        solve_moments(members, members[0].ridge)
 
 
 def counted(rows: Tensor, sample_weight: Tensor | None, of_rows: int = 0) -> int:

@@ -36,7 +36,7 @@ CONSTRAINTS: dict[str, Any] = {
     "max_epochs": [Interval(Integral, 1, None, closed="left")],
     "n_iter_no_change": SHARED["n_iter_no_change"],
     "device": SHARED["device"],
-    "precision": SHARED["precision"],
+    "precision": [StrOptions({"auto", "float32", "float64"})],
     "n_threads": SHARED["n_threads"],
     "random_state": SHARED["random_state"],
     "verbose": SHARED["verbose"],

@@ -20,6 +20,7 @@ from ._final_ridge import (
 from ._joint import joint_moments, proximal_step_of_moments, summed_moments
 from ._moments import (
     Moments,
+    add_moments,
     leave_one_out_errors,
     leverage,
     leverage_basis,
@@ -29,6 +30,7 @@ from ._moments import (
     ridge_path,
     scale_moments,
     solve_moments,
+    solve_near_moments,
 )
 from ._proximal import (
     SOLVERS,
@@ -47,6 +49,7 @@ __all__ = [
     "SOLVERS",
     "Moments",
     "ProximalStep",
+    "add_moments",
     "center_rows",
     "choose_solver",
     "conjugate_gradient_steps",
@@ -69,6 +72,7 @@ __all__ = [
     "ridge_path",
     "scale_moments",
     "solve_moments",
+    "solve_near_moments",
     "solve_symmetric",
     "summed_moments",
 ]

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ._rows import center_rows, constant_features, feature_power, near_rounding
-from ._symmetric import inverse_values, solve_symmetric
+from ._symmetric import inverse_values, solve_near, solve_symmetric
 
 __all__ = [
     "Moments",
+    "add_moments",
     "leave_one_out_errors",
     "leverage",
     "leverage_basis",
@@ -22,6 +23,7 @@ __all__ = [
     "safe_total",
     "scale_moments",
     "solve_moments",
+    "solve_near_moments",
     "without_noise",
 ]
 
@@ -74,24 +76,68 @@ def merge_moments(first: Moments, second: Moments, *, center: bool = True) -> Mo
     """Moments of the union of two blocks of rows (Chan, Golub, LeVeque 1979).
 
     The blocks are centred, so that a large common mean costs no digits. The operation is
-    associative up to rounding: the order and the split of the rows do not matter.
+    associative up to rounding: the order and the split of the rows do not matter. Entries may have
+    leading dimensions for several networks.
     """
+    gram, cross = first.gram + second.gram, first.cross + second.cross
+    square = first.target_square + second.target_square
+    return _merged(first, second, gram, cross, square, center=center)
+
+
+def add_moments(
+    held: Moments,
+    features: Tensor,
+    targets: Tensor,
+    sample_weight: Tensor | None = None,
+    *,
+    center: bool = True,
+) -> Moments:
+    """:func:`merge_moments` of a block and that of more rows, with fewer passes over ``(d, d)``.
+
+    Parameters
+    ----------
+    held : Moments
+        Of m networks: entries have a leading dimension of m.
+    features : Tensor of shape (m, n, d)
+    targets : Tensor of shape (n, k)
+    sample_weight : Tensor of shape (n,), or (m, n) for weights of each network, optional
+    center : bool, default=True
+    """
+    rows = center_rows(features, targets, sample_weight, center=center)
+    wanted = rows.targets.expand(len(features), *rows.targets.shape[-2:])
+    sums = (
+        torch.baddbmm(held.gram, rows.features.mT, rows.features),
+        torch.baddbmm(held.cross, wanted.mT, rows.features),
+        held.target_square + wanted.square().sum(-2),
+    )
+    total = torch.as_tensor(rows.total, dtype=features.dtype, device=features.device)
+    means = rows.feature_mean, rows.target_mean.expand_as(held.target_mean)
+    return _merged(held, Moments(total.expand(len(features)), *means, *sums), *sums, center=center)
+
+
+def _merged(
+    first: Moments,
+    second: Moments,
+    gram: Tensor,
+    cross: Tensor,
+    target_square: Tensor,
+    *,
+    center: bool,
+) -> Moments:
+    """The union of two blocks, from new tensors that are the sums of their centred products."""
     total = first.total + second.total
-    safe_total = total.clamp_min(torch.finfo(total.dtype).tiny)
-    gram = first.gram + second.gram
-    cross = first.cross + second.cross
-    target_square = first.target_square + second.target_square
     feature_mean, target_mean = first.feature_mean, first.target_mean
     if center:
-        share = second.total / safe_total
-        shared = first.total * share
-        feature_gap = second.feature_mean - first.feature_mean
-        target_gap = second.target_mean - first.target_mean
+        share = (second.total / total.clamp_min(torch.finfo(total.dtype).tiny)).unsqueeze(-1)
+        shared = first.total.unsqueeze(-1) * share
+        feature_gap = second.feature_mean - feature_mean
+        target_gap = second.target_mean - target_mean
         feature_mean = feature_mean + share * feature_gap
         target_mean = target_mean + share * target_gap
-        gram = gram + shared * torch.outer(feature_gap, feature_gap)
-        cross = cross + shared * torch.outer(target_gap, feature_gap)
-        target_square = target_square + shared * target_gap.square()
+        gaps = (shared * feature_gap).unsqueeze(-2)
+        gram.addcmul_(feature_gap.unsqueeze(-1), gaps)
+        cross.addcmul_(target_gap.unsqueeze(-1), gaps)
+        target_square.addcmul_(shared * target_gap, target_gap)
     return Moments(total, feature_mean, target_mean, gram, cross, target_square)
 
 
@@ -110,8 +156,8 @@ def scale_moments(block: Moments, factor: float) -> Moments:
 def _power(block: Moments, eps: float | None = None) -> Tensor:
     """:func:`feature_power` of the rows that a block of moments summarises."""
     total = safe_total(block)
-    square_sum = block.gram.diagonal().sum()
-    return feature_power(square_sum, block.gram.shape[0], total, block.feature_mean, eps=eps)
+    square_sum = block.gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return feature_power(square_sum, block.gram.shape[-1], total, block.feature_mean, eps=eps)
 
 
 def solve_moments(
@@ -125,6 +171,7 @@ def solve_moments(
     Parameters
     ----------
     block : Moments
+        Entries may have leading dimensions for several networks; so have the results then.
     ridge : float
         Relative to the mean feature power.
     eps : float, optional
@@ -134,7 +181,58 @@ def solve_moments(
     block, power = without_noise(block, eps)
     penalty = ridge * power * safe_total(block) if ridge else 0.0
     weight = solve_symmetric(block.gram, penalty, block.cross)
-    return weight, block.target_mean - weight @ block.feature_mean
+    return weight, block.target_mean - (weight @ block.feature_mean.unsqueeze(-1)).squeeze(-1)
+
+
+def solve_near_moments(
+    block: Moments,
+    ridge: float,
+    weight: Tensor,
+    inverse: Tensor | None,
+    *,
+    eps: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`solve_moments` of a block that differs little from the one solved before.
+
+    It is as exact. After one more row it costs a few products with vectors instead of a
+    factorisation, see :func:`~sklearn_cfll.linalg._symmetric.solve_near`.
+
+    Parameters
+    ----------
+    block : Moments
+        In float64, on a CPU.
+    ridge : float
+        Positive.
+    weight : Tensor of shape (k, d)
+        Weights of the block before.
+    inverse : Tensor of shape (d, d), or None
+        Third result of the call before.
+    eps : float, optional
+
+    Returns
+    -------
+    weight : Tensor of shape (k, d)
+    bias : Tensor of shape (k,)
+    inverse : Tensor of shape (d, d)
+        For the next call.
+    """
+    block, power = without_noise(block, eps)
+    penalty = ridge * power * safe_total(block)
+    found = None
+    if inverse is not None:
+        found = solve_near(block.gram, penalty, block.cross, weight, inverse)
+    if found is None:
+        shifted = block.gram.clone()
+        shifted.diagonal().add_(penalty)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        if bool(info):  # the next call finds that NaN is not near
+            weight = solve_symmetric(block.gram, penalty, block.cross)
+            found = weight, torch.full_like(shifted, torch.nan)
+        else:
+            inverse = torch.cholesky_inverse(factor)
+            found = torch.cholesky_solve(block.cross.mT, factor).mT, inverse
+    weight, inverse = found
+    return weight, block.target_mean - weight @ block.feature_mean, inverse
 
 
 def residual_square(block: Moments, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -223,11 +321,12 @@ def without_noise(block: Moments, eps: float | None) -> tuple[Moments, Tensor]:
     eps = torch.finfo(block.gram.dtype).eps if eps is None else eps
     power = _power(block, eps)
     # On an accelerator, this check would stall the device.
-    if block.gram.device.type == "cpu" and not bool(near_rounding(power, block.feature_mean, eps)):
+    near = near_rounding(power, block.feature_mean, eps)
+    if block.gram.device.type == "cpu" and not bool(near.any()):
         return block, power
-    variance = block.gram.diagonal() / safe_total(block)
-    kept = (~constant_features(variance, block.feature_mean, eps)).to(block.gram)
-    block = block._replace(gram=block.gram * torch.outer(kept, kept), cross=block.cross * kept)
+    variance = block.gram.diagonal(dim1=-2, dim2=-1) / safe_total(block).unsqueeze(-1)
+    kept = (~constant_features(variance, block.feature_mean, eps)).to(block.gram).unsqueeze(-2)
+    block = block._replace(gram=block.gram * kept * kept.mT, cross=block.cross * kept)
     return block, _power(block, eps)
 
 

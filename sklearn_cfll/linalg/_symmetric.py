@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["inverse_values", "solve_symmetric"]
+__all__ = ["inverse_values", "solve_near", "solve_symmetric"]
+
+# A solution is accepted if its last correction, which is about its error, is smaller than this
+# fraction of it. After so many steps, a factorisation is cheaper.
+NEAR, MOST_STEPS = 1e-13, 5
+# Smallest cosine between two vectors whose product is a divisor.
+LEAST_COSINE = 1e-8
+TINY = float(np.finfo(np.float64).tiny)
 
 
 def solve_symmetric(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Tensor:
@@ -30,6 +38,76 @@ def solve_symmetric(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Te
         factor = torch.where(info[..., None, None] == 0, factor, torch.nan)
     solved: Tensor = torch.cholesky_solve(rows.mT, factor)
     return solved.mT
+
+
+def solve_near(
+    matrix: Tensor, penalty: Tensor, rows: Tensor, start: Tensor, inverse: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Solve ``X (matrix + penalty·I) = rows`` by the inverse of a system that is near.
+
+    Conjugate gradients, preconditioned with that inverse, start from a solution that is near. Their
+    corrections are about the error, because the inverse times the system is about the identity, so
+    that the result is as exact as that of :func:`solve_symmetric`, however often the returned
+    inverse is used again. After one more row the difference of the two systems has about rank one:
+    this takes two steps, and the first of them shows the inverse of the new system (the symmetric
+    rank-one update [1]_, which is then the formula of Sherman and Morrison).
+
+    Parameters
+    ----------
+    matrix, inverse : Tensor of shape (d, d)
+    penalty : Tensor of shape ()
+    rows, start : Tensor of shape (k, d)
+
+    Returns
+    -------
+    solution : Tensor of shape (k, d)
+    inverse : Tensor of shape (d, d)
+        Closer to that of ``matrix + penalty·I``. Both are None if the given one is not near enough.
+
+    References
+    ----------
+    .. [1] J. Nocedal, S. J. Wright, "Numerical optimization", 2nd edition (2006), section 6.2.
+    """
+    # Sums and products of vectors in NumPy, where they take a third of the time; products with
+    # matrices in torch, whose number of threads is that of the call.
+    shift = float(penalty)
+    found = start.numpy().astype(np.float64)
+    left = rows.numpy() - _times(found, matrix) - shift * found
+    toward = correction = _times(left, inverse)
+    square, change = _products(left, correction), None
+    for _ in range(MOST_STEPS):
+        product = _times(toward, matrix) + shift * toward
+        length = square / np.maximum(_products(toward, product), TINY)
+        found, left = found + length * toward, left - length * product
+        before, correction = correction, _times(left, inverse)
+        if change is None:  # the inverse times `product` should be `toward`
+            missed = toward[0] - (before[0] - correction[0]) / max(float(length[0, 0]), TINY)
+            change = missed, product[0]
+        if (_products(correction, correction) <= NEAR**2 * _products(found, found)).all():
+            return torch.from_numpy(found), _with_rank_one(inverse, *change)
+        last, square = square, _products(left, correction)
+        toward = correction + square / np.maximum(last, TINY) * toward
+    return None
+
+
+def _times(rows: np.ndarray, matrix: Tensor) -> np.ndarray:
+    product: np.ndarray = (torch.from_numpy(rows) @ matrix).numpy()
+    return product
+
+
+def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Scalar product of each pair of rows; shape (k, 1)."""
+    products: np.ndarray = np.einsum("ij,ij->i", first, second)
+    return products[:, None]
+
+
+def _with_rank_one(inverse: Tensor, missed: np.ndarray, product: np.ndarray) -> Tensor:
+    """The inverse, changed so that its product with one vector is larger by ``missed``."""
+    divisor = float(missed @ product)
+    if not divisor**2 > LEAST_COSINE**2 * float(missed @ missed) * float(product @ product):
+        return inverse
+    change = torch.from_numpy(missed)
+    return torch.addr(inverse, change / divisor, change)
 
 
 def _solve_by_eigenvalues(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class Feeding(SkorchConventions):
 
     @torch.no_grad()
     def _features(self, batch: Any) -> Tensor:
-        self._set_training(False)
+        if self.module_.training:
+            self._set_training(False)
         return self.module_.features(self._inputs(batch))
 
     def _inputs(self, batch: Any) -> Any:

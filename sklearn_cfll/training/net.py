@@ -74,6 +74,10 @@ class CFLLNet(Runs):
         batch if they are not given. Until then predictions are zero.
     train_split : callable or None, default=None
         skorch's split into training and validation sets.
+    autocast : torch.dtype, default=None
+        Dtype in which the backbone computes its products, as in :class:`torch.autocast`; usually
+        ``torch.bfloat16``. Parameters stay as they are, and the last layer is solved in float32 or
+        better. float16 would need its gradients scaled.
     random_state : int or None, default=None
         Controls initialisation, shuffling and dropout; the global random state is restored after
         training. None draws a seed from torch's global state.
@@ -117,6 +121,7 @@ class CFLLNet(Runs):
         iterator_train__shuffle: bool = True,
         iterator_valid: Any = BatchIterator,
         train_split: Any = None,
+        autocast: torch.dtype | None = None,
         random_state: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -124,6 +129,7 @@ class CFLLNet(Runs):
         self.update_order = update_order
         self.last_layer = last_layer
         self.iterator_train__shuffle = iterator_train__shuffle
+        self.autocast = autocast
         self.random_state = random_state
         super().__init__(
             module,
@@ -173,7 +179,7 @@ class CFLLNet(Runs):
         backbone = to_device(backbone, self.device)
         options: dict[str, Any] = {"in_features": None, "out_features": None}
         options |= {"dtype": module_dtype(backbone)} | self.get_params_for("last_layer")
-        self.module_ = CFLLModule(backbone, self.last_layer(**options))
+        self.module_ = CFLLModule(backbone, self.last_layer(**options), self.autocast)
         self.last_batch_ = None
         return self
 

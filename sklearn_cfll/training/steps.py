@@ -124,6 +124,7 @@ class Steps(Feeding):
             order.update(self.module_, last, None)
         inputs, kwargs = self._merged(inputs, fit_params)
         features, *more = self.module_.outputs(inputs, **kwargs)
+        features = features.contiguous()  # of channels first, one copy for both solve and loss
         if not evaluated:  # the last layer is fixed in further evaluations
             self.last_batch_ = last = StepBatch(batch, inputs, targets, sample_weight, kwargs)
             self.solved_first_ = order.update(self.module_, last, features)

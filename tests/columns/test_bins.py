@@ -131,13 +131,13 @@ def test_large_offsets_keep_their_bins_in_float32():
     assert (encoded.diff(dim=0) >= 0).all() and encoded.unique(dim=0).shape[0] == 64
 
 
-def test_half_of_the_units_see_the_bins():
+def test_a_quarter_of_the_units_see_the_bins():
     module = clone(MLPBackbone((9, 6))).build((15,), widths=(3, 12))
     widths = [
         [part.out_features for part in network if isinstance(part, nn.Linear)]
         for network in module.networks
     ]
-    assert widths == [[5, 3], [4, 3]]
+    assert widths == [[7, 5], [2, 1]]
     assert module.double()(rows(7, 15)).shape == (7, 6)
 
 

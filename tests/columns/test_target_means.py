@@ -1,5 +1,8 @@
 """Mean targets of levels: shrinkage, folds, and what they are worth in a fit."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -200,3 +203,29 @@ def test_a_warm_start_on_the_same_rows_keeps_means_out_of_fold():
     first = model.oof_score_
     model.fit(X, y)
     assert model.oof_score_ < first + 0.1  # in-sample means would lift it to that of training rows
+
+
+PEAK = """
+import resource
+import numpy as np, pandas as pd
+from sklearn_cfll import CFLLRegressor
+
+rng, n = np.random.default_rng(0), 100_000
+X = pd.DataFrame(rng.normal(size=(n, 19)), columns=[f"x{i}" for i in range(19)])
+level = rng.integers(0, 50_000, n)
+X["town"] = np.array([f"town {i}" for i in range(50_000)], dtype=object)[level]
+y = X["x0"] + rng.normal(size=50_000)[level] + 0.3 * rng.normal(size=n)
+CFLLRegressor(max_epochs=1).fit(np.eye(20), np.arange(20.0))  # imports
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+score = CFLLRegressor(max_epochs=2, random_state=0).fit(X, y).oof_score_
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20, score)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is in other units there")
+def test_fifty_thousand_levels_fit_into_a_gibibyte():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    gibibytes, score = map(float, done.stdout.split())
+    assert gibibytes < 1
+    assert score > 0.5  # a level has two rows on average

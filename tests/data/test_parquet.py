@@ -1,5 +1,7 @@
 """ParquetDataset: files and directories of tables with categories, text and gaps."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,6 +88,18 @@ def test_row_groups_come_in_another_order_for_each_seed(folder):
     assert (first != other).any()
     np.testing.assert_array_equal(np.sort(first), np.sort(make_table()["price"]))
     np.testing.assert_array_equal(np.concatenate([b.y for b in rows]), make_table()["price"])
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_slow_reader_is_not_read_ahead_of(tmp_path, seed):
+    columns = {f"x{i}": np.random.default_rng(i).normal(size=200_000) for i in range(5)}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet", row_group_size=5000)
+    allocated = []
+    before = pa.total_allocated_bytes()
+    for _ in ParquetDataset(tmp_path, "x0").blocks(seed):
+        time.sleep(0.01)
+        allocated.append(pa.total_allocated_bytes() - before)
+    assert max(allocated) < 8 * 200_000 * 5 / 4  # a quarter of the file
 
 
 def test_partial_fit_follows_the_row_groups(folder):

@@ -1,5 +1,7 @@
 """Bad rows, targets and weights: errors name the argument and the remedy."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,6 +78,36 @@ def test_another_number_of_columns_than_at_fit(Estimator, method):
     arguments = (X[:, :4], y) if method in ("score", "partial_fit", "adapt") else (X[:, :4],)
     with pytest.raises(ValueError, match=r"X has 4 features.*expecting 6 features"):
         getattr(model, method)(*arguments)
+
+
+@pytest.mark.parametrize("method", ["predict", "features", "score", "adapt"])
+def test_a_few_plain_numbers_are_seen_as_in_any_other_container(method):
+    X, y = few_rows(CFLLRegressor)
+    model = quick(CFLLRegressor).fit(X, y)
+    given = {
+        "list": X[:3].tolist(),
+        "fortran": np.asfortranarray(X[:3]),
+        "swapped": X[:3].astype(">f8"),
+    }
+
+    def seen(rows):
+        found = copy.deepcopy(model)
+        arguments = (rows, y[:3]) if method in ("score", "adapt") else (rows,)
+        result = getattr(found, method)(*arguments)
+        return found.predict(X) if method == "adapt" else result
+
+    for rows in given.values():
+        np.testing.assert_array_equal(seen(rows), seen(X[:3].copy()))
+
+
+@BOTH
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinity_in_one_row_to_predict(Estimator, value):
+    X, y = few_rows(Estimator)
+    model, row = quick(Estimator).fit(X, y), X[:1].copy()
+    row[0, 2] = value
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        model.predict(row)
 
 
 @BOTH

@@ -1,0 +1,90 @@
+"""Numbers whose values are names: the number of a shop, a postal code."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .bins import PiecewiseLinear
+from .importance import random_directions
+from .rows import as_rows
+from .target_means import MOST_TARGETS, is_shared, out_of_fold_means
+
+__all__ = ["are_names", "level_codes"]
+
+# Fewer rows per value than this, on average, hardly tell values apart.
+ROWS_PER_VALUE = 2.0
+# Rows that are looked at; evenly spread if there are more.
+MOST_ROWS = 50_000
+# Values are names if their mean targets explain this share of what a smooth function leaves, for
+# rows outside the folds that gave the means, and so many standard errors of it.
+LEAST_SHARE, ERRORS = 0.02, 4.0
+
+
+def level_codes(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Place of each value (n,) among increasing levels; NaN for gaps and other values."""
+    place = np.searchsorted(levels, values).clip(max=len(levels) - 1)
+    return np.where(levels[place] == values, place.astype(np.float64), np.nan)
+
+
+def are_names(
+    values: np.ndarray,
+    targets: np.ndarray,
+    weight: np.ndarray,
+    folds: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> bool:
+    """Whether the values of a column of integers say more of the targets than their order does.
+
+    A piecewise linear function of the column is fitted first, with the bins that a network sees.
+    Then the mean of what it leaves is computed for each value, from rows outside the fold of a row.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        NaN is a gap.
+    targets : ndarray of shape (n, k)
+    weight : ndarray of shape (n,)
+        A weight is a number of repetitions.
+    folds : ndarray of shape (n,)
+    groups : ndarray of shape (n,), optional
+        Values that occur in one group alone say nothing of rows of other groups.
+    """
+    known = np.flatnonzero(~np.isnan(values) & (weight > 0))
+    known = known[:: -(-len(known) // MOST_ROWS) or 1]
+    values, targets, weight, folds = (each[known] for each in (values, targets, weight, folds))
+    if not len(values) or not np.array_equal(values, np.floor(values)):
+        return False
+    levels, codes = np.unique(values, return_inverse=True)
+    if len(levels) < 3 or weight.sum() < ROWS_PER_VALUE * len(levels):
+        return False
+    if not is_shared(codes.astype(np.float64), None if groups is None else groups[known]):
+        return False
+    left = _beyond_a_function(values, _few(targets), weight)
+    means = out_of_fold_means(codes.astype(np.float64), len(levels), left, weight, folds)
+    gain = (left**2 - (left - means) ** 2).sum(1)
+    total, mean = weight.sum(), float(weight @ gain) / weight.sum()
+    error = np.sqrt(weight @ (gain - mean) ** 2) / total
+    return bool(mean > ERRORS * error and mean > LEAST_SHARE * (weight @ left**2).sum() / total)
+
+
+def _few(targets: np.ndarray) -> np.ndarray:
+    """Standardised targets; ten random sums of them if there are more."""
+    spread = targets.std(0)
+    standard = (targets - targets.mean(0)) / np.where(spread > 0, spread, 1.0)
+    sums = random_directions(targets.shape[1], MOST_TARGETS).double().numpy()
+    found: np.ndarray = standard @ sums.T
+    return found
+
+
+def _beyond_a_function(values: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Targets less a piecewise linear function of the values, fitted by least squares."""
+    rows = torch.from_numpy(values)[:, None]
+    bins = PiecewiseLinear()
+    bins.fit(as_rows(rows, "cpu", torch.float64), torch.from_numpy(weight))
+    line = (values - values.mean()) / values.std()
+    features = np.column_stack([np.ones(len(values)), line, bins(rows).double().numpy()])
+    root = np.sqrt(weight)[:, None]
+    fitted = np.linalg.lstsq(root * features, root * targets, rcond=1e-6)[0]
+    rest: np.ndarray = targets - features @ fitted
+    return rest
