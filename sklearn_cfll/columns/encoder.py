@@ -62,7 +62,8 @@ class ColumnEncoder(BaseEstimator):
         Whether a column of integers is a category as well, beside the number, if its values are
         names, such as the number of a shop or a postal code. They are if their mean targets, from
         rows outside the fold of each row, explain 2% of what a piecewise linear function of the
-        number leaves. Streams have no such columns.
+        number leaves. Only tables in memory have such columns, arrays or frames: not streams, data
+        sets, memory maps or sparse matrices.
 
     Examples
     --------

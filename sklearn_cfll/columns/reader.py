@@ -19,6 +19,7 @@ from .contents import (
 )
 from .expansion import Levels
 from .frames import Column, as_frame, columns_of
+from .statistics import spread_rows
 from .target_means import (
     MOST_TARGETS,
     TargetMeans,
@@ -28,7 +29,7 @@ from .target_means import (
     out_of_fold_means,
     outnumber_indicators,
 )
-from .value_levels import are_names, level_codes
+from .value_levels import MOST_ROWS, are_names, level_codes, may_be_names
 
 __all__ = ["TableReader", "unpacked"]
 
@@ -158,11 +159,18 @@ class TableReader:
         weight : ndarray of shape (n,)
         groups : ndarray of shape (n,), optional
         """
-        folds = self._folds(rows, targets, groups)
+        step = -(-len(rows) // min(MOST_ROWS, len(spread_rows(*rows.shape))))
+        some = rows[::step], targets[::step], weight[::step]
+        numbers = np.array([content.levels is None for content in self.contents])
+        candidates = np.flatnonzero(numbers & may_be_names(some[0]))
+        if not len(candidates):
+            return self
+        of_some = None if groups is None else groups[::step]
+        folds = self._folds(some[0], some[1], of_some)
         found = {
-            column: np.unique(rows[~np.isnan(rows[:, column]), column])
-            for column, content in enumerate(self.contents)
-            if content.levels is None and are_names(rows[:, column], targets, weight, folds, groups)
+            int(column): np.unique(rows[~np.isnan(rows[:, column]), column])
+            for column in candidates
+            if are_names(some[0][:, column], *some[1:], folds, of_some)
         }
         return TableReader(self.contents, self.names, found)
 

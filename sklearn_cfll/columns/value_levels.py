@@ -10,12 +10,13 @@ from .importance import random_directions
 from .rows import as_rows
 from .target_means import MOST_TARGETS, is_shared, out_of_fold_means
 
-__all__ = ["are_names", "level_codes"]
+__all__ = ["MOST_ROWS", "are_names", "level_codes", "may_be_names"]
 
 # Fewer rows per value than this, on average, hardly tell values apart.
 ROWS_PER_VALUE = 2.0
 # Rows that are looked at; evenly spread if there are more.
 MOST_ROWS = 50_000
+FEWEST = 3  # values; two are a line
 # Values are names if their mean targets explain this share of what a smooth function leaves, for
 # rows outside the folds that gave the means, and so many standard errors of it.
 LEAST_SHARE, ERRORS = 0.02, 4.0
@@ -25,6 +26,18 @@ def level_codes(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Place of each value (n,) among increasing levels; NaN for gaps and other values."""
     place = np.searchsorted(levels, values).clip(max=len(levels) - 1)
     return np.where(levels[place] == values, place.astype(np.float64), np.nan)
+
+
+def may_be_names(rows: np.ndarray) -> np.ndarray:
+    """Whether each column of some rows (n, p) holds at least three integers and no other number."""
+    values = rows.astype(np.float64)
+    known = ~np.isnan(values)
+    whole = ((values == np.floor(values)) | ~known).all(0)
+    found = [
+        bool(each) and len(np.unique(column[seen])) >= min(FEWEST, len(rows))
+        for each, column, seen in zip(whole, values.T, known.T, strict=True)
+    ]
+    return np.array(found, dtype=bool)
 
 
 def are_names(
@@ -51,12 +64,11 @@ def are_names(
         Values that occur in one group alone say nothing of rows of other groups.
     """
     known = np.flatnonzero(~np.isnan(values) & (weight > 0))
-    known = known[:: -(-len(known) // MOST_ROWS) or 1]
     values, targets, weight, folds = (each[known] for each in (values, targets, weight, folds))
     if not len(values) or not np.array_equal(values, np.floor(values)):
         return False
     levels, codes = np.unique(values, return_inverse=True)
-    if len(levels) < 3 or weight.sum() < ROWS_PER_VALUE * len(levels):
+    if len(levels) < FEWEST or weight.sum() < ROWS_PER_VALUE * len(levels):
         return False
     if not is_shared(codes.astype(np.float64), None if groups is None else groups[known]):
         return False

@@ -130,8 +130,9 @@ class FittedAttributes(StateMixin):
     def encode(self: Any, X: Any) -> np.ndarray:
         """Numbers that the network takes for the rows of X, as arrays for :meth:`to_torch`.
 
-        Of a table whose columns are encoded, gaps are filled and marked, and categories have become
-        indicators; nothing is scaled. Other inputs are returned as they are taken.
+        Of a table whose columns are encoded, gaps are filled and marked, and categories, integers
+        whose values are names among them, have become indicators or mean targets; nothing is
+        scaled. Other inputs are returned as they are taken.
 
         Parameters
         ----------
@@ -148,7 +149,8 @@ class FittedAttributes(StateMixin):
     def to_torch(self: Any, output: str = "prediction") -> nn.Module:
         """Export a plain module that maps numbers to predictions.
 
-        It takes what :meth:`encode` makes of X: X itself, unless a table has gaps or categories.
+        It takes what :meth:`encode` makes of X: X itself, unless a table has gaps, categories or
+        integers whose values are names.
         The module includes the scaling of inputs and targets. If the last layer was split off a
         network, it is put back with the fitted weights (a 1 × 1 convolution stays one). The module
         is on the CPU, in evaluation mode and independent of the estimator.

@@ -151,6 +151,8 @@ def check_inputs(
     if _is_plain(estimator, X, plan, min_samples, reader):
         return native(X)
     _refuse_stream(X)
+    if reader is not None and plan is not None and isinstance(X, Dataset):
+        X = as_rows(X, "cpu", torch.float64).take(slice(None)).numpy()
     if isinstance(X, Dataset):
         if len(X) < min_samples:  # type: ignore[arg-type]
             raise ValueError(

@@ -73,7 +73,8 @@ class Decisions:
         if self._model.scores is None:
             raise ValueError(f"`predict_set` {no_residuals(self)}")
         bound = self._model.scores.quantile(coverage)[0]
-        return in_set(self.predict_proba(X), bound)
+        # The bound is of probabilities by the map for one member, as those of the rows held out.
+        return in_set(self._probabilities(self._outputs(X), self._model.of_one), bound)
 
     @property
     def oof_prediction_(self) -> np.ndarray:

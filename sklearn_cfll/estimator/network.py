@@ -263,7 +263,9 @@ def _rows_to_encode(checked: Checked) -> tuple[Rows, Tensor | None]:
     rows: Rows = as_rows(checked.X, "cpu", torch.float64, lazy=True)
     if checked.rows is not None:
         rows = ChosenRows(rows, torch.as_tensor(checked.rows))
-    weights = None if checked.sample_weight is None else from_numpy(checked.sample_weight)
+    weights = None
+    if checked.sample_weight is not None:  # as repetitions, unless they are shares
+        weights = from_numpy(checked.sample_weight * max(1.0, checked.mean_weight))
     if isinstance(checked.X, Dataset):  # read once, and not in full if there are many rows
         some, weights = some_rows(rows, weights)
         rows = as_rows(some, "cpu", torch.float64)

@@ -15,10 +15,13 @@ from ..backbones.mlp import MLPBackbone
 from ..columns.encoder import ColumnEncoder
 from ..columns.frames import as_frame
 from ..columns.reader import TableReader
+from ..columns.value_levels import may_be_names
 from .arrays import as_table, check_no_dates
 
 __all__ = ["check_categories", "encodes_columns", "holds_objects", "new_reader", "read_table"]
 __all__ += ["with_learned_columns"]
+
+SOME = 1000  # rows by which columns are looked at first
 
 
 def encodes_columns(estimator: Any) -> bool:
@@ -79,7 +82,9 @@ def read_table(
     estimator: Any, X: Any, reader: TableReader, *, reset: bool, min_samples: int
 ) -> np.ndarray:
     """Coded rows of a table, after scikit-learn's checks of its shape and names."""
-    X = reader.in_order(as_array(X))
+    X = reader.in_order(as_array(X.toarray() if scipy.sparse.issparse(X) else X))
+    if isinstance(X, np.ndarray):
+        check_array(X, dtype=None, ensure_all_finite=False, ensure_min_samples=0, input_name="X")
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     check_no_dates(X, "X")
     codes = reader.read(X)
@@ -110,9 +115,9 @@ def with_learned_columns(estimator: Any, checked: Any, *, again: bool = False) -
     the columns of the first one.
     """
     reader, encoder = checked.reader, estimator.columns or ColumnEncoder()
-    if reader is None and _is_plain_table(estimator, checked):
+    if reader is None and not again and _holds_integers(estimator, checked):
         reader = TableReader.of_numbers(checked.X.shape[1])
-    if reader is None:
+    if reader is None or not (encoder.values_as_levels or encoder.target_means):
         return checked
     rows = slice(None) if checked.rows is None else checked.rows
     targets, weight = checked.y.reshape(len(checked.y), -1), np.ones(len(checked.y))
@@ -137,16 +142,14 @@ def with_learned_columns(estimator: Any, checked: Any, *, again: bool = False) -
     return checked._replace(X=X, reader=reader)
 
 
-def _is_plain_table(estimator: Any, checked: Any) -> bool:
-    """Whether the rows are a table of numbers in memory whose columns are encoded."""
+def _holds_integers(estimator: Any, checked: Any) -> bool:
+    """Whether the rows are a table of numbers in memory with values that may be names."""
     X = checked.X
-    return (
-        encodes_columns(estimator)
-        and isinstance(X, np.ndarray)
-        and X.ndim == 2
-        and not checked.lazy
-        and not isinstance(X, np.memmap)
-    )
+    if not encodes_columns(estimator) or not isinstance(X, np.ndarray) or X.ndim != 2:
+        return False
+    if checked.lazy or isinstance(X, np.memmap):
+        return False
+    return bool(may_be_names(X[:: -(-len(X) // SOME)]).any())
 
 
 def as_array(X: Any) -> Any:

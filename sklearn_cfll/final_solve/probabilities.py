@@ -20,6 +20,8 @@ SHARPNESS = 32.0
 SHARPEST = 2.5
 # Rows by which the variance between members is pulled to zero.
 PRIOR = 10
+# A power moves the mean probabilities of unequal classes; that of no class may move by more.
+MOST_MOVED = 0.003
 
 
 class Probabilities(NamedTuple):
@@ -92,8 +94,10 @@ class Probabilities(NamedTuple):
         classes, and that of the mean of two members. The mean has the variance ``V - S / 2``, so
         that the best linear function of it multiplies it by ``V / (V - S / 2)``, which makes its
         variance ``V² / (V - S / 2)``. The power for two members is that of this variance: times r,
-        say. That of n members is ``1 / (1 - 2 (1 - 1/n) (1 - 1/r))`` times that of one, as it is
-        where probabilities are linear in scores: the mean of n loses ``(1 - 1/n) S``.
+        say, or less where the mean probability of a class would move. If no power has this
+        variance, as for rare classes that hardly differ, r is one. That of n members is
+        ``1 / (1 - 2 (1 - 1/n) (1 - 1/r))`` times that of one, as it is where probabilities are
+        linear in scores: the mean of n loses ``(1 - 1/n) S``.
 
         Parameters
         ----------
@@ -111,24 +115,26 @@ class Probabilities(NamedTuple):
         weight = np.ones(len(one)) if sample_weight is None else sample_weight
         total = weight.sum()
 
-        def variance(rows: np.ndarray) -> float:
+        def moments(rows: np.ndarray) -> tuple[np.ndarray, float]:
             mean = weight @ rows / total
-            return float((weight @ (rows - mean) ** 2).sum() / total)
+            return mean, float((weight @ (rows - mean) ** 2).sum() / total)
 
-        own = (variance(one) + variance(other)) / 2
+        own = (moments(one)[1] + moments(other)[1]) / 2
         between = float((weight @ (one - other) ** 2).sum() / 2 / (total + PRIOR))
         if between <= 0 or own <= between:
             return self
-        wanted = own**2 / (own - between / 2)
+        wanted, shares = own**2 / (own - between / 2), moments((one + other) / 2)[0]
 
-        def excess(log_ratio: float) -> float:
-            map_ = self._replace(power=self.power * np.exp(log_ratio))
-            return variance(map_(pairs.mean(0), exclusive=exclusive)) - wanted
+        def beyond(log_ratio: float) -> tuple[float, float]:
+            """Excess of the variance, and of the distance that a mean probability moves."""
+            raised = self._replace(power=self.power * np.exp(log_ratio))
+            mean, variance = moments(raised(pairs.mean(0), exclusive=exclusive))
+            return variance - wanted, float(np.abs(mean - shares).max()) - MOST_MOVED
 
         most = float(np.log(SHARPEST))
-        if excess(0.0) >= 0:
+        if beyond(0.0)[0] >= 0 or beyond(most)[0] <= 0 or beyond(0.0)[1] >= 0:
             return self
-        of_two = most if excess(most) <= 0 else brentq(excess, 0.0, most, xtol=1e-6)
+        of_two = brentq(lambda log_ratio: max(beyond(log_ratio)), 0.0, most, xtol=1e-6)
         lost = 2 * (1 - 1 / n_folds) * (1 - np.exp(-of_two))
         ratio = 1 / max(1 - lost, 1 / SHARPEST)
         return self._replace(power=self.power * float(ratio))

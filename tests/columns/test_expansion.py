@@ -1,9 +1,11 @@
 """Coded rows become numbers without gaps and indicators, by the rows of the fit."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from sklearn_cfll import CFLLRegressor
 from sklearn_cfll.columns import expansion as module
 from sklearn_cfll.columns.expansion import NUMBER, Expansion, Levels
 from sklearn_cfll.columns.rows import as_rows
@@ -115,3 +117,15 @@ def test_buffers_that_do_not_fit_are_refused():
     encoder.slot[0] = 7
     with pytest.raises(ValueError, match="do not fit"):
         encoder.check([Levels(3)])
+
+
+def test_weights_pool_levels_as_repetitions_do():
+    rng = np.random.default_rng(0)
+    levels = np.repeat([f"l{i}" for i in range(60)], 2)
+    X = pd.DataFrame({"level": levels, "x": rng.normal(size=120)})
+    y, weight = rng.normal(size=120), np.where(np.arange(120) < 60, 2, 6)
+    several = np.repeat(np.arange(120), weight)
+    model = CFLLRegressor(max_epochs=1, random_state=0)
+    weighted = model.fit(X, y, sample_weight=weight).encode(X)
+    repeated = model.fit(X.iloc[several], y[several]).encode(X)
+    np.testing.assert_allclose(weighted, repeated, rtol=1e-6)

@@ -115,7 +115,8 @@ def test_quantiles_follow_the_shape_of_the_noise(skewed):
     levels = [0.05, 0.25, 0.5, 0.75, 0.95]
     found = model.predict_quantiles(X, levels)
     assert found.shape == (len(X), 5) and (np.diff(found, axis=1) > 0).all()
-    np.testing.assert_allclose((y[:, None] < found).mean(0), levels, atol=0.05)
+    # Quantiles of so few rows of the fit vary by a few hundredths from draw to draw.
+    np.testing.assert_allclose((y[:, None] < found).mean(0), levels, atol=0.07)
     mean = model.predict(X)
     upper, lower = found[:, 4] - mean, mean - found[:, 0]
     assert (upper > 1.3 * lower).all()
@@ -177,6 +178,17 @@ def test_sets_have_the_coverage_and_are_small_where_the_classifier_is_certain(n_
     assert sizes[0] < sizes[1] < sizes[2]
     certain = proba.max(1) > np.quantile(proba.max(1), 0.9)
     assert chosen[certain].sum(1).mean() < chosen[~certain].sum(1).mean()
+
+
+def test_probabilities_of_a_rarer_class_keep_its_share():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(5000, 5))
+    labels = (0.4 * inputs[:, 0] + rng.normal(size=5000) > 0.9).astype(int)
+    model = CFLLClassifier(max_epochs=10, random_state=0).fit(inputs[:1000], labels[:1000])
+    share = model.predict_proba(inputs[1000:])[:, 1].mean()
+    assert share == pytest.approx(labels[1000:].mean(), abs=0.03)
+    sets = model.predict_set(inputs[1000:], 0.9)
+    assert sets[np.arange(4000), labels[1000:]].mean() > 0.87
 
 
 def test_a_set_holds_the_likelier_classes_first():

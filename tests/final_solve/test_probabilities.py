@@ -36,6 +36,17 @@ def test_the_power_of_a_mean_is_the_best_one(spread):
     assert labels[top].mean() == pytest.approx(calibrated[top].mean(), abs=0.01)
 
 
+def test_a_share_that_would_move_bounds_the_power():
+    rng = np.random.default_rng(0)
+    signal = np.clip(0.25 + 0.15 * rng.normal(size=4000), 0.02, 0.98)
+    scores = signal + 0.08 * rng.normal(size=(2, 4000))
+    one = Probabilities(1.2, 0.005)
+    found = one.sharpened(scores[:, :, None], None, 2, exclusive=False)
+    mean = scores.mean(0)[:, None]
+    after, before = (each(mean, exclusive=False).mean() for each in (found, one))
+    assert found.power >= one.power and abs(after - before) < 0.005
+
+
 def test_members_that_agree_are_not_sharpened():
     scores, _ = simulated(0.0, 500)
     one = Probabilities(2.0, 0.01)
@@ -48,6 +59,19 @@ def test_members_that_agree_on_nothing_are_sharpened_within_bounds():
     one = Probabilities(1.0, 0.01)
     found = one.sharpened(0.3 + 0.2 * noise, None, 8, exclusive=True)
     assert 1.0 <= found.power <= SHARPEST
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.05, 0.2])
+@pytest.mark.parametrize("spread", [0.02, 0.05])
+def test_the_share_of_a_rare_class_stays(rate, spread):
+    # Away from a half, a larger power makes probabilities of a rare class smaller.
+    rng = np.random.default_rng(0)
+    scores = rate * np.exp(spread * rng.normal(size=5000)) + spread * rng.normal(size=(8, 5000))
+    one = Probabilities(1.0, 0.005)
+    found = one.sharpened(scores[:2, :, None], None, 8, exclusive=False)
+    mean = scores.mean(0)[:, None]
+    after, before = (each(mean, exclusive=False).mean() for each in (found, one))
+    assert after == pytest.approx(before, abs=0.01)
 
 
 def test_weights_of_pairs_are_repetitions():
