@@ -14,8 +14,9 @@ band is meant to hold at all points at once, so that it should cover more; ``npi
 1.645 times its standard errors.
 
 The prior of the band was chosen on the curves of the second block (``log`` to ``cubic``) with other
-seeds: of those with a coverage of 90% on each, the one with the narrowest bands. Before, one with
-longer lengths was used, which covered 74% in ten draws of the step that are not reported.
+seeds: of those with a coverage of about 90% or more on each, the one with the narrowest bands.
+Before, one with longer lengths was used, which covered 74% in ten draws of the step that are not
+reported.
 
 Half-width and error (root mean square) are relative to the standard deviation of the truth.
 Needs the modules of ``pip install --no-deps pynpiv`` on the path for npiv, and patsy.
