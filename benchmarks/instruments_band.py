@@ -35,6 +35,8 @@ from tasks import Where
 
 from instruments import CURVES, FIRST_SEED, NORMAL_90, make, make_curve
 from sklearn_cfll import CFLLIVRegressor
+from sklearn_cfll.instruments.data import check_instrument_data
+from sklearn_cfll.instruments.run import fit_instruments
 
 N = 1000
 REPORTED = {"abs": "abs", "sine": "sin", "step": "step", "line": "linear"}
@@ -94,18 +96,17 @@ def record(grid: Bunch, middle: np.ndarray, reach: np.ndarray) -> Record:
 def band(data: Bunch, place: Record) -> list[Record]:
     """Our band, and the part of it that the jackknife over folds measures."""
     grid = data.grid
+    model = CFLLIVRegressor(random_state=place["seed"], diagnose=False)
     with stopwatch() as taken:
-        model = CFLLIVRegressor(random_state=place["seed"], diagnose=False)
-        model.fit(data.X, data.y, Z=data.Z, C=data.C)
-    middle = model.predict(grid.X, grid.C)
-    lower, upper = model.predict_interval(grid.X, grid.C, coverage=0.9)
-    fitted = model._model
-    variance = fitted.models.variance(fitted.plan.rows(grid.X, None, grid.C)).numpy()
-    reach = NORMAL_90 * np.sqrt(variance) * fitted.scale.scale[0]
+        checked = check_instrument_data(model, data.X, data.y, data.Z, data.C, None)
+        fitted = fit_instruments(model, checked, None)  # what `fit` keeps
+    rows = fitted.plan.rows(grid.X, None, grid.C)
+    middle, jackknife = fitted.predict(rows), np.sqrt(fitted.models.variance(rows).numpy())
     seconds = {"seconds": round(taken["cpu_seconds"], 2)}
     return [
-        record(grid, middle, (upper - lower) / 2) | seconds,
-        record(grid, middle, reach) | {"model": "fold jackknife"},
+        record(grid, middle, NORMAL_90 * fitted.deviation(rows)) | seconds,
+        record(grid, middle, NORMAL_90 * jackknife * fitted.scale.scale[0])
+        | {"model": "fold jackknife"},
     ]
 
 
