@@ -15,17 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
 from harness import Bench, Record, cells, print_origin
-from models import CLASSIFIERS, COLUMNS, classification, our_classifier
+from models import CLASSIFIERS, COLUMNS, classification, our_classifier, with_defaults
 from sklearn.datasets import make_classification
 from sklearn.model_selection import train_test_split
 from tasks import DEVELOPMENT, Where, class_rows, split
 
-from sklearn_cfll.backbones import mlp
+from sklearn_cfll import CFLLClassifier
 
 MEASURES = ("error", "log_loss", "brier", "ece", "seconds")
 FEW = 1200  # training rows
@@ -41,16 +40,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "weight decay": {"weight_decay": "auto"},
 }
 MODELS = {name: classification(our_classifier(**changed)) for name, changed in VARIANTS.items()}
+MODELS["half of the units for bins"] = classification(
+    lambda seed: with_defaults(CFLLClassifier, bins_share=0.5)(random_state=seed)
+)
 MODELS["HistGradientBoosting"] = classification(CLASSIFIERS["HistGradientBoosting"])
-
-
-def half_to_bins(rows: list[np.ndarray], place: Record) -> Record:
-    """Bins have half of the units of each layer, not a quarter."""
-    with mock.patch.object(mlp, "LATER_SHARE", 2):
-        return MODELS["defaults"](rows, place)
-
-
-MODELS["half of the units for bins"] = half_to_bins
 
 
 def clusters(name: str, seed: int, where: Where) -> list[np.ndarray]:

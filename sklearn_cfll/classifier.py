@@ -92,6 +92,7 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         DEFAULTS,
         epochs=100,
         bins_from=1000,
+        bins_share=0.25,  # with a half, classes in clusters suffer
         quantiles=True,
         fields_differ=False,
         ridge_per_feature_of_members=DEFAULTS.ridge_per_feature,
@@ -321,14 +322,12 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         scores = targets - solved.calibration.residuals.double().cpu().numpy()
         weights = None if valid.sample_weight is None else valid.sample_weight.cpu().numpy()
         exclusive = self._is_exclusive
-        found = Probabilities.fit(scores, targets, weights, exclusive=exclusive)
+        found = sharper = Probabilities.fit(scores, targets, weights, exclusive=exclusive)
         if parts.folds is not None:
             twice, pairs = (part.cpu().numpy() for part in solved.out_of_fold[-2:])
             weights = None if weights is None else weights[twice]
             n_folds = parts.folds.n_folds
             sharper = found.sharpened(pairs.astype(float), weights, n_folds, exclusive=exclusive)
-        else:
-            sharper = found
         scores = (
             None
             if self.multilabel_

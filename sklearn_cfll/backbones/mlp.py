@@ -19,9 +19,6 @@ from .dropout import SeededDropout
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
 
-# All encodings of columns after the first have one unit in so many.
-LATER_SHARE = 4
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -142,6 +139,10 @@ class MLPBackbone(BaseEstimator):
     n_members : int, default=1
         Number of perceptrons side by side, for an :class:`~sklearn_cfll.EnsembleLastLayer`. The
         features of the first one come first.
+    bins_share : float, default=0.5
+        Share of the units of each layer that see the bins of encoded columns, and not the columns
+        as numbers. Bins are robust to wrong entries and help where a target jumps along a column;
+        interactions of many columns need the other units. CFLLClassifier's default is a quarter.
 
     Examples
     --------
@@ -155,6 +156,7 @@ class MLPBackbone(BaseEstimator):
         "activation": [Choice(ACTIVATIONS)],
         "dropout": [RealInterval(0, 1, closed="left")],
         "n_members": [Interval(Integral, 1, None, closed="left")],
+        "bins_share": [RealInterval(0, 1, closed="neither")],
     }
 
     def __init__(
@@ -163,11 +165,13 @@ class MLPBackbone(BaseEstimator):
         activation: str = "relu",
         dropout: float = 0.0,
         n_members: int = 1,
+        bins_share: float = 0.5,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
         self.n_members = n_members
+        self.bins_share = bins_share
 
     def build(
         self,
@@ -185,8 +189,7 @@ class MLPBackbone(BaseEstimator):
             draws from a separate generator.
         widths : tuple of int, optional
             Numbers of consecutive inputs, such as the outputs of one column encoder. Each block has
-            a network of its own. The first one, which sees the columns' numbers, has three quarters
-            of the units of each layer; the others (bins) share the rest.
+            a network of its own. All but the first share ``bins_share`` of the units of each layer.
         """
         check_parameters(self)
         if isinstance(input_shape, dict) or len(input_shape) != 1:
@@ -227,9 +230,7 @@ class MLPBackbone(BaseEstimator):
                 f"must be at least {m}, got {self.hidden_layer_sizes!r}. Use wider layers, or "
                 "fewer encodings (`n_bins`=0)."
             )
-        # Bins help where a target jumps along a column. With half of the units they take too much
-        # from interactions of columns (benchmarks/classifier_defaults.py).
-        shares = [max(1, size // (LATER_SHARE * (m - 1))) for size in sizes]
+        shares = [max(1, int(size * self.bins_share / (m - 1))) for size in sizes]
         first = [size - (m - 1) * share for size, share in zip(sizes, shares, strict=True)]
         networks = [
             kind(*self._layers(width, shares if i else first, generator))

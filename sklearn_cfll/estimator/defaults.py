@@ -80,6 +80,9 @@ class Thresholds:
         "Without bins the mean error on 15 development sets was 1.40 times as large.",
     )
     bins_from: int = reasoned(0, "The regressor bins the columns of tables of any size.")
+    bins_share: float = reasoned(
+        0.5, "Share of the units that see bins; with fewer, wrong entries harm the regressor more."
+    )
     quantiles: bool = reasoned(False, "Bins resolve the values of uneven columns too.")
 
     # -- the linear part and the final ridge --------------------------------------------

@@ -7,6 +7,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.base import clone
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ from .inputs import integers_fit
 from .packing import part_of
 
 __all__ = ["Network"]
+
+MOST_REPEATED = 1e9  # mean weight beyond which weights as repetitions are no larger
 
 
 @dataclass
@@ -265,7 +268,9 @@ def _rows_to_encode(checked: Checked) -> tuple[Rows, Tensor | None]:
         rows = ChosenRows(rows, torch.as_tensor(checked.rows))
     weights = None
     if checked.sample_weight is not None:  # as repetitions, unless they are shares
-        weights = from_numpy(checked.sample_weight * max(1.0, checked.mean_weight))
+        weights = from_numpy(
+            checked.sample_weight * np.clip(checked.mean_weight, 1.0, MOST_REPEATED)
+        )
     if isinstance(checked.X, Dataset):  # read once, and not in full if there are many rows
         some, weights = some_rows(rows, weights)
         rows = as_rows(some, "cpu", torch.float64)

@@ -185,6 +185,7 @@ def make_plan(estimator: Any, checked: Checked, workers: Workers | None = None) 
             estimator.activation,
             estimator.dropout,
             estimator.defaults.n_members(estimator.n_members, own=False),
+            estimator.defaults.bins_share,
         )
     encoder = estimator.defaults.column_encoder(estimator.columns, recipe, len(checked.y))
     encoded = encoder is not None

@@ -132,7 +132,7 @@ def test_large_offsets_keep_their_bins_in_float32():
 
 
 def test_a_quarter_of_the_units_see_the_bins():
-    module = clone(MLPBackbone((9, 6))).build((15,), widths=(3, 12))
+    module = clone(MLPBackbone((9, 6), bins_share=0.25)).build((15,), widths=(3, 12))
     widths = [
         [part.out_features for part in network if isinstance(part, nn.Linear)]
         for network in module.networks

@@ -376,5 +376,6 @@ def test_parameters_of_columns_need_an_encoder():
     model = CFLLRegressor(**SMALL).fit(*table(60))
     assert (
         model.resolved_["columns"]
-        == "ColumnEncoder(importance=True, n_bins=16, quantiles=False, target_means=True)"
+        == "ColumnEncoder(importance=True, n_bins=16, quantiles=False, target_means=True, "
+        "values_as_levels=True)"
     )
