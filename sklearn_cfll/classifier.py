@@ -324,10 +324,9 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         exclusive = self._is_exclusive
         found = sharper = Probabilities.fit(scores, targets, weights, exclusive=exclusive)
         if parts.folds is not None:
-            twice, pairs = (part.cpu().numpy() for part in solved.out_of_fold[-2:])
-            weights = None if weights is None else weights[twice]
-            n_folds = parts.folds.n_folds
-            sharper = found.sharpened(pairs.astype(float), weights, n_folds, exclusive=exclusive)
+            pairs = solved.out_of_fold.pairs.double().cpu().numpy()
+            weights = None if weights is None else weights[solved.out_of_fold.twice.cpu().numpy()]
+            sharper = found.sharpened(pairs, weights, parts.folds.n_folds, exclusive=exclusive)
         scores = (
             None
             if self.multilabel_

@@ -40,9 +40,9 @@ class ColumnEncoder(BaseEstimator):
         Number of bins per column of a piecewise linear encoding, beside the standardised column. In
         :class:`~sklearn_cfll.backbones.MLPBackbone`, a share of the units of each layer
         (``bins_share``: half, or a quarter by default in CFLLClassifier) form a separate network on
-        the bins. A column with few distinct values (up to four times as many
-        as bins, with 16 rows each on average) is cut at every value, so that category codes may be
-        in any order. 0 leaves the bins out.
+        the bins. A column with few distinct values (up to four times as many as bins, with 16 rows
+        each on average) is cut at every value, so that category codes may be in any order. 0 leaves
+        the bins out.
     quantiles : bool, default=False
         Whether to replace columns whose interquartile range is small relative to their 5-95% range
         (lognormal columns, counts that are mostly zero) by their normal scores, a quantile

@@ -34,7 +34,7 @@ def may_be_names(rows: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     whole = ((values == np.floor(values)) | ~known).all(0)
     found = [
-        bool(each) and len(np.unique(column[seen])) >= min(FEWEST, len(rows))
+        bool(each) and len(np.unique(column[seen])) >= FEWEST
         for each, column, seen in zip(whole, values.T, known.T, strict=True)
     ]
     return np.array(found, dtype=bool)

@@ -38,6 +38,8 @@ __all__ += ["check_sizes", "needs_float64", "seen_as_given"]
 
 AT_ONCE = 4096  # items of a data set
 
+MOST_REPEATED = 1e9  # mean number of repetitions beyond which more make no difference
+
 # Float32 must resolve differences of this fraction of a column's standard deviation.
 RESOLUTION = 1e-3
 
@@ -75,6 +77,17 @@ class Checked(NamedTuple):
     groups: np.ndarray | None = None
     own_weight: np.ndarray | None = None
     reader: TableReader | None = None
+
+    @property
+    def repetitions(self) -> np.ndarray | None:
+        """Sample weights as numbers of repetitions, unless they are shares; None where all are one.
+
+        Weights near the end of the range are not restored: their sums would overflow.
+        """
+        if self.sample_weight is None:
+            return None
+        repeated: np.ndarray = self.sample_weight * np.clip(self.mean_weight, 1.0, MOST_REPEATED)
+        return repeated
 
 
 def check_data(
@@ -151,7 +164,7 @@ def check_inputs(
     if _is_plain(estimator, X, plan, min_samples, reader):
         return native(X)
     _refuse_stream(X)
-    if reader is not None and plan is not None and isinstance(X, Dataset):
+    if reader is not None and (isinstance(X, Dataset) or scipy.sparse.issparse(X)):
         X = as_rows(X, "cpu", torch.float64).take(slice(None)).numpy()
     if isinstance(X, Dataset):
         if len(X) < min_samples:  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.base import clone
 from torch import Tensor, nn
@@ -34,8 +33,6 @@ from .inputs import integers_fit
 from .packing import part_of
 
 __all__ = ["Network"]
-
-MOST_REPEATED = 1e9  # mean weight beyond which weights as repetitions are no larger
 
 
 @dataclass
@@ -266,11 +263,8 @@ def _rows_to_encode(checked: Checked) -> tuple[Rows, Tensor | None]:
     rows: Rows = as_rows(checked.X, "cpu", torch.float64, lazy=True)
     if checked.rows is not None:
         rows = ChosenRows(rows, torch.as_tensor(checked.rows))
-    weights = None
-    if checked.sample_weight is not None:  # as repetitions, unless they are shares
-        weights = from_numpy(
-            checked.sample_weight * np.clip(checked.mean_weight, 1.0, MOST_REPEATED)
-        )
+    repetitions = checked.repetitions
+    weights = None if repetitions is None else from_numpy(repetitions)
     if isinstance(checked.X, Dataset):  # read once, and not in full if there are many rows
         some, weights = some_rows(rows, weights)
         rows = as_rows(some, "cpu", torch.float64)

@@ -82,7 +82,7 @@ def read_table(
     estimator: Any, X: Any, reader: TableReader, *, reset: bool, min_samples: int
 ) -> np.ndarray:
     """Coded rows of a table, after scikit-learn's checks of its shape and names."""
-    X = reader.in_order(as_array(X.toarray() if scipy.sparse.issparse(X) else X))
+    X = reader.in_order(as_array(X))
     if isinstance(X, np.ndarray):
         check_array(X, dtype=None, ensure_all_finite=False, ensure_min_samples=0, input_name="X")
     validate_data(estimator, X, reset=reset, skip_check_array=True)
@@ -120,9 +120,8 @@ def with_learned_columns(estimator: Any, checked: Any, *, again: bool = False) -
     if reader is None or not (encoder.values_as_levels or encoder.target_means):
         return checked
     rows = slice(None) if checked.rows is None else checked.rows
-    targets, weight = checked.y.reshape(len(checked.y), -1), np.ones(len(checked.y))
-    if checked.sample_weight is not None:  # as repetitions, unless they are shares
-        weight = checked.sample_weight * max(1.0, checked.mean_weight)
+    targets, weight = checked.y.reshape(len(checked.y), -1), checked.repetitions
+    weight = np.ones(len(checked.y)) if weight is None else weight
     known = checked.X[rows][:, : len(reader.contents)].astype(np.float64)
     given = targets.astype(np.float64), weight, checked.groups
     if again:
@@ -145,9 +144,8 @@ def with_learned_columns(estimator: Any, checked: Any, *, again: bool = False) -
 def _holds_integers(estimator: Any, checked: Any) -> bool:
     """Whether the rows are a table of numbers in memory with values that may be names."""
     X = checked.X
-    if not encodes_columns(estimator) or not isinstance(X, np.ndarray) or X.ndim != 2:
-        return False
-    if checked.lazy or isinstance(X, np.memmap):
+    in_memory = isinstance(X, np.ndarray) and X.ndim == 2 and not checked.lazy
+    if not in_memory or not encodes_columns(estimator):
         return False
     return bool(may_be_names(X[:: -(-len(X) // SOME)]).any())
 

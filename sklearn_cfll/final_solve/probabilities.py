@@ -132,7 +132,7 @@ class Probabilities(NamedTuple):
             return variance - wanted, float(np.abs(mean - shares).max()) - MOST_MOVED
 
         most = float(np.log(SHARPEST))
-        if beyond(0.0)[0] >= 0 or beyond(most)[0] <= 0 or beyond(0.0)[1] >= 0:
+        if max(beyond(0.0)) >= 0 or beyond(most)[0] <= 0:
             return self
         of_two = brentq(lambda log_ratio: max(beyond(log_ratio)), 0.0, most, xtol=1e-6)
         lost = 2 * (1 - 1 / n_folds) * (1 - np.exp(-of_two))
