@@ -72,7 +72,7 @@ def are_names(
         return False
     if not is_shared(codes.astype(np.float64), None if groups is None else groups[known]):
         return False
-    left = _beyond_a_function(values, _few(targets), weight)
+    left = _beyond_a_function(values, _few(targets, weight), weight)
     means = out_of_fold_means(codes.astype(np.float64), len(levels), left, weight, folds)
     gain = (left**2 - (left - means) ** 2).sum(1)
     total, mean = weight.sum(), float(weight @ gain) / weight.sum()
@@ -80,10 +80,12 @@ def are_names(
     return bool(mean > ERRORS * error and mean > LEAST_SHARE * (weight @ left**2).sum() / total)
 
 
-def _few(targets: np.ndarray) -> np.ndarray:
+def _few(targets: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Standardised targets; ten random sums of them if there are more."""
-    spread = targets.std(0)
-    standard = (targets - targets.mean(0)) / np.where(spread > 0, spread, 1.0)
+    share = weight / weight.sum()
+    centred = targets - share @ targets
+    spread = np.sqrt(share @ centred**2)
+    standard = centred / np.where(spread > 0, spread, 1.0)
     sums = random_directions(targets.shape[1], MOST_TARGETS).double().numpy()
     found: np.ndarray = standard @ sums.T
     return found

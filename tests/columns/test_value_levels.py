@@ -11,7 +11,7 @@ from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.columns.reader import TableReader
 from sklearn_cfll.columns.target_means import folds_of_rows
-from sklearn_cfll.columns.value_levels import are_names, level_codes
+from sklearn_cfll.columns.value_levels import _few, are_names, level_codes
 
 SMALL = {"hidden_layer_sizes": (16, 8), "n_members": 4, "max_epochs": 8, "random_state": 0}
 
@@ -58,6 +58,14 @@ def test_weights_are_repetitions():
         targets = y + noise * np.random.default_rng(3).normal(size=len(y))
         weighted = found(X[:, 0], targets, weight.astype(float))
         assert weighted == found(X[rows, 0], targets[rows])
+
+
+def test_targets_are_standardised_by_their_weights():
+    rng = np.random.default_rng(0)
+    targets, weight = rng.normal(size=(50, 2)) * [1, 9], rng.integers(1, 5, 50)
+    weighted = _few(targets, weight.astype(float))
+    repeated = _few(np.repeat(targets, weight, 0), np.ones(weight.sum()))
+    np.testing.assert_allclose(np.repeat(weighted, weight, 0), repeated, rtol=1e-9)
 
 
 def test_values_of_one_group_say_nothing_of_other_groups():
