@@ -128,6 +128,7 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         n_iter_no_change: int = 20,
         tol: float = 0.0,
         refit_last_layer: bool = True,
+        local_part: bool = True,
         class_weight: dict[Any, float] | list[dict[Any, float]] | Literal["balanced"] | None = None,
         device: str | torch.device = "auto",
         precision: Precision = "auto",
@@ -161,6 +162,7 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.refit_last_layer = refit_last_layer
+        self.local_part = local_part
         self.class_weight = class_weight
         self.device = device
         self.precision = precision

@@ -119,6 +119,7 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
         n_iter_no_change: int = 15,
         tol: float = 0.0,
         refit_last_layer: bool = True,
+        local_part: bool = True,
         normalize_y: bool = True,
         linear_part: bool | Auto = "auto",
         device: str | torch.device = "auto",
@@ -153,6 +154,7 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.refit_last_layer = refit_last_layer
+        self.local_part = local_part
         self.normalize_y = normalize_y
         self.linear_part = linear_part
         self.device = device

@@ -198,18 +198,21 @@ class EncodedColumns(nn.Module):
         encoded = self.encode(rows)
         return encoded if self.column_scale is None or not scaled else encoded * self.column_scale
 
-    def units(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardised numbers and indicators (n, q), and the change of an input per unit of each.
+    def standardised(self, rows: Tensor) -> Tensor:
+        """Standardised numbers and indicators (n, q) of expanded rows.
 
         The first encoder has to be a :class:`~sklearn_cfll.columns.scaling.Standardize`.
         """
         n, expansion = self.expansion.n_numbers, self.expansion
-        numbers, standardize = rows[:, :n], self.encoders[0]
-        assert isinstance(standardize, Standardize)
-        spread = expansion.spread.to(rows)
-        found = torch.cat([standardize(numbers), expansion.standardised(rows[:, n:])], 1)
-        unit = [standardize.unit(numbers), spread.expand(len(rows), -1)]
-        return found.to(expansion.like.dtype), torch.cat(unit, 1)
+        assert isinstance(self.encoders[0], Standardize)
+        found = [self.encoders[0](rows[:, :n]), expansion.standardised(rows[:, n:])]
+        return torch.cat(found, 1).to(expansion.like.dtype)
+
+    def units(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`standardised`, and the change of an input per unit of each."""
+        spread, numbers = self.expansion.spread.to(rows), rows[:, : self.expansion.n_numbers]
+        unit = [self.encoders[0].unit(numbers), spread.expand(len(rows), -1)]
+        return self.standardised(rows), torch.cat(unit, 1)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         take_sizes(self, state_dict, prefix)

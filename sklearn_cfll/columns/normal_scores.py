@@ -10,6 +10,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from .._compat import is_exporting
 from .rows import Rows
 from .scaling import RobustStandardize
 from .statistics import quantiles, some_rows
@@ -135,7 +136,6 @@ class NormalScores(RobustStandardize):
 
 def _first_above(values: Tensor, wanted: Tensor) -> Tensor:
     """Index (columns, n) of the first of increasing values (columns, v) above each wanted one."""
-    # ONNX has no search; `is_exporting` is new in torch 2.7.
-    if getattr(torch.compiler, "is_exporting", lambda: False)():
+    if is_exporting():  # ONNX has no search
         return (values.unsqueeze(1) <= wanted.unsqueeze(2)).sum(2)
     return torch.searchsorted(values, wanted, right=True)

@@ -15,8 +15,8 @@ from .exported import export, write_onnx
 from .fitted import FittedModel
 from .known_rows import KnownRows
 from .left_out import honest
+from .nets import pack_net, unpack_net
 from .packing import map_tensors, versions
-from .run import pack_net, unpack_net
 from .state import StateMixin
 from .state_checks import check_optimizer, check_packed, try_out
 

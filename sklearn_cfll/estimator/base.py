@@ -33,9 +33,10 @@ from .inputs import out_of_range
 from .keeping import PreviousFitKept
 from .known_rows import KnownRows
 from .left_out import honest_outputs
+from .nets import new_net, standardise_inside
 from .parameters import CONSTRAINTS, CheckedParameters
 from .plan import Plan, make_plan, prediction_batch
-from .run import Run, new_net, standardise_inside
+from .run import Run
 from .scaled_columns import may_scale_columns, scale_columns
 from .shares import Shares, check_one_model
 from .split import Parts, parts_of
@@ -228,6 +229,7 @@ class BaseCFLL(
             plan.unscale_variance(solved.noise_variance),
             # Rows outside the training set from which the noise level is estimated.
             0.0 if solved.calibration is None else float(solved.calibration.n_samples),
+            local_part=solved.local_part,
         )
         run.net.progress.stage("importances and scores")
         judged = parts.judged(self.defaults.most_judged)
@@ -253,7 +255,7 @@ class BaseCFLL(
         self._model, self._net, self._known_rows = model, run.net, known_rows
         self.history_ = [*self.__dict__.get("history_", ())][:first] + run.history
         self.n_iter_, self.best_iteration_ = len(self.history_), run.best_iteration
-        self.resolved_ = run.resolved(parts, model.offset)
+        self.resolved_ = run.resolved(parts, model)
         self.__dict__.pop("ridge_path_", None)  # from an earlier fit
         if path is not None:
             self.ridge_path_ = path

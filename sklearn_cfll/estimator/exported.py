@@ -12,6 +12,10 @@ import torch
 from sklearn.base import is_classifier
 from torch import Tensor, nn
 
+from ..backbones.joining import WithLastLayer, join_last_layer
+from ..backbones.mlp import SideBySide
+from ..columns.encoder import Encoded
+from ..final_solve.local_part import WithLocalPart
 from ..final_solve.noise import NoiseModel
 from ..final_solve.probabilities import SHARPNESS, Probabilities
 from ..heads.member import as_linear
@@ -33,7 +37,7 @@ def export(estimator: Any, output: str) -> nn.Module:
         )
     model: FittedModel = estimator._model
     if output == "prediction":
-        return model.to_torch(estimator._decision_threshold)
+        return prediction_module(model, estimator._decision_threshold)
     if is_classifier(estimator) != (output == "probabilities"):
         right = "probabilities" if is_classifier(estimator) else "mean_std"
         raise ValueError(
@@ -43,7 +47,7 @@ def export(estimator: Any, output: str) -> nn.Module:
     if output == "probabilities":
         kind = "binary" if estimator._is_binary else "exclusive"
         kind = "multilabel" if estimator.multilabel_ else kind
-        return WithProbabilities(model.to_torch(0.0), model.probabilities, kind)
+        return WithProbabilities(prediction_module(model, 0.0), model.probabilities, kind)
     estimator._knowing('to_torch(output="mean_std")')
     if model.plan.network.on_fields:
         raise ValueError(
@@ -51,6 +55,34 @@ def export(estimator: Any, output: str) -> nn.Module:
             'Use "prediction".'
         )
     return MeanAndDeviation(model).cpu().eval()
+
+
+def prediction_module(model: FittedModel, threshold: float) -> nn.Module:
+    """A plain module from raw inputs to predictions less a threshold, on the CPU."""
+    linear = as_linear(*model.last_layer())
+    with torch.no_grad():
+        linear.weight.copy_(torch.as_tensor(model.coef()))
+        if not torch.isfinite(linear.weight).all():
+            raise ValueError(
+                "The targets are so large that the last layer's weights on their scale "
+                f"overflow {linear.weight.dtype}. Rescale y, or fit in float64."
+            )
+        linear.bias.copy_(torch.as_tensor(model.intercept() - threshold))
+    network = model.plan.network
+    if model.offset is not None:
+        features = SideBySide(network.module, model.offset.columns)
+        module: nn.Module = copy.deepcopy(WithLastLayer(features, linear))
+    else:
+        backbone = network.backbone
+        if network.copies > 1:  # their last layers have become one
+            backbone = backbone._replace(removed=None)
+        module = join_last_layer(backbone, linear)
+        if network.columns is not None:
+            module = Encoded(copy.deepcopy(network.columns), module)
+    if model.local_part is not None:
+        local, scale = copy.deepcopy(model.local_part), model.plan.scale.scale
+        module = WithLocalPart(module, local, torch.as_tensor(scale))
+    return module.cpu().eval()
 
 
 class WithProbabilities(nn.Module):
@@ -118,6 +150,7 @@ class MeanAndDeviation(nn.Module):
         if model.offset is not None:
             linear = as_linear(model.offset.layer.weight, model.offset.layer.bias)
             self.offset = nn.Sequential(copy.deepcopy(model.offset.columns), linear)
+        self.local_part = copy.deepcopy(model.local_part)
         self.n_members = head.n_members
         means, bases, constants = head.leverage_bases()
         level = model.noise_variance / scale.scale**2
@@ -149,6 +182,8 @@ class MeanAndDeviation(nn.Module):
         mean = members.mean(0)
         if self.offset is not None:
             mean = mean + self.offset(*args)
+        if self.local_part is not None:
+            mean = mean + self.local_part(*args)
         mean = mean.double() * self.scale + self.shift
         deviation = variance.sqrt() * self.scale * self.inflation
         return mean.to(features.dtype), deviation.to(features.dtype)

@@ -22,7 +22,15 @@ from ..persistence import ModelFileError, dtype_name
 from ..training.seeding import own_generator
 
 __all__ = ["Fields", "check_attributes", "check_fields", "check_layers", "is_amount", "is_arrays"]
-__all__ += ["is_count", "is_floats", "is_history", "is_list_of_dicts", "is_number", "is_optional"]
+__all__ += [
+    "check_local_part",
+    "is_count",
+    "is_floats",
+    "is_history",
+    "is_list_of_dicts",
+    "is_number",
+    "is_optional",
+]
 __all__ += ["is_reader", "is_sample_shape", "is_shape", "without_memory"]
 
 MOST_INPUTS = 2**28  # numbers in one sample
@@ -213,3 +221,22 @@ def is_levels(value: Any) -> bool:
         return False
     levels = unpacked(value)
     return levels is not None and len(set(levels)) == len(levels)
+
+
+def check_local_part(local: dict[str, np.ndarray] | None, k: int, n_expanded: int) -> None:
+    """Check that the arrays of a local part fit together, and expanded rows of this length."""
+    if local is None:
+        return
+    names = ("used", "places", "residuals", "weights", "bandwidth", "prior")
+    if set(local) != set(names):
+        raise ModelFileError(f"local_part: it must have {', '.join(names)}, got {sorted(local)}.")
+    used, q = local["used"], len(local["weights"]) if local["weights"].ndim else 0
+    shapes = {"places": (q, used.size), "residuals": (q, k), "weights": (q,)}
+    for name, shape in {**shapes, "bandwidth": (), "prior": ()}.items():
+        if not is_floats(local[name], *shape):
+            raise ModelFileError(f"local_part: `{name}` is not an array of floats {shape}.")
+    fits = used.ndim == 1 and used.dtype == np.int64 and len(used) > 0 and q > 0
+    if not fits or used.min() < 0 or used.max() >= n_expanded:
+        raise ModelFileError("local_part: `used` holds no indices of columns.")
+    if not (local["bandwidth"] > 0 and local["prior"] > 0 and (local["weights"] >= 0).all()):
+        raise ModelFileError("local_part: `bandwidth` and `prior` must be positive.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,18 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..backbones.joining import WithLastLayer, join_last_layer
-from ..backbones.mlp import SideBySide
 from ..backbones.splitting import Backbone
-from ..columns.encoder import Encoded
 from ..columns.reader import TableReader
 from ..final_solve.calibration import predictive_variance
 from ..final_solve.intervals import Scores, unpack_scores
+from ..final_solve.local_part import LocalPart
 from ..final_solve.noise import NoiseModel
 from ..final_solve.offset import LinearOffset, WithOffset
 from ..final_solve.probabilities import Probabilities
 from ..heads import ClosedFormLastLayer, EnsembleLastLayer, Head
-from ..heads.member import SETTINGS, as_linear
+from ..heads.member import SETTINGS
 from ..heads.module import CFLLModule, apply
 from ..persistence import DTYPES, dtype_name
 from ..training.batches import BatchIterator, RowsDataset
@@ -82,6 +79,8 @@ class FittedModel:
     out_of_fold : tuple or None
         Predictions (n, positions..., k) of the rows at fit in y's units, each by members that held
         it out, and the score to be expected of new rows.
+    local_part : LocalPart or None
+        Smoother of held-out residuals.
     influences : ndarray of shape (p,), or None
         Influence of each column of a table on the predictions, from slopes.
     """
@@ -98,6 +97,7 @@ class FittedModel:
     of_one: Probabilities = field(default_factory=Probabilities)
     left_out: tuple[np.ndarray, float] | None = None
     out_of_fold: tuple[np.ndarray, float] | None = None
+    local_part: LocalPart | None = None
     influences: np.ndarray | None = None
 
     # -- predicting -----------------------------------------------------------------
@@ -171,8 +171,9 @@ class FittedModel:
             deviations.append(predictive_variance(head, features, level, self.noise).sqrt().cpu())
         n, scale = len(rows), plan.scale.scale
         raw, spread = torch.cat(means)[:n], torch.cat(deviations)[:n]
-        if self.offset is not None:
-            raw = raw + self._over(rows, self.offset)
+        for added in (self.offset, self.local_part):
+            if added is not None:
+                raw = raw + self._over(rows, added)
         if self.scores is not None:
             scale = scale * self.scores.inflation
         mean = plan.unscale(raw.numpy())
@@ -193,16 +194,23 @@ class FittedModel:
         )
 
     def influences_of(self, rows: RowsDataset) -> np.ndarray | None:
-        """Influence of each column on the predictions, None if X is no table."""
-        found = influences(self.whole, rows)
+        """Influence of each column on the predictions, None if X is no table.
+
+        That of the network and the linear part: slopes of the local part are those of single rows.
+        """
+        smooth: Any = self.module if self.offset is None else WithOffset(self.module, self.offset)
+        found = influences(smooth, rows)
         return None if found is None else found.cpu().numpy()
 
     # -- the last layer ---------------------------------------------------------------
 
     @property
     def whole(self) -> Any:
-        """Module that predicts on the scale of training, the linear part included."""
-        return self.module if self.offset is None else WithOffset(self.module, self.offset)
+        """Module that predicts on the scale of training, linear and local part included."""
+        module: Any = self.module
+        for added in (self.offset, self.local_part):
+            module = module if added is None else WithOffset(module, added)
+        return module
 
     def last_layer(self) -> tuple[Tensor, Tensor]:
         """Weights and intercept on :meth:`features`, on the scale of training."""
@@ -224,30 +232,6 @@ class FittedModel:
         """Intercept (k,) in y's units."""
         _, bias = self.last_layer()
         return self.plan.unscale(bias.double().cpu().numpy())
-
-    def to_torch(self, threshold: float) -> nn.Module:
-        """A plain module from raw inputs to predictions less a threshold, on the CPU."""
-        linear = as_linear(*self.last_layer())
-        with torch.no_grad():
-            linear.weight.copy_(torch.as_tensor(self.coef()))
-            if not torch.isfinite(linear.weight).all():
-                raise ValueError(
-                    "The targets are so large that the last layer's weights on their scale "
-                    f"overflow {linear.weight.dtype}. Rescale y, or fit in float64."
-                )
-            linear.bias.copy_(torch.as_tensor(self.intercept() - threshold))
-        network = self.plan.network
-        if self.offset is not None:
-            features = SideBySide(network.module, self.offset.columns)
-            module: nn.Module = copy.deepcopy(WithLastLayer(features, linear))
-        else:
-            backbone = network.backbone
-            if network.copies > 1:  # their last layers have become one
-                backbone = backbone._replace(removed=None)
-            module = join_last_layer(backbone, linear)
-            if network.columns is not None:
-                module = Encoded(copy.deepcopy(network.columns), module)
-        return module.cpu().eval()
 
     # -- packing ----------------------------------------------------------------------
 
@@ -285,6 +269,9 @@ class FittedModel:
             "of_one": tuple(self.of_one),
             "left_out": self.left_out,
             "out_of_fold": self.out_of_fold,
+            "local_part": (
+                None if self.local_part is None else map_tensors(self.local_part.own_state())
+            ),
             "influences": self.influences,
         }
 
@@ -331,6 +318,11 @@ class FittedModel:
         if packed["offset"] is not None:
             offset = new_offset(plan)
             offset.load_state_dict(map_arrays(packed["offset"]))
+        local_part = None
+        if packed["local_part"] is not None:
+            assert network.columns is not None
+            own_state = map_arrays(packed["local_part"], device)
+            local_part = LocalPart(network.columns, **own_state)
         noise, scores = packed["noise"], packed["scores"]
         left_out, out_of_fold = packed["left_out"], packed["out_of_fold"]
         return cls(
@@ -346,5 +338,6 @@ class FittedModel:
             of_one=Probabilities(*packed["of_one"]),
             left_out=None if left_out is None else tuple(left_out),
             out_of_fold=None if out_of_fold is None else tuple(out_of_fold),
+            local_part=local_part,
             influences=packed["influences"],
         )

@@ -28,8 +28,9 @@ from .effects import warn_without_effect
 from .fitted import FittedModel
 from .known_rows import KnownRows
 from .left_out import NO_MOMENTS
+from .nets import new_net, standardise_inside
 from .plan import make_plan
-from .run import Run, new_net, standardise_inside
+from .run import Run
 from .split import Parts, parts_of
 from .tables import check_categories, with_learned_columns
 from .unchanged import check_unchanged
@@ -105,7 +106,7 @@ class IncrementalMixin:
                 addition.see_columns()
             else:
                 # Before they are learnt, these rows serve as held-out rows.
-                noise = mean_squared_residuals(net, added)
+                noise = mean_squared_residuals(net, less_offset(added, model.local_part))
                 addition.judge_ridges()
                 addition.follow_scales()
             adds = memory_of(self.memory).holds_rows  # the pass itself adds the rows
@@ -162,7 +163,7 @@ class IncrementalMixin:
             addition = Additions(
                 run, known_rows, model.final_ridge, less_offset(rows, model.offset)
             )
-            noise = mean_squared_residuals(net, addition.rows)
+            noise = mean_squared_residuals(net, less_offset(addition.rows, model.local_part))
             addition.follow_scales()
             addition.take_last_layer()
             share = addition.restart_share

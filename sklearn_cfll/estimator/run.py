@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from skorch.history import History
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..columns.scaling import RobustStandardize, Standardize
-from ..columns.statistics import input_statistics
 from ..final_solve.calibration import calibrate
 from ..final_solve.offset import LinearOffset
 from ..final_solve.out_of_fold import refit_crossed
@@ -22,85 +19,19 @@ from ..persistence import dtype_name
 from ..training.batches import RowsDataset
 from ..training.callbacks import BestEpoch, EpochBar, TaskBridge
 from ..training.net import CFLLNet
-from ..training.optimizers import OPTIMIZERS, optimizer_class, optimizer_options
+from ..training.optimizers import optimizer_class
 from ..training.schedules import mean_factor
 from ..training.streams import StreamRows
-from .fitted import FittedModel, head_of
+from .fitted import FittedModel
 from .inputs import out_of_range
+from .nets import standardise
 from .network import Network
-from .packing import map_arrays, map_tensors, part_of
-from .plan import Plan, prediction_batch
+from .packing import part_of
+from .plan import Plan
 from .split import Parts
-from .unusable_features import unusable_features, warn_of_equal_features
+from .unusable_features import unusable_features
 
-__all__ = ["Run", "new_net", "pack_net", "standardise_inside", "unpack_net"]
-
-
-def new_net(plan: Plan, optimizer: Any, compile: bool, memory: Any) -> CFLLNet:
-    """A net around the plan's network, initialised."""
-    network, kind = plan.network, optimizer_class(optimizer)
-    last_layer, of_head = head_of(network, plan.layout.n_targets)
-    options = {f"optimizer__{k}": v for k, v in optimizer_options(kind, network.module).items()}
-    options |= {f"last_layer__{k}": v for k, v in of_head.items()}
-    net = CFLLNet(
-        network.module,
-        optimizer=kind,
-        last_layer=last_layer,
-        last_layer__memory=memory,
-        **options,
-        device=str(network.device),
-        compile=compile,
-        autocast=plan.autocast,
-        random_state=network.seed,
-        iterator_valid__batch_size=prediction_batch(network),
-        verbose=0,
-    )
-    return net.initialize()
-
-
-def standardise_inside(network: Network, net: CFLLNet, train: RowsDataset) -> None:
-    """Standardise inputs inside a user's network by the training rows.
-
-    Without an encoding of the columns, warn if the network cannot tell rows apart.
-    """
-    _standardise(network.backbone.module, train)
-    if network.columns is None:
-        with contextlib.suppress(IndexError):  # index out of range: training raises it
-            warn_of_equal_features(net, train)
-
-
-def _standardise(module: nn.Module, train: RowsDataset) -> None:
-    for part in module.modules():
-        if isinstance(part, RobustStandardize):
-            part.fit(train.inputs, train.sample_weight)
-        elif isinstance(part, Standardize):
-            part.adapt_to(*input_statistics(train.inputs, train.sample_weight))
-
-
-def pack_net(net: CFLLNet) -> dict[str, Any]:
-    """What a net has besides its module: the optimiser and the history."""
-    optimizer = None if net.optimizer_ is None else net.optimizer_.state_dict()
-    if optimizer is not None and not optimizer["state"]:
-        optimizer = None  # no step yet, so nothing to keep
-    names = {kind: name for name, kind in OPTIMIZERS.items()}
-    return {
-        "optimizer": map_tensors(optimizer),
-        "optimizer_class": names.get(net.optimizer, net.optimizer),
-        "compile": bool(net.compile),
-        "history": [dict(row, batches=[]) for row in net.history],
-    }
-
-
-def unpack_net(model: FittedModel, packed: dict[str, Any]) -> CFLLNet:
-    """A net that trains a fitted model on, from the result of :func:`pack_net`."""
-    head = model.head
-    net = new_net(model.plan, packed["optimizer_class"], packed["compile"], head.memory)
-    net.module_.last_layer = head
-    model.module = net.module_
-    net.history_ = History(packed["history"])
-    if packed["optimizer"] is not None and net.optimizer_ is not None:
-        net.optimizer_.load_state_dict(map_arrays(packed["optimizer"]))
-    return net
+__all__ = ["Run"]
 
 
 class Run:
@@ -312,7 +243,7 @@ class Run:
         if self.before is not None:
             return part_of(self.before, "backbone.")
         network = self.network.with_state(self.net.module_.backbone.state_dict())
-        _standardise(network.backbone.module, parts.before)
+        standardise(network.backbone.module, parts.before)
         return network.module.state_dict()
 
     @property
@@ -338,7 +269,15 @@ class Run:
             crossed: Any = rest  # both views are FoldRows
             lowest = self.defaults.lowest_ridge(len(parts.rows))
             solved = refit_crossed(
-                net, crossed.rows, crossed.train, crossed.valid, lowest, offset, most, exact=exact
+                net,
+                crossed.rows,
+                crossed.train,
+                crossed.valid,
+                lowest,
+                offset,
+                most,
+                exact=exact,
+                local=takes_local_part(self.estimator, self.network, parts),
             )
             solved = solved if exact else solved._replace(ridge=self.ridge(len(train)))
         elif exact:
@@ -365,7 +304,7 @@ class Run:
         options = ", ".join(f"{name}={value}" for name, value in encoder.get_params().items())
         return f"ColumnEncoder({options})"
 
-    def resolved(self, parts: Parts, offset: LinearOffset | None) -> dict[str, Any]:
+    def resolved(self, parts: Parts, model: FittedModel) -> dict[str, Any]:
         """Settings of the last run, with every "auto" replaced by its value."""
         net, head = self.net, self.net.module_.last_layer
         options = net.optimizer_.param_groups[0] if self.trains else {}
@@ -380,12 +319,30 @@ class Run:
             "n_held_out": 0 if parts.valid is None else len(parts.valid),
             "n_folds": 0 if parts.folds is None else parts.folds.n_folds,
             "n_members": self.network.n_members,
-            "linear_part": offset is not None,
+            "linear_part": model.offset is not None,
+            "local_part": model.local_part is not None,
             "columns": self._columns_said(),
             "precision": "bf16" if net.autocast else dtype_name(self.network.dtype),
             "device": str(self.network.device),
             "n_threads": self.n_threads(parts.train.n_joint),
         }
+
+
+def takes_local_part(estimator: Any, network: Network, parts: Parts) -> bool:
+    """Whether a smoother of the residuals may be added.
+
+    Rows of new groups are not near those of known ones. All rows have to be in memory of one
+    process, and samples without positions.
+    """
+    return (
+        estimator.local_part
+        and estimator.refit_last_layer
+        and network.columns is not None
+        and len(network.feature_shape) == 1
+        and not parts.grouped
+        and isinstance(parts.rows, RowsDataset)
+        and parts.rows.own is parts.rows
+    )
 
 
 def _history_row(row: dict[str, Any]) -> dict[str, Any]:

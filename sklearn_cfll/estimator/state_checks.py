@@ -26,6 +26,7 @@ from .file_checks import (
     Fields,
     check_fields,
     check_layers,
+    check_local_part,
     is_amount,
     is_arrays,
     is_count,
@@ -164,6 +165,7 @@ def model_fields(network: dict[str, Any], k: int, columns: int | None) -> Fields
     return {
         "module": is_arrays,
         "offset": is_optional(is_arrays),
+        "local_part": is_optional(is_arrays),
         "layout": lambda v: isinstance(v[1], bool),
         "scale": lambda v: (
             isinstance(v, tuple)
@@ -261,7 +263,10 @@ def check_sizes(model: dict[str, Any], n_targets: int, n_columns: int | None) ->
         if model["reader"] is not None:
             levels = TableReader.unpack(model["reader"]).levels
         widths = check_columns(network["encoder"], shape, columns, dtype, levels)
+        check_local_part(model["local_part"], n_targets, *shape)
         shape = (sum(widths),)
+    elif model["local_part"] is not None:
+        raise ModelFileError("local_part: it needs an encoding of columns.")
     if recipe_name(network["recipe"]) is None:
         return  # user-defined and passed to `load`
     if network["removed"] is not None:

@@ -25,8 +25,9 @@ from .checks import check_data
 from .effects import warn_of_fixed_features, warn_without_effect
 from .fitted import FittedModel
 from .known_rows import checksums
+from .nets import new_net, standardise_inside
 from .plan import Plan, make_plan
-from .run import Run, new_net, standardise_inside
+from .run import Run
 from .scaled_columns import may_scale_columns, scale_columns
 from .split import ONE_OF, Parts, crosses_folds, warn_of_equal_copies
 from .wild_targets import clip_wild

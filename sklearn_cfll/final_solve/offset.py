@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -42,7 +43,7 @@ class Offset(Protocol):
         ...
 
 
-def less_offset(data: RowsDataset, offset: Offset | None) -> RowsDataset:
+def less_offset(data: RowsDataset, offset: Callable[[Any], Tensor] | None) -> RowsDataset:
     """The same rows, their targets less what the offset predicts."""
     if offset is None:
         return data

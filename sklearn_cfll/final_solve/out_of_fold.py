@@ -14,9 +14,10 @@ from .. import linalg
 from ..heads import Head
 from ..heads.member import Kept
 from ..linalg import RIDGES
-from ..training.batches import RowsDataset
+from ..training.batches import RowsDataset, spread
 from ..training.folds import FoldRows
 from .calibration import Calibration, pulled, with_noise
+from .local_part import LocalPart
 from .noise import NoiseModel, fit_noise, noise_inputs, points_as_rows
 from .refit import Refit, shrinkage_factor
 
@@ -88,6 +89,11 @@ class OutOfFold(NamedTuple):
         excess = along(share[folds.of_row] - 1 / folds.n_members, spread) * spread
         return cls(torch.cat(predictions), spread, growth, excess, twice, both)
 
+    def moved(self, shift: Tensor) -> OutOfFold:
+        """The same with something (n, ..., k) added to the predictions of each row."""
+        pairs = self.pairs + shift[self.twice]
+        return self._replace(predictions=self.predictions + shift, pairs=pairs)
+
 
 def along(values: Tensor, like: Tensor) -> Tensor:
     """Values (n,) of rows, to be multiplied with a tensor (n, ..., k)."""
@@ -118,6 +124,7 @@ def refit_crossed(
     most: int = 2**15,
     *,
     exact: bool = True,
+    local: bool = False,
 ) -> Refit:
     """Solve exactly for the last layers of cross-fitted members.
 
@@ -138,6 +145,9 @@ def refit_crossed(
         Rows by which the ridge is chosen and noise is estimated; evenly spread if there are more.
     exact : bool, default=True
         Whether to solve. Otherwise the weights stay those of training.
+    local : bool, default=False
+        Whether to add a smoother of the out-of-fold residuals, if it helps; the net must have an
+        encoding of columns.
     """
     every, held_out = held_out, held_out.spread(most)
     layer, ridge, errors, shrinkage = net.module_.last_layer, 0.0, None, None
@@ -158,7 +168,11 @@ def refit_crossed(
             spread=shrinkage.to(found.spread).square() * found.spread,
             excess=shrinkage.to(found.spread).square() * found.excess,
         )
-    residuals = held_out.targets - found.predictions
+    residuals, smoother = held_out.targets - found.predictions, None
+    smooth = LocalPart.fit(net.module_.backbone.columns, held_out, residuals) if local else None
+    if smooth is not None:
+        smoother, left = smooth
+        found, residuals = found.moved(residuals - left), left
     of_one = _mean(residuals.double().square(), held_out)
     level = _less(of_one, _mean(found.excess.double(), held_out))
     noise, others = None, None
@@ -167,7 +181,8 @@ def refit_crossed(
     calibration = _calibration(net, held_out, residuals, found, level, others)
     found_all, blocks = residuals if isinstance(rows, RowsDataset) else None, None
     if found_all is not None and every is not held_out:
-        found_all, blocks = _all_residuals(net, train, every)
+        found_all, blocks = _all_residuals(net, train, every, smoother)
+        found_all[spread(len(every), most)] = residuals
     if exact and blocks is not None and offset is None and rows.own is rows:
         layer.recall(blocks)
         layer.solve(ridge)
@@ -175,11 +190,11 @@ def refit_crossed(
         layer.refit(net.labelled_features(rows.own), ridge=ridge)
         layer.solve(ridge, shrinkage)
     solved = Refit(ridge, level, exact, errors, noise, calibration, offset)
-    return solved._replace(out_of_fold=found, residuals=found_all)
+    return solved._replace(out_of_fold=found, residuals=found_all, local_part=smoother)
 
 
 def _all_residuals(
-    net: Any, train: FoldRows, held_out: FoldRows
+    net: Any, train: FoldRows, held_out: FoldRows, smoother: LocalPart | None
 ) -> tuple[Tensor, list[Kept] | None]:
     """Out-of-fold residuals of all rows, and the moments of all rows for each member.
 
@@ -192,7 +207,10 @@ def _all_residuals(
     for features, targets, sample_weight in net.labelled_features(held_out):
         part = slice(start, start := start + len(features))
         predictions = layer.member_predictions(features)
-        found.append(targets - mean_of(predictions, held_out.folds.first(part)))
+        residuals = targets - mean_of(predictions, held_out.folds.first(part))
+        if smoother is not None:
+            residuals = residuals - smoother(held_out.inputs.take(part))
+        found.append(residuals)
         if layer.holds_moments:
             other.accumulate(features, targets, sample_weight)
     if not layer.holds_moments:

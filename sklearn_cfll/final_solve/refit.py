@@ -46,6 +46,8 @@ class Refit(NamedTuple):
         Judged rows as seen by cross-fitted members that did not see them.
     residuals : Tensor of shape (n, ..., k), or None
         Residuals of all rows under the same members; None for a stream.
+    local_part : LocalPart or None
+        Smoother of these residuals, which is added to the predictions.
     """
 
     ridge: float
@@ -57,6 +59,7 @@ class Refit(NamedTuple):
     offset: Any = None
     out_of_fold: Any = None
     residuals: Tensor | None = None
+    local_part: Any = None
 
 
 def refit_last_layer(

@@ -1,0 +1,295 @@
+"""Local part: a kernel smoother of out-of-fold residuals."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import is_classifier
+
+from helpers import BOTH, raw, small
+from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
+from sklearn_cfll.columns.rows import as_rows
+from sklearn_cfll.final_solve import local_part as module
+from sklearn_cfll.final_solve.local_part import PRIORS, LocalPart, scaled
+from sklearn_cfll.persistence import ModelFileError
+from sklearn_cfll.training.batches import RowsDataset
+
+
+def in_clusters(n=1200, seed=0, effect=1.0):
+    """Rows in clusters of four, which share an effect that no smooth function of x describes."""
+    rng = np.random.RandomState(seed)
+    centres = np.random.RandomState(7).uniform(-2, 2, (300, 3))
+    effects = effect * np.random.RandomState(8).normal(size=300)
+    of_row = rng.randint(300, size=n)
+    X = centres[of_row] + 0.003 * rng.normal(size=(n, 3))
+    return X, np.sin(X[:, 0]) + effects[of_row] + 0.1 * rng.normal(size=n)
+
+
+def rows_for(Estimator, n=1200, seed=0, effect=1.0):
+    X, y = in_clusters(n, seed, effect)
+    return X, y if Estimator is CFLLRegressor else (y > 0).astype(int)
+
+
+def crossed(Estimator, **parameters):
+    return small(Estimator, **{"n_members": 4, "max_epochs": 6, **parameters})
+
+
+@pytest.fixture(scope="module", params=[CFLLRegressor, CFLLClassifier])
+def pair(request):
+    """The same fit with and without a local part, and new rows."""
+    X, y = rows_for(request.param)
+    fits = [crossed(request.param, local_part=each).fit(X, y) for each in (True, False)]
+    return *fits, *rows_for(request.param, 400, 1)
+
+
+def by_hand(part, places, *, left_out=False):
+    """The formula of the docstring, in numpy."""
+    known, residuals, weights = (
+        each.double().numpy() for each in (part.places, part.residuals, part.weights)
+    )
+    apart = np.abs(places[:, None] - known).sum(2)
+    kernel = weights * np.exp(-apart / float(part.bandwidth))
+    if left_out:
+        kernel[apart == 0] = 0
+    return kernel @ residuals / (kernel.sum(1, keepdims=True) + float(part.prior))
+
+
+def test_it_is_added_to_the_same_network(pair):
+    model, without, X, _ = pair
+    part = model._model.local_part
+    assert model.resolved_["local_part"] and not without.resolved_["local_part"]
+    inputs = torch.as_tensor(X, dtype=torch.float32)
+    places = scaled(part.columns, inputs)[:, part.used].double().numpy()
+    expected = by_hand(part, places) * model._model.plan.scale.scale
+    found = np.reshape(raw(model, X) - raw(without, X), (len(X), -1))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_known_rows_are_predicted_without_their_copies_and_themselves(pair):
+    model, without, *_ = pair
+    part = model._model.local_part
+    found = (part.residuals - part.left_out()).double().numpy()
+    expected = by_hand(part, part.places.double().numpy(), left_out=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    if not is_classifier(model):
+        scale = model._model.plan.scale.scale
+        shift = (model.oof_prediction_ - without.oof_prediction_) / scale
+        np.testing.assert_allclose(shift, expected[:, 0], atol=1e-5)
+
+
+def test_it_lowers_the_error_of_new_rows_and_the_scores_say_so(pair):
+    model, without, X, y = pair
+    # It cannot know clusters of which there are no other rows.
+    assert 1 - model.score(X, y) < 0.5 * (1 - without.score(X, y))
+    assert abs(model.oof_score_ - model.score(X, y)) < 0.05
+    if is_classifier(model):
+        found = [-each.predict_log_proba(X)[np.arange(len(y)), y].mean() for each in pair[:2]]
+        assert found[0] < 0.7 * found[1]
+        return
+    lower, upper = model.predict_interval(X)
+    assert 0.85 < np.mean((lower <= y) & (y <= upper)) < 0.95
+    assert np.mean(upper - lower) < 0.6 * np.mean(np.subtract(*without.predict_interval(X)[::-1]))
+    mean, std = model.predict(X, return_std=True)
+    np.testing.assert_allclose(mean, model.predict(X), rtol=1e-5, atol=1e-5)
+    joint, cov = model.predict(X[:50], return_cov=True)
+    np.testing.assert_allclose(joint, mean[:50], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.sqrt(np.diag(cov)), std[:50], rtol=1e-4)
+
+
+def test_rows_alone_and_together_have_the_same_bits(pair):
+    model, _, X, _ = pair
+    together = raw(model, X)
+    for i in (0, 17, 399):
+        np.testing.assert_array_equal(raw(model, X[i : i + 1])[0], together[i])
+    np.testing.assert_array_equal(raw(model, X[::-1])[::-1], together)
+
+
+def test_it_is_kept_in_files_and_exported(pair, tmp_path):
+    model, _, X, _ = pair
+    expected = raw(model, X)
+    model.save(tmp_path / "model.zip")
+    for again in (
+        pickle.loads(pickle.dumps(model)),
+        copy.deepcopy(model),
+        type(model).load(tmp_path / "model.zip"),
+    ):
+        np.testing.assert_array_equal(raw(again, X), expected)
+    coded = torch.as_tensor(model.encode(X))
+    with torch.no_grad():
+        found = model.to_torch()(coded).numpy().reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    if is_classifier(model):
+        proba = model.to_torch(output="probabilities")(coded).detach().numpy()
+        np.testing.assert_allclose(proba, model.predict_proba(X), atol=1e-5)
+    else:
+        both = model.to_torch(output="mean_std")(coded)
+        mean, std = (each.detach().numpy()[:, 0] for each in both)
+        np.testing.assert_allclose(mean, expected, atol=1e-5)
+        np.testing.assert_allclose(std, model.predict(X, return_std=True)[1], rtol=1e-4)
+
+
+def test_onnx_files_hold_it(pair, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, _, X, _ = pair
+    model.to_onnx(tmp_path / "model.onnx", X[:3])
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    (name,) = (each.name for each in session.get_inputs())
+    (found,) = session.run(None, {name: model.encode(X)})
+    expected = raw(model, X)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-4)
+
+
+def test_a_file_whose_arrays_do_not_fit_is_refused(pair):
+    model, *_ = pair
+    state = model.__getstate__()
+    for name, wrong in (
+        ("places", np.zeros((3, 1), np.float32)),
+        ("used", np.array([0, 99])),
+        ("prior", np.array(-1.0)),
+        ("residuals", None),
+    ):
+        packed = copy.deepcopy(state["_packed"])
+        local = packed["model"]["local_part"]
+        if wrong is None:
+            del local[name]
+        else:
+            local[name] = wrong
+        with pytest.raises(ModelFileError, match="local_part"):
+            type(model)._check_file({**state, "_packed": packed})
+
+
+@BOTH
+def test_there_is_none_without_clusters(Estimator):
+    X, y = rows_for(Estimator, effect=0.0)
+    y = y if Estimator is CFLLClassifier else y + np.random.RandomState(3).normal(size=len(y))
+    assert not crossed(Estimator).fit(X, y).resolved_["local_part"]
+
+
+def test_copies_of_rows_are_no_evidence():
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(400, 3)), rng.normal(size=400)
+    twice = crossed(CFLLRegressor).fit(np.repeat(X, 3, 0), np.repeat(y, 3))
+    assert not twice.resolved_["local_part"]
+
+
+def test_where_there_is_none():
+    X, y = in_clusters()
+    groups = np.arange(len(y)) // 2
+    few = crossed(CFLLRegressor).fit(X[:400], y[:400])
+    grouped = crossed(CFLLRegressor).fit(X, y, groups=groups)
+    plain = crossed(CFLLRegressor, columns="passthrough").fit(X, y)
+    one = crossed(CFLLRegressor, n_members=1).fit(X, y)
+    for model in (few, grouped, plain, one):
+        assert not model.resolved_["local_part"]
+
+
+def test_columns_that_are_switched_off_do_not_count():
+    X, y = in_clusters()
+    noise = np.random.RandomState(1).normal(size=(len(X), 6))
+    model = crossed(CFLLRegressor, max_epochs=10).fit(np.hstack([X, noise]), y)
+    part = model._model.local_part
+    assert part is not None
+    found, scales = part.places.abs().mean(0), part.used
+    of_signal, of_noise = found[scales < 3].mean(), found[scales >= 3].sum() / 6
+    assert of_noise < 0.5 * of_signal
+
+
+def test_categories_and_gaps_have_places():
+    pandas = pytest.importorskip("pandas")
+    X, y = in_clusters()
+    frame = pandas.DataFrame(X, columns=list("abc"))
+    frame.loc[::9, "a"] = np.nan
+    frame["kind"] = np.where(y > 0, "high", "low")
+    model = crossed(CFLLRegressor).fit(frame, y)
+    assert model.resolved_["local_part"]
+    assert np.isfinite(model.predict(frame)).all()
+    turned = frame[["kind", "c", "b", "a"]]
+    np.testing.assert_array_equal(model.predict(turned), model.predict(frame))
+
+
+def test_weights_are_repetitions_of_the_rows_that_are_remembered():
+    rng = np.random.RandomState(0)
+    places, residuals = (
+        torch.as_tensor(rng.normal(size=(60, 2))),
+        torch.as_tensor(rng.normal(size=(60, 1))),
+    )
+    weights = torch.as_tensor(rng.randint(0, 4, size=60).astype(float))
+    often = weights.long()
+    used, two = torch.arange(2), torch.tensor(0.3, dtype=torch.float64)
+    weighted = LocalPart(None, used, places, residuals, weights, two, two)
+    each = torch.repeat_interleave(torch.arange(60), often)
+    repeated = LocalPart(
+        None, used, places[each], residuals[each], torch.ones(len(each), dtype=torch.float64), two,
+        two,
+    )  # fmt: skip
+    new = torch.as_tensor(rng.normal(size=(20, 2)))
+    found = [part._smooth(part._weights(new)) for part in (weighted, repeated)]
+    torch.testing.assert_close(*found)
+
+
+def test_bandwidth_and_prior_have_the_smallest_error_left_out(pair):
+    model, *_ = pair
+    part = copy.deepcopy(model._model.local_part)
+
+    def error(bandwidth, prior):
+        part.bandwidth, part.prior = bandwidth, torch.tensor(prior)
+        return float(part.left_out().double().square().sum())
+
+    chosen, best = part.bandwidth.clone(), float(part.prior)
+    least = error(chosen, best)
+    assert min(error(chosen, prior) for prior in PRIORS) >= least * (1 - 1e-6)
+    assert min(error(chosen * factor, best) for factor in (0.5, 2.0)) >= least * (1 - 1e-6)
+
+
+def test_more_rows_than_are_judged_have_residuals(monkeypatch):
+    """Rows that are not remembered are predicted by those that are."""
+    X, y = in_clusters(1500)
+    model = crossed(CFLLRegressor)
+    monkeypatch.setattr(CFLLRegressor, "defaults", model.defaults.__class__(most_judged=1000))
+    model.fit(X, y)
+    part = model._model.local_part
+    assert len(part.places) == 1000
+    without = crossed(CFLLRegressor, local_part=False).fit(X, y)
+    errors = [np.square(each.oof_prediction_ - y).mean() for each in (model, without)]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_rows_that_are_looked_at_first_can_end_it(monkeypatch):
+    X, y = in_clusters(1200, effect=0.0)
+    seen = []
+    whole = LocalPart._gains
+    monkeypatch.setattr(module, "FIRST_ROWS", 300)
+    monkeypatch.setattr(
+        LocalPart, "_gains", lambda self, chosen: seen.append(len(chosen)) or whole(self, chosen)
+    )
+    crossed(CFLLRegressor).fit(X, y + np.random.RandomState(3).normal(size=len(y)))
+    assert sum(seen) == 300
+
+
+@BOTH
+def test_rows_that_are_added_do_not_change_it(Estimator):
+    X, y = rows_for(Estimator)
+    model = crossed(Estimator).fit(X, y)
+    before = model._model.local_part
+    model.adapt(X[:5], y[:5])
+    model.partial_fit(X[:50], y[:50])
+    assert model._model.local_part is before
+    assert model.score(X, y) > 0.8
+    again = crossed(Estimator, warm_start=True).fit(X, y)
+    before = again._model.local_part
+    assert again.fit(X, y)._model.local_part not in (None, before)
+
+
+def test_importances_are_those_of_the_network(pair):
+    model, without, *_ = pair
+    np.testing.assert_array_equal(model.feature_importances_, without.feature_importances_)
+
+
+def test_one_column_of_copies_has_no_distances():
+    encoder, zeros = ColumnEncoder(importance=False).build(), torch.zeros(600, 1)
+    rows = as_rows(zeros, torch.device("cpu"), None)
+    encoder.fit(rows)
+    assert LocalPart.fit(encoder, RowsDataset(rows, zeros), torch.ones(600, 1)) is None
