@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no bins": COLUMNS["no bins"],
     "columns unscaled": COLUMNS["unscaled"],
     "rate 0.03": {"learning_rate": 0.03},
+    "no local part": {"local_part": False},
     "40 epochs": {"max_epochs": 40, "n_iter_no_change": 40},
     "all 60 epochs": {"n_iter_no_change": 60},
 }
