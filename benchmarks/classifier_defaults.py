@@ -34,6 +34,7 @@ CLUSTERS = {"1 cluster a class": 1, "3 clusters a class": 3}
 KEEL = ("ring", "phoneme", "penbased", "optdigits", "texture", "banana", "twonorm", "marketing")
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "no local part": {"local_part": False},
     "no bins": COLUMNS["quantiles, no bins"],
     "8 bins": COLUMNS["quantiles, 8 bins"],
     "no quantiles": COLUMNS["no quantiles"],

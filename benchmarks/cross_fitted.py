@@ -125,7 +125,9 @@ class Regression:
     def __init__(self, rows: list[np.ndarray], seed: int) -> None:
         self.X, self.X_test, y, self.y_test = rows
         with stopwatch() as self.taken:
-            self.model = CFLLRegressor(random_state=seed, linear_part=False).fit(self.X, y)
+            self.model = CFLLRegressor(random_state=seed, linear_part=False, local_part=False).fit(
+                self.X, y
+            )
         self.coded, self.coded_test = map(self.model.encode, (self.X, self.X_test))
         self.mean, self.std = y.mean(), y.std()
         self.targets = torch.as_tensor((y - self.mean) / self.std).float()[:, None]
@@ -169,7 +171,9 @@ def same_time(rows: list[np.ndarray], place: Record) -> Record:
 def regression_without_folds(rows: list[np.ndarray], place: Record) -> Record:
     X, X_test, y, y_test = rows
     with stopwatch() as taken:
-        model = CFLLRegressor(random_state=place["seed"], linear_part=False, cross_fit=False)
+        model = CFLLRegressor(
+            random_state=place["seed"], linear_part=False, local_part=False, cross_fit=False
+        )
         model.fit(X, y)
     found = of_regression(y_test, model.predict(X_test))
     return {"model": "CFLL, no folds", "seconds": taken["seconds"], **found}
@@ -186,7 +190,7 @@ def classification(task: Any, place: Record) -> list[Record]:
     """Accuracy, log loss and calibration of both on one split."""
     X, labels = task.known
     with stopwatch() as ours:
-        model = CFLLClassifier(random_state=place["seed"]).fit(X, labels)
+        model = CFLLClassifier(random_state=place["seed"], local_part=False).fit(X, labels)
     folds = torch.as_tensor(draw_folds(MEMBERS, labels[:, None], None, place["seed"]))
     indicators = F.one_hot(torch.as_tensor(labels)).float()
 

@@ -102,7 +102,9 @@ def compare(task: Task, place: Record) -> Record:
     """Test errors, seconds and Adam's rates of one task and split."""
     seed, epochs = place["split"], DEFAULTS.epochs
     # What comes before the network is left out, so that it is the same one.
-    ours = CFLLRegressor(random_state=seed, linear_part=False, **COLUMNS["unscaled"])
+    ours = CFLLRegressor(
+        random_state=seed, linear_part=False, local_part=False, **COLUMNS["unscaled"]
+    )
     with stopwatch() as taken:
         ours.fit(*task.train, X_val=task.valid[0], y_val=task.valid[1])
     found = {"closed form": mean_squared_error(ours.predict, task.test)}

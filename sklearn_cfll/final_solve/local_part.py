@@ -23,8 +23,9 @@ LEAST_ROWS, MOST_ENTRIES = 500, 2**24
 # Rows that are looked at first: if their gain is below its standard error, no others are. And the
 # most by which bandwidth and prior are chosen.
 FIRST_ROWS, MOST_CHOOSING = 1000, 2**13
-# Standard errors of the gain that are needed (benchmarks/defaults.py).
-LEAST_GAIN = 2.5
+# Standard errors of the gain that are needed, and its least share of the squared residuals: less is
+# not worth the time of predictions.
+LEAST_GAIN, LEAST_SHARE = 2.5, 0.005
 BLOCK = 2**22  # distances at a time
 
 
@@ -99,7 +100,7 @@ class LocalPart(nn.Module):
 
         Bandwidth and prior have the smallest leave-one-out error. Copies of a row are left out with
         it: they would predict its residual, but not those of other rows. There is no smoother if
-        the squared error is not lowered by 2.5 standard errors.
+        the squared error is not lowered by 2.5 standard errors and half a percent.
 
         Parameters
         ----------
@@ -126,23 +127,20 @@ class LocalPart(nn.Module):
     def _choose(self) -> bool:
         """Set bandwidth and prior, and return whether they help."""
         n = len(self.places)
-        for rows in (FIRST_ROWS, MOST_CHOOSING):
-            chosen = spread(n, rows).to(self.places.device)
+        for most in (FIRST_ROWS, MOST_CHOOSING) if n > FIRST_ROWS else (MOST_CHOOSING,):
+            chosen = spread(n, most).to(self.places.device)
             weights = self.weights[chosen].double()
             gains = torch.cat([self._gains(chosen[part]) for part in self._parts(len(chosen))])
-            mean = weights @ gains.flatten(1) / weights.sum()
+            mean = weights @ gains / weights.sum()
             best = int(mean.argmax())
-            gain = gains.flatten(1)[:, best]
-            error = (weights * (gain - mean[best])).square().sum().sqrt() / weights.sum()
-            least = LEAST_GAIN if len(chosen) == n or rows == MOST_CHOOSING else 1.0
-            if not mean[best] > least * error:
+            error = (weights * (gains[:, best] - mean[best])).square().sum().sqrt() / weights.sum()
+            if not mean[best] > (LEAST_GAIN if most == MOST_CHOOSING else 1.0) * error:
                 return False
-            if len(chosen) == n:
-                break
+        square = weights @ self.residuals[chosen].double().square().sum(1) / weights.sum()
         bandwidth, prior = divmod(best, len(PRIORS))
         self.bandwidth /= 2**bandwidth
         self.prior.fill_(PRIORS[prior])
-        return True
+        return bool(mean[best] > LEAST_SHARE * square)
 
     def _gains(self, chosen: Tensor) -> Tensor:
         """By how much each bandwidth and prior lowers the squared errors of some rows."""

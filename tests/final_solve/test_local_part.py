@@ -130,10 +130,12 @@ def test_it_is_kept_in_files_and_exported(pair, tmp_path):
         np.testing.assert_allclose(std, model.predict(X, return_std=True)[1], rtol=1e-4)
 
 
-def test_onnx_files_hold_it(pair, tmp_path):
+def test_onnx_files_hold_it(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model, _, X, _ = pair
+    X, y = in_clusters()
+    model = crossed(CFLLRegressor, max_epochs=2).fit(X, y)
+    assert model.resolved_["local_part"]
     model.to_onnx(tmp_path / "model.onnx", X[:3])
     session = runtime.InferenceSession(tmp_path / "model.onnx")
     (name,) = (each.name for each in session.get_inputs())
