@@ -26,7 +26,10 @@ FIRST_ROWS, MOST_CHOOSING = 1000, 2**13
 # Standard errors of the gain that are needed, and its least share of the squared residuals: less is
 # not worth the time of predictions.
 LEAST_GAIN, LEAST_SHARE = 2.5, 0.005
-BLOCK = 2**22  # distances at a time
+# Bandwidths beyond which rows weigh next to nothing; processors are slow at numbers that underflow.
+FARTHEST = 40.0
+# Distances at a time: on a CPU, what its cache holds.
+BLOCK, BLOCK_OF_DEVICES = 2**18, 2**24
 
 
 class LocalPart(nn.Module):
@@ -147,9 +150,9 @@ class LocalPart(nn.Module):
         weights, residuals = self._weights_of_others(chosen), self.residuals[chosen]
         square, gains = residuals.square().sum(1), []
         for _ in range(N_BANDWIDTHS):
-            total, sums = weights @ self.weights, weights @ self._weighted
+            sums = weights @ self._sums
             for prior in PRIORS:
-                left = residuals - sums / (total + prior).unsqueeze(1)
+                left = residuals - sums[:, :-1] / (sums[:, -1:] + prior)
                 gains.append(square - left.square().sum(1))
             weights = weights.square_()  # half the bandwidth
         return torch.stack(gains, 1).double()
@@ -165,27 +168,36 @@ class LocalPart(nn.Module):
         return self.residuals - torch.cat(parts)
 
     @property
-    def _weighted(self) -> Tensor:
-        return self.weights.unsqueeze(1) * self.residuals
+    def _sums(self) -> Tensor:
+        """What kernel weights add up of each row: its residuals and one, times its weight."""
+        weights = self.weights.unsqueeze(1)
+        return torch.cat([weights * self.residuals, weights], 1)
 
     def _smooth(self, weights: Tensor) -> Tensor:
         """Predicted residuals from kernel weights (n, q)."""
-        total = weights @ self.weights + self.prior
-        found: Tensor = weights @ self._weighted / total.unsqueeze(1)
+        sums = weights @ self._sums
+        found: Tensor = sums[:, :-1] / (sums[:, -1:] + self.prior)
         return found
 
     def _weights(self, places: Tensor) -> Tensor:
         """Kernel weights (n, q)."""
-        return torch.exp(-distances(places, self.places) / self.bandwidth)
+        apart = distances(places, self.places)
+        return torch.exp(-apart / self.bandwidth) if is_exporting() else self._decayed(apart)
+
+    def _decayed(self, apart: Tensor) -> Tensor:
+        """Kernel weights of distances, in their place."""
+        return apart.div_(-self.bandwidth).clamp_min_(-FARTHEST).exp_()
 
     def _weights_of_others(self, chosen: Tensor) -> Tensor:
         """Kernel weights of some of the rows, zero for a row itself and for copies of it."""
         apart = distances(self.places[chosen], self.places)
-        return torch.exp(-apart / self.bandwidth).masked_fill_(apart == 0, 0.0)
+        copies = apart == 0
+        return self._decayed(apart).masked_fill_(copies, 0.0)
 
     def _parts(self, n: int) -> Iterator[slice]:
         """Slices of n rows, few enough for the distances to fit in memory."""
-        size = max(32, BLOCK // len(self.places) // 32 * 32)
+        most = BLOCK if self.places.device.type == "cpu" else BLOCK_OF_DEVICES
+        size = max(32, most // len(self.places) // 32 * 32)
         return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
