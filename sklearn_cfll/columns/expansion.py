@@ -74,11 +74,11 @@ class Expansion(EncoderModule):
     """Numbers without gaps, an indicator of the gaps of each column, and indicators of levels.
 
     Coded rows hold one number per column of the table: a number, or the code of a level; NaN is a
-    gap (a missing value), or a level that was not seen at fit. In numbers a gap is replaced by the
-    median of the column. Levels with fewer than three rows share one indicator with levels beyond
-    the 255 most frequent ones. A level that was not seen counts as one of them, as a gap does if
-    there were too few gaps at fit; if there is no such indicator, it is replaced by the mean of all
-    levels. The codes of ordered categories are numbers too.
+    gap (a missing value), and the code -1 a level that was not seen at fit. In numbers a gap is
+    replaced by the median of the column. Levels with fewer than three rows share one indicator with
+    levels beyond the 255 most frequent ones. A level that was not seen counts as one of them, as a
+    gap does if there were too few gaps at fit; if there is no such indicator, it is replaced by the
+    mean of all levels. The codes of ordered categories are numbers too.
 
     Attributes
     ----------
@@ -98,9 +98,9 @@ class Expansion(EncoderModule):
     coded: Tensor  # coded column that each indicator comes from
     gaps: Tensor  # columns of numbers that have an indicator of gaps
     categories: Tensor  # columns of categories
-    first: Tensor  # place of a category's first level in `slot`
+    first: Tensor  # place in `slot` of a category's unknown levels, which its levels follow
     slot: Tensor  # indicator of each level, counted from 0; -1 if it has none
-    gap_slot: Tensor  # the same for a gap or an unknown level of each category
+    gap_slot: Tensor  # the same for a gap of each category
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,11 +162,10 @@ class Expansion(EncoderModule):
                 slot[level] = indicator(column, of_all * weight[level])
             gap_slot = indicator(column, of_all * gaps[column]) if some[column] else -1
             rare = weight[slot < 0].sum() + (gaps[column] if gap_slot < 0 else 0.0)
-            if rare > 0:
-                pooled = indicator(column, of_all * rare)
-                slot[slot < 0] = pooled
-                gap_slot = pooled if gap_slot < 0 else gap_slot
-            slots.append(slot)
+            pooled = indicator(column, of_all * rare) if rare > 0 else -1
+            slot[slot < 0] = pooled
+            gap_slot = pooled if gap_slot < 0 else gap_slot
+            slots.append(np.append(pooled, slot))
             gap_slots.append(gap_slot)
         sizes = [len(slot) for slot in slots]
         self._set(
@@ -184,7 +183,7 @@ class Expansion(EncoderModule):
         """Raise if the buffers do not fit together, or not coded rows that hold these levels."""
         n_levels = [each.n_levels for each in levels]
         p = sum(each.source is None for each in levels)
-        sizes = [n for n in n_levels if n]
+        sizes = [n + 1 for n in n_levels if n]
         n_gaps, n_shares = len(self.gaps), len(self.share)
         of_levels, places = self.coded[n_gaps:], [*self.numbers.tolist(), *self.coded.tolist()]
         fits = (
@@ -215,7 +214,9 @@ class Expansion(EncoderModule):
         rows = rows if rows.is_floating_point() else rows.to(self.like.dtype)
         device = rows.device
         numbers = rows.index_select(1, self.numbers.to(device))
-        numbers = torch.where(numbers.isnan(), self.neutral.to(numbers), numbers)
+        ordered = torch.isin(self.numbers, self.categories).to(device)
+        absent = numbers.isnan() | (ordered & (numbers < 0))
+        numbers = torch.where(absent, self.neutral.to(numbers), numbers)
         if not len(self.share):
             return numbers
         gaps = rows.index_select(1, self.gaps.to(device)).isnan().to(rows.dtype)
@@ -228,9 +229,9 @@ class Expansion(EncoderModule):
         if not len(self.categories):
             return rows.new_empty(len(rows), 0)
         codes = rows.index_select(1, self.categories.to(device))
-        unknown = codes.isnan()
-        place = torch.where(unknown, 0.0, codes).long() + self.first.to(device)
-        slot = torch.where(unknown, self.gap_slot.to(device), self.slot.to(device)[place])
+        gaps = codes.isnan()
+        place = torch.where(gaps, 0.0, codes).long() + 1 + self.first.to(device)
+        slot = torch.where(gaps, self.gap_slot.to(device), self.slot.to(device)[place])
         found = rows.new_zeros(len(rows), len(share) + 1)  # the last one takes what has no slot
         found.scatter_(1, torch.where(slot < 0, len(share), slot - n_gaps), 1.0)
         owner = torch.searchsorted(self.categories, self.coded[n_gaps:])
@@ -246,7 +247,9 @@ class Expansion(EncoderModule):
         if not len(self.coded):
             return self.share
         variance = self.share * (1.0 - self.share)
-        total = variance.new_zeros(int(self.coded.max()) + 1).index_add(0, self.coded, variance)
+        # Each coded column is a number or a category. Their largest index would not be traced.
+        total = variance.new_zeros(self.n_numbers + len(self.categories))
+        total = total.index_add(0, self.coded, variance)
         spread = total[self.coded].sqrt()
         return torch.where(spread > 0, spread, 1.0)
 

@@ -37,6 +37,8 @@ __all__ = ["TableReader", "unpacked"]
 class TableReader:
     """Codes the columns of a table: numbers stay numbers, levels become 0, 1, ..., gaps NaN.
 
+    A level that was not seen at fit has the code -1.
+
     Parameters
     ----------
     contents : sequence of ColumnContent
@@ -170,7 +172,7 @@ class TableReader:
         found = {
             int(column): np.unique(rows[~np.isnan(rows[:, column]), column])
             for column in candidates
-            if are_names(some[0][:, column], *some[1:], folds, of_some)
+            if are_names(some[0][:, column], *some[1:], folds, of_some, rows.shape[1])
         }
         return TableReader(self.contents, self.names, found)
 
@@ -288,7 +290,7 @@ def unpacked(packed: Any) -> tuple[Any, ...] | None:
 
 
 def _codes(column: Column, content: ColumnContent) -> np.ndarray:
-    """Codes of the levels of a column, or its numbers; NaN for gaps and unknown levels."""
+    """Codes of the levels of a column, -1 for unknown ones, or its numbers; NaN for gaps."""
     known = column.values if not column.is_text else None
     only_gaps = column.is_text and all(each is None for each in column.values)
     if only_gaps or (content.levels is not None and not content.levels):
@@ -315,4 +317,11 @@ def _codes(column: Column, content: ColumnContent) -> np.ndarray:
             "was fitted. Convert it to numbers, or fit again."
         )
     code = {level: float(i) for i, level in enumerate(content.levels)}
-    return np.array([code.get(each, math.nan) for each in column.values.tolist()])
+    values = column.values.tolist()
+    found = [code.get(each, math.nan if is_gap(each) else -1.0) for each in values]
+    return np.array(found)
+
+
+def is_gap(value: Any) -> bool:
+    """Whether a value is None or NaN."""
+    return value is None or value != value

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from .rows import Rows
 
-__all__ = ["input_statistics", "quantiles", "robust_statistics", "some_rows", "spread_rows"]
+__all__ = [
+    "input_statistics",
+    "occurrences",
+    "quantiles",
+    "robust_statistics",
+    "some_rows",
+    "spread_rows",
+]
 
 # Number of entries from which statistics and quantiles of the inputs are computed at once.
 ENTRIES = 2**22
@@ -126,3 +133,13 @@ def some_rows(rows: Rows, sample_weight: Tensor | None) -> tuple[Tensor, Tensor 
     chosen = spread_rows(len(rows), rows.shape[1])
     weights = None if sample_weight is None else sample_weight[chosen.to(sample_weight.device)]
     return rows.take(chosen), weights
+
+
+def occurrences(numbers: np.ndarray) -> np.ndarray:
+    """How often each of the numbers (n,) has come before."""
+    order = np.argsort(numbers, kind="stable")
+    place = np.arange(len(numbers))
+    is_new = np.diff(numbers[order], prepend=numbers[order[:1]]) != 0
+    found = np.empty_like(place)
+    found[order] = place - np.maximum.accumulate(np.where(is_new, place, 0))
+    return found

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .expansion import MOST_INDICATORS
+from .statistics import occurrences
 
 __all__ = ["MOST_TARGETS", "TargetMeans", "folds_of_rows", "is_shared", "level_checksums"]
 __all__ += ["out_of_fold_means", "outnumber_indicators"]
@@ -17,7 +18,7 @@ MANY_LEVELS = MOST_INDICATORS - 1
 # A category has the mean targets of its levels instead, if more than this share of the rows have
 # another level.
 LEFT_OUT = 0.1
-MOST_TARGETS = 10  # each target is a number more for one column of the table
+MOST_TARGETS = 32  # each target is a number more for one column of the table
 N_FOLDS = 5
 
 
@@ -30,9 +31,9 @@ class TargetMeans(NamedTuple):
 
     Attributes
     ----------
-    means : ndarray of shape (n_levels + 1, k)
-        The last row is that of gaps, which count as a level; it is the mean of all rows if there
-        were none. A level that was not seen at fit counts as a gap.
+    means : ndarray of shape (n_levels + 2, k)
+        The last row but one is that of gaps, which count as a level. The last row, for levels that
+        were not seen at fit, is the mean of all rows, as that of gaps is if there were none.
 
     References
     ----------
@@ -46,16 +47,17 @@ class TargetMeans(NamedTuple):
     def fit(
         cls, codes: np.ndarray, n_levels: int, targets: np.ndarray, weight: np.ndarray
     ) -> TargetMeans:
-        """Means of rows with these codes (n,), NaN for gaps, and targets (n, k).
+        """Means of rows with these codes (n,), NaN for gaps, -1 if unknown, and targets (n, k).
 
         A weight is a number of repetitions.
         """
         place = _places(codes, n_levels)
         total = weight.sum()
         mean = weight @ targets / total
-        count = np.bincount(place, weight, n_levels + 1)
+        count = np.bincount(place, weight, n_levels + 2)
+        count[-1] = 0.0
         sums = np.stack(
-            [np.bincount(place, weight * column, n_levels + 1) for column in (targets - mean).T], 1
+            [np.bincount(place, weight * column, n_levels + 2) for column in (targets - mean).T], 1
         )
         safe = np.maximum(count, np.finfo(float).tiny)[:, None]
         of_level = sums / safe
@@ -73,7 +75,7 @@ class TargetMeans(NamedTuple):
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
         """Means (n, k) of rows with these codes (n,)."""
-        found: np.ndarray = self.means[_places(codes, len(self.means) - 1)]
+        found: np.ndarray = self.means[_places(codes, len(self.means) - 2)]
         return found
 
 
@@ -92,20 +94,22 @@ def out_of_fold_means(
 
 
 def folds_of_rows(codes: np.ndarray, targets: np.ndarray, groups: Any = None) -> np.ndarray:
-    """Fold of each row, from a checksum of what it holds: equal rows share a fold.
+    """Fold of each row, from a checksum of what it holds; copies of a row are in folds by turns.
 
-    Rows of a group share a fold, too.
+    If they shared a fold, rows of a level with one target would get their means from the rows of
+    the level with other targets. Rows of a group share a fold.
     """
     if groups is not None:
         return np.unique(groups, return_inverse=True)[1] % N_FOLDS
     rows = np.ascontiguousarray(np.hstack([codes, targets]) + 0.0)  # -0.0 becomes 0.0
-    return np.array([zlib.crc32(row) for row in rows.view(np.uint8)]) % N_FOLDS
+    found = np.array([zlib.crc32(row) for row in rows.view(np.uint8)])
+    return (found + occurrences(found)) % N_FOLDS
 
 
 def level_checksums(levels: tuple[Any, ...], codes: np.ndarray) -> np.ndarray:
-    """A number for each row that depends on its level alone; -1 for gaps."""
+    """A number for each row that depends on its level alone; below 0 for gaps and unknown ones."""
     found = [float(zlib.crc32(repr(level).encode("utf-8", "surrogatepass"))) for level in levels]
-    of_level: np.ndarray = np.array([*found, -1.0])[_places(codes, len(levels))]
+    of_level: np.ndarray = np.array([*found, -1.0, -2.0])[_places(codes, len(levels))]
     return of_level
 
 
@@ -129,4 +133,6 @@ def is_shared(codes: np.ndarray, groups: Any) -> bool:
 
 
 def _places(codes: np.ndarray, n_levels: int) -> np.ndarray:
-    return np.where(np.isnan(codes), n_levels, codes).astype(np.int64)
+    """Index of each level, of gaps after them, and of unknown levels after these."""
+    unknown = np.where(codes < 0, n_levels + 1, codes)
+    return np.where(np.isnan(codes), n_levels, unknown).astype(np.int64)

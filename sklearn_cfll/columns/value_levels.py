@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .bins import PiecewiseLinear
+from .bins import MAX_BINS, PiecewiseLinear
 from .importance import random_directions
 from .rows import as_rows
-from .target_means import MOST_TARGETS, is_shared, out_of_fold_means
+from .target_means import is_shared, out_of_fold_means
 
 __all__ = ["MOST_ROWS", "are_names", "level_codes", "may_be_names"]
 
@@ -20,12 +20,14 @@ FEWEST = 3  # values; two are a line
 # Values are names if their mean targets explain this share of what a smooth function leaves, for
 # rows outside the folds that gave the means, and so many standard errors of it.
 LEAST_SHARE, ERRORS = 0.02, 4.0
+MOST_TARGETS = 10  # random sums stand for more of them
 
 
 def level_codes(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Place of each value (n,) among increasing levels; NaN for gaps and other values."""
+    """Place of each value (n,) among increasing levels; -1 for other values, NaN for gaps."""
     place = np.searchsorted(levels, values).clip(max=len(levels) - 1)
-    return np.where(levels[place] == values, place.astype(np.float64), np.nan)
+    codes = np.where(levels[place] == values, place.astype(np.float64), -1.0)
+    return np.where(np.isnan(values), np.nan, codes)
 
 
 def may_be_names(rows: np.ndarray) -> np.ndarray:
@@ -46,6 +48,7 @@ def are_names(
     weight: np.ndarray,
     folds: np.ndarray,
     groups: np.ndarray | None = None,
+    n_columns: int = 1,
 ) -> bool:
     """Whether the values of a column of integers say more of the targets than their order does.
 
@@ -62,6 +65,8 @@ def are_names(
     folds : ndarray of shape (n,)
     groups : ndarray of shape (n,), optional
         Values that occur in one group alone say nothing of rows of other groups.
+    n_columns : int, default=1
+        Number of columns of the table: each of many has fewer bins.
     """
     known = np.flatnonzero(~np.isnan(values) & (weight > 0))
     values, targets, weight, folds = (each[known] for each in (values, targets, weight, folds))
@@ -72,7 +77,7 @@ def are_names(
         return False
     if not is_shared(codes.astype(np.float64), None if groups is None else groups[known]):
         return False
-    left = _beyond_a_function(values, _few(targets, weight), weight)
+    left = _beyond_a_function(values, _few(targets, weight), weight, MAX_BINS // n_columns)
     means = out_of_fold_means(codes.astype(np.float64), len(levels), left, weight, folds)
     gain = (left**2 - (left - means) ** 2).sum(1)
     total, mean = weight.sum(), float(weight @ gain) / weight.sum()
@@ -91,10 +96,12 @@ def _few(targets: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return found
 
 
-def _beyond_a_function(values: np.ndarray, targets: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _beyond_a_function(
+    values: np.ndarray, targets: np.ndarray, weight: np.ndarray, most_bins: int
+) -> np.ndarray:
     """Targets less a piecewise linear function of the values, fitted by least squares."""
     rows = torch.from_numpy(values)[:, None]
-    bins = PiecewiseLinear()
+    bins = PiecewiseLinear(most=most_bins)
     bins.fit(as_rows(rows, "cpu", torch.float64), torch.from_numpy(weight))
     line = (values - values.mean()) / values.std()
     features = np.column_stack([np.ones(len(values)), line, bins(rows).double().numpy()])

@@ -206,7 +206,7 @@ def _are_values_and_means(values: Any, means: Any, contents: Any, n_targets: int
     return all(
         place < len(known)
         and (levels := known[place]) is not None
-        and is_floats(found, len(levels) + 1, n_targets)
+        and is_floats(found, len(levels) + 2, n_targets)
         for place, found in means
     )
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from helpers import BOTH
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
@@ -58,8 +59,20 @@ def test_weights_are_repetitions():
     weighted = TargetMeans.fit(codes, 30, y, weight.astype(float)).means
     repeated = TargetMeans.fit(codes[several], 30, y[several], np.ones(len(several))).means
     np.testing.assert_allclose(weighted, repeated, rtol=1e-10)
-    folds = folds_of_rows(codes[:, None], y)
-    np.testing.assert_array_equal(folds_of_rows(codes[several, None], y[several]), folds[several])
+
+
+def test_copies_of_a_row_are_in_all_folds():
+    """Otherwise rows with one target would get means of rows with the others."""
+    codes, y = np.repeat(np.arange(20.0), 50)[:, None], np.tile([0.0, 1.0], 500)[:, None]
+    folds = folds_of_rows(codes, y)
+    for level in range(20):
+        for target in (0.0, 1.0):
+            own = folds[(codes[:, 0] == level) & (y[:, 0] == target)]
+            np.testing.assert_array_equal(np.bincount(own), 5)
+    order = np.random.default_rng(0).permutation(1000)
+    again = np.column_stack([codes[order], y[order], folds_of_rows(codes[order], y[order])])
+    expected = np.column_stack([codes, y, folds])
+    np.testing.assert_array_equal(np.unique(again, axis=0), np.unique(expected, axis=0))
 
 
 def test_no_row_has_part_in_its_own_mean():
@@ -136,8 +149,8 @@ def test_weights_change_means_as_repetitions_do():
     weighted = CFLLRegressor(**SMALL).fit(X, y, sample_weight=weight)._model.plan.reader
     repeated = CFLLRegressor(**SMALL).fit(X.iloc[rows], y[rows])._model.plan.reader
     known = [weighted.contents[0].levels.index(each) for each in repeated.contents[0].levels]
-    found = weighted.means[0].means[:-1][known]
-    np.testing.assert_allclose(found, repeated.means[0].means[:-1], rtol=1e-9)
+    found = weighted.means[0].means[:-2][known]
+    np.testing.assert_allclose(found, repeated.means[0].means[:-2], rtol=1e-9)
 
 
 def test_rows_of_weight_zero_change_nothing():
@@ -229,3 +242,26 @@ def test_fifty_thousand_levels_fit_into_a_gibibyte():
     gibibytes, score = map(float, done.stdout.split())
     assert gibibytes < 1
     assert score > 0.5  # a level has two rows on average
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_means_point_the_right_way_if_rows_repeat(coded):
+    """A table of a name, or of a code, alone: rows of a name and a class are copies."""
+    rng = np.random.default_rng(0)
+    share, name = rng.beta(2, 2, 300), rng.integers(0, 300, 4000)
+    y = (rng.random(4000) < share[name]).astype(int)
+    X = pd.DataFrame({"shop": name if coded else [f"s{each}" for each in name]})
+    model = CFLLClassifier(**SMALL | {"max_epochs": 20}).fit(X[:2500], y[:2500])
+    best = roc_auc_score(y[2500:], share[name[2500:]])
+    assert roc_auc_score(y[2500:], model.predict_proba(X[2500:])[:, 1]) > best - 0.08
+    assert abs(model.oof_score_ - model.score(X[2500:], y[2500:])) < 0.08
+
+
+def test_more_than_ten_classes_have_means():
+    rng = np.random.default_rng(1)
+    name, classes = rng.integers(0, 400, 5000), rng.integers(0, 12, 400)
+    y = np.where(rng.random(5000) < 0.7, classes[name], rng.integers(0, 12, 5000))
+    X = pd.DataFrame({"town": [f"t{each}" for each in name], "x": rng.normal(size=5000)})
+    model = CFLLClassifier(**SMALL | {"max_epochs": 20}).fit(X[:4000], y[:4000])
+    assert model._model.plan.reader.means
+    assert model.score(X[4000:], y[4000:]) > 0.5

@@ -56,8 +56,8 @@ def test_weights_are_repetitions():
     rows = np.repeat(np.arange(len(y)), weight)
     for noise in (0.0, 3.0, 5.0):
         targets = y + noise * np.random.default_rng(3).normal(size=len(y))
-        weighted = found(X[:, 0], targets, weight.astype(float))
-        assert weighted == found(X[rows, 0], targets[rows])
+        weighted = found(X[:, 0], targets, weight.astype(float), np.arange(len(y)))
+        assert weighted == found(X[rows, 0], targets[rows], groups=rows)
 
 
 def test_targets_are_standardised_by_their_weights():
@@ -76,7 +76,7 @@ def test_values_of_one_group_say_nothing_of_other_groups():
 
 def test_level_codes():
     codes = level_codes(np.array([3.0, 7, np.nan, 5, 1, 9]), np.array([3.0, 7.0]))
-    np.testing.assert_array_equal(codes, [0, 1, np.nan, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(codes, [0, 1, np.nan, -1, -1, -1])
 
 
 # -- in a fit -------------------------------------------------------------------------------
@@ -189,3 +189,13 @@ def test_columns_that_hold_no_integers_are_not_copied(monkeypatch):
     monkeypatch.setattr(TableReader, "of_numbers", None)
     CFLLRegressor(**SMALL).fit(X + 0.5, y)
     CFLLRegressor(**SMALL).fit(np.sign(X), y)
+
+
+def test_codes_are_found_among_many_columns():
+    """With forty columns or more, there are too few bins for an edge at each of fifty values."""
+    rng = np.random.default_rng(0)
+    code = rng.integers(0, 50, 2400)
+    y = rng.normal(size=50)[code] + 0.5 * rng.normal(size=2400)
+    X = np.column_stack([rng.normal(size=(2400, 60)), code])
+    model = CFLLRegressor(hidden_layer_sizes=(16,), max_epochs=15, random_state=0)
+    assert model.fit(X[:1600], y[:1600]).score(X[1600:], y[1600:]) > 0.5

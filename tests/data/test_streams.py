@@ -12,7 +12,13 @@ from sklearn_cfll.data.blocks import Block, cut
 from sklearn_cfll.estimator import known_rows, streaming
 
 N, P = 3000, 4
-SMALL = {"hidden_layer_sizes": (16, 16), "max_epochs": 3, "random_state": 0}
+# Streams have no local part: what is compared with them has none either.
+SMALL = {
+    "hidden_layer_sizes": (16, 16),
+    "max_epochs": 3,
+    "random_state": 0,
+    "local_part": False,
+}
 
 
 def make_data(n_rows=N):

@@ -102,6 +102,7 @@ BAD_PARAMETERS = {
     "n_iter_no_change": 0,
     "tol": -1e-3,
     "refit_last_layer": "yes",
+    "local_part": "yes",
     "device": 3.5,
     "precision": "float16",
     "compile": "yes",

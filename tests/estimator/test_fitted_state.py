@@ -85,6 +85,7 @@ OTHERS = {
     "n_iter_no_change": [1, 50],
     "tol": [1.0],
     "refit_last_layer": [False, True],
+    "local_part": [False, True],
     "device": ["cuda", "mps", "meta", torch.device("cuda:1"), torch.device("cpu"), "cpu"],
     "precision": ["float32", "float64"],
     "compile": [True],

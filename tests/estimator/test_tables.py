@@ -379,3 +379,33 @@ def test_parameters_of_columns_need_an_encoder():
         == "ColumnEncoder(importance=True, n_bins=16, quantiles=False, target_means=True, "
         "values_as_levels=True)"
     )
+
+
+@BOTH
+@pytest.mark.parametrize("n_levels", [8, 400])
+def test_a_level_that_was_not_seen_is_no_gap(Estimator, n_levels):
+    """Gaps say something here, and a new town nothing."""
+    rng = np.random.default_rng(0)
+    town = np.array([f"t{each}" for each in rng.integers(0, n_levels, 1500)], dtype=object)
+    y = rng.normal(size=1500)
+    town[:150], y[:150] = None, y[:150] + 10
+    if Estimator is CFLLClassifier:
+        y = (y > 3).astype(int)
+    X = pd.DataFrame({"town": town, "x": rng.normal(size=1500)})
+    model = Estimator(**SMALL | {"max_epochs": 10}).fit(X, y)
+    new = pd.DataFrame({"town": ["nowhere", None, "t1"], "x": [0.0, 0, 0]})
+    unknown, gap, known = outputs(model, new).reshape(3, -1)[:, -1]
+    assert abs(unknown - known) < 0.3 * abs(gap - known)
+
+
+def test_an_ordered_level_that_was_not_seen_is_the_middle_one():
+    rng = np.random.default_rng(0)
+    grades = ["low", "middle", "high"]
+    code = rng.integers(0, 3, 600)
+    order = pd.CategoricalDtype([*grades, "top"], ordered=True)
+    X = pd.DataFrame({"grade": pd.Series(np.array(grades)[code]).astype(order)})
+    model = CFLLRegressor(**SMALL | {"max_epochs": 10}).fit(X, 5.0 * code)
+    other = pd.CategoricalDtype([*grades, "top", "none"], ordered=True)
+    new = pd.DataFrame({"grade": pd.Series(["none", "middle"]).astype(other)})
+    found, middle = model.predict(new)
+    assert -1 < found < 11 and abs(found - middle) < 4
