@@ -103,7 +103,8 @@ def folds_of_rows(codes: np.ndarray, targets: np.ndarray, groups: Any = None) ->
         return np.unique(groups, return_inverse=True)[1] % N_FOLDS
     rows = np.ascontiguousarray(np.hstack([codes, targets]) + 0.0)  # -0.0 becomes 0.0
     found = np.array([zlib.crc32(row) for row in rows.view(np.uint8)])
-    return (found + occurrences(found)) % N_FOLDS
+    folds: np.ndarray = (found + occurrences(found)) % N_FOLDS
+    return folds
 
 
 def level_checksums(levels: tuple[Any, ...], codes: np.ndarray) -> np.ndarray:
