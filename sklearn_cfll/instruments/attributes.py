@@ -79,7 +79,8 @@ class InstrumentAttributes(StateMixin):
           from ivmodels, under these assumptions, or None.
         - ``tf_std_error``: with one treatment and one instrument, the error that makes
           ``estimate ± 1.96 · error`` valid with a weak instrument (Lee et al., 2022); else None.
-        - ``first_stage_f``: ndarray of shape (p,), robust or clustered F of the instruments.
+        - ``first_stage_f``: ndarray of shape (p,), robust or clustered F of the instruments;
+          of each treatment net of the others, if there are several.
         - ``curve_estimate``, ``curve_std_error``: ndarray of shape (p,), average derivative of the
           structural function (for a binary treatment, average difference) and its jackknife error.
         - ``is_binary``, ``covariance_type`` ("robust" or "clustered"), ``n_clusters``,

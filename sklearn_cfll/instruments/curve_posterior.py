@@ -86,7 +86,7 @@ def curve_posterior(
     counts : ndarray of shape (n,), or None
         Number of repetitions of each row.
     groups : ndarray of shape (n,), or None
-        Cluster of each row.
+        Number of each row's cluster.
     """
     treatment = _array(rows.treatment)
     n, p = treatment.shape
@@ -102,8 +102,7 @@ def curve_posterior(
     # The part of the outcome that the posterior explains: not what the controls add to it.
     partial = _dependence(models, rows, knots, basis, counts) + residual
 
-    clusters = None if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
-    unit = Residuals(residual[0], treatment, None, counts, clusters)
+    unit = Residuals(residual[0], treatment, None, counts, groups)
     moment, _ = unit.sums((told * partial[..., None]).mean(0))
     _, terms = unit.sums((told * residual[..., None]).mean(0))
     slopes = told.mean(0).T @ (counts[:, None] * basis)
