@@ -197,7 +197,7 @@ def check_treatments(
 ) -> np.ndarray:
     """Validate treatments, whose columns must be those of the fit."""
     given = as_table(X, name)
-    with named_columns(given, name), named_gaps(given, name, column_names(given)):
+    with named_columns(given, name), named_gaps(given, "X", column_names(given)):
         X = validate_data(
             estimator,
             given,
