@@ -80,14 +80,19 @@ class Checked(NamedTuple):
 
     @property
     def repetitions(self) -> np.ndarray | None:
-        """Sample weights as numbers of repetitions, unless they are shares; None where all are one.
+        """Sample weights as numbers of repetitions; None where all are equal."""
+        if self.sample_weight is None:
+            return None
+        repeated: np.ndarray = self.sample_weight * self.mean_repetitions
+        return repeated
+
+    @property
+    def mean_repetitions(self) -> float:
+        """Mean number of repetitions that the weights stand for; one if they are shares.
 
         Weights near the end of the range are not restored: their sums would overflow.
         """
-        if self.sample_weight is None:
-            return None
-        repeated: np.ndarray = self.sample_weight * np.clip(self.mean_weight, 1.0, MOST_REPEATED)
-        return repeated
+        return float(np.clip(self.mean_weight, 1.0, MOST_REPEATED))
 
 
 def check_data(

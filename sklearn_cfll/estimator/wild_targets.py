@@ -220,9 +220,7 @@ def _farthest(checked: Checked, distance: np.ndarray, rows: np.ndarray) -> str:
 def _found(checked: Checked) -> tuple[Found, Found]:
     """Targets with few and with many wild rows, as indices into y; a field is one target."""
     y, weights = checked.y, checked.sample_weight
-    # It only matters whether they sum to fewer than 50 rows, and the sum must not overflow.
-    unit = min(checked.mean_weight, 1e6)
-    repetitions = unit * (np.ones(len(y)) if weights is None else weights)
+    repetitions = checked.mean_repetitions * (np.ones(len(y)) if weights is None else weights)
     parts: list[Any] = [(slice(None), j) for j in range(y.shape[1])] if y.ndim == 2 else [...]
     wild = [(part, find_wild(y[part].reshape(len(y), -1), repetitions)) for part in parts]
     found = [(part, each) for part, each in wild if each is not None]

@@ -34,6 +34,8 @@ class InstrumentDisplay:
         Labels of the axes.
     coverage : float, default=0.9
         Nominal coverage probability of the band, for the legend.
+    simultaneous : bool, default=False
+        Whether that is of all doses at once, for the legend.
 
     Attributes
     ----------
@@ -63,6 +65,7 @@ class InstrumentDisplay:
         x_name: str = "treatment",
         y_name: str = "outcome",
         coverage: float = 0.9,
+        simultaneous: bool = False,
     ) -> None:
         given = {"x": x, "curve": curve, "lower": lower, "upper": upper}
         arrays = {name: np.asarray(value, float) for name, value in given.items()}
@@ -76,7 +79,8 @@ class InstrumentDisplay:
         self.x, self.curve = arrays["x"], arrays["curve"]
         self.lower, self.upper = arrays["lower"], arrays["upper"]
         self.effect, self.std_error = effect, std_error
-        self.x_name, self.y_name, self.coverage = x_name, y_name, coverage
+        self.x_name, self.y_name = x_name, y_name
+        self.coverage, self.simultaneous = coverage, simultaneous
 
     def line(self) -> np.ndarray:
         """Values of the line of the average effect at the doses; shape (n_points,)."""
@@ -95,6 +99,7 @@ class InstrumentDisplay:
         *,
         treatment: int = 0,
         coverage: float = 0.9,
+        simultaneous: bool = False,
         y_name: str = "outcome",
         ax: Any = None,
     ) -> InstrumentDisplay:
@@ -114,6 +119,8 @@ class InstrumentDisplay:
             The column of X.
         coverage : float, default=0.9
             Nominal coverage probability of the band.
+        simultaneous : bool, default=False
+            Whether the band is to contain the whole curve, rather than each of its points.
         y_name : str, default="outcome"
         ax : matplotlib Axes, default=None
             If None, a new figure is created.
@@ -137,7 +144,9 @@ class InstrumentDisplay:
         rows[:, treatment] = doses
         X, C = _like(X, rows), _medians(C, len(doses))
         curve = estimator.predict(X, C)
-        lower, upper = estimator.predict_interval(X, C, coverage=coverage)
+        lower, upper = estimator.predict_interval(
+            X, C, coverage=coverage, simultaneous=simultaneous
+        )
         effect, error = None, None
         if getattr(estimator, "effect_", None) is not None:
             effect = float(estimator.effect_.estimate[treatment])
@@ -146,7 +155,7 @@ class InstrumentDisplay:
         x_name = names[treatment] if names else f"treatment {treatment}"
         return cls(
             doses, curve, lower, upper, effect, error,
-            x_name=x_name, y_name=y_name, coverage=coverage,
+            x_name=x_name, y_name=y_name, coverage=coverage, simultaneous=simultaneous,
         ).plot(ax=ax)  # fmt: skip
 
     def plot(self, *, ax: Any = None) -> InstrumentDisplay:
@@ -162,7 +171,7 @@ class InstrumentDisplay:
         self
         """
         ax = axes_or_new(type(self).__name__, ax)
-        label = f"{self.coverage:.0%} band"
+        label = f"{self.coverage:.0%} {'simultaneous ' * self.simultaneous}band"
         self.band_ = ax.fill_between(
             self.x, self.lower, self.upper, alpha=0.25, linewidth=0, label=label
         )

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..estimator.packing import versions
 from ..estimator.state import StateMixin
 from ..final_solve.intervals import check_coverage
+from ..training.torch_settings import default_modes, use_threads
 from .data import check_new_rows
 from .fitted import FittedInstruments
 from .networks import ROLES
@@ -79,7 +80,8 @@ class InstrumentAttributes(StateMixin):
           from ivmodels, under these assumptions, or None.
         - ``tf_std_error``: with one treatment and one instrument, the error that makes
           ``estimate ± 1.96 · error`` valid with a weak instrument (Lee et al., 2022); else None.
-        - ``first_stage_f``: ndarray of shape (p,), robust or clustered F of the instruments.
+        - ``first_stage_f``: ndarray of shape (p,), robust or clustered F of the instruments;
+          of each treatment net of the others, if there are several.
         - ``curve_estimate``, ``curve_std_error``: ndarray of shape (p,), average derivative of the
           structural function (for a binary treatment, average difference) and its jackknife error.
         - ``is_binary``, ``covariance_type`` ("robust" or "clustered"), ``n_clusters``,
@@ -118,10 +120,11 @@ class InstrumentAttributes(StateMixin):
         """Where the model computes."""
         return self._fitted("device_").plan.device
 
+    @default_modes()
     def predict_interval(
-        self: Any, X: Any, C: Any = None, coverage: float = 0.9
+        self: Any, X: Any, C: Any = None, coverage: float = 0.9, simultaneous: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Band of the structural function: pointwise intervals ``predict(X, C) ± q · std``.
+        """Band of the structural function: intervals ``predict(X, C) ± q · std``.
 
         The intervals are about the function at X, not about an outcome: single outcomes vary more.
         They cover on average over the rows: where the function changes faster than the instruments
@@ -135,6 +138,10 @@ class InstrumentAttributes(StateMixin):
             Required if it was passed to fit.
         coverage : float, default=0.9
             Probability between 0 and 1.
+        simultaneous : bool, default=False
+            Whether the band is to contain the function at all rows of X at once (sup-t), rather
+            than at each row. It is wider; q depends on the rows that are passed, so pass those of
+            one curve.
 
         Returns
         -------
@@ -142,7 +149,11 @@ class InstrumentAttributes(StateMixin):
         """
         check_coverage(coverage)
         mean, std = self.predict(X, C, return_std=True)
-        half = (norm.ppf(0.5 + coverage / 2) * std).astype(mean.dtype)
+        q = norm.ppf(0.5 + coverage / 2)
+        if simultaneous:
+            with use_threads(self.n_threads or 1):
+                q = self._model.sup_t(self._rows(X, None, C), coverage)
+        half = (q * std).astype(mean.dtype)
         return mean - half, mean + half
 
     def summary(self) -> Summary:

@@ -128,9 +128,10 @@ def pieces(ends: np.ndarray, holds: Callable[[float], bool]) -> np.ndarray:
 def ivmodels_set(
     kind: str, rows: Residuals, treatment: int, level: float = 0.95
 ) -> np.ndarray | None:
-    """Confidence set of one of the treatments by a test of ivmodels; None if it is not installed.
+    """Confidence set of one of the treatments by a test of ivmodels.
 
-    The tests assume errors that are independent and of one variance.
+    The tests assume errors that are independent and of one variance. The result is None if ivmodels
+    is not installed, or cannot invert the test: the outcome has no error, or rows are too few.
 
     Parameters
     ----------
@@ -152,15 +153,23 @@ def ivmodels_set(
     root = np.sqrt(rows.counts)
     assert rows.Z is not None
     Z, X, y = rows.Z * root[:, None], rows.X * root[:, None], rows.y * root
+    x_length, y_length = np.linalg.norm(X, axis=0), np.linalg.norm(y)
+    if not (x_length.all() and y_length):
+        return None
+    X, y = X / x_length, y / y_length  # its tolerances are absolute
     others = np.delete(X, treatment, axis=1)
     invert = getattr(tests, f"inverse_{kind}_test")
-    found = invert(
-        Z, X[:, [treatment]], y, alpha=1 - level, W=others, C=np.ones((len(y), 1)) * root[:, None],
-        fit_intercept=False,
-    )  # fmt: skip
-    if not isinstance(found, ConfidenceSet):
-        found = ConfidenceSet.from_quadric(found)
-    return np.sort(np.array(found.boundaries, dtype=float).reshape(-1, 2), axis=0)
+    try:
+        found = invert(
+            Z, X[:, [treatment]], y, alpha=1 - level, W=others,
+            C=np.ones((len(y), 1)) * root[:, None], fit_intercept=False,
+        )  # fmt: skip
+        if not isinstance(found, ConfidenceSet):
+            found = ConfidenceSet.from_quadric(found)
+    except (ArithmeticError, LookupError, np.linalg.LinAlgError):
+        return None
+    unit = y_length / x_length[treatment]
+    return np.sort(np.array(found.boundaries, dtype=float).reshape(-1, 2), axis=0) * unit
 
 
 def tf_factor(first_stage_f: float) -> float:

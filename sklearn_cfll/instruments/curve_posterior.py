@@ -27,7 +27,7 @@ from .fold_models import FoldModels
 from .partially_linear import Residuals
 from .stages import InstrumentRows
 
-__all__ = ["CurvePosterior", "curve_posterior"]
+__all__ = ["CurveMoments", "CurvePosterior", "curve_moments", "curve_posterior", "curve_prior"]
 
 KNOTS = 15
 LOW, HIGH = 0.01, 0.99  # quantiles of the treatment at the outer knots; beyond, curves are straight
@@ -65,6 +65,14 @@ class CurvePosterior(NamedTuple):
         variance: np.ndarray = ((rows @ self.covariance) * rows).sum(1)
         return variance
 
+    def paths(self, treatment: np.ndarray, n_paths: int, seed: int) -> np.ndarray:
+        """Draws (n, n_paths) of errors at these treatments, over their deviation."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        noise = np.random.default_rng(seed).normal(size=(len(values), n_paths))
+        parts = functions(treatment, self.knots) @ (vectors * np.sqrt(values.clip(0.0)))
+        paths: np.ndarray = parts @ noise / np.sqrt(np.square(parts).sum(1, keepdims=True))
+        return paths
+
 
 def curve_posterior(
     models: FoldModels,
@@ -74,6 +82,29 @@ def curve_posterior(
     groups: np.ndarray | None,
 ) -> CurvePosterior | None:
     """Posterior of an additive smooth function of the treatments; None with too many of them.
+
+    Parameters are those of :func:`curve_moments`.
+    """
+    found = curve_moments(models, rows, labels, counts, groups)
+    return None if found is None else CurvePosterior(found.knots, _mixture(*found))
+
+
+class CurveMoments(NamedTuple):
+    """``moment = slopes @ values + noise`` of variance one, for the level and values at knots."""
+
+    slopes: np.ndarray
+    moment: np.ndarray
+    knots: list[np.ndarray]
+
+
+def curve_moments(
+    models: FoldModels,
+    rows: InstrumentRows,
+    labels: torch.Tensor,
+    counts: np.ndarray | None,
+    groups: np.ndarray | None,
+) -> CurveMoments | None:
+    """What the instruments tell of a curve; None with too many treatments, or too few rows.
 
     Parameters
     ----------
@@ -86,7 +117,7 @@ def curve_posterior(
     counts : ndarray of shape (n,), or None
         Number of repetitions of each row.
     groups : ndarray of shape (n,), or None
-        Cluster of each row.
+        Number of each row's cluster.
     """
     treatment = _array(rows.treatment)
     n, p = treatment.shape
@@ -102,15 +133,14 @@ def curve_posterior(
     # The part of the outcome that the posterior explains: not what the controls add to it.
     partial = _dependence(models, rows, knots, basis, counts) + residual
 
-    clusters = None if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
-    unit = Residuals(residual[0], treatment, None, counts, clusters)
+    unit = Residuals(residual[0], treatment, None, counts, groups)
     moment, _ = unit.sums((told * partial[..., None]).mean(0))
     _, terms = unit.sums((told * residual[..., None]).mean(0))
     slopes = told.mean(0).T @ (counts[:, None] * basis)
     values, vectors = np.linalg.eigh(terms.T @ terms)
     kept = values > RANK * values[-1]
     whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
-    return CurvePosterior(knots, _mixture(whiten @ slopes, whiten @ moment, knots))
+    return CurveMoments(whiten @ slopes, whiten @ moment, knots)
 
 
 def _mixture(slopes: np.ndarray, moment: np.ndarray, knots: list[np.ndarray]) -> np.ndarray:
@@ -120,7 +150,7 @@ def _mixture(slopes: np.ndarray, moment: np.ndarray, knots: list[np.ndarray]) ->
     """
     likelihood, means, covariances = [], [], []
     for length, amplitude in itertools.product(LENGTHS, AMPLITUDES):
-        prior = _prior(knots, length, amplitude)
+        prior = curve_prior(knots, length, amplitude)
         cross = slopes @ prior
         total = np.eye(len(moment)) + cross @ slopes.T
         solved = np.linalg.solve(total, np.column_stack([moment, cross]))
@@ -134,7 +164,7 @@ def _mixture(slopes: np.ndarray, moment: np.ndarray, knots: list[np.ndarray]) ->
     return covariance + (apart.T * weight) @ apart
 
 
-def _prior(knots: list[np.ndarray], length: float, amplitude: float) -> np.ndarray:
+def curve_prior(knots: list[np.ndarray], length: float, amplitude: float) -> np.ndarray:
     """Prior covariance of the level and of all values at knots."""
     size = 1 + sum(map(len, knots))
     prior = np.zeros((size, size))

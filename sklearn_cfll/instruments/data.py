@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,10 +39,8 @@ __all__ = [
 ]
 
 
-# Limits of the sum of weights, which are numbers of repetitions. Outside of them results were
-# not finite.
-LEAST_TOTAL, LARGEST_TOTAL = 1e-3, 1e15
 FEWEST_GROUPS = 8  # the networks of the controls have eight folds
+NAMED = 3  # columns with gaps that an error lists
 
 
 NO_NAMES: dict[str, tuple[str, ...] | None] = dict.fromkeys(("X", "Z", "C"))
@@ -54,9 +54,9 @@ class InstrumentData(NamedTuple):
     Z: np.ndarray | None
     C: np.ndarray | None
     sample_weight: np.ndarray | None  # with mean one, or None if all are equal
-    total: float  # sum of the weights as given: the number of rows that they represent
+    total: float  # number of rows that the weights represent
     names: dict[str, tuple[str, ...] | None] = NO_NAMES  # of the columns of X, Z and C
-    groups: np.ndarray | None = None  # label of each row's cluster
+    groups: np.ndarray | None = None  # number of each row's cluster, from zero
 
     @property
     def counts(self) -> np.ndarray | None:
@@ -76,7 +76,7 @@ def check_instrument_data(
     own = is_own(estimator.treatment_backbone)
     names = {name: column_names(part) for name, part in (("X", X), ("Z", Z), ("C", C))}
     given = as_table(X, "X")
-    with named_columns(given, "X"):
+    with named_columns(given, "X"), named_gaps(given, "X", names["X"]):
         X, y = validate_data(
             estimator,
             given,
@@ -100,29 +100,26 @@ def check_instrument_data(
             "weight zero are ignored."
         )
     X, y, Z, C, groups = (None if part is None else part[kept] for part in (X, y, Z, C, groups))
-    if groups is not None and (n_groups := len(np.unique(groups))) < FEWEST_GROUPS:
-        raise ValueError(
-            f"`groups` holds {n_groups} groups among the rows of positive weight. Rows of a group "
-            f"are held out together, and errors are clustered by group: at least {FEWEST_GROUPS} "
-            "groups are required."
-        )
+    if groups is not None:
+        labels, groups = np.unique(groups, return_inverse=True)
+        groups = groups.reshape(-1)
+        if len(labels) < FEWEST_GROUPS:
+            raise ValueError(
+                f"`groups` holds {len(labels)} groups among the rows of positive weight. Rows of a "
+                "group are held out together, and errors are clustered by group: at least "
+                f"{FEWEST_GROUPS} groups are required."
+            )
     weights = weights[kept]
     shares = weights / weights.max()  # sums of weights near 1e308 overflow
-    with np.errstate(over="ignore"):
-        total = float(weights.max() * shares.sum())
-    if not LEAST_TOTAL <= total <= LARGEST_TOTAL:
-        raise ValueError(
-            f"`sample_weight` sums to {total:g}, with {weights.max():g} as its largest entry. A "
-            f"weight is a number of repetitions: their sum must lie between {LEAST_TOTAL:g} and "
-            f"{LARGEST_TOTAL:g}. Divide them by their mean."
-        )
     relative = None if np.all(shares == shares[0]) else shares / shares.mean()
     # Outliers of y are not clipped: this would bias the effect of the instruments.
-    checked = Checked(X, np.flatnonzero(kept), y, relative, total / len(weights), False)
+    mean_weight = float(weights.max() * shares.mean())
+    checked = Checked(X, np.flatnonzero(kept), y, relative, mean_weight, False)
     warn_of_wild_targets(checked, "y")
-    for name, part in (("X", X), ("Z", Z)):
+    for name, part in (("X", X), ("Z", Z), ("C", C)):
         if part is not None and part.ndim == 2:
             _warn_of_wild_columns(name, part, names[name], checked)
+    total = checked.mean_repetitions * len(X)
     return InstrumentData(X, y, Z, C, relative, total, names, groups)
 
 
@@ -133,7 +130,7 @@ def _warn_of_wild_columns(
     weights = np.ones(len(values)) if checked.sample_weight is None else checked.sample_weight
     assert checked.rows is not None
     for j, column in enumerate(values.T.astype(float)):
-        wild = find_wild(column[:, None], weights * min(checked.mean_weight, 1e6))
+        wild = find_wild(column[:, None], weights * checked.mean_repetitions)
         if wild is None:
             continue
         row = wild.rows[0]
@@ -141,8 +138,9 @@ def _warn_of_wild_columns(
         warnings.warn(
             f"Column {label(names, j)} of `{name}` is {column[row]:g} in row {checked.rows[row]}"
             f"{more}: at least {wild.times:.3g} times as far from the median as all other values, "
-            f"which lie between {wild.low:g} and {wild.high:g}. Such values decide linear fits. "
-            "Drop these rows if they are wrong, or transform the column.",
+            f"which lie between {wild.low:g} and {wild.high:g}. Such values decide linear fits, "
+            "and all others of the column hardly count. Drop these rows if they are wrong, or "
+            "transform the column.",
             UserWarning,
             stacklevel=user_level(),
         )
@@ -199,7 +197,7 @@ def check_treatments(
 ) -> np.ndarray:
     """Validate treatments, whose columns must be those of the fit."""
     given = as_table(X, name)
-    with named_columns(given, name):
+    with named_columns(given, name), named_gaps(given, "X", column_names(given)):
         X = validate_data(
             estimator,
             given,
@@ -225,7 +223,7 @@ def check_side(
     if len(given.shape if hasattr(given, "shape") else np.shape(given)) == 1:
         given = np.asarray(given).reshape(-1, 1)
     own = own if shape is None else len(shape) > 1
-    with named_columns(given, name):
+    with named_columns(given, name), named_gaps(given, name, column_names(given)):
         value = check_array(given, dtype="numeric", input_name=name, allow_nd=own)
     value = as_columns(value, given, name, integers=own)
     check_range(value, given, name)
@@ -236,6 +234,26 @@ def check_side(
             f"samples of shape {shape} at fit."
         )
     return value
+
+
+@contextmanager
+def named_gaps(given: Any, name: str, names: tuple[str, ...] | None) -> Iterator[None]:
+    """Add the columns to an error about missing values, and what may be done."""
+    try:
+        yield
+    except ValueError as error:
+        if "contains NaN" not in str(error):
+            raise
+        numbers = check_array(given, dtype=np.float64, ensure_all_finite="allow-nan", allow_nd=True)
+        gaps = np.isnan(numbers.reshape(len(numbers), -1))
+        listed = [
+            f"column {label(names, j)} {gaps[:, j].sum()} times, first in row {gaps[:, j].argmax()}"
+            for j in np.flatnonzero(gaps.any(0))[:NAMED]
+        ]
+        raise ValueError(
+            f"Input {name} contains NaN: {'; '.join(listed)}. Drop these rows from X, y, Z and C, "
+            "or fill the gaps of controls and add columns that are one where they were."
+        ) from error
 
 
 def fold_labels(
@@ -271,9 +289,8 @@ def fold_labels(
 def _units_of_groups(data: InstrumentData) -> tuple[np.ndarray, np.ndarray]:
     """Order of the groups by their mean of y, and the group of each row."""
     assert data.groups is not None
-    _, group, size = np.unique(data.groups, return_inverse=True, return_counts=True)
-    group = group.reshape(-1)
-    return np.argsort(np.bincount(group, data.y) / size, kind="stable"), group
+    means = np.bincount(data.groups, data.y) / np.bincount(data.groups)
+    return np.argsort(means, kind="stable"), data.groups
 
 
 def _distinct_rows(data: InstrumentData) -> tuple[np.ndarray, np.ndarray]:

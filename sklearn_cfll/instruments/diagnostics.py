@@ -27,6 +27,7 @@ from scipy import stats
 __all__ = [
     "HypothesisTest",
     "Strength",
+    "complement",
     "confounding_size",
     "effective_f",
     "first_stage_f",
@@ -75,9 +76,15 @@ def first_stage_f(
 
 
 def effective_f(
-    X: np.ndarray, Z: np.ndarray, C: np.ndarray | None = None, sample_weight: Any = None
+    X: np.ndarray,
+    Z: np.ndarray,
+    C: np.ndarray | None = None,
+    sample_weight: Any = None,
+    clusters: np.ndarray | None = None,
 ) -> list[Strength]:
     """Effective F of Montiel Olea and Pflueger per treatment, robust to heteroskedasticity.
+
+    With clusters, numbers of each row's cluster, it is also robust to dependence within them.
 
     ``F = x'P_Z x / tr(Σ)``, where Σ is the robust covariance of the first stage's coefficients on
     orthonormal instruments. It is compared with the 95% quantile of a noncentral χ² (their
@@ -89,9 +96,16 @@ def effective_f(
     df = max(1, rows.n - rows.rank_controls - rows.rank)
     results = []
     for coefficients, residual, basis in rows.conditional():
-        # Basis and residual are both scaled by the root of the weight; the scores need it once.
-        scores = basis * (residual / rows.root)[:, None]
-        covariance = scores.T @ scores * (rows.n / df)
+        # Basis and residual are both scaled by the root of the weight. Scores of independent
+        # repetitions need it once.
+        if clusters is None:
+            scores, correction = basis * (residual / rows.root)[:, None], 1.0
+        else:
+            units = int(clusters.max()) + 1
+            scores = np.zeros((units, basis.shape[1]))
+            np.add.at(scores, clusters, basis * residual[:, None])
+            correction = units / max(units - 1, 1) * (rows.n - 1) / rows.n
+        covariance = scores.T @ scores * (correction * rows.n / df)
         value = float(_ratio(coefficients @ coefficients, np.trace(covariance)))
         results.append(Strength(value, _critical_value(covariance)))
     return results
@@ -141,12 +155,12 @@ def rank_test(
     return HypothesisTest(value, (excess,), float(stats.chi2.sf(value, excess)))
 
 
-def linear_controls(C: np.ndarray | None, n: int) -> np.ndarray | None:
-    """C as columns if it has few enough to be linear controls, at most one per 20 rows; or None."""
+def linear_controls(C: np.ndarray | None, n: float, rows_per_column: int = 4) -> np.ndarray | None:
+    """C as columns if it has few enough to be linear controls of n rows; else None."""
     if C is None:
         return None
     columns = np.asarray(C, dtype=float).reshape(len(C), -1)
-    return columns if columns.shape[1] <= n // 20 else None
+    return columns if columns.shape[1] * rows_per_column <= n else None
 
 
 def _critical_value(covariance: np.ndarray) -> float:
@@ -293,7 +307,7 @@ class _Rows:
             effect = np.linalg.lstsq(others, explained[:, j], rcond=1e-10)[0]
             x = self.X[:, j] - np.delete(self.X, j, axis=1) @ effect
             residual = x - self.basis @ (self.basis.T @ x)
-            left = self.basis @ _complement(others)
+            left = self.basis @ complement(others)
             yield left.T @ x, residual, left
 
 
@@ -307,7 +321,7 @@ def orthonormal(columns: np.ndarray) -> np.ndarray:
     return left[:, values > 1e-10 * max(values[0], 1e-300)]
 
 
-def _complement(columns: np.ndarray) -> np.ndarray:
+def complement(columns: np.ndarray) -> np.ndarray:
     """Orthonormal basis of what is orthogonal to the columns."""
     rank = orthonormal(columns).shape[1]
     left: np.ndarray = np.linalg.svd(columns, full_matrices=True)[0]

@@ -66,8 +66,7 @@ def residuals(
 ) -> Residuals:
     """Residuals of outcome, treatments and instruments, which are columns in this order."""
     y, X, Z = np.split(rest, [1, 1 + n_treatments], axis=1)
-    clusters = None if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
-    return Residuals.of(y[:, 0], X, Z if Z.shape[1] else None, counts, clusters)
+    return Residuals.of(y[:, 0], X, Z if Z.shape[1] else None, counts, groups)
 
 
 def report(rows: Residuals) -> dict[str, Any]:

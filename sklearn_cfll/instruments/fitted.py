@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import norm
 
 from ..estimator.targets import TargetScale
 from ..persistence import DTYPES, dtype_name
@@ -16,6 +17,8 @@ from .networks import NetworkPlan
 from .stages import InstrumentRows
 
 __all__ = ["FittedInstruments"]
+
+N_PATHS = 1000  # simulated, for the quantile of their maximum
 
 
 @dataclass
@@ -64,6 +67,22 @@ class FittedInstruments:
             variance = np.maximum(variance, self.curve.variance(treatment))
         deviation: np.ndarray = np.sqrt(variance) * self.scale.scale[0]
         return deviation
+
+    def sup_t(self, rows: InstrumentRows, coverage: float) -> float:
+        """Deviations that errors at all of these rows keep within, with this probability.
+
+        The quantile of the largest error over its deviation, of simulated errors: of the curve's
+        posterior where this is the wider one, else of the last layers'.
+        """
+        largest = np.zeros(N_PATHS)
+        for block in rows.blocks():
+            paths = self.models.paths(block, N_PATHS, self.plan.seed).numpy()
+            if self.curve is not None:
+                treatment = block.treatment.cpu().numpy().astype(float)
+                wider = self.curve.variance(treatment) > self.models.variance(block).cpu().numpy()
+                paths[wider] = self.curve.paths(treatment[wider], N_PATHS, self.plan.seed)
+            largest = np.maximum(largest, np.abs(paths).max(0))
+        return max(float(np.quantile(largest, coverage)), float(norm.ppf(0.5 + coverage / 2)))
 
     def projected(self, rows: InstrumentRows) -> np.ndarray:
         """``E[f(X, C) | Z, C]`` in y's units; (n,)."""

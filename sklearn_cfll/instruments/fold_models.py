@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..estimator.packing import map_arrays, map_tensors
+from ..training.seeding import own_generator
 from .diagnostics import jackknife_variance
 from .stages import (
     InstrumentRows,
@@ -97,6 +98,24 @@ class FoldModels:
         not include the variance of the nets, which the jackknife over folds measures.
         """
         return self.level * self._shape(rows)
+
+    @torch.no_grad()
+    def paths(self, rows: InstrumentRows, n_paths: int, seed: int) -> Tensor:
+        """Draws (n, n_paths) from the posterior of the last layers, over their deviation.
+
+        Draws of other rows with the same seed are of the same functions.
+        """
+        rng, total, variance = own_generator("cpu", seed), torch.zeros(()), torch.zeros(())
+        for *_, model in self.folds:
+            assert model.covariance is not None
+            values, vectors = torch.linalg.eigh(model.covariance.cpu())
+            factor = vectors * values.clamp_min(0.0).sqrt()
+            noise = torch.randn(len(factor) + 1, n_paths, generator=rng, dtype=factor.dtype)
+            design = structural_design(self.networks, model, rows).to(model.covariance)
+            parts = (design - model.mean).cpu() @ factor
+            total = total + noise[0] + parts @ noise[1:]
+            variance = variance + 1.0 + parts.square().sum(1)
+        return total / variance.sqrt().unsqueeze(1)
 
     @torch.no_grad()
     def projected(self, rows: InstrumentRows) -> Tensor:

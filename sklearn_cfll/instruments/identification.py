@@ -77,7 +77,7 @@ def check_identified(estimator: Any, data: InstrumentData) -> None:
     """
     if data.Z is None or not linear_in_columns(estimator, data):
         return
-    controls = linear_controls(data.C, len(data.X))
+    controls = linear_controls(data.C, data.total)
     repeated = _warn_of_copies(data)
     idle = _dependent(data.Z, controls)
     for position in sorted(idle - repeated):
@@ -95,6 +95,11 @@ def check_identified(estimator: Any, data: InstrumentData) -> None:
             "Leave it out."
         )
     n_treatments, n_moving = data.X.shape[1] - len(lost), data.Z.shape[1] - len(idle)
+    if n_treatments == 0:
+        raise ValueError(
+            "No column of `X` varies beside `C`: each is constant, or a linear combination of "
+            "`C`. Leave columns of `C` out that repeat the treatment, or pass another one."
+        )
     if n_moving < n_treatments:
         raise ValueError(
             f"{n_treatments} treatments need at least as many instruments, but `Z` has {n_moving} "
@@ -107,8 +112,9 @@ def check_identified(estimator: Any, data: InstrumentData) -> None:
 def linear_strength(data: InstrumentData) -> LinearStrength:
     """Effective F, Sanderson-Windmeijer F and rank test of the linear first stage."""
     assert data.Z is not None
-    given = data.X, data.Z, linear_controls(data.C, len(data.X)), data.counts
-    return LinearStrength(effective_f(*given), sanderson_windmeijer_f(*given), rank_test(*given))
+    given = data.X, data.Z, linear_controls(data.C, data.total), data.counts
+    strengths = effective_f(*given, data.groups)
+    return LinearStrength(strengths, sanderson_windmeijer_f(*given), rank_test(*given))
 
 
 def warn_of_rank(strength: LinearStrength, names: dict[str, Any]) -> None:

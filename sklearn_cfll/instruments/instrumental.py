@@ -79,7 +79,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Rows per step. "auto" is all rows up to 10,000 rows, and 1024 with more; the last layers
         are then solved by proximal updates.
     max_epochs : int, default=300
-    n_iter_no_change : int, default=15
+    n_iter_no_change : int, default=10
         Training stops after this many epochs without a better held-out loss.
     device : str or torch.device, default="auto"
     precision : {"auto", "float32", "float64"}, default="auto"
@@ -177,7 +177,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         learning_rate: float = 0.01,
         batch_size: Any = "auto",
         max_epochs: int = 300,
-        n_iter_no_change: int = 15,
+        n_iter_no_change: int = 10,
         device: Any = "auto",
         precision: str = "auto",
         n_threads: int | None = None,

@@ -17,6 +17,8 @@ from .stages import Offset
 
 __all__ = ["fit_offsets", "fuller", "has_offset"]
 
+ROWS_PER_COLUMN = 20  # of the linear fit
+
 
 def fuller(rows: Residuals) -> np.ndarray:
     """Fuller's estimate of the effects (p,), a k-class estimator.
@@ -55,7 +57,7 @@ def has_offset(estimator: Any, data: InstrumentData) -> bool:
     columns = [part for part in (data.X, data.Z, data.C) if part is not None]
     if any(part.ndim != 2 for part in columns):
         return False
-    return linear_controls(np.hstack([data.X, data.Z]), len(data.X)) is not None
+    return linear_controls(np.hstack([data.X, data.Z]), data.total, ROWS_PER_COLUMN) is not None
 
 
 def fit_offsets(
@@ -85,7 +87,7 @@ def fit_offsets(
     assert treatment is not None
     X, controls = treatment.transform(data.X), None
     if data.C is not None and confounder is not None:
-        controls = linear_controls(confounder.transform(data.C), len(X))
+        controls = linear_controls(confounder.transform(data.C), data.total, ROWS_PER_COLUMN)
     # Both outcomes differ by their unit and a function of the controls.
     unit = TargetScale.fit(data.y[:, None], data.sample_weight).scale[0]
     rows = rows._replace(y=rows.y / unit, X=rows.X / treatment.scale)

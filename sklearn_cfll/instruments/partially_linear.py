@@ -20,7 +20,7 @@ import numpy as np
 from ..columns import ColumnEncoder
 from ..estimator.wild_targets import wild_bounds
 from ..regressor import CFLLRegressor
-from .diagnostics import orthonormal
+from .diagnostics import complement, linear_controls, orthonormal
 
 __all__ = ["LinearEffect", "Residuals", "cross_fitted_predictions", "two_stage_effect"]
 
@@ -107,7 +107,8 @@ class LinearEffect(NamedTuple):
     df : float
         Degrees of freedom of t statistics: rows minus parameters, or clusters minus one.
     first_stage_f : ndarray of shape (p,)
-        Robust or clustered F statistic of the instruments for each treatment; NaN without them.
+        Robust or clustered F statistic of the instruments for each treatment, net of what they say
+        about the others, as that of Sanderson and Windmeijer; NaN without instruments.
     """
 
     estimate: np.ndarray
@@ -124,7 +125,7 @@ def two_stage_effect(rows: Residuals) -> LinearEffect:
     if Z is not None:
         first = Z.T @ (counts[:, None] * X)
         used = Z @ first
-        strengths = np.array([_f_of(rows, Z, X[:, j], first[:, j]) for j in range(p)])
+        strengths = np.array([_f_of(rows, first, j) for j in range(p)])
     gram = used.T @ (counts[:, None] * used)
     df = max(rows.counts.sum() - p - 1 if clusters is None else rows.n_units - 1, 1.0)
     scale = np.sqrt(np.diag(gram))
@@ -136,8 +137,15 @@ def two_stage_effect(rows: Residuals) -> LinearEffect:
     return LinearEffect(estimate, bread @ meat @ bread, df, strengths)
 
 
-def _f_of(rows: Residuals, Z: np.ndarray, x: np.ndarray, slopes: np.ndarray) -> float:
-    """Robust F statistic of the first stage of one treatment."""
+def _f_of(rows: Residuals, first: np.ndarray, treatment: int) -> float:
+    """Robust F statistic of the first stage of one treatment, of first-stage slopes (q, p)."""
+    assert rows.Z is not None
+    others = np.delete(first, treatment, axis=1)
+    effect = np.linalg.lstsq(others, first[:, treatment], rcond=1e-10)[0]
+    x = rows.X[:, treatment] - np.delete(rows.X, treatment, axis=1) @ effect
+    # Instruments are orthonormal: these are what the predictions of other treatments leave.
+    left = complement(others)
+    Z, slopes = rows.Z @ left, left.T @ (first[:, treatment] - others @ effect)
     covariance = rows.covariance(Z * (x - Z @ slopes)[:, None], Z.shape[1])
     if Z.shape[1] == 0 or np.linalg.matrix_rank(covariance) < len(covariance):
         return float("nan")
@@ -177,11 +185,11 @@ def cross_fitted_predictions(
     -------
     predictions : ndarray of shape (n_repeats, n, k)
     """
-    if C is None or len(columns) < FEW_ROWS:
-        # More controls than that would leave little of any column.
+    n_rows = len(columns) if sample_weight is None else sample_weight.sum()
+    if C is None or n_rows < FEW_ROWS:
         design = np.ones((len(columns), 1))
-        if C is not None and C.shape[1] <= len(C) // 4:
-            design = np.hstack([design, C])
+        if C is not None and (controls := linear_controls(C, n_rows)) is not None:
+            design = np.hstack([design, controls])
         root = np.ones(len(columns)) if sample_weight is None else np.sqrt(sample_weight)
         slopes = np.linalg.lstsq(design * root[:, None], columns * root[:, None], rcond=None)[0]
         return (design @ slopes)[None]

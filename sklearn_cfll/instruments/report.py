@@ -78,7 +78,7 @@ def diagnose(
     )
     assert data.Z is not None
     Z = data.Z.reshape(len(data.Z), -1).astype(float)
-    controls = linear_controls(data.C, len(Z))
+    controls = linear_controls(data.C, data.total)
     if linear:
         X, instruments, y = data.X, Z, data.y
     else:
@@ -92,9 +92,9 @@ def diagnose(
     _, deviation = weighted_mean_std(actual, weight)
     varied = deviation > 0
     scores = 1.0 - error[varied] / np.square(deviation[varied])
-    learned = effective_f(X, instruments, also, weight)
+    learned = effective_f(X, instruments, also, weight, data.groups)
     first = min(first_stage_f(X, instruments, also, weight), key=lambda each: each.statistic)
-    testable = data.Z.ndim == 2 and linear_controls(Z, len(Z)) is not None
+    testable = data.Z.ndim == 2 and linear_controls(Z, data.total) is not None
     report: dict[str, Any] = {
         "n_samples": data.total,
         "stage1_score": float(scores.mean()) if len(scores) else 0.0,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 from html import escape
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +22,9 @@ SETS = {
     "conditional_likelihood_ratio": "conditional likelihood ratio",
 }
 LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"²": "$^2$", "\\": "\\textbackslash{}"})
+INFINITE = re.compile(r"\binf\b")
+LEAST_WIDTH = 60  # of notes
+SHRINKAGE = ("interactions", "features", "ridge")  # of a summary; `shrinkage_` has all
 
 
 class Table(NamedTuple):
@@ -58,7 +64,10 @@ class Summary:
         lines = [self.title.center(width).rstrip(), "=" * width]
         for i, block in enumerate(blocks):
             lines += ["-" * width] * (i > 0) + block
-        return "\n".join([*lines, "=" * width, *self.notes])
+        notes = [
+            line for note in self.notes for line in textwrap.wrap(note, max(width, LEAST_WIDTH))
+        ]
+        return "\n".join([*lines, "=" * width, *notes])
 
     __repr__ = __str__
 
@@ -175,7 +184,8 @@ def _text(table: Table) -> list[str]:
 
 
 def _latex(label: str, cells: list[str]) -> str:
-    return " & ".join(text.translate(LATEX) for text in (label, *cells)) + r" \\"
+    texts = [INFINITE.sub(r"$\\infty$", text.translate(LATEX)) for text in (label, *cells)]
+    return " & ".join(texts).replace("-$", "$-") + r" \\"
 
 
 def _errors(effect: dict[str, Any]) -> str:
@@ -192,7 +202,7 @@ def summarise(model: FittedInstruments) -> Summary:
     notes: list[str] = []
     if effect is not None:
         tables += _effect_tables(effect, bool(report))
-        notes = _notes(effect)
+        notes = _notes(effect, bool(report))
     if report:
         tables.append(_tests(report))
     if "squared_bias" in report:
@@ -216,7 +226,8 @@ def _fit_table(model: FittedInstruments) -> Table:
         if shape and (n := int(np.prod(shape)))
     )
     own = any(is_own(recipe) for recipe in plan.recipes.values())
-    shrinkage = ", ".join(f"{name} {value:g}" for name, value in models.shrinkage._asdict().items())
+    likely = models.shrinkage._asdict()
+    shrinkage = ", ".join(f"{name} {likely[name]:g}" for name in SHRINKAGE)
     rows = [("Columns" if not own else "Inputs", columns), ("Rows", f"{models.n_rows:,.6g}")]
     if model.effect is not None:
         rows.append(("Errors of the effect", _errors(model.effect)))
@@ -225,6 +236,9 @@ def _fit_table(model: FittedInstruments) -> Table:
         ("Held-out stage-2 loss", f"{models.held_out_loss:.4f} of the variance of y"),
         ("Shrinkage", shrinkage),
     ]
+    if models.folds[0][-1].offset is not None:
+        share = float(np.mean([float(fold[-1].share) for fold in models.folds]))
+        rows.append(("Share of the linear fit", f"{share:.2f}"))
     if report:
         rows.append(("Stage-1 R² (held out)", f"{report['stage1_score']:.3f}"))
     return Table("", (), rows)
@@ -300,8 +314,8 @@ def _effect_tables(effect: dict[str, Any], has_instruments: bool) -> list[Table]
     return tables
 
 
-def _notes(effect: dict[str, Any]) -> list[str]:
-    """What the sets assume; which are missing, and why."""
+def _notes(effect: dict[str, Any], has_tests: bool) -> list[str]:
+    """What the tests and sets assume; which sets are missing, and why."""
     p, q = len(effect["estimate"]), effect["n_instruments"]
     notes = []
     plain = [
@@ -309,10 +323,13 @@ def _notes(effect: dict[str, Any]) -> list[str]:
         for kind, label in SETS.items()
         if effect[kind] is not None and (p > 1 or kind != "anderson_rubin")
     ]
-    if plain:
+    if has_tests:
+        kind = effect["covariance_type"]
+        assuming = "".join(f"{label} sets, " for label in plain)
+        assuming += "Sanderson-Windmeijer F and tests"
         notes.append(
-            f"{' and '.join(plain)} sets assume independent errors of one variance: unlike the "
-            "standard errors, they are not robust."
+            f"{assuming[0].upper()}{assuming[1:]} assume independent errors of one variance; "
+            f"standard errors, effective F and the other sets are {kind}."
         )
     missing = [
         label
@@ -323,6 +340,8 @@ def _notes(effect: dict[str, Any]) -> list[str]:
         return notes
     if effect["n_clusters"] is not None:
         reason = "their tests assume independent rows, and rows are clustered"
+    elif find_spec("ivmodels") is not None:
+        reason = "their tests have no solution here; rows are too few, or y has no error"
     else:
         reason = "they need ivmodels, pip install sklearn-cfll[iv]"
     return [*notes, f"Without {' and '.join(missing)} sets: {reason}."]

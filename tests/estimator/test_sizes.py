@@ -158,9 +158,14 @@ def test_weights_near_the_end_of_the_range():
             pair = [Estimator(**SMALL).fit(X, y, part) for part in (w, w / 1e308)]
         np.testing.assert_array_equal(*(model.predict(X) for model in pair))
         assert pair[0].oof_score_ == pytest.approx(pair[1].oof_score_, rel=1e-12)
-    for scale in (1.0, 1e-320):
-        with pytest.raises(ValueError, match="`sample_weight` sums to .* number of repetitions"):
-            CFLLIVRegressor().fit(X[:, :1], Y, Z=X[:, 1:], sample_weight=scale * w)
+    quick = {"max_epochs": 2, "n_repeats": 1, "n_folds": 2, "diagnose": False, "random_state": 0}
+    given = {"X": X[:, :1], "y": Y, "Z": X[:, 1:]}
+    for scales in ((1.0, 1e-200), (1e-308, 1e-315)):  # beyond a number of rows, and shares
+        with warnings.catch_warnings(action="error", category=RuntimeWarning):
+            pair = [
+                CFLLIVRegressor(**quick).fit(**given, sample_weight=scale * w) for scale in scales
+            ]
+        np.testing.assert_allclose(*(model.predict(X[:, :1]) for model in pair), rtol=1e-6)
 
 
 def test_values_that_only_a_data_set_holds_are_named():

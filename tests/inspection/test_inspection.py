@@ -428,6 +428,10 @@ def test_instrument_display_draws_the_curve_its_band_and_the_effect():
     assert line[middle] == display.curve[middle]
     assert display.x[middle] == pytest.approx(np.median(X["dose"]))
     assert (display.lower <= display.curve).all() and (display.curve <= display.upper).all()
+    whole = InstrumentDisplay.from_estimator(model, X, C, coverage=0.8, simultaneous=True)
+    assert whole.band_.get_label() == "80% simultaneous band"
+    pointwise = InstrumentDisplay.from_estimator(model, X, C, coverage=0.8)
+    assert (whole.upper > pointwise.upper).all()
 
 
 def test_instrument_display_checks_its_arrays():

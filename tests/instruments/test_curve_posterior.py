@@ -36,7 +36,9 @@ def test_covariance_is_that_of_bayesian_linear_regression(monkeypatch):
     rng = np.random.default_rng(0)
     slopes, moment = rng.normal(size=(12, 8)), rng.normal(size=12)
     knots = KNOTS[:1]
-    expected = np.linalg.inv(np.linalg.inv(posterior._prior(knots, 0.8, 0.4)) + slopes.T @ slopes)
+    expected = np.linalg.inv(
+        np.linalg.inv(posterior.curve_prior(knots, 0.8, 0.4)) + slopes.T @ slopes
+    )
     np.testing.assert_allclose(
         posterior._mixture(slopes, moment, knots), expected, rtol=1e-5, atol=1e-8
     )
@@ -45,7 +47,7 @@ def test_covariance_is_that_of_bayesian_linear_regression(monkeypatch):
 def test_without_information_the_prior_is_left():
     found = posterior._mixture(np.zeros((3, 10)), np.zeros(3), KNOTS)
     priors = [
-        posterior._prior(KNOTS, length, amplitude)
+        posterior.curve_prior(KNOTS, length, amplitude)
         for length in posterior.LENGTHS
         for amplitude in posterior.AMPLITUDES
     ]
@@ -127,3 +129,45 @@ def test_display_of_intervals_takes_the_band():
     model = CFLLIVRegressor(**SMALL, diagnose=False).fit(X, y, Z=Z)
     display = PredictionIntervalDisplay.from_estimator(model, X, coverage=0.8)
     np.testing.assert_allclose(display.upper, model.predict_interval(X, coverage=0.8)[1])
+
+
+def test_sup_t_of_a_line_is_that_of_working_and_hotelling():
+    # Errors of a line with two uncertain values: at all doses at once χ² with two degrees.
+    curve = posterior.CurvePosterior([np.array([-1.0, 1.0])], np.diag([0.0, 1.0, 4.0]))
+    doses = np.linspace(-200, 200, 4001)[:, None]
+    largest = np.abs(curve.paths(doses, 20_000, 0)).max(0)
+    assert np.quantile(largest, 0.9) == pytest.approx(2.146, abs=0.03)
+    paths = curve.paths(doses[::1000], 20_000, 0)
+    np.testing.assert_allclose(paths.std(1), 1.0, atol=0.02)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_paths_of_networks_have_the_correlations_of_their_posterior():
+    X, y, Z = curve_data()
+    model = CFLLIVRegressor(**SMALL, diagnose=False, feature_scale=0).fit(X, y, Z=Z)._model
+    rows = model.plan.rows(X[:5], None, None)
+    paths = model.models.paths(rows, 20_000, 0).numpy()
+    np.testing.assert_allclose(paths.std(1), 1.0, atol=0.02)
+    # Errors of single folds add up: level and slope, which are uncorrelated in each.
+    again = model.models.paths(rows.take(slice(2, 5)), 20_000, 0).numpy()
+    np.testing.assert_allclose(again, paths[2:], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_simultaneous_band_is_wider_and_depends_on_the_rows():
+    X, y, Z = curve_data()
+    model = CFLLIVRegressor(**SMALL, diagnose=False).fit(X, y, Z=Z)
+    doses = np.linspace(-2, 2, 30)[:, None]
+    mean, std = model.predict(doses, return_std=True)
+
+    def width(rows):
+        upper = model.predict_interval(rows, coverage=0.9, simultaneous=True)[1]
+        return (upper - model.predict(rows))[0] / model.predict(rows, return_std=True)[1][0]
+
+    upper = model.predict_interval(doses, coverage=0.9, simultaneous=True)[1]
+    ratio = (upper - mean) / std
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+    assert 2.0 < ratio[0] < 3.5
+    assert width(doses[:1]) == pytest.approx(1.645, abs=0.1)
+    assert width(np.repeat(doses, 100, axis=0)) == pytest.approx(ratio[0], rel=1e-4)  # in blocks
+    assert width(doses[:10]) < ratio[0]

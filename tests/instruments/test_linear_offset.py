@@ -80,6 +80,18 @@ def test_a_curve_is_left_to_the_networks():
     assert np.mean((f - abs(grid[:, 0])) ** 2) < 0.3 * np.mean((line - abs(grid[:, 0])) ** 2)
 
 
+def test_a_jump_is_not_left_to_the_line():
+    """Held-out moments hardly tell them apart; a doubt against curves left 95% to the line."""
+    rng = np.random.default_rng(1)
+    Z, hidden = rng.uniform(-3, 3, size=(1500, 2)), rng.normal(size=1500)
+    X = Z[:, :1] + hidden[:, None]
+    y = np.where(X[:, 0] < 0, 1.0, 2.5) + 2 * hidden
+    settings = {**WITHOUT_TESTS, "max_epochs": 40, "treatment_hidden_sizes": (16, 4)}
+    model = CFLLIVRegressor(**settings).fit(X, y, Z=Z)
+    shares = [fold[-1].share for fold in model._model.models.folds]
+    assert max(map(float, shares)) < 0.7
+
+
 def test_likelihood_is_that_of_residuals_on_the_functions():
     rng = np.random.default_rng(0)
     functions = torch.as_tensor(rng.normal(size=(200, 3)))

@@ -84,7 +84,8 @@ def test_summary_of_a_fit(sample):
     ):
         assert words in text
     assert "inf" not in text and "nan" not in text
-    assert "\nconditional likelihood ratio sets assume independent errors of one variance" in text
+    words = "Conditional likelihood ratio sets, Sanderson-Windmeijer F and tests assume independent"
+    assert words in text.replace("\n", " ")
     # The learned first stage is not the one to judge here; its F depends on the random state.
     assert "learned" not in text and "learned_effective_f" in model.diagnostics_
     assert model.summary().to_frame().shape == (1, 12)
@@ -95,7 +96,8 @@ def test_clusters_and_missing_sets_are_named(sample):
     model = CFLLIVRegressor(**QUICK).fit(X, y, Z=Z, groups=np.arange(200) // 10)
     text = str(model.summary())
     assert "clustered, 20 clusters" in text
-    assert "Without conditional likelihood ratio sets: their tests assume independent rows" in text
+    words = "Without conditional likelihood ratio sets: their tests assume independent rows"
+    assert words in text.replace("\n", " ")
 
 
 def test_direct_regression_has_a_summary_without_sets(sample):
