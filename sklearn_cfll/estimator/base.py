@@ -129,7 +129,8 @@ class BaseCFLL(
         X : array-like, sparse matrix or torch Dataset of shape (n_samples, n_features), or dict
             If its columns are encoded, a table may be a frame or an array with gaps, categories and
             text. With a ``backbone``, samples may have any shape (images, fields). A numpy memory
-            map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch.
+            map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch;
+            a third part of its items is the sample weight.
             A :class:`~sklearn_cfll.data.ParquetDataset`, a DataLoader or an IterableDataset of such
             pairs is read in order, at constant memory: a first pass draws a sample, from which the
             columns and the targets are scaled, and which judges held-out rows. A dict of arrays of
