@@ -27,6 +27,7 @@ from .attributes import FittedAttributes
 from .checks import Checked, check_data, check_inputs, check_sample_shape
 from .defaults import DEFAULTS, Defaults
 from .effects import warn_of_fixed_features
+from .few_rows import few_rows
 from .fitted import FittedModel, new_offset
 from .incremental import IncrementalMixin
 from .inputs import out_of_range
@@ -282,8 +283,10 @@ class BaseCFLL(
         """Raw predictions (n, positions..., k) in y's units."""
         if is_stream(X):
             return self._outputs_of_stream(X)
-        with self._rows_to_predict(X) as rows:
-            outputs = self._model.outputs(rows)
+        outputs = few_rows(self, X)
+        if outputs is None:
+            with self._rows_to_predict(X) as rows:
+                outputs = self._model.outputs(rows)
         finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
         if not finite.all():
             warnings.warn(
