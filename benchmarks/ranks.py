@@ -3,7 +3,9 @@
     python benchmarks/ranks.py                        # throughput needs two idle cores
 
 Throughput: one process against two on two cores, one thread each, in turns, on the same rows and
-batches: rows per second of the epochs (median over epochs after the first). Kills: two workers, one
+batches: rows per second of the epochs (median over epochs after the first). Beside them two
+processes that train a model of their own each, with half the rows and half the batch and without
+exchange: what two cores that share caches and memory give at most. Kills: two workers, one
 of which is killed at a random moment; the seconds until the other raises, and whether the model of
 the next start, which goes on from the last checkpoint, equals that of a run that was not cut off.
 The plan needs no second machine: bytes and operations of a step are counted, rates of one core are
@@ -113,6 +115,10 @@ def throughput(parameters: dict[str, Any], place: Record, repeats: int, n_rows: 
         for n in (1, 2) if i % 2 else (2, 1):
             taken = results(*start(n, epochs, n, n_rows, parameters))[0]
             record[f"rows per second, {n}"] = n_rows / float(np.median(taken[1:]))
+        halves = parameters | {"batch_size": COMMON["batch_size"] // 2}
+        both = [start(1, epochs, 1, n_rows // 2, halves) for _ in range(2)]
+        apart = [float(np.median(results(*each)[0][1:])) for each in both]
+        record["rows per second, apart"] = sum(n_rows // 2 / each for each in apart)
         found.append(record)
     return found
 
@@ -251,9 +257,10 @@ def report(records: list[Record]) -> None:
     print_origin(records)
     found = DataFrame([r for r in records if r["model"] == "throughput"])
     if len(found):
-        one, two = (found[f"rows per second, {n}"] for n in (1, 2))
-        table = found.assign(ratio=two / one)
-        columns = ["rows per second, 1", "rows per second, 2", "ratio", "load"]
+        one, two, apart = (found[f"rows per second, {n}"] for n in (1, 2, "apart"))
+        table = found.assign(ratio=two / one, ceiling=apart / one)
+        columns = ["rows per second, 1", "rows per second, 2", "rows per second, apart"]
+        columns += ["ratio", "ceiling", "load"]
         for how in ("median", "min", "max"):
             shown = table.groupby("task", sort=False)[columns].agg(how)
             print_table(f"Two workers on two cores and one on one: {how}", shown, ",.2f")

@@ -3,7 +3,8 @@
 Each method's learning rate is chosen on validation rows, task by task and seed by seed; test
 rows are looked at once, for the table. "kept" follows every method: at epoch e the iterate
 with the least validation error so far. "+refit" ends with an exact ridge fit of the last
-layer on the training rows, its ridge chosen on validation rows.
+layer on the training rows, its ridge chosen on validation rows. Runs of fewer epochs, whose
+schedules end sooner, show how much of the time of Adam's 50 epochs its test error takes.
 
     python benchmarks/tuned.py --data DIR            # about 15 minutes on one core
     python benchmarks/tuned.py --report              # print the stored records again
@@ -12,6 +13,7 @@ layer on the training rows, its ridge chosen on validation rows.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import defaultdict
 from itertools import product
 from typing import Any
@@ -27,6 +29,7 @@ RIDGES = (1.0, 10.0, 30.0, 100.0)
 RATES = {"adam": (1e-3, 3e-3, 1e-2, 3e-2), "sgd": (0.03, 0.1, 0.3)}
 CLOSED_RATES = {"adam": (3e-3, 1e-2, 3e-2), "sgd": (0.03, 0.1, 0.3)}
 SIZES = {"batch_size": 256, "width": 256, "epochs": 50}
+SHORTER, DEFAULT_RIDGE = (5, 10, 16, 20), 30.0  # epochs, of those shown
 KEY = ("task", "seed", "optimizer", "order", "ridge", "lr", *SIZES, "method")
 
 
@@ -39,18 +42,25 @@ def variants() -> list[Record]:
         closed = {"method": "closed form", "optimizer": optimizer}
         for order, ridge, lr in product(ORDERS, RIDGES, CLOSED_RATES[optimizer]):
             found.append(closed | {"order": order, "ridge": ridge, "lr": lr})
-    return [variant | SIZES for variant in found]
+    found = [variant | SIZES for variant in found]
+    for variant in list(found):
+        default = variant.get("ridge", DEFAULT_RIDGE) == DEFAULT_RIDGE
+        if variant["optimizer"] == "adam" and default and variant.get("order") != ORDERS[1]:
+            found += [variant | {"epochs": epochs} for epochs in SHORTER]
+    return found
 
 
 def run_one(task: Task, place: Record) -> Record:
     """Validation and test errors of each epoch, plain and refitted."""
     rows: list[tuple[float, ...]] = []
-    seconds: list[float] = []
+    seconds, of_refit = [], 0.0
 
     def look(epoch: Epoch) -> None:
         seconds.append(epoch.seconds)
-        shown = len(seconds) in SHOWN
+        nonlocal of_refit
+        shown, begun = len(seconds) in SHOWN, time.perf_counter()
         refit = refit_errors(epoch.features, task) if shown else (np.inf, np.inf)
+        of_refit = time.perf_counter() - begun
         rows.append((*errors_of(epoch.predict, task), *refit))
 
     epochs = place["epochs"]
@@ -72,6 +82,7 @@ def run_one(task: Task, place: Record) -> Record:
         "valid": float(table[best[-1], 0]),
         "valid_refit": float(table[epochs - 1, 2]),
         "seconds": float(np.median(seconds)) if seconds else np.inf,
+        "seconds_of_refit": of_refit,
     }
 
 
@@ -133,6 +144,47 @@ def report(records: list[Record]) -> None:
             print(f"  {key[2]}, ridge {key[3]:g}: " + ", ".join(reached))
 
 
+def report_times(records: list[Record]) -> None:
+    """When runs reach the test error of 50 epochs of Adam on all layers, in shares of their time.
+
+    A run is looked at where it ends, or, one of 50 epochs, on the way.
+    """
+    full, tasks = SIZES["epochs"], list(dict.fromkeys(record["task"] for record in records))
+    base = ("all layers", "adam", None, None)
+    ours = ("closed form", "adam", ORDERS[0], DEFAULT_RIDGE)
+    at = {n: [r for r in records if r["epochs"] == n] for n in (*SHORTER, full)}
+    wanted = tuned(at[full], False)
+    short = [record for n in SHORTER for record in at[n]]
+
+    def seconds(task: str, method: str, field: str = "seconds") -> float:
+        return float(
+            np.median([r[field] for r in short if (r["task"], r["method"]) == (task, method)])
+        )
+
+    print(f"\nError | time, relative to all layers by adam in {full} epochs: {', '.join(tasks)}")
+    for key, refit in product((base, ours), (False, True)):
+        name = "all layers" if key is base else f"{key[2]}, ridge {key[3]:g}"
+        runs = {(n, n): tuned(at[n], refit) for n in SHORTER}
+        runs |= {(n, full): tuned(at[full], refit) for n in SHOWN if n < full}
+        reached = dict.fromkeys(tasks, np.inf)
+        for (epoch, epochs), found in runs.items():
+            cells = []
+            for task in tasks:
+                taken = epoch * seconds(task, key[0])
+                taken += refit * seconds(task, key[0], "seconds_of_refit")
+                share = taken / (full * seconds(task, base[0]))
+                error = found[task, key]["errors"][SHOWN.index(epoch)]
+                error /= wanted[task, base]["errors"][-1]
+                cells.append(f"{error:5.2f} |{share:5.2f}")
+                if error <= 1:
+                    reached[task] = min(reached[task], share)
+            label = f"{name}{' +refit' * refit}, epoch {epoch} of {epochs}"
+            print(f"  {label:48s}" + "  ".join(cells))
+        found = [reached[task] for task in tasks]
+        shown = ", ".join(f"{share:.2f}" for share in found)
+        print(f"  error first at most 1 after: {shown}; median {np.median(found):.2f}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     bench = Bench(__doc__, "tuned", arguments, smallest={"tasks": ["diabetes"]})
     chosen = variants()
@@ -144,6 +196,8 @@ def main(arguments: list[str] | None = None) -> None:
     print_origin(bench.records)
     print(SIZES)
     report([r for r in bench.records if all(r[name] == value for name, value in SIZES.items())])
+    if not bench.small:
+        report_times(bench.records)
 
 
 if __name__ == "__main__":

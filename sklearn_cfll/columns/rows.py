@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 __all__ = ["ChosenRows", "DatasetRows", "ExpandedRows", "JoinedRows", "Rows", "Together"]
-__all__ += ["as_rows", "as_tensor", "check_unmasked", "from_numpy", "items_at", "native"]
-__all__ += ["stacked", "trainable"]
+__all__ += ["as_rows", "as_tensor", "check_one_shape", "check_unmasked", "from_numpy", "items_at"]
+__all__ += ["native", "stacked", "trainable"]
 
 CPU = torch.device("cpu")
 
@@ -272,13 +272,25 @@ def inputs_of(items: Any) -> Any:
     return stacked(inputs)
 
 
-def stacked(items: list[Any]) -> Tensor:
+def stacked(items: Sequence[Any]) -> Tensor:
     """One tensor of several values: tensors, or arrays, which are stacked first."""
+    check_one_shape(items)
     if isinstance(items[0], Tensor):
-        return trainable(torch.stack(items))
+        return trainable(torch.stack(list(items)))
     return as_tensor(
         np.ma.stack(items) if isinstance(items[0], np.ma.MaskedArray) else np.stack(items)
     )
+
+
+def check_one_shape(items: Sequence[Any]) -> None:
+    """Raise if the same part of several items has different shapes."""
+    shapes = [np.shape(item) for item in items]
+    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"All items of a data set must have one shape, but number {other} of those read "
+            f"together has shape {tuple(shapes[other])} and the first {tuple(shapes[0])}."
+        )
 
 
 def check_unmasked(value: Any, name: str) -> Any:

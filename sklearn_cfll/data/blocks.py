@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..columns.frames import as_frame
-from ..columns.rows import stacked
+from ..columns.rows import check_one_shape, stacked
 
 __all__ = ["Block", "blocks_of", "concatenated", "cut", "is_stream", "joined", "take_rows"]
 
@@ -85,7 +85,19 @@ def _of_batch(batch: Any) -> Block:
     parts = batch if isinstance(batch, tuple | list) else (batch,)
     if isinstance(parts[0], Mapping):
         return _of_batch(parts[0])
-    return Block(*(_as_rows(part) for part in parts[:3]))
+    block = Block(*(_as_rows(part) for part in parts[:3]))
+    if len(block.X.shape) < 2:
+        raise ValueError(
+            f"The stream gives inputs of shape {block.X.shape}, but its batches must hold one row "
+            "for each sample: leave a DataLoader's `batch_size` at a number, and give a single "
+            "column as rows of length one."
+        )
+    for name, part in (("targets", block.y), ("weights", block.sample_weight)):
+        if part is not None and (not part.shape or len(part) != len(block)):
+            raise ValueError(
+                f"The stream gives {len(block)} rows of inputs, but {name} of shape {part.shape}."
+            )
+    return block
 
 
 def _of_items(items: Sequence[Any]) -> Block:
@@ -99,7 +111,8 @@ def _stacked(values: Sequence[Any]) -> Any:
     if isinstance(values[0], Mapping):
         return values[0]  # refused
     if isinstance(values[0], torch.Tensor):
-        return stacked(list(values))
+        return stacked(values)
+    check_one_shape(values)
     return np.stack([np.asarray(value) for value in values])
 
 

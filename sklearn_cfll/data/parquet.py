@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ class ParquetDataset(IterableDataset[Any]):
 
     They are read in blocks through pyarrow's scanner, so that memory does not grow with their
     number. Columns may hold numbers, categories, text and gaps, as in a frame.
+
+    Files may hold a column in different types: integers and floats, text and categories with other
+    levels, or no value at all, and some files may lack a column, whose values are gaps there.
 
     Training reads the row groups in another random order in each epoch, and shuffles rows within
     blocks. If the file is sorted, row groups of at most some ten thousand rows mix it best.
@@ -42,7 +46,8 @@ class ParquetDataset(IterableDataset[Any]):
     ImportError
         If pyarrow is not installed (extra ``parquet``).
     ValueError
-        If a column does not exist, or if a target or weight is missing in a row.
+        If a column does not exist or is of kinds in two files that do not go together, or if a
+        target or weight is missing in a row.
 
     Examples
     --------
@@ -68,7 +73,12 @@ class ParquetDataset(IterableDataset[Any]):
     ) -> None:
         self.path, self.target, self.weight = path, target, weight
         self.block_rows = block_rows
-        self._data = _arrow().dataset(os.fspath(path), format="parquet", partitioning="hive")
+        open_ = functools.partial(
+            _arrow().dataset, os.fspath(path), format="parquet", partitioning="hive"
+        )
+        self._data = open_(schema=_common_schema(open_()))
+        if not self._data.files:
+            raise ValueError(f"{os.fspath(path)!r} holds no Parquet files.")
         known = self._data.schema.names
         own = [target] if isinstance(target, str) else list(target)
         others = [*own, *([] if weight is None else [weight])]
@@ -81,6 +91,11 @@ class ParquetDataset(IterableDataset[Any]):
         for name in own:
             if name in self.columns:
                 raise ValueError(f"Column {name!r} is a target: leave it out of `columns`.")
+        twice = [name for name in self.columns if self.columns.count(name) > 1]
+        if twice:
+            raise ValueError(f"`columns` lists {twice[0]!r} more than once.")
+        if not self.columns:
+            raise ValueError(f"No column of {os.fspath(path)!r} is left for X: {known}.")
 
     def __len__(self) -> int:
         """Number of rows, from the files' metadata."""
@@ -130,14 +145,49 @@ class ParquetDataset(IterableDataset[Any]):
     def _known(self, table: Any, name: str) -> np.ndarray:
         """A column without gaps."""
         column = table.column(name)
-        if column.null_count:
-            raise ValueError(
-                f"Column {name!r} of {os.fspath(self.path)!r} has no value in "
-                f"{column.null_count} of {len(column)} rows that were read together. Drop such "
-                "rows."
-            )
         found: np.ndarray = column.to_numpy()
+        n_missing = column.null_count
+        if not n_missing and found.dtype.kind == "f":
+            n_missing = int(np.isnan(found).sum())
+        if n_missing:
+            raise ValueError(
+                f"Column {name!r} of {os.fspath(self.path)!r} has no value in {n_missing} of "
+                f"{len(column)} rows that were read together. Drop such rows."
+            )
         return found
+
+
+def _common_schema(data: Any) -> Any:
+    """One schema for all files: that of the first may have other types, or fewer columns."""
+    import pyarrow as pa
+
+    # For each column, its types and a file of each.
+    found: dict[str, dict[Any, str]] = {}
+    for file in data.get_fragments():
+        for field in file.physical_schema:
+            found.setdefault(field.name, {}).setdefault(field.type, file.path)
+    for field in data.schema:  # and columns of directories
+        found.setdefault(field.name, {field.type: ""})
+    return pa.schema([(name, _common_type(name, types)) for name, types in found.items()])
+
+
+def _common_type(name: str, types: dict[Any, str]) -> Any:
+    """The type that holds all values of a column."""
+    import pyarrow as pa
+
+    known = [each for each in types if not pa.types.is_null(each)] or list(types)
+    if len(known) == 1:
+        return known[0]
+    plain = [each.value_type if pa.types.is_dictionary(each) else each for each in known]
+    schemas = [pa.schema([(name, each)]) for each in plain]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+    except pa.ArrowException as error:
+        said = " and ".join(f"{each} in {types[each]!r}" for each in known[:2])
+        raise ValueError(
+            f"Column {name!r} is {said}, which do not go together. Write it in one type, or leave "
+            "it out of `columns`."
+        ) from error
 
 
 def _arrow() -> Any:

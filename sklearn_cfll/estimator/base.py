@@ -27,6 +27,7 @@ from .attributes import FittedAttributes
 from .checks import Checked, check_data, check_inputs, check_sample_shape
 from .defaults import DEFAULTS, Defaults
 from .effects import warn_of_fixed_features
+from .few_rows import few_rows
 from .fitted import FittedModel, new_offset
 from .incremental import IncrementalMixin
 from .inputs import out_of_range
@@ -129,7 +130,8 @@ class BaseCFLL(
         X : array-like, sparse matrix or torch Dataset of shape (n_samples, n_features), or dict
             If its columns are encoded, a table may be a frame or an array with gaps, categories and
             text. With a ``backbone``, samples may have any shape (images, fields). A numpy memory
-            map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch.
+            map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch;
+            a third part of its items is the sample weight.
             A :class:`~sklearn_cfll.data.ParquetDataset`, a DataLoader or an IterableDataset of such
             pairs is read in order, at constant memory: a first pass draws a sample, from which the
             columns and the targets are scaled, and which judges held-out rows. A dict of arrays of
@@ -281,8 +283,10 @@ class BaseCFLL(
         """Raw predictions (n, positions..., k) in y's units."""
         if is_stream(X):
             return self._outputs_of_stream(X)
-        with self._rows_to_predict(X) as rows:
-            outputs = self._model.outputs(rows)
+        outputs = few_rows(self, X)
+        if outputs is None:
+            with self._rows_to_predict(X) as rows:
+                outputs = self._model.outputs(rows)
         finite = np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1)
         if not finite.all():
             warnings.warn(

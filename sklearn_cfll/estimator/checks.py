@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_consistent_length, validate_data
 from torch.utils.data import Dataset
 
 from ..columns.reader import TableReader
-from ..columns.rows import Together, as_rows, from_numpy, items_at, native
+from ..columns.rows import as_rows, from_numpy, native
 from ..columns.statistics import quantiles, spread_rows
 from ..data.blocks import is_stream
 from .arrays import (
@@ -30,13 +30,12 @@ from .arrays import (
     outside,
     to_numpy,
 )
+from .data_sets import parts_of_dataset, refuse_iterator
 from .inputs import check_named_inputs, check_names, n_samples
 from .tables import encodes_columns, holds_objects, new_reader, read_table
 
 __all__ = ["Checked", "check_data", "check_inputs", "check_sample_shape"]
 __all__ += ["check_sizes", "needs_float64", "seen_as_given"]
-
-AT_ONCE = 4096  # items of a data set
 
 MOST_REPEATED = 1e9  # mean number of repetitions beyond which more make no difference
 
@@ -112,9 +111,10 @@ def check_data(
     """
     reset = plan is None
     lazy = isinstance(X, np.memmap)
-    if isinstance(X, Dataset) and y is None:
-        y = _targets_of_dataset(X)
+    if isinstance(X, Dataset) and not is_stream(X):
+        y, sample_weight = parts_of_dataset(X, y, sample_weight)
     if y is None:
+        refuse_iterator(X)
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
@@ -352,18 +352,6 @@ def check_groups(groups: Any, X: Any) -> np.ndarray:
             f"{found.shape}."
         )
     return found
-
-
-def _targets_of_dataset(dataset: Dataset) -> np.ndarray:
-    """Targets of a Dataset of (inputs, target) pairs, gathered in one pass, some at a time."""
-    found, n_rows = [], len(dataset)  # type: ignore[arg-type]
-    for start in range(0, n_rows, AT_ONCE):
-        items = items_at(dataset, range(start, min(start + AT_ONCE, n_rows)))
-        if isinstance(items, Together):
-            found.append(to_numpy(items.parts[1], "y"))
-        else:
-            found.append(np.stack([np.asarray(to_numpy(item[1], "y")) for item in items]))
-    return np.concatenate(found)
 
 
 def _check_lengths(X: Any, y: np.ndarray) -> None:

@@ -74,10 +74,11 @@ def warn_of_other_columns(network: Network, rows: RowsDataset) -> None:
 
 def _all_near(scale: Standardize, network: Network, rows: RowsDataset) -> bool:
     """Whether all numbers of a few rows are near those at fit: their moments are so, too."""
-    if len(rows) > FEW or network.n_numbers is None:
+    if len(rows) > FEW or network.n_numbers is None or network.device.type != "cpu":
         return False
-    inputs = rows.inputs.take(slice(None))[:, : network.n_numbers]
-    return bool(((inputs - scale.mean).abs() <= LIMIT * scale.scale).all())
+    inputs = rows.inputs.take(slice(None))[:, : network.n_numbers].numpy()
+    far = np.abs(inputs - scale.mean.numpy()) > LIMIT * scale.scale.numpy()
+    return not far.any()
 
 
 def _warn_of_far_columns(scale: Standardize, rows: ColumnMoments) -> None:

@@ -83,6 +83,8 @@ class FittedModel:
         Smoother of held-out residuals.
     influences : ndarray of shape (p,), or None
         Influence of each column of a table on the predictions, from slopes.
+    few : FewRows, False or None
+        What predicts a few rows, made when it is needed; False if there is none.
     """
 
     plan: Plan
@@ -99,6 +101,7 @@ class FittedModel:
     out_of_fold: tuple[np.ndarray, float] | None = None
     local_part: LocalPart | None = None
     influences: np.ndarray | None = None
+    few: Any = field(default=None, repr=False)
 
     # -- predicting -----------------------------------------------------------------
 

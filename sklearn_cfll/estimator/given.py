@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..columns.frames import as_frame
+from ..columns.rows import check_one_shape
 from ..data.blocks import concatenated, take_rows
 
 __all__ = ["Given", "joint"]
@@ -37,17 +38,23 @@ class Given(NamedTuple):
 
     def taken(self, rows: np.ndarray) -> Given:
         """Some rows of each."""
-        X, y, *rest = self
-        if isinstance(X, Dataset):
-            items = [X[i] for i in rows.tolist()]
-            pairs = bool(items) and isinstance(items[0], tuple | list)
-            if y is None and pairs:
-                y = np.stack([np.asarray(item[1]) for item in items])
-            elif y is not None:
-                y = _take(y, rows)
-            inputs = [item[0] if pairs else item for item in items]
-            return Given(_stacked(inputs), y, *(_take(part, rows) for part in rest))
-        return Given(*(_take(part, rows) for part in self))
+        X, *rest = self
+        if not isinstance(X, Dataset):
+            return Given(*(_take(part, rows) for part in self))
+        items = [X[i] for i in rows.tolist()]
+        parts = list(zip(*items, strict=True)) if _are_tuples(items) else [items]
+        y, sample_weight, groups = (_take(part, rows) for part in rest)
+        if y is None and len(parts) > 1:
+            y = np.stack([np.asarray(each) for each in parts[1]])
+        if sample_weight is None and len(parts) > 2:
+            sample_weight = np.stack([np.asarray(each) for each in parts[2]])
+        return Given(_stacked(parts[0]), y, sample_weight, groups)
+
+    def check_lengths(self) -> None:
+        """Raise if arguments have different numbers of rows."""
+        for name, part in zip(self._fields[1:], self[1:], strict=True):
+            if part is not None and _count(part) != self.n_rows:
+                raise ValueError(f"X has {self.n_rows} rows, `{name}` has {_count(part)}.")
 
     def first_of_each(self, labels: bool) -> np.ndarray:
         """Rows in which a level of a category, or with ``labels`` a class, occurs first."""
@@ -112,10 +119,15 @@ def _take(part: Any, rows: np.ndarray) -> Any:
     return take_rows(part if as_frame(part) is not None else np.asarray(part), rows)
 
 
-def _stacked(inputs: list[Any]) -> Any:
+def _are_tuples(items: list[Any]) -> bool:
+    return bool(items) and isinstance(items[0], tuple | list)
+
+
+def _stacked(inputs: Sequence[Any]) -> Any:
     """Items of a Dataset as one array, or as one for each named input."""
     if inputs and isinstance(inputs[0], Mapping):
         return {name: _stacked([each[name] for each in inputs]) for name in inputs[0]}
+    check_one_shape(inputs)
     return np.stack([np.asarray(each) for each in inputs]) if inputs else np.empty((0, 1))
 
 
@@ -152,6 +164,14 @@ def _check_alike(name: str, first: Any, part: Any, rank: int) -> None:
             f"`{name}` has rows of shape {shapes[0]} in one worker and {shapes[1]} in another "
             f"(number {rank} of those with rows)."
         )
+    if name == "y" and columns[0] is None:
+        words = [np.asarray(each).dtype.kind not in "fiub" for each in (first, part)]
+        if words[0] != words[1]:  # as text, numbers would be classes of their own
+            dtypes = [np.asarray(each).dtype for each in (first, part)]
+            raise ValueError(
+                f"`y` has the dtype {dtypes[0]} in one worker and {dtypes[1]} in another (number "
+                f"{rank} of those with rows). Give all workers targets of one kind."
+            )
 
 
 def _same_categories(parts: list[Any]) -> list[Any]:

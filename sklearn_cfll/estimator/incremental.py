@@ -25,6 +25,7 @@ from .additions import Additions
 from .checks import Checked, check_data
 from .column_moments import total_weight, warn_of_other_columns
 from .effects import warn_without_effect
+from .few_rows import labelled_features
 from .fitted import FittedModel
 from .known_rows import KnownRows
 from .left_out import NO_MOMENTS
@@ -248,7 +249,7 @@ class IncrementalMixin:
             added = less_offset(rows, model.offset)
             if self._known_rows.columns is None:
                 warn_of_other_columns(model.plan.network, added)
-            for features, *rest in model.labelled_features(added):
+            for features, *rest in labelled_features(model, added):
                 head.accumulate(features, *rest)
             head.solve(model.final_ridge, near=True)
             if not torch.isfinite(head.weight).all():

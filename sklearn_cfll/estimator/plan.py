@@ -35,8 +35,9 @@ NARROW = (np.float32, np.float16)  # dtypes that float32 holds exactly
 # Rows predicted at once. The number is fixed, because the batch size changes the last bit of
 # products, and a model must predict the same before and after pickling.
 PREDICTION_ROWS = 1024
-# A perceptron predicts multiples of so many rows, so that a row alone has the last bit that it has
-# among others: products take the rows in blocks, and those that fill no block in another way.
+# A perceptron predicts multiples of so many rows, so that a row's last bit does not depend on their
+# number: products take the rows in blocks, and those that fill no block in another way. (A few rows
+# are predicted without torch, see few_rows.py.)
 PREDICTION_BLOCK = 32
 ON_ACCELERATOR = 8  # times as many for a perceptron: its kernels take less time than their launch
 PREDICTION_POINTS = 2**15  # for fields: 8 samples of 64 × 64 points

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..columns.rows import JoinedRows
 from ..final_solve.offset import less_offset
 from ..training.batches import RowsDataset
+from ..training.checkpoint import TrainingCheckpoint
 from ..training.distribution import Workers
 from ..training.folds import FoldRows, Folds
 from ..training.seeding import mix_seed
@@ -63,6 +64,7 @@ class Shares:
             return
         with workers.all_or_none("`fit`"):
             own = self.given
+            own.check_lengths()
             told = own.n_rows, own.n_bytes, _parameters(estimator)
         everyone = workers.gather(told)
         _check_same_parameters(everyone, workers.rank)
@@ -95,6 +97,8 @@ class Shares:
                 f"{MOST_BYTES >> 20} MiB in all. Pass `X_val` and `y_val` of other groups."
             )
         X, y, sample_weight, _ = self.given
+        if sample_weight is not None and not np.any(sample_weight):
+            return None
         checked = check_data(estimator, X, y, sample_weight, plan=plan, min_samples=1)
         kept = np.arange(len(checked.y)) if checked.rows is None else checked.rows
         chosen = np.isin(kept, rest)
@@ -216,6 +220,12 @@ def _parameters(estimator: Any) -> dict[str, str]:
     for name, value in estimator.get_params(deep=False).items():
         if name not in ("device", "verbose", "n_threads", "random_state", "callbacks"):
             found[name] = repr(value) if isinstance(value, plain) else type(value).__name__
+    # It talks to the other workers; of other callbacks each may have its own.
+    given = estimator.callbacks if isinstance(estimator.callbacks, list) else []
+    parts = [each[1] if isinstance(each, tuple) else each for each in given]
+    found["callbacks"] = (
+        f"{sum(isinstance(p, TrainingCheckpoint) for p in parts)} TrainingCheckpoint"
+    )
     return found
 
 

@@ -111,8 +111,9 @@ class StreamingMixin:
     def _partial_fit_stream(self: Any, X: Any, y: Any, sample_weight: Any, categories: Any) -> Any:
         """One pass over a stream: each of its blocks is a call of ``partial_fit``."""
         _check_arguments(self, y=y, sample_weight=sample_weight)
-        for block in _Source(X, draw_seed(self.random_state)).blocks():
-            self._partial_fit(block.X, block.y, block.sample_weight, categories)
+        with self._previous_fit_kept():  # a later block may fail
+            for block in _Source(X, draw_seed(self.random_state)).blocks():
+                self._partial_fit(block.X, block.y, block.sample_weight, categories)
         return self
 
     def _outputs_of_stream(self: Any, X: Any) -> np.ndarray:
@@ -150,6 +151,7 @@ def first_look(source: _Source, progress: Progress, *, labels: bool) -> Look:
     for block in source.blocks():
         if block.y is None:
             raise ValueError("The stream has no targets: give (inputs, target) pairs.")
+        _check_numbers(block, n_rows)
         most = most or max(2, ENTRIES // max(1, math.prod(block.X.shape[1:])))
         key = random.random(len(block))
         key[known.new_rows(block)] = -1.0
@@ -162,11 +164,29 @@ def first_look(source: _Source, progress: Progress, *, labels: bool) -> Look:
             held, keys, bound = _smallest(held, keys, most)
     if not held:
         raise ValueError(
-            "The stream has no rows. An iterator can be read only once: pass an IterableDataset "
-            "whose `__iter__` starts anew."
+            "The stream has no rows."
+            if hasattr(source.X, "blocks")
+            else "The stream has no rows. An iterator can be read only once: pass an "
+            "IterableDataset whose `__iter__` starts anew."
         )
     held, keys, _ = _smallest(held, keys, most)
     return Look(held[0], n_rows)
+
+
+def _check_numbers(block: Block, start: int) -> None:
+    """Raise for numbers of a block that cannot be fitted; its first row is number ``start``."""
+    parts = {"X": block.X, "The target": block.y, "The weight": block.sample_weight}
+    for name, part in parts.items():
+        array = part if isinstance(part, np.ndarray) else np.empty(0)
+        if array.dtype.kind != "f":
+            continue
+        bad = np.isinf(array) if name == "X" else ~np.isfinite(array)
+        if bad.any():
+            first = tuple(np.argwhere(bad)[0].tolist())
+            raise ValueError(
+                f"{name} holds {array[first]:g} in row {start + first[0]} of the stream, which is "
+                "not finite. Replace it, or leave the row out."
+            )
 
 
 def _smallest(

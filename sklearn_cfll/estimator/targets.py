@@ -106,9 +106,8 @@ class TargetScale(NamedTuple):
 
     def inverse(self, rows: np.ndarray) -> np.ndarray:
         """Convert to y's units, in the precision of ``rows`` if it can hold them, else float64."""
-        sizes = np.abs([*self.mean, *self.scale])
-        sizes = sizes[sizes > 0]
-        if sizes.max() > LARGEST_32 or sizes.min() < SMALLEST_32:
+        sizes = [abs(each) for each in (*self.mean.tolist(), *self.scale.tolist()) if each]
+        if max(sizes) > LARGEST_32 or min(sizes) < SMALLEST_32:
             rows = rows.astype(np.float64)
         return rows * self.scale.astype(rows.dtype) + self.mean.astype(rows.dtype)
 

@@ -79,9 +79,10 @@ class Member(nn.Module):
     @property
     def moments(self) -> Moments | None:
         """Moments of the rows seen, or None (see :class:`linalg.Moments`)."""
-        if self.moments_total is None:
+        buffers = self._buffers  # faster than nn.Module.__getattr__
+        if buffers["moments_total"] is None:
             return None
-        return Moments(*(getattr(self, name) for name in MOMENT_BUFFERS))
+        return Moments(*map(buffers.__getitem__, MOMENT_BUFFERS))  # type: ignore[arg-type]
 
     def hold(self, block: Moments) -> None:
         """Replace the moments."""

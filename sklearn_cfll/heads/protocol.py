@@ -63,6 +63,8 @@ class Head(Protocol):
     n_members : int
         Number of networks that give the features. Each has its own block of features and its own
         solve.
+    members : sequence of Member
+        What holds the weights of each network.
     weight : Tensor of shape (k, d)
     bias : Tensor of shape (k,), or None without intercept
     in_features, out_features : int
@@ -78,6 +80,9 @@ class Head(Protocol):
     decay: float
     memory: str | Memory
     solver: str
+
+    @property
+    def members(self) -> Sequence[Member]: ...
 
     @property
     def in_features(self) -> int: ...

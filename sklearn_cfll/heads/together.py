@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import linalg
-from ..linalg import Moments
+from ..linalg import Moments, ProximalStep
 from .member import Member, solve_moments
 from .memory import LEAST_SHARE, NEWEST_SHARE, Proximal, Statistics, memory_of
 from .protocol import Memory
@@ -107,18 +107,8 @@ class JointProximal(_Joint):
     holds_rows, state = Proximal.holds_rows, Proximal.state
 
     def update(self, members: Sequence[Member], rows: MemberRows) -> None:
-        first, *_ = members
-        block, total = self._moments(members, rows)
-        powers = [m.feature_power for m in members if m.feature_power is not None]
-        step = linalg.proximal_step_of_moments(
-            block,
-            torch.stack([member.weight for member in members]).to(rows.features.dtype),
-            ridge=first.ridge,
-            decay=first.decay,
-            total=total,
-            solver=first.solver,
-            least_power=LEAST_SHARE * torch.stack(powers) if powers else None,
-        )
+        step = self._by_gradients(members[0], rows) if len(members) == 1 else None
+        step = self._by_moments(members, rows) if step is None else step
         check_solved(rows.features, rows.targets, rows.sample_weight, step.weight, step.bias)
         for member, weight, bias, power in zip(members, *step, strict=True):
             if member.moments_total is not None:
@@ -128,6 +118,44 @@ class JointProximal(_Joint):
             member.remember(
                 feature_power=power if usual is None else usual.lerp(power.to(usual), NEWEST_SHARE)
             )
+
+    def _by_moments(self, members: Sequence[Member], rows: MemberRows) -> ProximalStep:
+        first, *_ = members
+        block, total = self._moments(members, rows)
+        powers = [m.feature_power for m in members if m.feature_power is not None]
+        return linalg.proximal_step_of_moments(
+            block,
+            torch.stack([member.weight for member in members]).to(rows.features.dtype),
+            ridge=first.ridge,
+            decay=first.decay,
+            total=total,
+            solver=first.solver,
+            least_power=LEAST_SHARE * torch.stack(powers) if powers else None,
+        )
+
+    def _by_gradients(self, member: Member, rows: MemberRows) -> ProximalStep | None:
+        """The step without a Gram matrix where one worker would not compute it; None elsewhere."""
+        n_features, n_targets = rows.features.shape[-1], rows.targets.shape[1]
+        solver = member.solver
+        if solver == "auto":
+            solver = linalg.choose_solver(n_features, n_features, n_targets, member.ridge)
+        if solver != "cg" or rows.features.device.type != "cpu":
+            return None
+        power = member.feature_power
+        step = linalg.proximal_step_of_parts(
+            rows.features[0],
+            rows.targets,
+            member.weight.to(rows.features.dtype),
+            counted(rows.targets, rows.sample_weight, -1),
+            self.add,
+            ridge=member.ridge,
+            decay=member.decay,
+            sample_weight=rows.weights(1)[0],
+            fit_intercept=member.fit_intercept,
+            least_power=None if power is None else LEAST_SHARE * power,
+            solver=member.solver,
+        )
+        return None if step is None else ProximalStep(*(part[None] for part in step))
 
 
 class JointStatistics(_Joint):

@@ -17,7 +17,12 @@ from ._final_ridge import (
     cross_validation_errors,
     final_ridge,
 )
-from ._joint import joint_moments, proximal_step_of_moments, summed_moments
+from ._joint import (
+    joint_moments,
+    proximal_step_of_moments,
+    proximal_step_of_parts,
+    summed_moments,
+)
 from ._moments import (
     Moments,
     add_moments,
@@ -68,6 +73,7 @@ __all__ = [
     "primal_update",
     "proximal_step",
     "proximal_step_of_moments",
+    "proximal_step_of_parts",
     "residual_square",
     "ridge_path",
     "scale_moments",

@@ -8,11 +8,18 @@ import torch
 from torch import Tensor
 
 from ._moments import Moments
-from ._proximal import ProximalStep, choose_solver, conjugate_gradient_steps
+from ._proximal import (
+    MARGIN,
+    ProximalStep,
+    choose_solver,
+    conjugate_gradient_steps,
+    conjugate_gradient_update,
+)
 from ._rows import center_rows, constant_features, feature_power, near_rounding
 from ._symmetric import solve_symmetric
 
-__all__ = ["joint_moments", "proximal_step_of_moments", "summed_moments"]
+__all__ = ["joint_moments", "proximal_step_of_moments", "proximal_step_of_parts"]
+__all__ += ["summed_moments"]
 
 
 def joint_moments(
@@ -150,6 +157,79 @@ def proximal_step_of_moments(
     found = prior + correction
     bias = target_mean - (found @ feature_mean.unsqueeze(-1)).squeeze(-1)
     return ProximalStep(found, bias, power)
+
+
+def proximal_step_of_parts(
+    features: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    n_rows: float,
+    add: Callable[[Tensor], Tensor],
+    *,
+    ridge: float,
+    decay: float = 1.0,
+    sample_weight: Tensor | None = None,
+    fit_intercept: bool = True,
+    least_power: Tensor | None = None,
+    solver: str = "auto",
+) -> ProximalStep | None:
+    """:func:`proximal_step` by conjugate gradients on rows of which each worker holds a part.
+
+    Each step sends ``k · d`` numbers. A Gram matrix would cost ``n d²`` operations, more than the
+    rest of a small network's step, and a message of ``d²``.
+
+    Parameters
+    ----------
+    features, targets : Tensor of shape (n, d) and (n, k)
+        Rows of this worker.
+    weight : Tensor of shape (k, d)
+        Previous weights.
+    n_rows : float
+        Number of this worker's rows; that of all is the divisor of the weighted squared error.
+    add : callable
+        Sums a tensor over the workers.
+    ridge, decay, sample_weight, fit_intercept, least_power
+        As for :func:`proximal_step`.
+    solver : {"auto", "cg"}, default="auto"
+
+    Returns
+    -------
+    ProximalStep or None
+        The same for all workers; None if features vary too little for uncentred products, or if
+        there are so few rows that another solver is cheaper.
+    """
+    d, k, eps = features.shape[1], targets.shape[1], torch.finfo(features.dtype).eps
+    given = features.new_ones(len(features)) if sample_weight is None else sample_weight
+    squares = torch.linalg.vecdot(features, features)
+    own = [given.sum()[None], given @ features, given @ targets, (squares @ given)[None]]
+    sums = torch.cat([*(each.double() for each in own), torch.tensor([n_rows]).double()])
+    mass, feature_sum, target_sum, square_sum, total = torch.split(add(sums), [1, d, k, 1, 1])
+    share = float(fit_intercept) / mass.clamp_min(torch.finfo(mass.dtype).tiny)
+    feature_mean, target_mean = feature_sum * share, target_sum * share
+    mean_square = torch.dot(feature_mean, feature_mean)
+    spread = square_sum[0] - mass[0] * mean_square
+    power = feature_power(spread, d, mass[0], feature_mean, mean_square)
+    if solver == "auto" and choose_solver(int(total), d, k, ridge) != "cg":
+        return None
+    if not power >= mean_square * (MARGIN * eps):
+        return None
+    floor = power if least_power is None else torch.maximum(power, least_power.to(power))
+    feature_mean, target_mean, power, floor = (
+        each.to(features) for each in (feature_mean, target_mean, power, floor)
+    )
+    found = conjugate_gradient_update(
+        features,
+        targets - target_mean,
+        weight,
+        ridge * floor,
+        decay,
+        max(float(total), torch.finfo(features.dtype).tiny),
+        feature_mean=feature_mean,
+        sample_weight=sample_weight,
+        n_steps=conjugate_gradient_steps(ridge),
+        add=add,
+    )
+    return ProximalStep(found, target_mean - torch.mv(found, feature_mean), power)
 
 
 def _conjugate_gradients(gram: Tensor, penalty: Tensor, rows: Tensor, ridge: float) -> Tensor:

@@ -103,6 +103,11 @@ def add_moments(
     sample_weight : Tensor of shape (n,), or (m, n) for weights of each network, optional
     center : bool, default=True
     """
+    if center and features.shape[-2] == 1:  # centred, it is zero
+        total = features.new_ones(1) if sample_weight is None else sample_weight[..., 0]
+        wanted = targets.expand_as(held.target_mean)
+        row = held._replace(total=total, feature_mean=features[:, 0], target_mean=wanted)
+        return _merged(held, row, held.gram, held.cross, held.target_square, center=True)
     rows = center_rows(features, targets, sample_weight, center=center)
     wanted = rows.targets.expand(len(features), *rows.targets.shape[-2:])
     sums = (
@@ -124,7 +129,7 @@ def _merged(
     *,
     center: bool,
 ) -> Moments:
-    """The union of two blocks, from new tensors that are the sums of their centred products."""
+    """The union of two blocks, from the sums of their centred products."""
     total = first.total + second.total
     feature_mean, target_mean = first.feature_mean, first.target_mean
     if center:
@@ -135,9 +140,9 @@ def _merged(
         feature_mean = feature_mean + share * feature_gap
         target_mean = target_mean + share * target_gap
         gaps = (shared * feature_gap).unsqueeze(-2)
-        gram.addcmul_(feature_gap.unsqueeze(-1), gaps)
-        cross.addcmul_(target_gap.unsqueeze(-1), gaps)
-        target_square.addcmul_(shared * target_gap, target_gap)
+        gram = torch.addcmul(gram, feature_gap.unsqueeze(-1), gaps)
+        cross = torch.addcmul(cross, target_gap.unsqueeze(-1), gaps)
+        target_square = torch.addcmul(target_square, shared * target_gap, target_gap)
     return Moments(total, feature_mean, target_mean, gram, cross, target_square)
 
 

@@ -123,6 +123,7 @@ def conjugate_gradient_update(
     feature_mean: Tensor | None = None,
     sample_weight: Tensor | None = None,
     n_steps: int = 4,
+    add: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Proximal ridge update by conjugate gradients started at the previous weights.
 
@@ -142,6 +143,8 @@ def conjugate_gradient_update(
         Weights of uncentred rows; ``targets`` are centred but unweighted.
     n_steps : int, default=4
         See :func:`conjugate_gradient_steps`.
+    add : callable, optional
+        Sums a tensor over workers that hold some of the rows each; ``total`` is that of all.
 
     Returns
     -------
@@ -165,17 +168,18 @@ def conjugate_gradient_update(
             return rows @ columns
         return torch.addmm(torch.mv(rows, feature_mean).unsqueeze_(1), rows, columns, beta=-1)
 
+    def gathered(rows: Tensor) -> Tensor:
+        rows = (rows if sample_weight is None else rows * sample_weight) @ features
+        return rows if add is None else add(rows)
+
     if decay != 1.0:
         weight = decay * weight
     residual = targets.T - project(weight)
-    descent = (residual if sample_weight is None else residual * sample_weight) @ features
+    descent = gathered(residual)
     direction = descent
     power = torch.linalg.vecdot(descent, descent).clamp_min_(tiny)
     for step in range(n_steps):
-        projected = project(direction)
-        if sample_weight is not None:
-            projected = projected * sample_weight
-        curved = torch.addcmul(projected @ features, direction, shift)
+        curved = torch.addcmul(gathered(project(direction)), direction, shift)
         length = power.div(torch.linalg.vecdot(direction, curved).clamp_min_(tiny)).unsqueeze_(1)
         weight = torch.addcmul(weight, length, direction)
         if step < n_steps - 1:

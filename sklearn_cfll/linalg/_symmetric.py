@@ -30,13 +30,14 @@ def solve_symmetric(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Te
     shift = penalty.unsqueeze(-1) if isinstance(penalty, Tensor) else penalty
     shifted = matrix.clone()
     shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
-    factor, info = torch.linalg.cholesky_ex(shifted)
-    if matrix.device.type == "cpu":
+    on_cpu = matrix.device.type == "cpu"  # upper there: no copy between the orders of rows
+    factor, info = torch.linalg.cholesky_ex(shifted, upper=on_cpu)
+    if on_cpu:
         if bool(info.any()):
             return _solve_by_eigenvalues(matrix, shift, rows)
     else:
         factor = torch.where(info[..., None, None] == 0, factor, torch.nan)
-    solved: Tensor = torch.cholesky_solve(rows.mT, factor)
+    solved: Tensor = torch.cholesky_solve(rows.mT, factor, upper=on_cpu)
     return solved.mT
 
 
@@ -70,35 +71,47 @@ def solve_near(
     """
     # Sums and products of vectors in NumPy, where they take a third of the time; products with
     # matrices in torch, whose number of threads is that of the call.
-    shift = float(penalty)
-    found = start.numpy().astype(np.float64)
-    left = rows.numpy() - _times(found, matrix) - shift * found
-    toward = correction = _times(left, inverse)
-    square, change = _products(left, correction), None
+    found: np.ndarray = start.numpy().astype(np.float64)
+    changes = []
+    for own, wanted in zip(found, rows.numpy(), strict=True):
+        change = _improve(matrix, float(penalty), wanted, own, inverse)
+        if change is None:
+            return None
+        changes.append(change)
+    return torch.from_numpy(found), _with_rank_one(inverse, *changes[0])
+
+
+def _improve(
+    matrix: Tensor, shift: float, wanted: np.ndarray, found: np.ndarray, inverse: Tensor
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Solve for one row in place, or return None.
+
+    Returns a vector that the system takes to the second result, and the inverse to that less the
+    first result.
+    """
+    left = wanted - _times(matrix, found) - shift * found
+    toward = correction = _times(inverse, left)
+    square, change = float(left @ correction), None
     for _ in range(MOST_STEPS):
-        product = _times(toward, matrix) + shift * toward
-        length = square / np.maximum(_products(toward, product), TINY)
-        found, left = found + length * toward, left - length * product
-        before, correction = correction, _times(left, inverse)
+        product = _times(matrix, toward)
+        product += shift * toward
+        length = square / max(float(toward @ product), TINY)
+        found += length * toward
+        left -= length * product
+        before, correction = correction, _times(inverse, left)
         if change is None:  # the inverse times `product` should be `toward`
-            missed = toward[0] - (before[0] - correction[0]) / max(float(length[0, 0]), TINY)
-            change = missed, product[0]
-        if (_products(correction, correction) <= NEAR**2 * _products(found, found)).all():
-            return torch.from_numpy(found), _with_rank_one(inverse, *change)
-        last, square = square, _products(left, correction)
-        toward = correction + square / np.maximum(last, TINY) * toward
+            change = toward - (before - correction) / max(length, TINY), product
+        if float(correction @ correction) <= NEAR**2 * float(found @ found):
+            return change
+        last, square = square, float(left @ correction)
+        toward = correction + square / max(last, TINY) * toward
     return None
 
 
-def _times(rows: np.ndarray, matrix: Tensor) -> np.ndarray:
-    product: np.ndarray = (torch.from_numpy(rows) @ matrix).numpy()
+def _times(matrix: Tensor, vector: np.ndarray) -> np.ndarray:
+    """Product with a symmetric matrix."""
+    product: np.ndarray = torch.mv(matrix, torch.from_numpy(vector)).numpy()
     return product
-
-
-def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Scalar product of each pair of rows; shape (k, 1)."""
-    products: np.ndarray = np.einsum("ij,ij->i", first, second)
-    return products[:, None]
 
 
 def _with_rank_one(inverse: Tensor, missed: np.ndarray, product: np.ndarray) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..heads import Head
 
-__all__ = ["squared_error", "training_error"]
+__all__ = ["error_gradient", "squared_error", "training_error"]
 
 
 def squared_error(
@@ -50,3 +51,32 @@ def training_error(
     beside = predictions.movedim(0, -1).flatten(-2)
     wanted = targets.repeat_interleave(layer.n_members, -1)
     return layer.n_members * loss(beside, wanted, sample_weight), predictions.mean(0)
+
+
+@torch.no_grad()
+def error_gradient(
+    layer: Head, features: Tensor, targets: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`training_error` of squared error, and its gradient in the features.
+
+    The last layer is fixed, so that the gradient is a product with its weights: autograd would take
+    some twenty small operations.
+    """
+    weight = torch.stack([member.weight for member in layer.members])  # (m, k, d)
+    predictions = layer.member_predictions(features)
+    residuals = predictions - targets
+    weighted = residuals
+    if sample_weight is not None and sample_weight.ndim > 1:
+        weighted = residuals * sample_weight.movedim(-1, 0).unsqueeze(-1)
+    elif sample_weight is not None:
+        weighted = residuals * sample_weight.reshape(-1, *[1] * (targets.ndim - 1))
+    n_values = targets.numel()
+    error = torch.dot(weighted.flatten(), residuals.flatten()) / n_values
+    slopes = (weighted * (2.0 / n_values)).movedim(0, -2)  # (..., m, k)
+    if slopes.shape[-1] == 1:
+        gradient = slopes * weight[:, 0]
+    else:
+        gradient = torch.matmul(slopes.unsqueeze(-2), weight).squeeze(-2)
+    prediction = predictions[0] if len(weight) == 1 else predictions.mean(0)
+    # skorch's callbacks may expect a loss that requires a gradient.
+    return error.requires_grad_(), prediction, gradient.flatten(-2).to(features.dtype)

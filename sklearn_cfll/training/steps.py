@@ -13,10 +13,11 @@ from skorch.dataset import get_len
 from torch import Tensor, nn
 
 from ..backbones.dropout import seed_dropout
+from ..heads import ClosedFormLastLayer, EnsembleLastLayer
 from ..heads.module import apply, as_tuple, match_targets, with_feature_dimension
 from ..heads.rows import NotFiniteError
 from .batches import fetches_by_own_code
-from .errors import squared_error, training_error
+from .errors import error_gradient, squared_error, training_error
 from .feeding import Feeding
 from .schedules import SCHEDULES
 from .seeding import LentStream, mix_seed, own_generator
@@ -24,6 +25,8 @@ from .torch_settings import default_modes
 from .update_orders import UPDATE_ORDERS, BackboneFirst, StepBatch
 
 __all__ = ["Steps"]
+
+OWN_HEADS = (ClosedFormLastLayer, EnsembleLastLayer)
 
 
 class Steps(Feeding):
@@ -143,14 +146,26 @@ class Steps(Feeding):
             return self.get_loss(y_pred, wanted, X=inputs, training=True, **options)
 
         layer = self.module_.last_layer
-        error, prediction = training_error(layer, features, targets, sample_weight, loss)
-        if error.requires_grad:
-            error.backward()
+        if self._has_own_loss() and features.requires_grad:
+            rows = layer, features, targets, sample_weight
+            error, prediction, gradient = error_gradient(*rows)
+            features.backward(gradient)
+        else:
+            error, prediction = training_error(layer, features, targets, sample_weight, loss)
+            if error.requires_grad:
+                error.backward()
         error = self.workers_.mean_error(error, self.module_.backbone.parameters(), last)
         if layer.n_members > 1:
             error = error / layer.n_members
         prediction = prediction.detach()
         return {"loss": error, "y_pred": (prediction, *more) if more else prediction}
+
+    def _has_own_loss(self) -> bool:
+        """Whether the loss is the squared error of the last layer, and nothing is added to it."""
+        criterion, layer = self.criterion_, self.module_.last_layer
+        plain = type(criterion) is nn.MSELoss and criterion.reduction == "mean"
+        own = type(self).get_loss is Steps.get_loss and type(layer) in OWN_HEADS
+        return plain and own and "get_loss" not in self.__dict__
 
     def _follow_schedule(self) -> None:
         if self.lr_schedule == "constant" or not self._optimizers:

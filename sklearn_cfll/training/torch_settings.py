@@ -12,6 +12,8 @@ import torch
 
 __all__ = ["callers_threads", "default_modes", "resolve_device", "use_threads"]
 
+KINDS = ("cpu", "cuda", "mps", "xpu")
+
 _NUMBER_OF_THREADS = threading.Lock()
 _callers = threading.local()
 
@@ -24,16 +26,27 @@ def default_modes() -> Iterator[None]:
     its last layer is solved in the precision of the data, and a prediction does not depend on the
     caller.
     """
+    if _are_default():
+        yield
+        return
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        for kind in ("cpu", "cuda", "mps", "xpu"):
+        for kind in KINDS:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+def _are_default() -> bool:
+    """Whether there is nothing to change."""
+    modes = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    if not modes or torch.empty(0).device.type != "cpu":
+        return False
+    return not any(map(torch.is_autocast_enabled, KINDS))
 
 
 @contextlib.contextmanager

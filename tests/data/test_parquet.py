@@ -119,6 +119,61 @@ def test_wrong_columns_and_missing_targets_are_named(folder):
         CFLLRegressor(**SMALL).fit(ParquetDataset(folder, "size", columns=["count"]))
 
 
+def files(folder, *columns):
+    """A file for each form of the column "x", beside the target."""
+    random = np.random.default_rng(0)
+    for i, column in enumerate(columns):
+        rows = {"x": column, "y": random.normal(size=len(column))}
+        pq.write_table(pa.table(rows), folder / f"{i}.parquet")
+    return ParquetDataset(folder, "y")
+
+
+WORDS, LETTERS = ["low", "high"] * 30, pa.array(["low", "top"] * 30).dictionary_encode()
+UNLIKE = {
+    "integers, then floats": (np.arange(60), np.arange(60) + 0.5),
+    "gaps, then text": (pa.nulls(60), WORDS),
+    "no rows, then text": (pa.nulls(0), WORDS),
+    "categories, then text": (LETTERS, WORDS),
+    "text, then categories": (WORDS, LETTERS),
+}
+
+
+@pytest.mark.parametrize("columns", UNLIKE.values(), ids=UNLIKE)
+def test_files_of_other_types_are_read_as_one_table(tmp_path, columns):
+    rows = files(tmp_path, *columns)
+    found = [value for block in rows for value in block.X.column("x").to_pylist()]
+    assert found == [v for each in columns for v in pa.array(each).to_pylist()]
+    assert CFLLRegressor(**SMALL).fit(rows).predict(rows).shape == (len(found),)
+
+
+def test_a_column_that_the_first_file_lacks_is_read(tmp_path):
+    pq.write_table(pa.table({"z": np.arange(60), "y": np.arange(60.0)}), tmp_path / "0.parquet")
+    pq.write_table(
+        pa.table({"x": WORDS, "z": np.arange(60), "y": np.arange(60.0)}), tmp_path / "1.parquet"
+    )
+    rows = ParquetDataset(tmp_path, "y")
+    assert sorted(rows.columns) == ["x", "z"]
+    assert [b.X.column("x").null_count for b in rows] == [60, 0]
+
+
+def test_what_cannot_be_read_as_one_table_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no Parquet files"):
+        ParquetDataset(tmp_path, "y")
+    with pytest.raises(ValueError, match=r"'x' is int64 in .*0.parquet.* and string in"):
+        files(tmp_path, np.arange(60), WORDS)
+    rows = files(tmp_path, np.arange(60), np.arange(60))
+    assert rows.columns == ["x"]
+    with pytest.raises(ValueError, match="more than once"):
+        ParquetDataset(tmp_path, "y", columns=["x", "x"])
+    with pytest.raises(ValueError, match="No column"):
+        ParquetDataset(tmp_path, "y", columns=[])
+    y = np.where(np.arange(60) == 7, np.nan, 1.0)  # no value, in a float's own way
+    gaps = pa.table({"x": y, "y": pa.array(y, from_pandas=False)})
+    pq.write_table(gaps, tmp_path / "1.parquet")
+    with pytest.raises(ValueError, match="'y'.*has no value in 1 of 60"):
+        CFLLRegressor(**SMALL).fit(ParquetDataset(tmp_path, "y"))
+
+
 def test_without_pyarrow_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.dataset", None)
     with pytest.raises(ImportError, match=r"sklearn-cfll\[parquet\]"):

@@ -186,6 +186,10 @@ BAD = {
     "no targets": (lambda X, y: (Rows(X),), {}, "no targets"),
     "targets twice": (lambda X, y: (Rows(X, y), y), {}, "`y` cannot be given"),
     "full": (lambda X, y: (Rows(X, y),), {"batch_size": "full"}, "full"),
+    "target": (lambda X, y: (Rows(X, np.where(np.arange(600) == 77, np.nan, y)),), {}, "row 77 of"),
+    "input": (lambda X, y: (Rows(np.where(X[77, 1] == X, np.inf, X), y),), {}, "row 77 of"),
+    "lengths": (lambda X, y: (DataLoader(list(zip(X, y, strict=True)), None),), {}, "`batch_size`"),
+    "shapes": (lambda X, y: (Rows([*X[:-1], X[0, :2]], y),), {}, "number 599 .* shape .2,."),
 }
 
 
@@ -234,6 +238,25 @@ def test_few_rows_judge_without_changing_the_exact_fit():
     few.final_ridge_ == many.final_ridge_  # noqa: B015
     np.testing.assert_allclose(few.predict(X), many.predict(X), rtol=1e-6, atol=1e-8)
     assert few.oof_score_ == pytest.approx(many.oof_score_, abs=0.03)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_block_that_fails_undoes_the_blocks_before(fitted):
+    X, y = make_data(600)
+    model = CFLLRegressor(**SMALL)
+    before = model.fit(X, y).predict(X) if fitted else None
+    with pytest.raises(ValueError, match="NaN"):
+        model.partial_fit(InBlocks(X, np.where(np.arange(600) == 599, np.nan, y), 100))
+    if fitted:
+        np.testing.assert_array_equal(model.predict(X), before)
+    else:
+        assert not hasattr(model, "n_features_in_")
+
+
+def test_what_can_be_read_only_once_is_named():
+    X, y = make_data(600)
+    with pytest.raises(TypeError, match="generator, which can be read only once"):
+        CFLLRegressor(**SMALL).fit((row, target) for row, target in zip(X, y, strict=True))
 
 
 @pytest.mark.parametrize("change", [-7, 7])

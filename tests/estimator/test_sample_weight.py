@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
+from torch.utils.data import Dataset, TensorDataset
 
-from helpers import BOTH, data_for, raw, small
+from helpers import BOTH, data_for, friedman, raw, small
 from sklearn_cfll import CFLLRegressor
 
 # -- sample weights ---------------------------------------------------------------------------
@@ -88,3 +90,39 @@ def test_full_batch_last_layer_is_ridge_on_the_features(refit, weighted):
     assert model.final_ridge_ == 0.3
     np.testing.assert_allclose(model.last_layer_coef_[0], ridge.coef_, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(model.predict(X), ridge.predict(features), rtol=1e-7)
+
+
+class Weighted(Dataset):
+    """Items of a row, a target and a weight."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __len__(self):
+        return len(self.parts[0])
+
+    def __getitem__(self, index):
+        return tuple(part[index] for part in self.parts)
+
+
+@pytest.mark.parametrize("kind", ["items", "tensors"])
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "adapt"])
+def test_the_third_part_of_an_item_is_its_weight(kind, method):
+    X, y = friedman(200)
+    weight = np.arange(200) % 3.0
+    data = Weighted(X, y, weight)
+    if kind == "tensors":
+        data = TensorDataset(*map(torch.from_numpy, data.parts))
+    models = [small(CFLLRegressor, max_epochs=2) for _ in range(2)]
+    if method == "adapt":
+        models = [model.fit(X[:100], y[:100]) for model in models]
+    first = getattr(models[0], method)(data).predict(X)
+    second = getattr(models[1], method)(X, y, sample_weight=weight).predict(X)
+    np.testing.assert_array_equal(first, second)
+    with pytest.raises(ValueError, match="hold weights too"):
+        getattr(models[0], method)(data, sample_weight=weight)
+
+
+def test_a_data_set_without_items_is_named():
+    with pytest.raises(ValueError, match="without items"):
+        small(CFLLRegressor).fit(Weighted(np.empty((0, 3)), np.empty(0)))

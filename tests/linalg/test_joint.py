@@ -1,6 +1,8 @@
 """Updates from summed moments are those of the rows themselves, however these are shared."""
 
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -53,6 +55,64 @@ def test_a_step_from_moments_is_that_of_the_rows(n, d, ridge, weights):
             )
             for part, other in zip(found, wanted, strict=True):
                 torch.testing.assert_close(part[j], other, rtol=1e-8, atol=1e-9)
+
+
+def together(parts, step):
+    """What each of several workers, here threads, gets from ``step(part, add)``."""
+    meeting, sent = threading.Barrier(len(parts), timeout=20), {}
+
+    def work(rank):
+        def add(sums):
+            sent[rank] = sums
+            meeting.wait()
+            total = sum(sent[i] for i in range(len(parts)))
+            meeting.wait()  # before another sum begins
+            return total
+
+        return step(parts[rank], add)
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(work, range(len(parts))))
+
+
+@pytest.mark.parametrize("weights", ["none", "rows"])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("cuts", [(100,), (0, 250)], ids=["two", "three, one without rows"])
+def test_a_step_by_gradients_is_that_of_all_rows(cuts, fit_intercept, weights):
+    features, targets, weight = rows(1, 300, 160, 2, weights)
+    before = draw(2, 160, seed=3)
+    options = {"ridge": 5.0, "decay": 0.9, "fit_intercept": fit_intercept}
+
+    def step(part, add):
+        own, wanted, own_weight = part
+        n_rows = float(len(wanted))
+        if not n_rows:  # a row that weighs nothing stands for none
+            own, wanted, own_weight = features[:, :1], targets[:1], torch.zeros(1).double()
+        return linalg.proximal_step_of_parts(
+            own[0], wanted, before, n_rows, add, sample_weight=own_weight, **options
+        )
+
+    found = together(shared(features, targets, weight, *cuts), step)
+    expected = linalg.proximal_step(
+        features[0], targets, before, sample_weight=weight, total=300.0, **options
+    )
+    for each in found:
+        for part, first, other in zip(each, found[0], expected, strict=True):
+            assert torch.equal(part, first)
+            torch.testing.assert_close(part, other, rtol=1e-8, atol=1e-9)
+
+
+def test_without_variation_or_with_few_rows_moments_decide():
+    features, targets, _ = rows(1, 300, 160, 1, "none")
+    options = {"ridge": 5.0}
+    for given in (features[0, :90], 1e-9 * features[0] + 1e3):
+        n_rows, before = len(given), draw(1, 160, seed=3)
+        assert (
+            linalg.proximal_step_of_parts(
+                given, targets[:n_rows], before, n_rows, lambda sums: sums, **options
+            )
+            is None
+        )
 
 
 @pytest.mark.parametrize("center", [True, False])

@@ -1,10 +1,11 @@
 """The error of a batch, from which the backbone's gradient comes."""
 
+import pytest
 import torch
 
 from helpers import draw
 from sklearn_cfll import ClosedFormLastLayer, EnsembleLastLayer
-from sklearn_cfll.training.errors import squared_error, training_error
+from sklearn_cfll.training.errors import error_gradient, squared_error, training_error
 
 M, D, K = 3, 5, 2
 
@@ -34,3 +35,25 @@ def test_weights_are_repetitions_over_the_number_of_samples():
     repeated = [part.repeat_interleave(counts.long(), 0) for part in (prediction, targets)]
     expected = squared_error(*repeated) * counts.sum() / 8
     torch.testing.assert_close(squared_error(prediction, targets, counts), expected)
+
+
+@pytest.mark.parametrize("weighted", ["not", "rows", "members"])
+@pytest.mark.parametrize("shape", [(40,), (12, 3), (4, 3, 2)], ids=["rows", "lines", "images"])
+@pytest.mark.parametrize("k", [1, K])
+@pytest.mark.parametrize("m", [1, M])
+def test_the_gradient_of_the_own_loss_is_that_of_autograd(m, k, shape, weighted):
+    Head = ClosedFormLastLayer if m == 1 else EnsembleLastLayer
+    options = {} if m == 1 else {"n_members": m}
+    layer = Head(m * D, k, ridge=0.7, dtype=torch.float64, **options)
+    features = draw(shape[0], m * D * (n := torch.Size(shape[1:]).numel())).reshape(*shape, m * D)
+    targets = draw(shape[0], k * n, seed=1).reshape(*shape, k)
+    sizes = {"rows": shape[:1], "members": (shape[0], *[1] * (len(shape) - 1), m)}
+    weights = None if weighted == "not" else torch.rand(sizes[weighted], dtype=torch.float64)
+    layer.step(features, targets)
+    features.requires_grad_()
+    error, prediction = training_error(layer, features, targets, weights)
+    (expected,) = torch.autograd.grad(error, features)
+    *own, found = error_gradient(layer, features, targets, weights)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(own, [error, prediction])
+    assert own[0].requires_grad and not found.requires_grad

@@ -40,6 +40,8 @@ WHOLE = {
     "one network in full batches": {"batch_size": "full", **EXACT},
 }
 
+SAMPLES = ["sample", "sample, one network", "sample, one without weight"]
+
 
 class Recorder(Callback):
     """Keeps the weights after each step; the short runs before training have no callbacks."""
@@ -109,12 +111,19 @@ def of_two(rank):
     failing(X[:, : 5 + rank], y, "rows of shape")
     failing(X, y, "`ridge` is", ridge=1.0 + rank)
     failing(X if rank else X[:, 0], y, "")
+    failing(X, y[: len(y) - rank], "rows, `y` has")
+    labels = (y > 15).astype(int).astype(str if rank else int)
+    failing(X, labels, "`y` has the dtype", Estimator=CFLLClassifier)
+    checkpoints = [TrainingCheckpoint("training.pt")] if rank else None
+    failing(X, y, "`callbacks` is . TrainingCheckpoint", callbacks=checkpoints)
     failing(X, y, "normalises by the rows", backbone=nn.Sequential(nn.BatchNorm1d(6)))
     with pytest.raises(RuntimeError, match="does not train on several workers"):
         small(CFLLRegressor).partial_fit(X, y)
     # Rows that are too many to be known by all.
     shares.MOST_BYTES = 4000
     found["sample"] = recorded(own, **{**ENSEMBLE, "max_epochs": 15})
+    X, y, weight = own
+    found["sample, one without weight"] = recorded((X, y, rank * weight), **ENSEMBLE)
     found["sample, one network"] = recorded(own, **STEPS["one network"])
     return found
 
@@ -159,7 +168,7 @@ def test_each_step_of_two_workers_is_that_of_one_on_the_joint_batch(two, name, m
         np.testing.assert_allclose(own, joint, rtol=1e-6, atol=1e-9, err_msg=str(step))
 
 
-@pytest.mark.parametrize("name", [*STEPS, *WHOLE, "sample", "sample, one network"])
+@pytest.mark.parametrize("name", [*STEPS, *WHOLE, *SAMPLES])
 def test_both_workers_end_with_the_same_bits(two, name):
     first, second = (found[name][0] for found in two)
     assert first.keys() == second.keys()
