@@ -139,7 +139,8 @@ def occurrences(numbers: np.ndarray) -> np.ndarray:
     """How often each of the numbers (n,) has come before."""
     order = np.argsort(numbers, kind="stable")
     place = np.arange(len(numbers))
-    is_new = np.diff(numbers[order], prepend=numbers[order[:1]]) != 0
+    in_order = numbers[order]
+    is_new = np.append(True, in_order[1:] != in_order[:-1])[: len(numbers)]
     found = np.empty_like(place)
     found[order] = place - np.maximum.accumulate(np.where(is_new, place, 0))
     return found

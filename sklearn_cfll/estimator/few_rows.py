@@ -118,8 +118,8 @@ class FewRows:
         if model.local_part is not None:
             raise TypeError
         columns, network = backbone.columns, backbone.network
-        if len(columns.expansion.share):
-            raise TypeError  # categories or gaps
+        if len(columns.expansion.share) or model.local_part is not None:
+            raise TypeError  # categories, gaps, or the distances of rows
         self.dtype = np.dtype(str(dtype).removeprefix("torch."))
         self.encoders = [_encoder(each, self.dtype) for each in columns.encoders if each.n_outputs]
         inner: Any = network

@@ -12,7 +12,7 @@ import torch
 from sklearn.base import is_regressor
 
 from ..columns.frames import as_frame
-from ..columns.statistics import ENTRIES
+from ..columns.statistics import ENTRIES, occurrences
 from ..data.blocks import Block, blocks_of, cut, joined
 from ..training.batches import RowsDataset
 from ..training.distribution import refuse_workers
@@ -36,6 +36,7 @@ __all__ = ["StreamingMixin"]
 
 MOST_IN_BLOCK = 2**17  # rows that are shuffled together
 LEAST_BATCHES = 4  # of a block
+GOLDEN = 0x9E3779B97F4A7C15  # 2 ** 64 over the golden ratio: its multiples are far apart
 TEXT = ("String", "Categorical", "Enum", "Object", "Boolean")
 
 
@@ -330,18 +331,29 @@ class _Reader:
 
     def held_out(self, rows: RowsDataset) -> np.ndarray:
         """Whether each row is held out, the same in each pass; bool, shape (n,)."""
-        found: np.ndarray = (checksums(rows) >> np.uint64(11)) < self.share * 2**53
+        found: np.ndarray = (numbers(rows) >> np.uint64(11)) < self.share * 2**53
         return found
 
     def folds(self, rows: RowsDataset) -> Folds:
         """The folds of rows, the same in each pass."""
-        number, n_folds = checksums(rows), np.uint64(self.n_folds)
+        number, n_folds = numbers(rows), np.uint64(self.n_folds)
         fold = (number % n_folds).astype(np.int64)
         also = (number // n_folds) % np.uint64(ONE_OF) == 0
         second = np.where(also, (fold + 1) % self.n_folds, -1)
         device = rows.inputs.device
         of_row, of_second = (torch.as_tensor(part, device=device) for part in (fold, second))
         return Folds(of_row, of_second, self.n_folds, self.plan.network.n_members)
+
+
+def numbers(rows: RowsDataset) -> np.ndarray:
+    """A number of 64 bits for each row, by its checksum; other numbers for copies in a block.
+
+    If all copies of a row were held out together, a table of few different rows would be judged by
+    targets that a member had never seen for them.
+    """
+    found = checksums(rows)
+    copies: np.ndarray = found + occurrences(found).astype(np.uint64) * np.uint64(GOLDEN)
+    return copies
 
 
 def _length(X: Any) -> int | None:

@@ -273,3 +273,16 @@ def test_another_number_of_rows_in_a_later_pass_is_named(change):
 
     with pytest.raises(ValueError, match="same rows each time"):
         CFLLRegressor(**SMALL).fit(Changing())
+
+
+def test_copies_of_rows_are_in_several_folds():
+    """Of a few different rows, a member would otherwise never see one target of them."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 3, (2000, 2)).astype(float)
+    y = (rng.random(2000) < 0.2 + 0.2 * X[:, 0]).astype(int)
+    settings = SMALL | {"max_epochs": 8}
+    stream = CFLLClassifier(**settings).fit(InBlocks(X, y, 500))
+    in_memory = CFLLClassifier(**settings).fit(X, y)
+    assert stream.oof_score_ == pytest.approx(in_memory.oof_score_, abs=0.03)
+    proba = stream.predict_proba(X)[:, 1]
+    np.testing.assert_allclose(proba, in_memory.predict_proba(X)[:, 1], atol=0.08)
