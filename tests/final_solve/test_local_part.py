@@ -130,6 +130,7 @@ def test_it_is_kept_in_files_and_exported(pair, tmp_path):
         np.testing.assert_allclose(std, model.predict(X, return_std=True)[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_onnx_files_hold_it(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
