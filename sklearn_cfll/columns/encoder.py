@@ -55,8 +55,8 @@ class ColumnEncoder(BaseEstimator):
         This requires held-out rows, at least 75 training rows and two columns.
     target_means : bool, default=True
         Whether a category becomes numbers if more than a tenth of the rows have none of its 255
-        most frequent levels. The numbers are the mean targets of each level (for up to 32
-        classes, the means of their indicators), shrunk towards the mean of all rows, more so for levels with
+        most frequent levels. The numbers are the mean targets of each level (for up to 32 classes,
+        the means of their indicators), shrunk towards the mean of all rows, more so for levels with
         few rows. In the fit, a row gets the mean of rows outside its fold, one of five; a new row
         gets that of all rows. Streams have no such means.
     values_as_levels : bool, default=True

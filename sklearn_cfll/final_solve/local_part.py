@@ -129,27 +129,30 @@ class LocalPart(nn.Module):
 
     def _choose(self) -> bool:
         """Set bandwidth and prior, and return whether they help."""
-        n = len(self.places)
+        n, tried = len(self.places), N_BANDWIDTHS
         for most in (FIRST_ROWS, MOST_CHOOSING) if n > FIRST_ROWS else (MOST_CHOOSING,):
             chosen = spread(n, most).to(self.places.device)
             weights = self.weights[chosen].double()
-            gains = torch.cat([self._gains(chosen[part]) for part in self._parts(len(chosen))])
+            parts = [self._gains(chosen[part], tried) for part in self._parts(len(chosen))]
+            gains = torch.cat(parts)
             mean = weights @ gains / weights.sum()
             best = int(mean.argmax())
             error = (weights * (gains[:, best] - mean[best])).square().sum().sqrt() / weights.sum()
             if not mean[best] > (LEAST_GAIN if most == MOST_CHOOSING else 1.0) * error:
                 return False
-        square = weights @ self.residuals[chosen].double().square().sum(1) / weights.sum()
-        bandwidth, prior = divmod(best, len(PRIORS))
-        self.bandwidth /= 2**bandwidth
+            bandwidth, prior = divmod(best, len(PRIORS))
+            if most == FIRST_ROWS:  # of all rows, only the best one and its neighbours
+                bandwidth, tried = max(bandwidth - 1, 0), 3
+            self.bandwidth /= 2**bandwidth
         self.prior.fill_(PRIORS[prior])
+        square = weights @ self.residuals[chosen].double().square().sum(1) / weights.sum()
         return bool(mean[best] > LEAST_SHARE * square)
 
-    def _gains(self, chosen: Tensor) -> Tensor:
-        """By how much each bandwidth and prior lowers the squared errors of some rows."""
+    def _gains(self, chosen: Tensor, tried: int) -> Tensor:
+        """By how much each bandwidth and prior lowers the squared errors of some rows, left out."""
         weights, residuals = self._weights_of_others(chosen), self.residuals[chosen]
         square, gains = residuals.square().sum(1), []
-        for _ in range(N_BANDWIDTHS):
+        for _ in range(tried):
             sums = weights @ self._sums
             for prior in PRIORS:
                 left = residuals - sums[:, :-1] / (sums[:, -1:] + prior)

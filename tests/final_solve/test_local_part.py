@@ -266,7 +266,9 @@ def test_rows_that_are_looked_at_first_can_end_it(monkeypatch):
     whole = LocalPart._gains
     monkeypatch.setattr(module, "FIRST_ROWS", 300)
     monkeypatch.setattr(
-        LocalPart, "_gains", lambda self, chosen: seen.append(len(chosen)) or whole(self, chosen)
+        LocalPart,
+        "_gains",
+        lambda self, chosen, n: seen.append(len(chosen)) or whole(self, chosen, n),
     )
     crossed(CFLLRegressor).fit(X, y + np.random.RandomState(3).normal(size=len(y)))
     assert sum(seen) == 300
