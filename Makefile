@@ -13,7 +13,7 @@ WORKERS ?= 2
 # All tests of a file in one process: what they share is computed once.
 FILES := -n $(WORKERS) --dist loadfile
 
-.PHONY: help env env-test demo test test-slow test-oldest lint types check bench paper clean
+.PHONY: help env env-test demo test coverage test-slow test-oldest lint types check bench paper clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -39,7 +39,10 @@ demo: env  ## closed form against Adam and MLPRegressor on real data; writes dem
 	$(BIN)/python examples/demo.py
 
 test: env-test  ## all tests but the slow ones, in WORKERS processes
-	$(BIN)/python -m pytest $(FILES) -m 'not slow' --cov --cov-report=term
+	$(BIN)/python -m pytest $(FILES) -m 'not slow'
+
+coverage: env-test  ## the same tests, and the lines that they do not reach
+	$(BIN)/python -m pytest $(FILES) -m 'not slow' --cov --cov-report=term-missing
 
 test-slow: env-test  ## the slow tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
