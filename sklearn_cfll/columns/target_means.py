@@ -47,15 +47,18 @@ class TargetMeans(NamedTuple):
     def fit(
         cls, codes: np.ndarray, n_levels: int, targets: np.ndarray, weight: np.ndarray
     ) -> TargetMeans:
-        """Means of rows with these codes (n,), NaN for gaps, -1 if unknown, and targets (n, k).
+        """Means of rows with these codes (n,), NaN for gaps, and targets (n, k).
+
+        Rows of levels that were not seen (-1) are left out.
 
         A weight is a number of repetitions.
         """
+        known = ~(codes < 0)
+        codes, targets, weight = codes[known], targets[known], weight[known]
         place = _places(codes, n_levels)
         total = weight.sum()
         mean = weight @ targets / total
         count = np.bincount(place, weight, n_levels + 2)
-        count[-1] = 0.0
         sums = np.stack(
             [np.bincount(place, weight * column, n_levels + 2) for column in (targets - mean).T], 1
         )

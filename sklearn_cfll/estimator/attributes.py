@@ -76,7 +76,8 @@ class FittedAttributes(StateMixin):
     def last_layer_coef_(self) -> np.ndarray:
         """Weights of the last layer in y's units; shape (k, d).
 
-        Predictions are ``features(X) @ last_layer_coef_.T + last_layer_intercept_``.
+        Predictions are ``features(X) @ last_layer_coef_.T + last_layer_intercept_``, plus the local
+        part if there is one (``resolved_["local_part"]``).
         """
         return self._fitted("last_layer_coef_").coef()
 
@@ -159,7 +160,8 @@ class FittedAttributes(StateMixin):
         ----------
         output : {"prediction", "probabilities", "mean_std"}, default="prediction"
             What the module returns. "prediction": predictions (n, ..., k); for a classifier, its
-            decision values. The module ends in an ``nn.Linear``. "probabilities": those of
+            decision values. It ends in an ``nn.Linear``, unless there is a local part.
+            "probabilities": those of
             ``predict_proba``. "mean_std": predictions and standard deviations of new observations,
             two tensors of shape (n, k), as ``predict(X, return_std=True)`` returns them.
 

@@ -184,6 +184,7 @@ class MeanAndDeviation(nn.Module):
             mean = mean + self.offset(*args)
         if self.local_part is not None:
             mean = mean + self.local_part(*args)
+            variance = variance + self.local_part.doubt(*args) / self.inflation.square()
         mean = mean.double() * self.scale + self.shift
         deviation = variance.sqrt() * self.scale * self.inflation
         return mean.to(features.dtype), deviation.to(features.dtype)

@@ -227,12 +227,13 @@ def check_local_part(local: dict[str, np.ndarray] | None, k: int, n_expanded: in
     """Check that the arrays of a local part fit together, and expanded rows of this length."""
     if local is None:
         return
-    names = ("used", "places", "residuals", "weights", "bandwidth", "prior")
+    names = ("used", "places", "residuals", "weights", "bandwidth", "prior", "explained", "alone")
     if set(local) != set(names):
         raise ModelFileError(f"local_part: it must have {', '.join(names)}, got {sorted(local)}.")
     used, q = local["used"], len(local["weights"]) if local["weights"].ndim else 0
-    shapes = {"places": (q, used.size), "residuals": (q, k), "weights": (q,)}
-    for name, shape in {**shapes, "bandwidth": (), "prior": ()}.items():
+    shapes: dict[str, tuple[int, ...]] = {"places": (q, used.size), "residuals": (q, k)}
+    shapes |= {"weights": (q,), "explained": (k,), "bandwidth": (), "prior": (), "alone": ()}
+    for name, shape in shapes.items():
         if not is_floats(local[name], *shape):
             raise ModelFileError(f"local_part: `{name}` is not an array of floats {shape}.")
     fits = used.ndim == 1 and used.dtype == np.int64 and len(used) > 0 and q > 0

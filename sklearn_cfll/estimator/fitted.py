@@ -174,6 +174,10 @@ class FittedModel:
             deviations.append(predictive_variance(head, features, level, self.noise).sqrt().cpu())
         n, scale = len(rows), plan.scale.scale
         raw, spread = torch.cat(means)[:n], torch.cat(deviations)[:n]
+        if self.local_part is not None:
+            doubt = self._over(rows, self.local_part.doubt)  # which is not inflated
+            inflation = 1.0 if self.scores is None else torch.as_tensor(self.scores.inflation)
+            spread = (spread.square() + doubt / inflation**2).sqrt()
         for added in (self.offset, self.local_part):
             if added is not None:
                 raw = raw + self._over(rows, added)

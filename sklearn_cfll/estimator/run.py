@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from sklearn.base import is_classifier
 from torch import Tensor
 
 from ..final_solve.calibration import calibrate
@@ -278,6 +279,7 @@ class Run:
                 most,
                 exact=exact,
                 local=takes_local_part(self.estimator, self.network, parts),
+                exclusive=is_classifier(self.estimator),
             )
             solved = solved if exact else solved._replace(ridge=self.ridge(len(train)))
         elif exact:

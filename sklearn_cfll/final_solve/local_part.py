@@ -26,6 +26,8 @@ FIRST_ROWS, MOST_CHOOSING = 1000, 2**13
 # Standard errors of the gain that are needed, and its least share of the squared residuals: less is
 # not worth the time of predictions.
 LEAST_GAIN, LEAST_SHARE = 2.5, 0.005
+# Share of different targets from which rows with equal ones are copies, moved a little or not.
+MANY_VALUES = 0.05
 # Bandwidths beyond which rows weigh next to nothing; processors are slow at numbers that underflow.
 FARTHEST = 40.0
 # Distances at a time: on a CPU, what its cache holds.
@@ -55,6 +57,10 @@ class LocalPart(nn.Module):
     residuals : Tensor of shape (q, k)
     weights : Tensor of shape (q,)
     bandwidth, prior : Tensor, each a number
+    explained : Tensor of shape (k,)
+        By how much the smoother lowers the mean squared residuals.
+    alone : Tensor, a number
+        Mean share of the prior in the weights of the rows, each left out.
     """
 
     used: Tensor
@@ -63,6 +69,8 @@ class LocalPart(nn.Module):
     weights: Tensor
     bandwidth: Tensor
     prior: Tensor
+    explained: Tensor
+    alone: Tensor
 
     def __init__(
         self,
@@ -73,12 +81,15 @@ class LocalPart(nn.Module):
         weights: Tensor,
         bandwidth: Tensor,
         prior: Tensor,
+        explained: Tensor,
+        alone: Tensor,
     ) -> None:
         super().__init__()
         self.columns = columns
         for name, value in (
             ("used", used), ("places", places), ("residuals", residuals),
             ("weights", weights), ("bandwidth", bandwidth), ("prior", prior),
+            ("explained", explained), ("alone", alone),
         ):  # fmt: skip
             self.register_buffer(name, value)
 
@@ -88,22 +99,27 @@ class LocalPart(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Predicted residuals (n, k) of rows."""
-        places = scaled(self.columns, inputs).index_select(1, self.used)
-        if is_exporting():  # for any number of rows
-            return self._smooth(self._weights(places))
-        parts = [self._smooth(self._weights(places[part])) for part in self._parts(len(places))]
-        return torch.cat(parts)
+        return self._predicted(self._sums_of(inputs))
+
+    def doubt(self, inputs: Tensor) -> Tensor:
+        """Variance (n, k) that is left of the residuals of rows that few known rows are near.
+
+        It rises from zero to all that the smoother explains, with the share of the prior.
+        """
+        return self._doubt(self._sums_of(inputs))
 
     @classmethod
     @torch.no_grad()
     def fit(
-        cls, columns: EncodedColumns, rows: RowsDataset, residuals: Tensor
-    ) -> tuple[LocalPart, Tensor] | None:
-        """A smoother, and what it leaves of the residuals of its own rows; None if it is no help.
+        cls, columns: EncodedColumns, rows: RowsDataset, residuals: Tensor, *, apart: bool = True
+    ) -> tuple[LocalPart, Tensor, Tensor] | None:
+        """A smoother, what it leaves of the residuals of its own rows, and its doubt there.
 
-        Bandwidth and prior have the smallest leave-one-out error. Copies of a row are left out with
-        it: they would predict its residual, but not those of other rows. There is no smoother if
-        the squared error is not lowered by 2.5 standard errors and half a percent.
+        None if it is no help. Bandwidth and prior have the smallest leave-one-out error. Copies of
+        a row are left out with it: they would predict its residual, but not those of other rows.
+        Rows with equal targets count as copies, or those at the same place if targets have few
+        values. There is no smoother if the squared error is not lowered by 2.5 standard errors and
+        half a percent.
 
         Parameters
         ----------
@@ -111,6 +127,8 @@ class LocalPart(nn.Module):
         rows : RowsDataset
         residuals : Tensor of shape (n, k)
             Of these rows, under a model that was not fitted to them.
+        apart : bool, default=True
+            Whether targets that are not helped are left as they are; classes are one target.
         """
         n = len(rows)
         if n < LEAST_ROWS or n * columns.expansion.n_outputs > MOST_ENTRIES:
@@ -123,17 +141,31 @@ class LocalPart(nn.Module):
         median = torch.cdist(places[near], places[near], p=1).median()
         if median == 0:  # most rows are copies
             return None
-        one = torch.ones_like(median)
-        part = cls(columns, used, places, residuals.to(found), weights.to(found), median / 2, one)
-        return (part, part.left_out()) if part._choose() else None
+        one, residuals = torch.ones_like(median), residuals.to(found)
+        state = residuals, weights.to(found), median / 2, one, torch.zeros_like(residuals[0]), one
+        part, alike = cls(columns, used, places, *state), copies_by(rows.targets)
+        if not part._choose(alike):
+            return None
+        sums = part._sums_without(torch.arange(n, device=places.device), alike)
+        left = residuals - part._predicted(sums)
+        gains = (part.weights / part.weights.sum()).unsqueeze(1) * (residuals**2 - left**2)
+        part.explained = gains.sum(0).clamp_min(0.0)
+        if apart:
+            errors = (gains - gains.mean(0)).square().sum(0).sqrt()
+            helped = gains.sum(0) > LEAST_GAIN * errors
+            part.explained = part.explained * helped
+            part.residuals = part.residuals * helped
+            left = torch.where(helped, left, residuals)
+        part.alone = part.weights @ part._alone(sums).flatten() / part.weights.sum()
+        return part, left, part._doubt(sums)
 
-    def _choose(self) -> bool:
+    def _choose(self, alike: Tensor | None) -> bool:
         """Set bandwidth and prior, and return whether they help."""
         n, tried = len(self.places), N_BANDWIDTHS
         for most in (FIRST_ROWS, MOST_CHOOSING) if n > FIRST_ROWS else (MOST_CHOOSING,):
             chosen = spread(n, most).to(self.places.device)
             weights = self.weights[chosen].double()
-            parts = [self._gains(chosen[part], tried) for part in self._parts(len(chosen))]
+            parts = [self._gains(chosen[part], alike, tried) for part in self._parts(len(chosen))]
             gains = torch.cat(parts)
             mean = weights @ gains / weights.sum()
             best = int(mean.argmax())
@@ -148,53 +180,70 @@ class LocalPart(nn.Module):
         square = weights @ self.residuals[chosen].double().square().sum(1) / weights.sum()
         return bool(mean[best] > LEAST_SHARE * square)
 
-    def _gains(self, chosen: Tensor, tried: int) -> Tensor:
+    def _gains(self, chosen: Tensor, alike: Tensor | None, tried: int) -> Tensor:
         """By how much each bandwidth and prior lowers the squared errors of some rows, left out."""
-        weights, residuals = self._weights_of_others(chosen), self.residuals[chosen]
+        weights, residuals = self._weights_of_others(chosen, alike), self.residuals[chosen]
         square, gains = residuals.square().sum(1), []
         for _ in range(tried):
-            sums = weights @ self._sums
+            sums = weights @ self._of_rows
             for prior in PRIORS:
                 left = residuals - sums[:, :-1] / (sums[:, -1:] + prior)
                 gains.append(square - left.square().sum(1))
             weights = weights.square_()  # half the bandwidth
         return torch.stack(gains, 1).double()
 
-    @torch.no_grad()
-    def left_out(self) -> Tensor:
-        """Residuals (q, k) of the rows that are remembered, less what the others predict."""
-        indices = torch.arange(len(self.places), device=self.places.device)
-        parts = [
-            self._smooth(self._weights_of_others(indices[part]))
-            for part in self._parts(len(indices))
-        ]
-        return self.residuals - torch.cat(parts)
+    # -- kernel weights, and the sums (n, k + 1) of residuals and of weights ---------------------
 
     @property
-    def _sums(self) -> Tensor:
+    def _of_rows(self) -> Tensor:
         """What kernel weights add up of each row: its residuals and one, times its weight."""
         weights = self.weights.unsqueeze(1)
         return torch.cat([weights * self.residuals, weights], 1)
 
-    def _smooth(self, weights: Tensor) -> Tensor:
-        """Predicted residuals from kernel weights (n, q)."""
-        sums = weights @ self._sums
-        found: Tensor = sums[:, :-1] / (sums[:, -1:] + self.prior)
-        return found
+    def _sums_of(self, inputs: Tensor) -> Tensor:
+        places = scaled(self.columns, inputs).index_select(1, self.used)
+        of_rows = self._of_rows
+        if is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+            # For any number of rows.
+            return self._weights(places) @ of_rows
+        parts = [self._weights(places[part]) @ of_rows for part in self._parts(len(places))]
+        return torch.cat(parts)
+
+    def _sums_without(self, chosen: Tensor, alike: Tensor | None) -> Tensor:
+        """The sums of some of the rows, each left out."""
+        of_rows = self._of_rows
+        parts = [
+            self._weights_of_others(chosen[part], alike) @ of_rows
+            for part in self._parts(len(chosen))
+        ]
+        return torch.cat(parts)
+
+    def _predicted(self, sums: Tensor) -> Tensor:
+        return sums[:, :-1] / (sums[:, -1:] + self.prior)
+
+    def _alone(self, sums: Tensor) -> Tensor:
+        """Share (n, 1) of the prior."""
+        return self.prior / (sums[:, -1:] + self.prior)
+
+    def _doubt(self, sums: Tensor) -> Tensor:
+        beyond = (self._alone(sums) - self.alone).clamp_min(0.0)
+        return self.explained * (beyond / (1.0 - self.alone))
 
     def _weights(self, places: Tensor) -> Tensor:
         """Kernel weights (n, q)."""
         apart = distances(places, self.places)
-        return torch.exp(-apart / self.bandwidth) if is_exporting() else self._decayed(apart)
+        if apart.requires_grad or is_exporting():
+            return torch.exp(-apart / self.bandwidth)
+        return self._decayed(apart)
 
     def _decayed(self, apart: Tensor) -> Tensor:
         """Kernel weights of distances, in their place."""
         return apart.div_(-self.bandwidth).clamp_min_(-FARTHEST).exp_()
 
-    def _weights_of_others(self, chosen: Tensor) -> Tensor:
+    def _weights_of_others(self, chosen: Tensor, alike: Tensor | None) -> Tensor:
         """Kernel weights of some of the rows, zero for a row itself and for copies of it."""
         apart = distances(self.places[chosen], self.places)
-        copies = apart == 0
+        copies = apart == 0 if alike is None else alike[chosen].unsqueeze(1) == alike
         return self._decayed(apart).masked_fill_(copies, 0.0)
 
     def _parts(self, n: int) -> Iterator[slice]:
@@ -219,6 +268,13 @@ class WithLocalPart(nn.Module):
         local = self.local_part(inputs).double() * self.scale
         found: Tensor = predictions + local.to(predictions.dtype)
         return found
+
+
+def copies_by(targets: Tensor | None) -> Tensor | None:
+    """Numbers (n,) that are equal for rows with equal targets; None if targets have few values."""
+    assert targets is not None
+    values, number = torch.unique(targets, dim=0, return_inverse=True)
+    return number if len(values) > MANY_VALUES * len(targets) else None
 
 
 def scaled(columns: EncodedColumns, rows: Tensor) -> Tensor:

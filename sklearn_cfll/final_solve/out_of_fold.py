@@ -28,6 +28,7 @@ __all__ = ["OutOfFold", "refit_crossed"]
 LEAST_LEFT = 0.1
 # Rows by which the growth of the spread is pulled to one, and its largest value.
 PRIOR, MOST_GROWTH = 10, 10.0
+FIXED_POINT = 10  # iterations
 
 
 class OutOfFold(NamedTuple):
@@ -125,6 +126,7 @@ def refit_crossed(
     *,
     exact: bool = True,
     local: bool = False,
+    exclusive: bool = False,
 ) -> Refit:
     """Solve exactly for the last layers of cross-fitted members.
 
@@ -148,6 +150,8 @@ def refit_crossed(
     local : bool, default=False
         Whether to add a smoother of the out-of-fold residuals, if it helps; the net must have an
         encoding of columns.
+    exclusive : bool, default=False
+        Whether the targets are indicators of classes.
     """
     every, held_out = held_out, held_out.spread(most)
     layer, ridge, errors, shrinkage = net.module_.last_layer, 0.0, None, None
@@ -169,16 +173,19 @@ def refit_crossed(
             excess=shrinkage.to(found.spread).square() * found.excess,
         )
     residuals, smoother = held_out.targets - found.predictions, None
-    smooth = LocalPart.fit(net.module_.backbone.columns, held_out, residuals) if local else None
-    if smooth is not None:
-        smoother, left = smooth
-        found, residuals = found.moved(residuals - left), left
+    doubt: Tensor | None = None
+    if local:
+        columns = net.module_.backbone.columns
+        smooth = LocalPart.fit(columns, held_out, residuals, apart=not exclusive)
+        if smooth is not None:
+            smoother, left, doubt = smooth
+            found, residuals = found.moved(residuals - left), left
     of_one = _mean(residuals.double().square(), held_out)
     level = _less(of_one, _mean(found.excess.double(), held_out))
     noise, others = None, None
     if exact:
         noise, *others = _noise(net, held_out, residuals, of_one, level)
-    calibration = _calibration(net, held_out, residuals, found, level, others)
+    calibration = _calibration(net, held_out, residuals, found, level, others, doubt)
     found_all, blocks = residuals if isinstance(rows, RowsDataset) else None, None
     if found_all is not None and every is not held_out:
         found_all, blocks = _all_residuals(net, train, every, smoother)
@@ -281,11 +288,13 @@ def _calibration(
     found: OutOfFold,
     level: Tensor,
     noise: list[NoiseModel] | None,
+    doubt: Tensor | None,
 ) -> Calibration:
     """Out-of-fold residuals relative to predicted deviations, scaled to those of the mean.
 
     Variances are multiplied by the mean squared score less its excess (:class:`OutOfFold`). The
-    noise of a row is that of the model for its fold, which it has not shaped.
+    noise of a row is that of the model for its fold, which it has not shaped. ``doubt`` is added to
+    it: see :class:`LocalPart`.
     """
     layer, floor = net.module_.last_layer, torch.finfo(level.dtype).tiny
     if layer.holds_moments:
@@ -300,16 +309,21 @@ def _calibration(
             parts.append(variance)
         # New rows are seen by no member, and members differ more on them.
         more = (1 - 1 / found.growth) * found.spread
-        variance = (torch.cat(parts) + more).to(level).clamp_min(floor)
+        variance = (torch.cat(parts) + more).to(level)
     else:
-        variance = (level + found.spread.to(level)).clamp_min(floor)
-    squares = residuals.to(level).square() / variance
-    of_one = _mean(squares, held_out)
-    of_mean = _less(of_one, _mean(found.excess.to(level) / variance, held_out))
-    scores = (squares * (of_mean / of_one.clamp_min(floor))).sqrt().copysign(residuals)
-    rows, row_weight = points_as_rows(scores, held_out.sample_weight)
-    weights = rows.new_ones(len(rows)) if row_weight is None else row_weight
-    inflation = pulled(rows.square(), weights, len(residuals))
+        variance = level + found.spread.to(level)
+    inflation, base = torch.ones_like(level), variance
+    for _ in range(
+        1 if doubt is None else FIXED_POINT
+    ):  # it multiplies the variance, not the doubt
+        variance = (base if doubt is None else base + doubt / inflation).clamp_min(floor)
+        squares = residuals.to(level).square() / variance
+        of_one = _mean(squares, held_out)
+        of_mean = _less(of_one, _mean(found.excess.to(level) / variance, held_out))
+        scores = (squares * (of_mean / of_one.clamp_min(floor))).sqrt().copysign(residuals)
+        rows, row_weight = points_as_rows(scores, held_out.sample_weight)
+        weights = rows.new_ones(len(rows)) if row_weight is None else row_weight
+        inflation = pulled(rows.square(), weights, len(residuals))
     return Calibration(rows, weights, len(residuals), residuals, inflation)
 
 

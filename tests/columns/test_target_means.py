@@ -265,3 +265,14 @@ def test_more_than_ten_classes_have_means():
     model = CFLLClassifier(**SMALL | {"max_epochs": 20}).fit(X[:4000], y[:4000])
     assert model._model.plan.reader.means
     assert model.score(X[4000:], y[4000:]) > 0.5
+
+
+def test_a_level_that_was_not_seen_does_not_change_the_others():
+    """In a warm start, means are those of the rows of now, with the levels of the first fit."""
+    X, y = table()
+    model = CFLLRegressor(**SMALL | {"max_epochs": 10, "warm_start": True}).fit(X, y)
+    before = model.score(X, y)
+    X.loc[0, "town"] = "nowhere"
+    with pytest.warns(UserWarning, match="other rows or folds"):
+        model.fit(X, y)
+    assert model.score(X, y) > before - 0.1

@@ -44,15 +44,15 @@ def pair(request):
     return *fits, *rows_for(request.param, 400, 1)
 
 
-def by_hand(part, places, *, left_out=False):
+def by_hand(part, places, alike=None):
     """The formula of the docstring, in numpy."""
     known, residuals, weights = (
         each.double().numpy() for each in (part.places, part.residuals, part.weights)
     )
     apart = np.abs(places[:, None] - known).sum(2)
     kernel = weights * np.exp(-apart / float(part.bandwidth))
-    if left_out:
-        kernel[apart == 0] = 0
+    if alike is not None:
+        kernel[alike[:, None] == alike] = 0
     return kernel @ residuals / (kernel.sum(1, keepdims=True) + float(part.prior))
 
 
@@ -67,16 +67,13 @@ def test_it_is_added_to_the_same_network(pair):
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_known_rows_are_predicted_without_their_copies_and_themselves(pair):
-    model, without, *_ = pair
-    part = model._model.local_part
-    found = (part.residuals - part.left_out()).double().numpy()
-    expected = by_hand(part, part.places.double().numpy(), left_out=True)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    if not is_classifier(model):
-        scale = model._model.plan.scale.scale
-        shift = (model.oof_prediction_ - without.oof_prediction_) / scale
-        np.testing.assert_allclose(shift, expected[:, 0], atol=1e-5)
+def test_known_rows_are_predicted_without_their_copies_and_themselves():
+    X, y = in_clusters()
+    fits = [crossed(CFLLRegressor, local_part=each).fit(X, y) for each in (True, False)]
+    part, scale = fits[0]._model.local_part, fits[0]._model.plan.scale.scale
+    found = (fits[0].oof_prediction_ - fits[1].oof_prediction_) / scale
+    expected = by_hand(part, part.places.double().numpy(), y)
+    np.testing.assert_allclose(found, expected[:, 0], atol=1e-5)
 
 
 def test_it_lowers_the_error_of_new_rows_and_the_scores_say_so(pair):
@@ -171,11 +168,60 @@ def test_there_is_none_without_clusters(Estimator):
     assert not crossed(Estimator).fit(X, y).resolved_["local_part"]
 
 
-def test_copies_of_rows_are_no_evidence():
+@pytest.mark.parametrize("moved", [0.0, 1e-7])
+def test_copies_of_rows_are_no_evidence(moved):
     rng = np.random.RandomState(0)
-    X, y = rng.normal(size=(400, 3)), rng.normal(size=400)
-    twice = crossed(CFLLRegressor).fit(np.repeat(X, 3, 0), np.repeat(y, 3))
-    assert not twice.resolved_["local_part"]
+    X, y = np.repeat(rng.normal(size=(400, 3)), 3, 0), np.repeat(rng.normal(size=400), 3)
+    model = crossed(CFLLRegressor).fit(X + moved * rng.normal(size=X.shape), y)
+    assert not model.resolved_["local_part"]
+
+
+def test_repeated_measurements_are():
+    rng = np.random.RandomState(0)
+    places, effects = rng.uniform(-2, 2, (200, 3)), rng.normal(size=200)
+    rows = rng.randint(200, size=1000)
+    y = effects[rows] + 0.2 * rng.normal(size=1000)
+    model = crossed(CFLLRegressor).fit(places[rows][:700], y[:700])
+    assert model.resolved_["local_part"]
+    assert model.score(places[rows][700:], y[700:]) > 0.7
+
+
+def test_outputs_without_clusters_are_left_as_they_are():
+    X, y = in_clusters()
+    rng = np.random.RandomState(1)
+    Y = np.column_stack([y, X @ rng.normal(size=(3, 3)) + 2 * rng.normal(size=(len(y), 3))])
+    model = crossed(CFLLRegressor).fit(X, Y)
+    without = crossed(CFLLRegressor, local_part=False).fit(X, Y)
+    assert model.resolved_["local_part"]
+    found, expected = model.predict(X), without.predict(X)
+    np.testing.assert_allclose(found[:, 1:], expected[:, 1:], rtol=1e-5, atol=1e-5)
+    assert np.abs(found[:, 0] - expected[:, 0]).max() > 0.1
+
+
+def test_intervals_are_wide_where_no_rows_are_near():
+    X, y = in_clusters()
+    rng = np.random.RandomState(5)
+    far = rng.uniform(-2, 2, (500, 3))
+    y_far = np.sin(far[:, 0]) + rng.normal(size=500)
+    models = [crossed(CFLLRegressor, local_part=each).fit(X, y) for each in (True, False)]
+    covered = []
+    for model in models:
+        low, high = model.predict_interval(far)
+        covered.append(np.mean((low <= y_far) & (y_far <= high)))
+    assert covered[0] > covered[1] - 0.1
+    near = models[0].predict(X, return_std=True)[1].mean()
+    assert models[0].predict(far, return_std=True)[1].mean() > 1.5 * near
+
+
+def test_exported_modules_have_gradients_and_can_be_traced(pair):
+    model, _, X, _ = pair
+    module, coded = model.to_torch(), torch.as_tensor(model.encode(X))
+    inputs = coded.clone().requires_grad_()
+    module(inputs).sum().backward()
+    assert torch.isfinite(inputs.grad).all() and inputs.grad.abs().max() > 0
+    traced = torch.jit.trace(module, coded[:3])
+    with torch.no_grad():
+        torch.testing.assert_close(traced(coded), module(coded))
 
 
 def test_where_there_is_none():
@@ -215,31 +261,27 @@ def test_categories_and_gaps_have_places():
 
 def test_weights_are_repetitions_of_the_rows_that_are_remembered():
     rng = np.random.RandomState(0)
-    places, residuals = (
-        torch.as_tensor(rng.normal(size=(60, 2))),
-        torch.as_tensor(rng.normal(size=(60, 1))),
-    )
-    weights = torch.as_tensor(rng.randint(0, 4, size=60).astype(float))
-    often = weights.long()
-    used, two = torch.arange(2), torch.tensor(0.3, dtype=torch.float64)
-    weighted = LocalPart(None, used, places, residuals, weights, two, two)
+    places, residuals, new = (torch.as_tensor(rng.normal(size=(n, 2))) for n in (60, 60, 20))
+    often = torch.as_tensor(rng.randint(0, 4, size=60))
     each = torch.repeat_interleave(torch.arange(60), often)
-    repeated = LocalPart(
-        None, used, places[each], residuals[each], torch.ones(len(each), dtype=torch.float64), two,
-        two,
-    )  # fmt: skip
-    new = torch.as_tensor(rng.normal(size=(20, 2)))
-    found = [part._smooth(part._weights(new)) for part in (weighted, repeated)]
+    some = torch.tensor(0.3, dtype=torch.float64)
+    found = []
+    for rows, weights in ((slice(None), often.double()), (each, torch.ones(len(each)).double())):
+        known = places[rows], residuals[rows], weights, some, some, residuals[0], some
+        part = LocalPart(None, torch.arange(2), *known)
+        found.append(part._predicted(part._weights(new) @ part._of_rows))
     torch.testing.assert_close(*found)
 
 
-def test_bandwidth_and_prior_have_the_smallest_error_left_out(pair):
-    model, *_ = pair
-    part = copy.deepcopy(model._model.local_part)
+def test_bandwidth_and_prior_have_the_smallest_error_left_out():
+    X, y = in_clusters(900)
+    model = crossed(CFLLRegressor).fit(X, y)
+    part, alike = copy.deepcopy(model._model.local_part), torch.as_tensor(y)
 
     def error(bandwidth, prior):
         part.bandwidth, part.prior = bandwidth, torch.tensor(prior)
-        return float(part.left_out().double().square().sum())
+        left = part.residuals - part._predicted(part._sums_without(torch.arange(900), alike))
+        return float(left.double().square().sum())
 
     chosen, best = part.bandwidth.clone(), float(part.prior)
     least = error(chosen, best)
@@ -268,7 +310,7 @@ def test_rows_that_are_looked_at_first_can_end_it(monkeypatch):
     monkeypatch.setattr(
         LocalPart,
         "_gains",
-        lambda self, chosen, n: seen.append(len(chosen)) or whole(self, chosen, n),
+        lambda self, chosen, *more: seen.append(len(chosen)) or whole(self, chosen, *more),
     )
     crossed(CFLLRegressor).fit(X, y + np.random.RandomState(3).normal(size=len(y)))
     assert sum(seen) == 300
