@@ -48,15 +48,15 @@ def conclusion(model: CFLLIVRegressor, least_squares: float) -> str:
     """What a careful economist would write about this fit."""
     effect, report = model.effect_, model.diagnostics_
     (low, high), *_ = effect.anderson_rubin[0]
-    _, _, sargan = report["overidentification"]
+    _, _, hansen = report["overidentification"]
     strong = report["effective_f"] >= report["critical_value"]
     return (
         f"A year of schooling raises the log wage by {effect.estimate[0]:.3f} (robust standard "
         f"error {effect.std_error[0]:.3f}), if parents' schooling affects wages through schooling "
         f"only. The instruments are {'strong' if strong else 'weak'} (effective F "
         f"{report['effective_f']:.1f}, needed {report['critical_value']:.1f}), and do "
-        f"{'not ' if sargan >= 0.05 else ''}contradict each other (Sargan's p-value "
-        f"{sargan:.2f}; both may be wrong together). With 95% confidence the effect lies between "
+        f"{'not ' if hansen >= 0.05 else ''}contradict each other (p-value of Hansen's J "
+        f"{hansen:.2f}; both may be wrong together). With 95% confidence the effect lies between "
         f"{low:.3f} and {high:.3f} (Anderson-Rubin): zero is "
         f"{'inside' if low <= 0 <= high else 'outside'} this set, and the slope of least squares, "
         f"{least_squares:.3f}, is {'inside' if low <= least_squares <= high else 'outside'}. "

@@ -8,12 +8,14 @@ References
 ----------
 .. [1] J. Montiel Olea and C. Pflueger, "A robust test for weak instruments", Journal of Business
    & Economic Statistics 31 (2013).
-.. [2] J. Sargan, "The estimation of economic relationships using instrumental variables",
-   Econometrica 26 (1958).
+.. [2] L. Hansen, "Large sample properties of generalized method of moments estimators",
+   Econometrica 50 (1982).
 .. [3] J. Hausman, "Specification tests in econometrics", Econometrica 46 (1978).
 .. [4] E. Sanderson and F. Windmeijer, "A weak instrument F-test in linear IV models with multiple
    endogenous variables", Journal of Econometrics 190 (2016).
 .. [5] J. Cragg and S. Donald, "Inferring the rank of a matrix", Journal of Econometrics 76 (1997).
+.. [6] J. Wooldridge, "Score diagnostics for linear models estimated by two stage least squares", in
+   "Advances in Econometrics and Quantitative Economics" (1995).
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ __all__ = [
     "confounding_size",
     "effective_f",
     "first_stage_f",
+    "hansen",
     "jackknife_variance",
     "linear_controls",
     "orthonormal",
     "rank_test",
     "sanderson_windmeijer_f",
-    "sargan",
     "wu_hausman",
 ]
 
@@ -96,16 +98,8 @@ def effective_f(
     df = max(1, rows.n - rows.rank_controls - rows.rank)
     results = []
     for coefficients, residual, basis in rows.conditional():
-        # Basis and residual are both scaled by the root of the weight. Scores of independent
-        # repetitions need it once.
-        if clusters is None:
-            scores, correction = basis * (residual / rows.root)[:, None], 1.0
-        else:
-            units = int(clusters.max()) + 1
-            scores = np.zeros((units, basis.shape[1]))
-            np.add.at(scores, clusters, basis * residual[:, None])
-            correction = units / max(units - 1, 1) * (rows.n - 1) / rows.n
-        covariance = scores.T @ scores * (correction * rows.n / df)
+        terms = rows.terms(basis, residual, clusters)
+        covariance = terms.T @ terms * rows.correction(df, clusters)
         value = float(_ratio(coefficients @ coefficients, np.trace(covariance)))
         results.append(Strength(value, _critical_value(covariance)))
     return results
@@ -173,27 +167,33 @@ def _critical_value(covariance: np.ndarray) -> float:
     return float(stats.ncx2.ppf(0.95, df, noncentrality * df) / df)
 
 
-def sargan(
+def hansen(
     X: np.ndarray,
     y: np.ndarray,
     Z: np.ndarray,
     C: np.ndarray | None = None,
     sample_weight: Any = None,
+    clusters: np.ndarray | None = None,
 ) -> HypothesisTest:
-    """Sargan's test of over-identifying restrictions: ``n R²`` of residuals on instruments.
+    """Hansen's J, a robust test of over-identifying restrictions [2]_.
 
-    The degrees of freedom are the rank of the instruments minus that of the treatments. The
-    result is NaN if the model is exactly identified, because nothing can then be tested.
+    ``g'S⁻¹g`` at the two-step estimate, where g are the products of instruments and residuals and S
+    is their covariance at two-stage least squares, robust to heteroskedasticity or clustered. The
+    degrees of freedom are the rank of the instruments minus that of the treatments. The result is
+    NaN if the model is exactly identified, because nothing can then be tested, or if there are
+    fewer clusters than instruments.
     """
     rows = _Rows(X, y, Z, C, sample_weight)
-    projected = rows.basis @ (rows.basis.T @ rows.X)
-    effect, _, rank, _ = np.linalg.lstsq(projected, rows.y, rcond=1e-10)
+    first, outcome = rows.basis.T @ rows.X, rows.basis.T @ rows.y
+    effect, _, rank, _ = np.linalg.lstsq(first, outcome, rcond=1e-10)
     df = rows.rank - int(rank)
-    if df < 1:
-        return HypothesisTest(float("nan"), (0,), float("nan"))
-    residual = rows.y - rows.X @ effect
-    explained = np.square(rows.basis.T @ residual).sum()
-    value = float(rows.n * _ratio(explained, np.square(residual).sum()))
+    terms = rows.terms(rows.basis, rows.y - rows.X @ effect, clusters)
+    if df < 1 or np.linalg.matrix_rank(terms) < rows.rank:
+        return HypothesisTest(float("nan"), (max(df, 0),), float("nan"))
+    factor: np.ndarray = np.linalg.qr(terms)[1].T  # S = factor factor'
+    first, outcome = np.linalg.solve(factor, first), np.linalg.solve(factor, outcome)
+    left = outcome - first @ np.linalg.lstsq(first, outcome, rcond=1e-10)[0]
+    value = float(left @ left)
     return HypothesisTest(value, (df,), float(stats.chi2.sf(value, df)))
 
 
@@ -203,24 +203,32 @@ def wu_hausman(
     Z: np.ndarray,
     C: np.ndarray | None = None,
     sample_weight: Any = None,
+    clusters: np.ndarray | None = None,
 ) -> HypothesisTest:
-    """Wu-Hausman test of exogeneity: F of first-stage residuals added to the treatments.
+    """Wu-Hausman test of exogeneity: robust F of first-stage residuals added to the treatments.
 
     It tests whether there is confounding, not whether it matters: with enough rows it rejects
-    even if direct regression is far better (see :func:`confounding_size`).
+    even if direct regression is far better (see :func:`confounding_size`). The covariance is robust
+    to heteroskedasticity, or clustered [6]_.
     """
     rows = _Rows(X, y, Z, C, sample_weight)
-    first_residual = rows.X - rows.basis @ (rows.basis.T @ rows.X)
-    without = rows.y - _project(rows.X, rows.y)
-    both = np.column_stack([rows.X, first_residual])
-    restricted = np.square(without).sum()
-    full = np.square(rows.y - _project(both, rows.y)).sum()
-    added = np.linalg.matrix_rank(both, tol=None) - np.linalg.matrix_rank(rows.X)
-    df = rows.n - rows.rank_controls - np.linalg.matrix_rank(both)
-    if added < 1 or df < 1:
-        return HypothesisTest(float("nan"), (int(added), int(df)), float("nan"))
-    value = float(_ratio((restricted - full) / added, full / df))
-    return HypothesisTest(value, (int(added), int(df)), float(stats.f.sf(value, added, df)))
+    treatments = orthonormal(rows.X)
+    unexplained = rows.X - rows.basis @ (rows.basis.T @ rows.X)
+    length = np.linalg.norm(unexplained, axis=0)
+    unexplained = unexplained - treatments @ (treatments.T @ unexplained)
+    kept = np.linalg.norm(unexplained, axis=0) > 1e-8 * np.maximum(length, 1e-300)
+    added = orthonormal(unexplained[:, kept])
+    n_added = added.shape[1]
+    df = rows.n - rows.rank_controls - treatments.shape[1] - n_added
+    units = df if clusters is None else int(clusters.max())
+    slopes = added.T @ rows.y
+    residual = rows.y - treatments @ (treatments.T @ rows.y) - added @ slopes
+    terms = rows.terms(added, residual, clusters)
+    if n_added < 1 or df < 1 or np.linalg.matrix_rank(terms) < n_added:
+        return HypothesisTest(float("nan"), (n_added, int(units)), float("nan"))
+    scaled = np.linalg.solve(np.linalg.qr(terms)[1].T, slopes)
+    value = float(scaled @ scaled) / n_added / rows.correction(df, clusters)
+    return HypothesisTest(value, (n_added, int(units)), float(stats.f.sf(value, n_added, units)))
 
 
 class ConfoundingSize(NamedTuple):
@@ -295,6 +303,29 @@ class _Rows:
         self.basis = orthonormal(instruments[:, kept])
         self.rank = self.basis.shape[1]
 
+    def terms(
+        self, columns: np.ndarray, residual: np.ndarray, clusters: np.ndarray | None
+    ) -> np.ndarray:
+        """Terms (units, k) whose products add up to the covariance of ``columns' residual``.
+
+        Units are rows, or clusters.
+        """
+        if clusters is None:
+            # Columns and residual are both scaled by the root of the weight, and scores of
+            # independent repetitions need it once.
+            scores: np.ndarray = columns * (residual / self.root)[:, None]
+            return scores
+        terms = np.zeros((int(clusters.max()) + 1, columns.shape[1]))
+        np.add.at(terms, clusters, columns * residual[:, None])
+        return terms
+
+    def correction(self, df: int, clusters: np.ndarray | None) -> float:
+        """Factor of a covariance for few rows (HC1) or few clusters (CR1)."""
+        if clusters is None:
+            return self.n / df
+        units = int(clusters.max()) + 1
+        return units / max(units - 1, 1) * (self.n - 1) / df
+
     def conditional(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """First stage of each treatment net of the others: coefficients, residual and basis.
 
@@ -326,11 +357,6 @@ def complement(columns: np.ndarray) -> np.ndarray:
     rank = orthonormal(columns).shape[1]
     left: np.ndarray = np.linalg.svd(columns, full_matrices=True)[0]
     return left[:, rank:]
-
-
-def _project(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
-    basis = orthonormal(columns)
-    return basis @ (basis.T @ y)
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:

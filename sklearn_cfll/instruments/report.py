@@ -18,8 +18,8 @@ from .diagnostics import (
     confounding_size,
     effective_f,
     first_stage_f,
+    hansen,
     linear_controls,
-    sargan,
     wu_hausman,
 )
 from .fitted import FittedInstruments
@@ -100,8 +100,10 @@ def diagnose(
         "stage1_score": float(scores.mean()) if len(scores) else 0.0,
         **_strengths(strength, learned),
         "first_stage_f": tuple(first),
-        "overidentification": tuple(sargan(X, y, Z, controls, weight) if testable else NOT_TESTED),
-        "wu_hausman": tuple(wu_hausman(X, y, instruments, also, weight)),
+        "overidentification": tuple(
+            hansen(X, y, Z, controls, weight, data.groups) if testable else NOT_TESTED
+        ),
+        "wu_hausman": tuple(wu_hausman(X, y, instruments, also, weight, data.groups)),
     }
     if direct is not None:
         # A treatment that is set does not depend on the confounders, so both functions are

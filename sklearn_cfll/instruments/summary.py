@@ -326,10 +326,10 @@ def _notes(effect: dict[str, Any], has_tests: bool) -> list[str]:
     if has_tests:
         kind = effect["covariance_type"]
         assuming = "".join(f"{label} sets, " for label in plain)
-        assuming += "Sanderson-Windmeijer F and tests"
+        assuming += "Sanderson-Windmeijer F and the rank test"
         notes.append(
             f"{assuming[0].upper()}{assuming[1:]} assume independent errors of one variance; "
-            f"standard errors, effective F and the other sets are {kind}."
+            f"standard errors, effective F, the other sets and tests are {kind}."
         )
     missing = [
         label
@@ -352,7 +352,7 @@ def _tests(report: dict[str, Any]) -> Table:
     named = {
         "First-stage F (learned instrument)": report["first_stage_f"] if learned else None,
         "Rank of the first stage": report.get("rank_test"),
-        "Over-identification (Sargan)": report["overidentification"],
+        "Over-identification (Hansen J)": report["overidentification"],
         "Wu-Hausman (is there confounding)": report["wu_hausman"],
     }
     rows = []

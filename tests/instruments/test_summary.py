@@ -84,7 +84,7 @@ def test_summary_of_a_fit(sample):
     ):
         assert words in text
     assert "inf" not in text and "nan" not in text
-    words = "Conditional likelihood ratio sets, Sanderson-Windmeijer F and tests assume independent"
+    words = "Conditional likelihood ratio sets, Sanderson-Windmeijer F and the rank test assume"
     assert words in text.replace("\n", " ")
     # The learned first stage is not the one to judge here; its F depends on the random state.
     assert "learned" not in text and "learned_effective_f" in model.diagnostics_
