@@ -27,7 +27,7 @@ from ..estimator.arrays import (
 from ..estimator.checks import Checked, check_groups
 from ..estimator.wild_targets import find_wild, warn_of_wild_targets
 from ..training.distribution import refuse_workers
-from .names import column_names, in_order, label
+from .names import check_no_categories, column_names, in_order, label
 from .networks import ROLES, NetworkPlan, is_own
 
 __all__ = [
@@ -75,6 +75,8 @@ def check_instrument_data(
     y = None if y is None else as_values(as_targets(y), estimator)
     own = is_own(estimator.treatment_backbone)
     names = {name: column_names(part) for name, part in (("X", X), ("Z", Z), ("C", C))}
+    for name, part in (("X", X), ("Z", Z), ("C", C)):
+        check_no_categories(part, name)
     given = as_table(X, "X")
     with named_columns(given, "X"), named_gaps(given, "X", names["X"]):
         X, y = validate_data(

@@ -75,6 +75,8 @@ def report(rows: Residuals) -> dict[str, Any]:
     error = np.sqrt(np.diag(fit.covariance))
     reach = stats.t.ppf(0.5 + LEVEL / 2, fit.df) * error
     q = 0 if rows.Z is None else rows.Z.shape[1]
+    with np.errstate(divide="ignore", invalid="ignore"):  # an outcome without errors
+        statistic = np.abs(fit.estimate) / error
     tf_error = None
     if p == q == 1:
         tf_error = error * tf_factor(fit.first_stage_f[0])
@@ -82,7 +84,7 @@ def report(rows: Residuals) -> dict[str, Any]:
         "estimate": fit.estimate,
         "std_error": error,
         "interval": fit.estimate[:, None] + np.outer(reach, [-1.0, 1.0]),
-        "p_value": 2 * stats.t.sf(np.abs(fit.estimate) / error, fit.df),
+        "p_value": 2 * stats.t.sf(statistic, fit.df),
         "df": float(fit.df),
         "covariance_type": "robust" if rows.clusters is None else "clustered",
         "n_clusters": None if rows.clusters is None else int(rows.n_units),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import narwhals as nw
+
 from ..columns.frames import as_frame
 
-__all__ = ["column_names", "in_order", "label"]
+__all__ = ["check_no_categories", "column_names", "in_order", "label"]
 
 
 def column_names(value: Any) -> tuple[str, ...] | None:
@@ -15,6 +17,22 @@ def column_names(value: Any) -> tuple[str, ...] | None:
     frame = as_frame(value)
     names = () if frame is None else tuple(frame.columns)
     return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def check_no_categories(value: Any, argument: str) -> None:
+    """Raise if a column of a frame, or a series, is a category: its values are names.
+
+    scikit-learn's checks would take categories that are numbers for amounts.
+    """
+    frame = as_frame(value.to_frame() if hasattr(value, "to_frame") else value)
+    schema = {} if frame is None else frame.schema
+    found = [name for name, dtype in schema.items() if dtype in (nw.Categorical, nw.Enum)]
+    if found:
+        raise ValueError(
+            f"Column {found[0]!r} of `{argument}` is a category, whose values are names. Replace "
+            f"it by indicators, `pandas.get_dummies({argument}, columns={found!r}, "
+            "drop_first=True)`, or by numbers if it holds amounts."
+        )
 
 
 def in_order(value: Any, names: Sequence[str] | None, argument: str) -> Any:

@@ -41,6 +41,16 @@ def test_pandas_gaps_are_named():
         CFLLIVRegressor(**QUICK).fit(X, y, Z=Z, C=C)
 
 
+@pytest.mark.parametrize("argument", ["X", "Z", "C"])
+def test_categories_are_not_taken_for_amounts(argument):
+    X, y, Z, C = sample()
+    codes = pd.Series(np.arange(200) % 4 + 1970, dtype="category", name="year")
+    for value in (codes, pd.DataFrame({"year": codes})):
+        given = {"X": X, "Z": Z, "C": C} | {argument: value}
+        with pytest.raises(ValueError, match=f"Column 'year' of `{argument}` is a category"):
+            CFLLIVRegressor(**QUICK).fit(y=y, **given)
+
+
 def test_wild_values_of_controls_are_named():
     X, y, Z, C = sample()
     C = pd.DataFrame(C, columns=["c", "d"])
