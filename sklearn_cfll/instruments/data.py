@@ -249,7 +249,8 @@ def named_gaps(given: Any, name: str, names: tuple[str, ...] | None) -> Iterator
         numbers = check_array(given, dtype=np.float64, ensure_all_finite="allow-nan", allow_nd=True)
         gaps = np.isnan(numbers.reshape(len(numbers), -1))
         listed = [
-            f"column {label(names, j)} {gaps[:, j].sum()} times, first in row {gaps[:, j].argmax()}"
+            f"column {label(names, j)} in {gaps[:, j].sum()} of {len(gaps)} rows, first in row "
+            f"{gaps[:, j].argmax()}"
             for j in np.flatnonzero(gaps.any(0))[:NAMED]
         ]
         raise ValueError(

@@ -30,14 +30,16 @@ def test_columns_with_gaps_are_named(argument):
     frame = given[argument]
     frame.iloc[[3, 7], -1] = np.nan
     last = frame.columns[-1]
-    with pytest.raises(ValueError, match=f"Input {argument} .* column '{last}' 2 times.* row 3"):
+    with pytest.raises(
+        ValueError, match=f"Input {argument} .* column '{last}' in 2 of 200 .* row 3"
+    ):
         CFLLIVRegressor(**QUICK).fit(y=y, **given)
 
 
 def test_pandas_gaps_are_named():
     X, y, Z, _ = sample()
     C = pd.DataFrame({"c": pd.array([1, None, *range(198)], dtype="Int64")})
-    with pytest.raises(ValueError, match="column 'c' 1 times, first in row 1"):
+    with pytest.raises(ValueError, match="column 'c' in 1 of 200 rows, first in row 1"):
         CFLLIVRegressor(**QUICK).fit(X, y, Z=Z, C=C)
 
 
