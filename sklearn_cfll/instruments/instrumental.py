@@ -238,8 +238,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         C : array-like of shape (n_samples, n_confounders), default=None
             Observed confounders, used in both stages.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights are numbers of repetitions, or shares if their mean is below one: they are then
-            scaled to it.
+            Numbers of repetitions, or shares, which are scaled to a mean of one if it is below.
         X_stage1, Z_stage1, C_stage1 : optional
             Separate sample for the first stage, used instead of cross-fitting.
         groups : array-like of shape (n_samples,), default=None
