@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -115,3 +117,15 @@ def test_private_names_of_scikit_learn_stand_in_one_file(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sklearn."):
             words = [*node.module.split("."), *(alias.name for alias in node.names)]
             assert not [word for word in words if word.startswith("_")]
+
+
+def test_instruments_are_imported_when_they_are_used():
+    code = (
+        "import sys, sklearn_cfll as package; "
+        "assert not any(name.startswith('sklearn_cfll.instruments') for name in sys.modules); "
+        "assert {'CFLLIVRegressor', 'CFLLRegressor'} < set(dir(package)); "
+        "from sklearn_cfll import *; assert CFLLIVRegressor is package.instruments.CFLLIVRegressor"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        sklearn_cfll.nothing  # noqa: B018

@@ -115,8 +115,6 @@ class FewRows:
         backbone, head = module.backbone, module.last_layer
         if type(backbone) is not Encoded or module.autocast or head.weight.device.type != "cpu":
             raise TypeError
-        if model.local_part is not None:
-            raise TypeError
         columns, network = backbone.columns, backbone.network
         if len(columns.expansion.share) or model.local_part is not None:
             raise TypeError  # categories, gaps, or the distances of rows

@@ -193,8 +193,9 @@ class Group:
             for each in trained
         ]
         own = [error.detach().reshape(1), error.new_ones(1)]
-        sums = self.sum_(torch.cat([each.to(error) for each in (*parts, *own)]) * n_rows)
-        means = sums[:-1] / sums[-1]
+        # In place: each copy of all gradients costs as much as a product of a small network.
+        sums = self.sum_(torch.cat([each.to(error) for each in (*parts, *own)]).mul_(n_rows))
+        means = sums[:-1].div_(sums[-1])
         for each, mean in zip(trained, means.split([*map(Tensor.numel, trained), 1]), strict=False):
             each.grad = mean.to(each).reshape(each.shape)
         return means[-1]

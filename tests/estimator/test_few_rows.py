@@ -41,7 +41,7 @@ SERVED = {
 def test_rows_alone_are_predicted_as_among_others(options):
     X, y = make_rows()
     y = np.column_stack([y, -y]) if "columns" in options else y
-    model = small(CFLLRegressor, max_epochs=2, **options).fit(X, y)
+    model = small(CFLLRegressor, max_epochs=2, local_part=False, **options).fit(X, y)
     wanted = model.predict(3 * X)  # far rows are clipped
     found = alone(model.predict, 3 * X[:60])
     assert isinstance(model._model.few, FewRows)
@@ -60,7 +60,8 @@ def test_which_rows_come_together_does_not_matter():
 
 def test_a_classifier_of_single_rows():
     X, y = make_rows()
-    model = CFLLClassifier(max_epochs=2, random_state=0).fit(X, np.digitize(y, [-1, 1]))
+    model = CFLLClassifier(max_epochs=2, local_part=False, random_state=0)
+    model.fit(X, np.digitize(y, [-1, 1]))
     found = alone(model.predict_proba, X[:40])
     assert isinstance(model._model.few, FewRows)
     np.testing.assert_allclose(found, model.predict_proba(X)[:40], atol=1e-5)
