@@ -35,6 +35,11 @@ class FittedAttributes(StateMixin):
     @property
     def net_(self) -> CFLLNet:
         """The skorch net; that of a loaded model is built when it is needed to train on."""
+        self._fitted("net_").few = False  # whoever has it may change it
+        return self._own_net
+
+    @property
+    def _own_net(self) -> CFLLNet:
         model = self._fitted("net_")
         if "_net" not in self.__dict__:
             # Built before anything is dropped: an interrupt leaves what a pickle needs.
@@ -45,7 +50,9 @@ class FittedAttributes(StateMixin):
     @property
     def backbone_(self) -> nn.Module:
         """The trained backbone, with the encoding of the columns."""
-        return self._fitted("backbone_").module.backbone
+        model = self._fitted("backbone_")
+        model.few = False  # whoever has it may change it
+        return model.module.backbone
 
     @property
     def device_(self) -> torch.device:
@@ -247,5 +254,5 @@ class FittedAttributes(StateMixin):
 
     def _check_loaded(self, packed: dict[str, Any]) -> None:
         if packed["training"]["optimizer"] is not None:
-            check_optimizer(self.net_.optimizer_)
+            check_optimizer(self._own_net.optimizer_)
         try_out(self)

@@ -49,7 +49,7 @@ class IncrementalMixin:
         """
         self._validate_params()  # scikit-learn does not validate them in partial_fit
         check_unchanged(self, self._model.plan.parameters)
-        self.net_.change_optimizer(optimizer_class(self.optimizer))
+        self._own_net.change_optimizer(optimizer_class(self.optimizer))
 
     def _check_more(
         self: Any, X: Any, y: Any, sample_weight: Any, groups: Any = None, min_samples: int = 1
@@ -94,7 +94,7 @@ class IncrementalMixin:
                 self._follow_parameters()
                 checked = self._check_more(X, y, sample_weight)
                 model, known_rows = self._model, replace(self._known_rows)
-                run = Run(self, model.plan, self.net_, before)
+                run = Run(self, model.plan, self._own_net, before)
             progress = settings.enter_context(Progress(shown=self.verbose == 1))
             settings.enter_context(run.net.followed(progress))
             net, plan, ridge = run.net, run.plan, None if first else model.final_ridge
@@ -145,7 +145,7 @@ class IncrementalMixin:
         the best state on the held-out rows is kept, which may be the initial one.
         """
         self._follow_parameters()
-        model, net, known_rows = self._model, self.net_, replace(self._known_rows)
+        model, net, known_rows = self._model, self._own_net, replace(self._known_rows)
         plan, checked = model.plan, self._check_more(X, y, sample_weight, groups, min_samples=2)
         if len(checked.y) >= known_rows.n_known and plan.reader is not None and plan.reader.means:
             # These rows have given the means, or replace those that have.
@@ -203,7 +203,7 @@ class IncrementalMixin:
         """
         head = self._model.head
         if self.refit_last_layer and head.holds_moments and parts.valid is not None:
-            batches = self.net_.labelled_features(parts.train)
+            batches = self._own_net.labelled_features(parts.train)
             head.refit(batches, ridge=self._model.final_ridge)
 
     def _set_learnt(self: Any, addition: Additions, model: FittedModel, rows: RowsDataset) -> None:

@@ -32,7 +32,7 @@ class PreviousFitKept:
 
         Yields the stack of `_torch_settings` and the previous state of the module, if any.
         """
-        net = self.net_ if self.__sklearn_is_fitted__() else None
+        net = self._own_net if self.__sklearn_is_fitted__() else None
         before, snapshot = dict(self.__dict__), (None,) if net is None else net.snapshot()
         try:
             with self._torch_settings() as settings:
