@@ -42,6 +42,11 @@ from sklearn_cfll import CFLLRegressor, TrainingCheckpoint, linalg
 CASES: dict[str, dict[str, Any]] = {
     "MLP 512-512, B = 2,048": {"hidden_layer_sizes": (512, 512), "n_members": 1},
     "8 members of 128-128, B = 2,048": {"hidden_layer_sizes": (128, 128), "n_members": 8},
+    "MLP 512-512-512-128, B = 8,192": {
+        "hidden_layer_sizes": (512, 512, 512, 128),
+        "n_members": 1,
+        "batch_size": 8192,
+    },
 }
 COMMON: dict[str, Any] = {
     "batch_size": 2048,
