@@ -30,14 +30,13 @@ def solve_symmetric(matrix: Tensor, penalty: Tensor | float, rows: Tensor) -> Te
     shift = penalty.unsqueeze(-1) if isinstance(penalty, Tensor) else penalty
     shifted = matrix.clone()
     shifted.diagonal(dim1=-2, dim2=-1).add_(shift)
-    on_cpu = matrix.device.type == "cpu"  # upper there: no copy between the orders of rows
-    factor, info = torch.linalg.cholesky_ex(shifted, upper=on_cpu)
-    if on_cpu:
+    factor, info = torch.linalg.cholesky_ex(shifted)
+    if matrix.device.type == "cpu":
         if bool(info.any()):
             return _solve_by_eigenvalues(matrix, shift, rows)
     else:
         factor = torch.where(info[..., None, None] == 0, factor, torch.nan)
-    solved: Tensor = torch.cholesky_solve(rows.mT, factor, upper=on_cpu)
+    solved: Tensor = torch.cholesky_solve(rows.mT, factor)
     return solved.mT
 
 

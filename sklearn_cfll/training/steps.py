@@ -162,7 +162,7 @@ class Steps(Feeding):
 
     def _has_own_loss(self) -> bool:
         """Whether the loss is the squared error of the last layer, and nothing is added to it."""
-        criterion, layer = self.criterion_, self.module_.last_layer
+        criterion, layer = getattr(self, "criterion_", None), self.module_.last_layer
         plain = type(criterion) is nn.MSELoss and criterion.reduction == "mean"
         own = type(self).get_loss is Steps.get_loss and type(layer) in OWN_HEADS
         return plain and own and "get_loss" not in self.__dict__
