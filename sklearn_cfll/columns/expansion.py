@@ -214,8 +214,10 @@ class Expansion(EncoderModule):
         rows = rows if rows.is_floating_point() else rows.to(self.like.dtype)
         device = rows.device
         numbers = rows.index_select(1, self.numbers.to(device))
-        ordered = torch.isin(self.numbers, self.categories).to(device)
-        absent = numbers.isnan() | (ordered & (numbers < 0))
+        absent = numbers.isnan()
+        if len(self.categories):  # of ordered ones, -1 is no number
+            ordered = torch.isin(self.numbers, self.categories).to(device)
+            absent = absent | (ordered & (numbers < 0))
         numbers = torch.where(absent, self.neutral.to(numbers), numbers)
         if not len(self.share):
             return numbers

@@ -18,7 +18,7 @@ from .contents import (
     with_given,
 )
 from .expansion import Levels
-from .frames import Column, as_frame, columns_of
+from .frames import Column, as_frame, columns_of, is_gap
 from .statistics import spread_rows
 from .target_means import (
     MOST_TARGETS,
@@ -320,8 +320,3 @@ def _codes(column: Column, content: ColumnContent) -> np.ndarray:
     values = column.values.tolist()
     found = [code.get(each, math.nan if is_gap(each) else -1.0) for each in values]
     return np.array(found)
-
-
-def is_gap(value: Any) -> bool:
-    """Whether a value is None or NaN."""
-    return value is None or value != value

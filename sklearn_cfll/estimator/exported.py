@@ -183,8 +183,9 @@ class MeanAndDeviation(nn.Module):
         if self.offset is not None:
             mean = mean + self.offset(*args)
         if self.local_part is not None:
-            mean = mean + self.local_part(*args)
-            variance = variance + self.local_part.doubt(*args) / self.inflation.square()
+            local, doubt = self.local_part.with_doubt(*args).unbind(1)
+            mean = mean + local
+            variance = variance + doubt / self.inflation.square()
         mean = mean.double() * self.scale + self.shift
         deviation = variance.sqrt() * self.scale * self.inflation
         return mean.to(features.dtype), deviation.to(features.dtype)

@@ -22,16 +22,9 @@ from ..persistence import ModelFileError, dtype_name
 from ..training.seeding import own_generator
 
 __all__ = ["Fields", "check_attributes", "check_fields", "check_layers", "is_amount", "is_arrays"]
-__all__ += [
-    "check_local_part",
-    "is_count",
-    "is_floats",
-    "is_history",
-    "is_list_of_dicts",
-    "is_number",
-    "is_optional",
-]
-__all__ += ["is_reader", "is_sample_shape", "is_shape", "without_memory"]
+__all__ += ["check_local_part", "is_count", "is_floats", "is_history", "is_list_of_dicts"]
+__all__ += ["is_number", "is_optional", "is_reader", "is_sample_shape", "is_shape"]
+__all__ += ["without_memory"]
 
 MOST_INPUTS = 2**28  # numbers in one sample
 Fields = dict[str, Callable[[Any], bool]]

@@ -174,13 +174,13 @@ class FittedModel:
             deviations.append(predictive_variance(head, features, level, self.noise).sqrt().cpu())
         n, scale = len(rows), plan.scale.scale
         raw, spread = torch.cat(means)[:n], torch.cat(deviations)[:n]
+        if self.offset is not None:
+            raw = raw + self._over(rows, self.offset)
         if self.local_part is not None:
-            doubt = self._over(rows, self.local_part.doubt)  # which is not inflated
+            local, doubt = self._over(rows, self.local_part.with_doubt).unbind(1)
             inflation = 1.0 if self.scores is None else torch.as_tensor(self.scores.inflation)
-            spread = (spread.square() + doubt / inflation**2).sqrt()
-        for added in (self.offset, self.local_part):
-            if added is not None:
-                raw = raw + self._over(rows, added)
+            raw = raw + local
+            spread = (spread.square() + doubt / inflation**2).sqrt()  # the doubt is not inflated
         if self.scores is not None:
             scale = scale * self.scores.inflation
         mean = plan.unscale(raw.numpy())

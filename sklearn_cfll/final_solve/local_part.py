@@ -101,12 +101,14 @@ class LocalPart(nn.Module):
         """Predicted residuals (n, k) of rows."""
         return self._predicted(self._sums_of(inputs))
 
-    def doubt(self, inputs: Tensor) -> Tensor:
-        """Variance (n, k) that is left of the residuals of rows that few known rows are near.
+    def with_doubt(self, inputs: Tensor) -> Tensor:
+        """Predicted residuals, and the variance that is left of them; shape (n, 2, k).
 
-        It rises from zero to all that the smoother explains, with the share of the prior.
+        The variance is that of rows that few known rows are near: it rises from zero to all that
+        the smoother explains, with the share of the prior.
         """
-        return self._doubt(self._sums_of(inputs))
+        sums = self._sums_of(inputs)
+        return torch.stack([self._predicted(sums), self._doubt(sums)], 1)
 
     @classmethod
     @torch.no_grad()

@@ -313,9 +313,8 @@ def _calibration(
     else:
         variance = level + found.spread.to(level)
     inflation, base = torch.ones_like(level), variance
-    for _ in range(
-        1 if doubt is None else FIXED_POINT
-    ):  # it multiplies the variance, not the doubt
+    # It multiplies the variance and not the doubt, so that it has to be found step by step.
+    for _ in range(1 if doubt is None else FIXED_POINT):
         variance = (base if doubt is None else base + doubt / inflation).clamp_min(floor)
         squares = residuals.to(level).square() / variance
         of_one = _mean(squares, held_out)
