@@ -40,8 +40,8 @@ class Thresholds:
 
     held_out_from: int = reasoned(
         40,
-        "With fewer rows none are held out: ten are too few for early stopping, and with a random "
-        "split weights would not be equivalent to repetitions on tiny data sets.",
+        "With fewer rows none are held out for all members: ten are too few for early stopping, "
+        "and with a random split weights would not be equivalent to repetitions.",
     )
     enough_held_out: int = reasoned(
         40,
@@ -55,6 +55,9 @@ class Thresholds:
         "defaults.py",
         "On the development sets four members erred by 8.5% more, and eight by 7.4% more if they "
         "held out the same tenth of the rows.",
+    )
+    folds_from: int = reasoned(
+        10, "Different inputs from which members hold out folds; each then holds out a row or two."
     )
     cross_fit_from: int = reasoned(
         4, "Each of m members trains on a share 1 - 1/m of the rows; half of them are too few."
@@ -226,9 +229,15 @@ class Defaults(Thresholds):
             return 1 if own else self.members
         return int(n_members)
 
-    def holds_out(self, early_stopping: Any, n_rows: int) -> bool:
-        """Whether rows are held out; "auto" holds some out from 40 rows on."""
-        return bool(n_rows >= self.held_out_from if early_stopping == "auto" else early_stopping)
+    def holds_out(self, early_stopping: Any, n_rows: int, crosses: bool) -> bool:
+        """Whether rows are held out; "auto" holds some out from 40 rows on, folds from 10 on."""
+        if early_stopping != "auto":
+            return bool(early_stopping)
+        return n_rows >= self.least_rows(crosses)
+
+    def least_rows(self, crosses: bool) -> int:
+        """Number of rows from which some are held out, or all by folds."""
+        return self.folds_from if crosses else self.held_out_from
 
     def n_held_out(self, fraction: Any, n_rows: int) -> int:
         """Rows to hold out; "auto" is a tenth, or min(40, a quarter) if that is more."""
@@ -252,8 +261,8 @@ class Defaults(Thresholds):
 
         For four or more members it is a tenth of that (not for the classifier), and for fields at
         least 0.1. With fewer than 40 training rows it is that of a single network and B is at most
-        40: without held-out rows weights must equal repetitions to 1e-7, and with a smaller ridge
-        rounding errors would exceed that.
+        40: weights must equal repetitions to 1e-7, and with a smaller ridge rounding errors would
+        exceed that.
         """
         if ridge != "auto":
             return float(ridge)

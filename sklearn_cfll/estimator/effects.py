@@ -69,7 +69,7 @@ RULES = (
         ("n_iter_no_change", "tol"),
         lambda est, fit: est.early_stopping is False or not (fit.holds_out or fit.given),
         "without early stopping: `early_stopping` is False, `validation_fraction` is "
-        "0, or there are fewer than 40 rows.",
+        "0, or there are too few rows (fewer than 10, or than 40 without cross-fitting).",
     ),
     Rule(
         ("validation_fraction",),
@@ -84,7 +84,8 @@ RULES = (
     Rule(
         ("validation_fraction",),
         lambda _, fit: not fit.holds_out and not fit.given,
-        'because no rows are held out: `early_stopping` is False, or "auto" below 40 rows.',
+        'because no rows are held out: `early_stopping` is False, or "auto" with few rows (fewer '
+        "than 10, or than 40 without cross-fitting).",
     ),
     Rule(
         ("weight_decay",),

@@ -27,7 +27,8 @@ NO_MOMENTS = (
 
 def no_residuals(estimator: Any) -> str:
     """Reason for missing residuals of held-out rows, and the remedy."""
-    enough = estimator.defaults.held_out_from
+    defaults, n_members = estimator.defaults, estimator.resolved_["n_members"]
+    enough = defaults.least_rows(n_members >= defaults.cross_fit_from)
     if estimator.early_stopping is False or estimator.validation_fraction == 0:
         remedy = "call `fit` with early_stopping=True and `validation_fraction` above 0"
     elif estimator._known_rows.is_stream:
@@ -69,6 +70,7 @@ def honest_outputs(model: FittedModel, parts: Parts, solved: Refit, checked: Che
     if solved.residuals is None:  # of a stream, whose rows are not kept
         return np.empty((0, *targets.shape[1:]))
     found = plan.unscale((targets - solved.residuals).cpu().numpy())
+    found = found if parts.place is None else found[parts.place]
     if checked.rows is None:
         return found
     every = RowsDataset(plan.rows(checked.X, checked.lazy))
@@ -102,8 +104,8 @@ def _why_none(estimator: Any) -> str:
         return "Set `n_members` to 4 or more, or use cross_fit=True with 2 or 3."
     return (
         "Rows were added by `adapt`, `partial_fit` or a warm start, or no folds were formed: that "
-        'needs cross_fit=True, or "auto" with 40 rows or more and without `X_val`, `early_stopping`'
-        "=False and a `validation_fraction`."
+        'needs cross_fit=True, or "auto" with ten rows or more and without `X_val`, '
+        "`early_stopping`=False and a `validation_fraction`."
     )
 
 

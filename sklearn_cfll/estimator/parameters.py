@@ -140,12 +140,13 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         prediction by a member that never saw it (:attr:`oof_prediction_`). These predictions choose
         the epoch, one for all members, and the final ridge, and say how large errors are. There are
         as many folds as members, at most ten; they are stratified by class, or by y, and keep the
-        rows of a group together. "auto" is False for fewer than four members, if no rows are held
-        out (see ``early_stopping``), if ``X_val`` is passed, or if ``validation_fraction`` is a
-        number; else True.
+        rows of a group together. Of fewer than 40 rows, those with the same inputs share a fold,
+        and copies count as one row of their weight. "auto" is False for fewer than four members, if
+        no rows are held out (see ``early_stopping``), if ``X_val`` is passed, or if
+        ``validation_fraction`` is a number; else True.
     early_stopping : bool or "auto", default="auto"
         Whether to hold rows out, monitor their loss and keep the best epoch. "auto" is True from 40
-        rows on.
+        rows on, and with ``cross_fit`` from ten rows of different inputs on.
     validation_fraction : float or "auto", default="auto"
         Fraction of the rows to hold out, the same for all members. "auto" is a tenth; for fewer
         than 400 rows it is 40 rows or a quarter, whichever is less. A number switches ``cross_fit``

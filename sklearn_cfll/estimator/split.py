@@ -18,6 +18,7 @@ from ..training.batches import RowsDataset, spread
 from ..training.folds import FoldRows, Folds
 from .arrays import told_of
 from .checks import Checked, check_data
+from .distinct import Distinct
 from .effects import warn_without_effect
 from .network import Network
 from .plan import Plan
@@ -120,6 +121,7 @@ class Parts(NamedTuple):
     folds: Folds | None = None
     grouped: bool = False  # whether rows of a group are held out together
     own_weight: np.ndarray | None = None  # of the held-out rows, without class weights
+    place: np.ndarray | None = None  # among ``rows``, of each row of a small fit without copies
 
     @classmethod
     def crossed(cls, rows: RowsDataset, folds: Folds, left_out: Tensor | None = None) -> Parts:
@@ -203,9 +205,14 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     if (X_val is None) != (y_val is None) and not isinstance(X_val, Dataset):
         raise ValueError("Give both `X_val` and `y_val`, or neither.")
     defaults, given, n_rows = estimator.defaults, X_val is not None, len(checked.y)
+    data, n_members = plan.dataset(checked), plan.network.n_members
     holds_out = not given and estimator.validation_fraction != 0
-    holds_out = holds_out and defaults.holds_out(estimator.early_stopping, n_rows)
-    n_members = plan.network.n_members
+    crosses = crosses_folds(estimator, n_members, holds_out=holds_out, given=given)
+    distinct = None
+    if crosses and n_rows < defaults.held_out_from:
+        distinct = Distinct.of(data, checked.groups)
+    n_units = n_rows if distinct is None else distinct.n_inputs
+    holds_out = holds_out and defaults.holds_out(estimator.early_stopping, n_units, crosses)
     crosses = crosses_folds(estimator, n_members, holds_out=holds_out, given=given)
     holds_out = holds_out or crosses
     warn_without_effect(estimator, holds_out=holds_out, given=given, crosses=crosses)
@@ -213,7 +220,6 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
         _warn_of_groups(given)
     if not crosses:
         warn_of_equal_copies(plan.network)
-    data = plan.dataset(checked)
     if given:
         with told_of("In `X_val` and `y_val`, called X and y here"):
             held_out = check_data(estimator, X_val, y_val, None, plan=plan, min_samples=1)
@@ -224,10 +230,11 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
         return Parts(data, data, valid)
     if not holds_out:
         return Parts(data, data, None)
-    if n_rows < 10:
+    least = min(10, defaults.least_rows(crosses))
+    if n_rows < least:
         cause = "`cross_fit`=True" if estimator.cross_fit is True else "`early_stopping`=True"
         raise ValueError(
-            f"{cause} holds out rows and needs at least 10 of positive weight, got "
+            f"{cause} holds out rows and needs at least {least} of positive weight, got "
             f"n_samples={n_rows}. "
             'Use "auto" or False, or give `X_val` and `y_val`.'
         )
@@ -238,18 +245,32 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
         own = None if checked.own_weight is None else checked.own_weight[split.held_out]
         parts = Parts(data, data.subset(split.train), data.subset(split.held_out))
         return parts._replace(grouped=groups is not None, own_weight=own)
+    y, own = checked.y, checked.own_weight
+    if distinct is not None:
+        data, own = distinct.of_rows(data), distinct.total(own)
+        first, y = distinct.first, y[distinct.first]
+        classes = None if classes is None else classes[first]
+        groups = _units(groups, distinct)
     n_folds = min(n_members, defaults.most_folds)
     if groups is not None:
         n_folds = min(n_folds, len(np.unique(groups)))
     if classes is not None:
         like = classes[:, None]
     else:  # fields by their mean
-        like = checked.y.reshape(*checked.y.shape[:2], -1).mean(-1).reshape(n_rows, -1)
+        like = y.reshape(*y.shape[:2], -1).mean(-1).reshape(len(y), -1)
     folds = draw_folds(n_folds, like, groups, seed)
     second = draw_second(folds, n_folds, groups, seed)
     of_row, also = (torch.as_tensor(part, device=data.inputs.device) for part in (folds, second))
     parts = Parts.crossed(data, Folds(of_row, also, n_folds, n_members))
-    return parts._replace(grouped=groups is not None, own_weight=checked.own_weight)
+    place = None if distinct is None else distinct.place
+    return parts._replace(grouped=checked.groups is not None, own_weight=own, place=place)
+
+
+def _units(groups: np.ndarray | None, distinct: Distinct) -> np.ndarray | None:
+    """What is held out together, of distinct rows: groups, or rows with the same inputs."""
+    if groups is not None:
+        return groups[distinct.first]
+    return None if distinct.n_inputs == len(distinct.first) else distinct.inputs
 
 
 def _warn_of_groups(given: bool) -> None:

@@ -62,19 +62,31 @@ class Probabilities(NamedTuple):
             or the second of two classes.
         """
 
-        def loss(logs: np.ndarray) -> float:
-            logits = cls(*np.exp(logs)).logits(scores, exclusive=exclusive)
+        weights = np.ones(len(scores)) if sample_weight is None else sample_weight
+        share = (weights / weights.sum())[:, None]
+
+        def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
+            """Log loss and its derivatives by the logarithms of power and floor."""
+            power, floor = np.exp(logs)
+            logits = cls(power, floor).logits(scores, exclusive=exclusive)
+            by_floor = power * floor / (_positive(scores) + floor)
             if exclusive:
-                losses = -targets * log_softmax(logits, axis=1)
+                losses, error = -targets * log_softmax(logits, axis=1), softmax(logits, axis=1)
             else:
                 losses = -(targets * log_expit(logits) + (1 - targets) * log_expit(-logits))
+                error = expit(logits)
+                by_floor -= power * floor / (_positive(1.0 - scores) + floor)
+            error = share * (error - targets)
             # A normal prior. Without it, or with one three times as wide, a few rows that are all
             # classified correctly lead to certainty (benchmarks/classification.py).
-            prior = float(np.square(logs - CENTER).sum()) / 2
-            return float(np.average(losses.sum(1), weights=sample_weight)) + prior / len(targets)
+            prior = (logs - CENTER) / len(targets)
+            slopes = np.array([(error * logits).sum(), (error * by_floor).sum()])
+            return float((share * losses).sum() + prior @ (logs - CENTER) / 2), slopes + prior
 
         bounds = [(middle - 5, middle + 5) for middle in CENTER]
-        found = minimize(loss, CENTER, method="L-BFGS-B", bounds=bounds)
+        # To the last digits, so that weights equal repetitions.
+        precise = {"ftol": 0.0, "gtol": 1e-10}
+        found = minimize(loss, CENTER, jac=True, method="L-BFGS-B", bounds=bounds, options=precise)
         return cls(*(float(value) for value in np.exp(found.x)))
 
     def sharpened(
@@ -134,7 +146,7 @@ class Probabilities(NamedTuple):
         most = float(np.log(SHARPEST))
         if max(beyond(0.0)) >= 0 or beyond(most)[0] <= 0:
             return self
-        of_two = brentq(lambda log_ratio: max(beyond(log_ratio)), 0.0, most, xtol=1e-6)
+        of_two = brentq(lambda log_ratio: max(beyond(log_ratio)), 0.0, most)
         lost = 2 * (1 - 1 / n_folds) * (1 - np.exp(-of_two))
         ratio = 1 / max(1 - lost, 1 / SHARPEST)
         return self._replace(power=self.power * float(ratio))
@@ -160,4 +172,9 @@ class Probabilities(NamedTuple):
 
 def _log_positive(scores: np.ndarray, floor: float) -> np.ndarray:
     """Logarithm of scores, whose argument a softplus and a floor keep positive."""
-    return np.log(np.logaddexp(0.0, SHARPNESS * scores) / SHARPNESS + floor)
+    return np.log(_positive(scores) + floor)
+
+
+def _positive(scores: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.logaddexp(0.0, SHARPNESS * scores) / SHARPNESS
+    return found

@@ -8,10 +8,10 @@ import pytest
 import scipy.sparse
 import torch
 from sklearn.datasets import load_digits, make_classification, make_friedman1
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score, log_loss, r2_score
 from torch import nn
 
-from helpers import BOTH, caught, friedman, on_disk
+from helpers import BOTH, caught, friedman, on_disk, raw
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.columns.rows import as_rows
@@ -184,7 +184,8 @@ def test_class_weights_do_not_weigh_the_score():
 
 FOLDS = [
     ({}, 200, 8),
-    ({}, 39, 0),
+    ({}, 39, 8),
+    ({}, 9, 0),
     ({"cross_fit": False}, 200, 0),
     ({"early_stopping": False}, 200, 0),
     ({"validation_fraction": 0.2}, 200, 0),
@@ -213,6 +214,41 @@ def test_which_fits_have_folds(options, n_rows, n_folds):
     else:
         with pytest.raises(AttributeError, match="`oof_score_`.*cross_fit=True"):
             model.oof_score_  # noqa: B018
+
+
+@BOTH
+def test_copies_of_few_rows_are_one_row_of_their_weight(Estimator):
+    rng = np.random.default_rng(0)
+    X, y, weights = rng.normal(size=(15, 4)), rng.integers(0, 3, 15), rng.integers(0, 4, 15)
+    copies = rng.permutation(np.repeat(np.arange(15), weights))
+    model = Estimator(**BRIEF)
+    weighted = model.fit(X, y, sample_weight=weights)
+    found, honest, score = raw(weighted, X), weighted.oof_prediction_, weighted.oof_score_
+    repeated = model.fit(X[copies], y[copies])
+    np.testing.assert_allclose(raw(repeated, X), found, rtol=1e-8)
+    np.testing.assert_allclose(repeated.oof_prediction_, honest[copies], rtol=1e-8)
+    assert repeated.oof_score_ == pytest.approx(score)
+
+
+def test_few_rows_with_the_same_inputs_share_a_fold():
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 4, size=(35, 2)).astype(float)
+    y = X[:, 0] + rng.normal(size=35)
+    honest = CFLLRegressor(linear_part=False, **BRIEF).fit(X, y).oof_prediction_
+    _, cell = np.unique(X, axis=0, return_inverse=True)
+    for number in np.unique(cell):
+        assert np.ptp(honest[cell.ravel() == number]) < 1e-9
+
+
+@BOTH
+def test_few_rows_of_noise_lead_to_no_certainty(Estimator):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(535, 5)), rng.integers(0, 2, 535)
+    model = Estimator(random_state=0).fit(X[:35], y[:35])
+    if Estimator is CFLLRegressor:  # a quarter is the variance
+        assert np.mean((model.predict(X[35:]) - y[35:]) ** 2) < 1.15 * 0.25
+    else:  # that of a coin is .69
+        assert log_loss(y[35:], model.predict_proba(X[35:])) < 0.75
 
 
 def test_few_groups_are_as_many_folds():

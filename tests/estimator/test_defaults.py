@@ -70,9 +70,9 @@ def test_each_threshold_names_its_script_and_reason():
 
 def test_a_subclass_may_have_thresholds_of_its_own():
     class Eager(CFLLRegressor):
-        defaults = dataclasses.replace(DEFAULTS, held_out_from=20, epochs=3, members=5)
+        defaults = dataclasses.replace(DEFAULTS, folds_from=6, epochs=3, members=5)
 
-    X, y = make_friedman1(30, random_state=0)
+    X, y = make_friedman1(8, random_state=0)
     resolved = [kind(random_state=0).fit(X, y).resolved_ for kind in (CFLLRegressor, Eager)]
     assert [each["n_folds"] for each in resolved] == [0, 5]
     assert [each["max_epochs"] for each in resolved] == [60, 3]

@@ -56,11 +56,11 @@ def test_predictive_deviation_without_moments_says_how_to_keep_them():
 def test_error_of_an_interval_after_partial_fit_names_partial_fit():
     model = CFLLRegressor(**SMALL).partial_fit(X, Y)
     with pytest.raises(
-        ValueError, match=r"`partial_fit` holds none out\. Call `fit` first, on at least 40 rows"
+        ValueError, match=r"`partial_fit` holds none out\. Call `fit` first, on at least 10 rows"
     ):
         model.predict_interval(X)
-    few = CFLLRegressor(**SMALL).fit(X[:30], Y[:30]).partial_fit(X, Y)
-    with pytest.raises(ValueError, match=r"`fit` holds none out of fewer than 40 rows"):
+    few = CFLLRegressor(**SMALL).fit(X[:8], Y[:8]).partial_fit(X, Y)
+    with pytest.raises(ValueError, match=r"`fit` holds none out of fewer than 10 rows"):
         few.predict_interval(X)
     fitted = CFLLRegressor(**SMALL).fit(X, Y).partial_fit(X, Y)
     lower, upper = fitted.predict_interval(X)  # those of `fit` speak of the model still

@@ -68,7 +68,8 @@ def test_parameters_with_effect_or_that_ask_for_nothing_are_quiet(parameters):
 
 def test_parameters_without_effect_on_few_rows_and_given_validation_rows():
     few = CFLLRegressor(tol=0.1, max_epochs=1, random_state=0)
-    found = caught(lambda: few.fit(BIG_X[:30], BIG_Y[:30]))
+    assert caught(lambda: few.fit(BIG_X[:10], BIG_Y[:10])) == []
+    found = caught(lambda: few.fit(BIG_X[:9], BIG_Y[:9]))
     assert len(found) == 1 and "`tol`=0.1 has no effect" in found[0]
     share = CFLLRegressor(validation_fraction=0.2, max_epochs=1, random_state=0)
     found = caught(lambda: share.fit(BIG_X, BIG_Y, X_val=BIG_X, y_val=BIG_Y))

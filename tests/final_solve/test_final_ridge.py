@@ -320,8 +320,7 @@ def test_weights_equal_repetitions_where_the_ridge_is_chosen(n):
     times = np.random.default_rng(1).integers(1, 4, n)
     times[0] = 1
     settings = {"hidden_layer_sizes": (16,), "max_epochs": 5, "random_state": 0}
+    settings["early_stopping"] = False
     weighted = CFLLRegressor(**settings).fit(X, y, times)
-    repeated = CFLLRegressor(early_stopping=False, **settings).fit(
-        X.repeat(times, 0), y.repeat(times)
-    )
+    repeated = CFLLRegressor(**settings).fit(X.repeat(times, 0), y.repeat(times))
     np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-6)
