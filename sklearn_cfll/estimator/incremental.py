@@ -257,5 +257,6 @@ class IncrementalMixin:
                     "`adapt` found non-finite values in X, y or the features. The "
                     "estimator was not changed."
                 )
-            self._model = replace(model, left_out=None, out_of_fold=None)
+            if model.left_out is not None or model.out_of_fold is not None:
+                self._model = replace(model, left_out=None, out_of_fold=None)
         return self

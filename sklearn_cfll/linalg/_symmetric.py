@@ -8,8 +8,8 @@ from torch import Tensor
 
 __all__ = ["inverse_values", "solve_near", "solve_symmetric"]
 
-# A solution is accepted if its last correction, which is about its error, is smaller than this
-# fraction of it. After so many steps, a factorisation is cheaper.
+# A solution is accepted if its next correction would be smaller than this fraction of it. After so
+# many steps, a factorisation is cheaper.
 NEAR, MOST_STEPS = 1e-13, 5
 # Smallest cosine between two vectors whose product is a divisor.
 LEAST_COSINE = 1e-8
@@ -91,6 +91,7 @@ def _improve(
     left = wanted - _times(matrix, found) - shift * found
     toward = correction = _times(inverse, left)
     square, change = float(left @ correction), None
+    last_size = float(correction @ correction)
     for _ in range(MOST_STEPS):
         product = _times(matrix, toward)
         product += shift * toward
@@ -100,8 +101,11 @@ def _improve(
         before, correction = correction, _times(inverse, left)
         if change is None:  # the inverse times `product` should be `toward`
             change = toward - (before - correction) / max(length, TINY), product
-        if float(correction @ correction) <= NEAR**2 * float(found @ found):
+        size = float(correction @ correction)
+        if size**2 <= NEAR**2 * float(found @ found) * last_size:  # the next is as much smaller
+            found += correction
             return change
+        last_size = size
         last, square = square, float(left @ correction)
         toward = correction + square / max(last, TINY) * toward
     return None

@@ -258,12 +258,13 @@ def n_workers() -> int:
 
     A worker of joblib is alone: a search hands each of its workers a fit of its own.
     """
-    backend, _ = get_active_backend()
-    if getattr(_own, "alone", False) or getattr(backend, "nesting_level", 0):
+    joined = dist.is_available() and dist.is_initialized()
+    if not (joined or "RANK" in os.environ) or getattr(_own, "alone", False):
         return 1
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size()
-    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    backend, _ = get_active_backend()
+    if getattr(backend, "nesting_level", 0):
+        return 1
+    return dist.get_world_size() if joined else int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextlib.contextmanager

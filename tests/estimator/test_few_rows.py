@@ -7,7 +7,7 @@ import torch
 
 from helpers import small
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
-from sklearn_cfll.estimator.few_rows import MOST_ROWS, FewRows
+from sklearn_cfll.estimator.few_rows import MOST_ROWS, few_rows
 
 N = 700  # without a linear part, and in float32, unless a test asks for others
 
@@ -44,7 +44,7 @@ def test_rows_alone_are_predicted_as_among_others(options):
     model = small(CFLLRegressor, max_epochs=2, local_part=False, **options).fit(X, y)
     wanted = model.predict(3 * X)  # far rows are clipped
     found = alone(model.predict, 3 * X[:60])
-    assert isinstance(model._model.few, FewRows)
+    assert few_rows(model, X[:1]) is not None
     assert found.dtype == wanted.dtype and found.shape[1:] == wanted.shape[1:]
     eps = np.finfo(wanted.dtype).eps
     np.testing.assert_allclose(found, wanted[:60], rtol=0, atol=50 * eps * np.abs(wanted).max())
@@ -63,7 +63,7 @@ def test_a_classifier_of_single_rows():
     model = CFLLClassifier(max_epochs=2, local_part=False, random_state=0)
     model.fit(X, np.digitize(y, [-1, 1]))
     found = alone(model.predict_proba, X[:40])
-    assert isinstance(model._model.few, FewRows)
+    assert few_rows(model, X[:1]) is not None
     np.testing.assert_allclose(found, model.predict_proba(X)[:40], atol=1e-5)
 
 
@@ -75,12 +75,19 @@ CHANGES = {
     "net": lambda model, X, y: model.net_.partial_fit(torch.tensor(X).float(), torch.tensor(-y)),
     "weights": lambda model, X, y: [p.data.mul_(2) for p in model.backbone_.parameters()],
     "data": lambda model, X, y: doubled(model.backbone_),
+    "layer": lambda model, X, y: linear(model.backbone_.network),
 }
 
 
 def doubled(module):
     for parameter in module.parameters():
         parameter.data = 2 * parameter.data
+
+
+def linear(networks):
+    """Replace an activation of each network."""
+    for network in networks.networks:
+        network[1] = torch.nn.Identity()
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -101,18 +108,17 @@ def test_other_models_and_rows_take_the_usual_way():
         ({"precision": "bf16"}, X),
         ({"columns": "passthrough"}, X),
         ({}, gaps),
-        ({"backbone": torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU())}, X),
+        ({"backbone": torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.GELU("tanh"))}, X),
     ):
         model = small(CFLLRegressor, max_epochs=1, **options).fit(rows, y)
-        assert np.isfinite(alone(model.predict, rows[:3])).all()
-        assert not model._model.few
+        np.testing.assert_allclose(alone(model.predict, rows[:3]), model.predict(rows)[:3], rtol=1e-5)
+        assert few_rows(model, rows[1:2]) is None
     model = small(CFLLRegressor, max_epochs=1).fit(X, y)
     assert model.predict([[0.0, 1.0, 2.0, 3.0, 4.0]]).shape == (1,)
     with pytest.raises(ValueError, match="features"):
         model.predict(X[:1, :4])
     with pytest.raises(ValueError, match="infinity"):
         model.predict(np.full((1, 5), np.inf))
-    assert model._model.few is None
     frame = pd.DataFrame(X, columns=list("abcde"))
     named = small(CFLLRegressor, max_epochs=1).fit(frame, y)
     with pytest.warns(UserWarning, match="feature names"):
