@@ -111,7 +111,9 @@ def test_other_models_and_rows_take_the_usual_way():
         ({"backbone": torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.GELU("tanh"))}, X),
     ):
         model = small(CFLLRegressor, max_epochs=1, **options).fit(rows, y)
-        np.testing.assert_allclose(alone(model.predict, rows[:3]), model.predict(rows)[:3], rtol=1e-5)
+        np.testing.assert_allclose(
+            alone(model.predict, rows[:3]), model.predict(rows)[:3], rtol=1e-5
+        )
         assert few_rows(model, rows[1:2]) is None
     model = small(CFLLRegressor, max_epochs=1).fit(X, y)
     assert model.predict([[0.0, 1.0, 2.0, 3.0, 4.0]]).shape == (1,)
