@@ -51,7 +51,7 @@ class _NotServed(Exception):
 
 
 class Views:
-    """Arrays that share the memory of modules' tensors, and whether the modules still hold these."""
+    """Arrays that share the memory of modules' tensors, while the modules still hold these."""
 
     def __init__(self) -> None:
         self.held: list[tuple[dict[str, Any], str, Any]] = []
