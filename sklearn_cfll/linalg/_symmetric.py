@@ -10,7 +10,7 @@ __all__ = ["inverse_values", "solve_near", "solve_symmetric"]
 
 # A solution is accepted if its next correction would be smaller than this fraction of it. After so
 # many steps, a factorisation is cheaper.
-NEAR, MOST_STEPS = 1e-13, 5
+NEAR, MOST_STEPS = 1e-12, 5
 # Smallest cosine between two vectors whose product is a divisor.
 LEAST_COSINE = 1e-8
 TINY = float(np.finfo(np.float64).tiny)
@@ -88,13 +88,12 @@ def _improve(
     Returns a vector that the system takes to the second result, and the inverse to that less the
     first result.
     """
-    left = wanted - _times(matrix, found) - shift * found
+    left = wanted - _times(matrix, found, shift)
     toward = correction = _times(inverse, left)
     square, change = float(left @ correction), None
     last_size = float(correction @ correction)
     for _ in range(MOST_STEPS):
-        product = _times(matrix, toward)
-        product += shift * toward
+        product = _times(matrix, toward, shift)
         length = square / max(float(toward @ product), TINY)
         found += length * toward
         left -= length * product
@@ -111,9 +110,10 @@ def _improve(
     return None
 
 
-def _times(matrix: Tensor, vector: np.ndarray) -> np.ndarray:
-    """Product with a symmetric matrix."""
-    product: np.ndarray = torch.mv(matrix, torch.from_numpy(vector)).numpy()
+def _times(matrix: Tensor, vector: np.ndarray, shift: float = 0.0) -> np.ndarray:
+    """Product with a symmetric matrix, plus ``shift`` times the identity."""
+    given = torch.from_numpy(vector)
+    product: np.ndarray = torch.addmv(given, matrix, given, beta=shift).numpy()
     return product
 
 

@@ -20,7 +20,16 @@ from ..heads.together import AloneHead, Together, TogetherHead, counted
 from .seeding import mix_seed
 from .torch_settings import resolve_device
 
-__all__ = ["Alone", "Group", "Workers", "alone", "n_workers", "refuse_workers", "told_to_all", "workers_of_fit"]
+__all__ = [
+    "Alone",
+    "Group",
+    "Workers",
+    "alone",
+    "n_workers",
+    "refuse_workers",
+    "told_to_all",
+    "workers_of_fit",
+]
 
 # Seconds after which a worker gives up waiting for the others; CFLL_TIMEOUT overrides it. A worker
 # that ends, by an error or a signal, closes its connections, and the others notice at once.

@@ -8,6 +8,7 @@ import torch
 from helpers import small
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.estimator.few_rows import MOST_ROWS, few_rows
+from sklearn_cfll.estimator.plain_row import plain_row
 
 N = 700  # without a linear part, and in float32, unless a test asks for others
 
@@ -125,3 +126,52 @@ def test_other_models_and_rows_take_the_usual_way():
     named = small(CFLLRegressor, max_epochs=1).fit(frame, y)
     with pytest.warns(UserWarning, match="feature names"):
         named.predict(X[:1])
+
+
+# -- rows that are added -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"n_members": 3, "linear_part": True}])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_plain_row_is_added_as_one_that_is_checked(options, dtype):
+    X, y = make_rows()
+    X = X.astype(dtype)
+    plain, checked = (
+        small(CFLLRegressor, max_epochs=1, **options).fit(X[:600], y[:600]) for _ in range(2)
+    )
+    for i in range(600, 605):
+        row = X[i : i + 1], y[i : i + 1]
+        assert plain_row(plain, *row, None) is not None
+        plain.adapt(*row)
+        checked.adapt(row[0], row[1].tolist())
+    np.testing.assert_allclose(plain.last_layer_coef_, checked.last_layer_coef_, rtol=1e-12)
+
+
+def test_which_rows_are_plain():
+    X, y = make_rows()
+    model, row, one = small(CFLLRegressor, max_epochs=1).fit(X, y), X[:1], y[:1]
+    assert plain_row(model, row, one, None) is not None
+    tiny = np.where(np.arange(5) == 2, 1e-150, row)
+    for other in (
+        (X[:2], y[:2], None),
+        (row, one, np.ones(1)),
+        (row.tolist(), one, None),
+        (np.full((1, 5), np.nan), one, None),
+        (row + 1e6, one, None),
+        (tiny, one, None),
+        (row, one + 1e6, None),
+        (row, one[:, None], None),
+        (row[:, :4], one, None),
+    ):
+        assert plain_row(model, *other) is None
+    for options in ({"normalize_y": False}, {"columns": "passthrough"}):
+        assert (
+            plain_row(small(CFLLRegressor, max_epochs=1, **options).fit(X, y), row, one, None)
+            is None
+        )
+    several = small(CFLLRegressor, max_epochs=1).fit(X, np.stack([y, -y], 1))
+    assert plain_row(several, row, one, None) is None
+    labels = small(CFLLClassifier, max_epochs=1).fit(X, (y > 0).astype(float))
+    assert plain_row(labels, row, np.ones(1), None) is None
+    with pytest.warns(UserWarning, match="Column 0 of the new rows"):
+        model.adapt(row + 1e6, one)
