@@ -125,7 +125,7 @@ def assert_equal_in_threads(make, seeds):
 @pytest.mark.parametrize("name", ALL)
 def test_fits_in_four_threads_equal_serial_ones(name):
     state, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
-    assert_equal_in_threads(ALL[name], range(2 if "instruments" in name else 5))
+    assert_equal_in_threads(ALL[name], range(2 if "instruments" in name else 4))
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpys)
 
