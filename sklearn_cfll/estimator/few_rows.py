@@ -7,6 +7,7 @@ tensors, so that changes of these change the next prediction.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -112,7 +113,8 @@ class FewRows:
         blocks = [inner]
         if type(inner) is Blocks:
             blocks = self.views.children(inner.networks)
-        self.stops = np.cumsum(columns.widths[: len(blocks) - 1])
+        stops = np.cumsum([0, *columns.widths]) if len(blocks) > 1 else [0, None]
+        self.places = [slice(*each) for each in itertools.pairwise(stops)]
         self.blocks = [_layers(each, self.views) for each in blocks]
         self.linear: Map | None = None
         if model.offset is not None:
@@ -151,7 +153,8 @@ class FewRows:
         encoded = np.concatenate([encode(row) for encode in self.encoders])
         encoded = encoded if self.scale is None else encoded * self.scale
         found = []
-        for hidden, block in zip(np.split(encoded, self.stops, axis=-1), self.blocks, strict=True):
+        for place, block in zip(self.places, self.blocks, strict=True):
+            hidden = encoded[..., place]
             for layer in block:
                 hidden = layer(hidden)
             found.append(hidden)
