@@ -134,18 +134,15 @@ class FewRows:
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Predictions (n, k) on the scale of training."""
-        if not (self.head_views.held and self.head_views.are_current):
+        if not (self.head_views.held and self.head_views.are_current):  # solved again
             self.head_views, members = Views(), self.module.last_layer.members
-            weight, bias = (
-                np.stack([self.head_views(member, name) for member in members]) for name in NAMES
-            )
-            self.head = weight / len(members), bias.mean(0)
+            self.head = [[self.head_views(member, name) for member in members] for name in NAMES]
+        weight, bias = map(np.stack, self.head)
         with np.errstate(all="ignore"):  # `predict` warns of predictions that are not finite
-            return np.stack([self._prediction(row) for row in X.astype(np.float64)])
+            return np.stack([self._prediction(row, weight, bias) for row in X.astype(np.float64)])
 
-    def _prediction(self, row: np.ndarray) -> np.ndarray:
-        weight, bias = self.head
-        output: np.ndarray = np.einsum("md,mkd->k", self._features(row), weight) + bias
+    def _prediction(self, row: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        output = np.einsum("md,mkd->k", self._features(row), weight) / len(weight) + bias.mean(0)
         return output if self.linear is None else output + self.linear(row)
 
     def _features(self, row: np.ndarray) -> np.ndarray:

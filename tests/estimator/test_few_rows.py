@@ -73,6 +73,7 @@ CHANGES = {
     "partial_fit": lambda model, X, y: model.partial_fit(X[:50], y[:50] + 5),
     "fit": lambda model, X, y: model.fit(X, -y),
     "last layer": lambda model, X, y: model.net_.module_.last_layer.solve(10.0),
+    "weights of the last layer": lambda model, X, y: model.net_.module_.last_layer.weight.mul_(3),
     "net": lambda model, X, y: model.net_.partial_fit(torch.tensor(X).float(), torch.tensor(-y)),
     "weights": lambda model, X, y: [p.data.mul_(2) for p in model.backbone_.parameters()],
     "data": lambda model, X, y: doubled(model.backbone_),
