@@ -10,6 +10,7 @@ import itertools
 import pytest
 import torch
 
+from sklearn_cfll.instruments.partially_linear import SMOOTH
 from sklearn_cfll.training import seeding
 
 # Several workers with several threads each wait for one another: on two cores ten times
@@ -31,3 +32,14 @@ def _same_seeds_every_time(monkeypatch):
     """
     seeds = itertools.count(1)
     monkeypatch.setattr(seeding, "fresh_seed", lambda: next(seeds))
+
+
+@pytest.fixture(autouse=True)
+def _short_fits_to_the_controls(request, monkeypatch):
+    """Networks of the controls train for a few epochs where what they predict is not tested.
+
+    They take most of the time of a small fit with instruments.
+    """
+    tested = request.node.path.stem == "test_effect"
+    if not (tested or request.node.get_closest_marker("slow")):
+        monkeypatch.setitem(SMOOTH, "max_epochs", 3)

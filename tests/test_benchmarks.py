@@ -29,7 +29,8 @@ SCRIPTS = sorted(
 SLOW = {"classification", "classifier_defaults", "columns", "cross_fitted", "field_ridge"}
 # More than three seconds each.
 SLOW |= {"gpu", "honest", "instruments_textbook", "large", "operators", "tables_as_they_come"}
-SLOW |= {"overheads", "steps", "theory", "uci"}
+SLOW |= {"instruments_band", "outliers", "overheads", "ranks", "ridge_rules", "step_parts", "steps"}
+SLOW |= {"theory", "uci"}
 REPORTED = sorted(set(SCRIPTS) & {path.stem for path in RESULTS.glob("*.jsonl")})
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not in an installed package")

@@ -342,6 +342,8 @@ def trainable(tensor: Tensor) -> Tensor:
 def _share_memory(data: np.ndarray) -> Any:
     """A tensor that shares the array's memory; the array if torch does not support its layout."""
     try:
+        if data.flags.writeable:
+            return torch.from_numpy(data)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*not writable.*")
             return torch.from_numpy(data)

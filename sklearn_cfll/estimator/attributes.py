@@ -35,7 +35,6 @@ class FittedAttributes(StateMixin):
     @property
     def net_(self) -> CFLLNet:
         """The skorch net; that of a loaded model is built when it is needed to train on."""
-        self._fitted("net_").few = False  # whoever has it may change it
         return self._own_net
 
     @property
@@ -50,9 +49,7 @@ class FittedAttributes(StateMixin):
     @property
     def backbone_(self) -> nn.Module:
         """The trained backbone, with the encoding of the columns."""
-        model = self._fitted("backbone_")
-        model.few = False  # whoever has it may change it
-        return model.module.backbone
+        return self._fitted("backbone_").module.backbone
 
     @property
     def device_(self) -> torch.device:

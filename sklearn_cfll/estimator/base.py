@@ -20,7 +20,7 @@ from ..data.blocks import is_stream
 from ..final_solve.refit import Refit
 from ..linalg import RIDGES
 from ..training.batches import RowsDataset
-from ..training.distribution import refuse_workers, workers_of_fit
+from ..training.distribution import refuse_workers, told_to_all, workers_of_fit
 from ..training.progress import Progress
 from ..training.torch_settings import resolve_device, use_threads
 from .attributes import FittedAttributes
@@ -175,7 +175,9 @@ class BaseCFLL(
                 refuse_workers("A warm start")
                 again = (X, y, sample_weight, X_val, y_val, groups)
                 return self._fit_again(*again, settings, before)
-            workers = settings.enter_context(workers_of_fit(resolve_device(self.device)))
+            with told_to_all():
+                device = resolve_device(self.device)
+            workers = settings.enter_context(workers_of_fit(device))
             shown = self.verbose == 1 and workers.rank == 0
             progress = settings.enter_context(Progress(shown=shown))
             progress.stage("checks")

@@ -1,14 +1,15 @@
-"""FewRows: a perceptron on a table of numbers, prepared to predict single rows in NumPy.
+"""A few rows of numbers, predicted one by one by a perceptron in NumPy.
 
 A torch operation on one row costs more in its call than in its numbers, and a prediction takes
-about a hundred of them. NumPy's calls cost a third, and what does not depend on the row (scales of
-columns, the mean over members) is multiplied in beforehand.
+about a hundred of them. NumPy's calls cost a third. Its arrays share the memory of the modules'
+tensors, so that changes of these change the next prediction.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from scipy.special import erf, expit
 from torch import Tensor, nn
 
 from ..backbones.dropout import SeededDropout
-from ..backbones.mlp import Blocks, JoinMembers, MemberLinear, MemberNetworks
+from ..backbones.mlp import Blocks, JoinMembers, MemberLinear, MemberNetworks, MLPBackbone
 from ..columns.bins import PiecewiseLinear
 from ..columns.encoder import Encoded
 from ..columns.normal_scores import NormalScores
@@ -24,13 +25,14 @@ from ..columns.scaling import RobustStandardize
 from ..training.batches import RowsDataset
 from .arrays import few_numbers
 
-__all__ = ["MOST_ROWS", "FewRows", "few_rows", "labelled_features"]
+__all__ = ["few_rows", "labelled_features"]
 
 # More rows are faster together. Each row is computed by itself, so that it does not matter which
 # others are with it.
 MOST_ROWS = 8
-# Products of a row with more weights are faster in BLAS.
+# Products of a row with more weights are faster in BLAS, which would also split them among threads.
 MOST_WEIGHTS = 2**19
+NAMES = "weight", "bias"
 
 Map = Callable[[np.ndarray], np.ndarray]
 
@@ -40,61 +42,41 @@ ACTIVATIONS: dict[type[nn.Module], Map] = {
     nn.SiLU: lambda x: x * expit(x),
     nn.GELU: lambda x: 0.5 * x * (1 + erf(x * np.array(0.5**0.5, x.dtype))),
     nn.ELU: lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    nn.Identity: lambda x: x,
+    SeededDropout: lambda x: x,
 }
 
 
-class Layer(NamedTuple):
-    """Weights (m, p, q), biases (m, q) and activation of a layer of m networks."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-    activation: Map | None
+class _NotServed(Exception):
+    """A part of a network that only torch computes."""
 
 
-class Seen:
-    """Tensors of some modules, and whether they have been replaced or changed since."""
+class Views:
+    """Arrays that share the memory of modules' tensors, while the modules still hold these."""
 
-    def __init__(self, *modules: nn.Module | None) -> None:
-        parts = [part for module in modules if module is not None for part in module.modules()]
-        self.tensors = [
-            (held, name, tensor, tensor._version)
-            for part in parts
-            for held in (part._parameters, part._buffers)
-            for name, tensor in held.items()
-            if tensor is not None
-        ]
-        # Fused optimisers change parameters and not their versions.
-        self.sums = [
-            (tensor, tensor.data_ptr(), bits, _sum(bits))
-            for part in parts
-            for tensor in part._parameters.values()
-            if tensor is not None
-            for bits in [_bits(tensor)]
-        ]
+    def __init__(self) -> None:
+        self.held: list[tuple[dict[str, Any], str, Any]] = []
+        self.places: list[tuple[Tensor, int]] = []
+
+    def __call__(self, module: nn.Module, name: str) -> np.ndarray:
+        """The array of a parameter or a buffer."""
+        held: Any = module._parameters if name in module._parameters else module._buffers
+        tensor = held[name]
+        self.held.append((held, name, tensor))
+        self.places.append((tensor, tensor.data_ptr()))
+        array: np.ndarray = tensor.detach().numpy()
+        return array
+
+    def children(self, module: nn.Module) -> list[Any]:
+        """The modules within a module."""
+        self.held += [(module._modules, *item) for item in module._modules.items()]
+        return list(module._modules.values())
 
     @property
-    def is_unchanged(self) -> bool:
-        same = all(
-            held.get(name) is tensor and tensor._version == version
-            for held, name, tensor, version in self.tensors
+    def are_current(self) -> bool:
+        return all(held.get(name) is value for held, name, value in self.held) and all(
+            tensor.data_ptr() == place for tensor, place in self.places
         )
-        return same and all(
-            tensor.data_ptr() == place and _sum(bits) == total
-            for tensor, place, bits, total in self.sums
-        )
-
-
-def _bits(tensor: Tensor) -> np.ndarray:
-    """The memory of a tensor as integers."""
-    if not tensor.is_contiguous():
-        raise TypeError  # they would be those of a copy
-    array: np.ndarray = tensor.detach().numpy().ravel()
-    size = array.itemsize if array.nbytes % 8 else 8
-    return array.view(f"u{size}")
-
-
-def _sum(bits: np.ndarray) -> int:
-    return int(np.add.reduce(bits, dtype=bits.dtype))
 
 
 class FewRows:
@@ -106,81 +88,74 @@ class FewRows:
 
     Raises
     ------
-    TypeError
+    _NotServed
         If the model is not a perceptron on numbers on a CPU.
     """
 
     def __init__(self, model: Any) -> None:
-        module, dtype = model.module, model.plan.network.dtype
-        backbone, head = module.backbone, module.last_layer
-        if type(backbone) is not Encoded or module.autocast or head.weight.device.type != "cpu":
-            raise TypeError
-        columns, network = backbone.columns, backbone.network
-        if len(columns.expansion.share) or model.local_part is not None:
-            raise TypeError  # categories, gaps, or the distances of rows
-        self.dtype = np.dtype(str(dtype).removeprefix("torch."))
-        self.encoders = [_encoder(each, self.dtype) for each in columns.encoders if each.n_outputs]
-        inner: Any = network
-        if isinstance(network, MemberNetworks) and isinstance(network[-1], JoinMembers):
-            inner = network[0]
-        widths, networks = [sum(columns.widths)], [inner]
-        if type(inner) is Blocks:
-            widths, networks = inner.widths, list(inner.networks)
+        module, network = model.module, model.plan.network
+        # Other recipes may give their activations options.
+        own = type(network.recipe) is MLPBackbone and type(module.backbone) is Encoded
+        if not own or module.autocast or network.device.type != "cpu":
+            raise _NotServed
+        columns, inner = module.backbone.columns, module.backbone.network
+        if len(columns.expansion.share):
+            raise _NotServed  # categories or gaps
+        self.module, self.offset = module, model.offset
+        self.views, self.head_views = Views(), Views()
+        dtype = np.dtype(str(network.dtype).removeprefix("torch."))
+        parts = [each for each in self.views.children(columns.encoders) if each.n_outputs]
+        self.encoders = [_encoder(each, self.views, dtype) for each in parts]
         scale = columns.column_scale
-        scales = [None] * len(widths) if scale is None else scale.split(widths, -1)
-        self.stops = np.cumsum(widths)[:-1]
-        parts = zip(networks, scales, strict=True)
-        self.blocks = [_scaled(_layers(each), own) for each, own in parts]
-        if sum(layer.weight.size for block in self.blocks for layer in block) > MOST_WEIGHTS:
-            raise TypeError
-        self.made_of = module, model.offset
-        self.seen, self.head_seen = Seen(backbone, model.offset), Seen()
-        self.offset: tuple[Map, np.ndarray, np.ndarray] | None = None
+        self.scale = None if scale is None else self.views(columns, "column_scale")
+        if isinstance(inner, MemberNetworks) and type(inner[-1]) is JoinMembers:
+            inner = self.views.children(inner)[0]
+        blocks = [inner]
+        if type(inner) is Blocks:
+            blocks = self.views.children(inner.networks)
+        stops = np.cumsum([0, *columns.widths]) if len(blocks) > 1 else [0, None]
+        self.places = [slice(*each) for each in itertools.pairwise(stops)]
+        self.blocks = [_layers(each, self.views) for each in blocks]
+        self.linear: Map | None = None
         if model.offset is not None:
-            own, layer = model.offset.columns, model.offset.layer
-            self.offset = _encoder(own, self.dtype), _array(layer.weight.T), _array(layer.bias)
+            encode = _encoder(model.offset.columns, self.views, dtype)
+            weight, bias = (self.views(model.offset.layer, name) for name in NAMES)
+            self.linear = lambda row: np.einsum("p,kp->k", encode(row), weight) + bias
 
     def is_current(self, model: Any) -> bool:
-        """Whether the network and the offset of the model are those that this was made of."""
-        same = model.module is self.made_of[0] and model.offset is self.made_of[1]
-        return same and model.local_part is None and self.seen.is_unchanged
+        """Whether this still describes the model."""
+        same = model.module is self.module and model.offset is self.offset
+        return same and self.views.are_current
 
     def features(self, X: np.ndarray) -> np.ndarray:
         """Features (n, d) of the rows."""
         with np.errstate(all="ignore"):  # what is not finite is told of elsewhere
-            return np.stack([self._features(row) for row in X.astype(np.float64)])
+            return np.stack([self._features(row).ravel() for row in X.astype(np.float64)])
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Predictions (n, k) on the scale of training."""
-        if not (self.head_seen.tensors and self.head_seen.is_unchanged):
-            head = self.made_of[0].last_layer
-            self.head_seen = Seen(*head.members)
-            self.head = _array(head.weight.T), _array(head.bias)
+        if not (self.head_views.held and self.head_views.are_current):  # solved again
+            self.head_views, members = Views(), self.module.last_layer.members
+            self.head = [[self.head_views(member, name) for member in members] for name in NAMES]
+        weight, bias = map(np.stack, self.head)
         with np.errstate(all="ignore"):  # `predict` warns of predictions that are not finite
-            return np.stack([self._prediction(row) for row in X.astype(np.float64)])
+            return np.stack([self._prediction(row, weight, bias) for row in X.astype(np.float64)])
 
-    def _prediction(self, row: np.ndarray) -> np.ndarray:
-        weight, bias = self.head
-        output: np.ndarray = np.einsum("d,dk->k", self._features(row), weight) + bias
-        if self.offset is not None:
-            encode, weight, bias = self.offset
-            output = output + (np.einsum("p,pk->k", encode(row), weight) + bias)
-        return output
+    def _prediction(self, row: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        output = np.einsum("md,mkd->k", self._features(row), weight) / len(weight) + bias.mean(0)
+        return output if self.linear is None else output + self.linear(row)
 
     def _features(self, row: np.ndarray) -> np.ndarray:
-        parts = [encode(row) for encode in self.encoders]
-        encoded = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """Features (m, d) of each member."""
+        encoded = np.concatenate([encode(row) for encode in self.encoders])
+        encoded = encoded if self.scale is None else encoded * self.scale
         found = []
-        for first, block in zip(np.split(encoded, self.stops), self.blocks, strict=True):
-            weight, bias, activation = block[0]
-            hidden = np.einsum("p,pq->q", first, weight).reshape(bias.shape) + bias
-            hidden = hidden if activation is None else activation(hidden)
-            for weight, bias, activation in block[1:]:
-                hidden = np.einsum("mp,mpq->mq", hidden, weight) + bias
-                hidden = hidden if activation is None else activation(hidden)
+        for place, block in zip(self.places, self.blocks, strict=True):
+            hidden = encoded[..., place]
+            for layer in block:
+                hidden = layer(hidden)
             found.append(hidden)
-        features: np.ndarray = found[0] if len(found) == 1 else np.concatenate(found, axis=1)
-        return features.ravel()
+        return np.concatenate(found, axis=1)
 
 
 def few_rows(estimator: Any, X: Any) -> np.ndarray | None:
@@ -191,23 +166,22 @@ def few_rows(estimator: Any, X: Any) -> np.ndarray | None:
     plan = model.plan
     if plan.reader is not None or "feature_names_in_" in vars(estimator):
         return None
-    if X.shape[1:] != plan.network.sample_shape:
+    if X.shape[1:] != plan.network.sample_shape or model.local_part is not None:
         return None
-    few = prepared(model)
+    few = _prepared(model)
     return None if few is None else plan.unscale(few(X))
 
 
 def labelled_features(model: Any, rows: RowsDataset) -> Iterator[tuple[Any, ...]]:
     """Batches of features, targets and weights of rows that are added to a fitted model."""
-    few = prepared(model) if len(rows) <= MOST_ROWS else None
+    few = _prepared(model) if len(rows) <= MOST_ROWS else None
     if few is None:
         yield from model.labelled_features(rows)
-        return
-    inputs, targets, sample_weight = rows.batch(slice(None))
-    yield torch.from_numpy(few.features(inputs.numpy())), targets, sample_weight
+    else:
+        yield torch.from_numpy(few.features(rows.X.numpy())), rows.targets, rows.sample_weight
 
 
-def prepared(model: Any) -> FewRows | None:
+def _prepared(model: Any) -> FewRows | None:
     """What predicts a few rows of this model, made anew if the model has changed; None if nothing.
 
     Parameters
@@ -217,49 +191,50 @@ def prepared(model: Any) -> FewRows | None:
     if model.few is None or (model.few and not model.few.is_current(model)):
         try:
             model.few = FewRows(model)
-        except TypeError:
+        except _NotServed:
             model.few = False
     return model.few or None
 
 
-def _array(tensor: Tensor | None) -> np.ndarray:
-    """A copy in C order, which later changes of the tensor do not reach."""
-    assert tensor is not None
-    return np.array(tensor.detach().numpy(), order="C")
+def _layers(network: nn.Module, views: Views) -> list[Map]:
+    """The layers of a network, or of m networks side by side: from (m, p) to (m, q).
 
-
-def _layers(network: nn.Module) -> list[Layer]:
-    """The layers of a network, or of m networks side by side."""
-    found: list[Layer] = []
-    for part in network.children():
-        if type(part) is MemberLinear:
-            found.append(Layer(_array(part.weight), _array(part.bias)[:, 0], None))
-        elif type(part) is nn.Linear:
-            found.append(Layer(_array(part.weight.T)[None], _array(part.bias)[None], None))
-        elif type(part) in ACTIVATIONS and found:
-            found[-1] = found[-1]._replace(activation=ACTIVATIONS[type(part)])
-        elif not isinstance(part, nn.Identity | SeededDropout):
-            raise TypeError
-    if not found or not isinstance(network, nn.Sequential):
-        raise TypeError
+    The first layer also takes (m, 1, p), or (p,) which all of them share.
+    """
+    found: list[Map] = []
+    n_weights = 0
+    for part in views.children(network):
+        kind: Any = type(part)
+        if kind in ACTIVATIONS:
+            found.append(ACTIVATIONS[kind])
+            continue
+        if kind not in (nn.Linear, MemberLinear):
+            raise _NotServed
+        weight, bias = (views(part, name) for name in NAMES)
+        if kind is nn.Linear:
+            weight, bias = weight.T[None], bias[None]
+        n_weights += weight.size
+        found.append(_linear(weight, bias.reshape(len(weight), -1)))
+    if n_weights > MOST_WEIGHTS:
+        raise _NotServed
     return found
 
 
-def _scaled(layers: list[Layer], scale: Tensor | None) -> list[Layer]:
-    """The layers, the first times the scale of its inputs and with those of all networks in one."""
-    weight = layers[0].weight
-    if scale is not None:
-        weight = weight * _array(scale)[..., None].reshape(-1, weight.shape[1], 1)
-    joined = np.ascontiguousarray(weight.transpose(1, 0, 2).reshape(weight.shape[1], -1))
-    return [layers[0]._replace(weight=joined), *layers[1:]]
+def _linear(weight: np.ndarray, bias: np.ndarray) -> Map:
+    """Product with weights (m, p, q), plus biases (m, q)."""
+
+    def layer(x: np.ndarray) -> np.ndarray:
+        output: np.ndarray = np.einsum("mp,mpq->mq", x.reshape(-1, x.shape[-1]), weight) + bias
+        return output
+
+    return layer
 
 
-def _encoder(encoder: nn.Module, dtype: np.dtype) -> Map:
+def _encoder(encoder: nn.Module, views: Views, dtype: np.dtype) -> Map:
     """What an encoder makes of a row in float64."""
     if type(encoder) is PiecewiseLinear:
-        parts = map(_array, (encoder.center, encoder.width, encoder.lower, encoder.rate))
-        center, width, lower, rate = parts
-        column = _array(encoder.column)
+        names = "center", "width", "lower", "rate", "column"
+        center, width, lower, rate, column = (views(encoder, name) for name in names)
 
         def bins(row: np.ndarray) -> np.ndarray:
             scaled = ((row - center) / width).astype(dtype)[column]
@@ -267,10 +242,9 @@ def _encoder(encoder: nn.Module, dtype: np.dtype) -> Map:
 
         return bins
     if type(encoder) not in (RobustStandardize, NormalScores):
-        raise TypeError
-    assert isinstance(encoder, RobustStandardize)
-    mean, scale, limit = map(_array, (encoder.mean, encoder.scale, encoder.limit))
-    tables = _tables(encoder) if isinstance(encoder, NormalScores) else []
+        raise _NotServed
+    mean, scale, limit = (views(encoder, name) for name in ("mean", "scale", "limit"))
+    tables = _tables(encoder, views) if isinstance(encoder, NormalScores) else []
 
     def standardised(row: np.ndarray) -> np.ndarray:
         scaled = ((row - mean) / scale).astype(dtype)
@@ -284,7 +258,7 @@ def _encoder(encoder: nn.Module, dtype: np.dtype) -> Map:
     return standardised
 
 
-def _tables(encoder: NormalScores) -> list[tuple[int, np.ndarray, np.ndarray]]:
+def _tables(encoder: NormalScores, views: Views) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Each column that is replaced by its scores, and the values and scores between them."""
-    parts = zip(encoder.columns, encoder.values, encoder.scores, encoder.last, strict=True)
-    return [(int(c), _array(v)[: int(n) + 1], _array(s)[: int(n) + 1]) for c, v, s, n in parts]
+    parts = (views(encoder, name) for name in ("columns", "values", "scores", "last"))
+    return [(c, v[: n.item() + 1], s[: n.item() + 1]) for c, v, s, n in zip(*parts, strict=True)]

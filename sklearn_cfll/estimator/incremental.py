@@ -30,6 +30,7 @@ from .fitted import FittedModel
 from .known_rows import KnownRows
 from .left_out import NO_MOMENTS
 from .nets import new_net, standardise_inside
+from .plain_row import plain_row
 from .plan import make_plan
 from .run import Run
 from .split import Parts, parts_of
@@ -241,13 +242,16 @@ class IncrementalMixin:
         refuse_workers("`adapt`")
         model, head = self._model, self._model.head
         with self._torch_settings() as settings, head.kept_in_failure():
-            checked = self._check_more(X, y, sample_weight)
-            rows = model.plan.dataset(checked, as_added=True)
+            rows = plain_row(self, X, y, sample_weight)
+            is_plain = rows is not None
+            if rows is None:
+                checked = self._check_more(X, y, sample_weight)
+                rows = model.plan.dataset(checked, as_added=True)
             settings.enter_context(use_threads(self._n_threads_to_predict(len(rows))))
             if not head.holds_moments:
                 raise ValueError(f"`adapt` {NO_MOMENTS}")
             added = less_offset(rows, model.offset)
-            if self._known_rows.columns is None:
+            if self._known_rows.columns is None and not is_plain:
                 warn_of_other_columns(model.plan.network, added)
             for features, *rest in labelled_features(model, added):
                 head.accumulate(features, *rest)
@@ -257,5 +261,6 @@ class IncrementalMixin:
                     "`adapt` found non-finite values in X, y or the features. The "
                     "estimator was not changed."
                 )
-            self._model = replace(model, left_out=None, out_of_fold=None)
+            if model.left_out is not None or model.out_of_fold is not None:
+                self._model = replace(model, left_out=None, out_of_fold=None)
         return self

@@ -12,6 +12,7 @@ from .._validation import Choice, RealInterval
 from ..backbones.mlp import ACTIVATIONS
 from ..columns.encoder import ColumnEncoder
 from ..heads.memory import MEMORIES
+from ..training.distribution import told_to_all
 from ..training.optimizers import OPTIMIZERS
 from ..training.schedules import SCHEDULES
 from ..training.update_orders import UPDATE_ORDERS
@@ -294,9 +295,10 @@ class CheckedParameters:
         return parent.set_params(**params)
 
     def _validate_params(self) -> None:
-        refuse_mistaken_kinds(self)
         parent: Any = super()
-        parent._validate_params()
+        with told_to_all():
+            refuse_mistaken_kinds(self)
+            parent._validate_params()
 
 
 def refuse_mistaken_kinds(estimator: Any) -> None:

@@ -100,25 +100,23 @@ def solve_moments(members: Sequence[Member], ridge: float, *, near: bool = False
     Members have the same settings and sizes, so that they are solved at once. See
     :meth:`SolvedLayer.solve` for ``near``.
     """
-    blocks = [member.moments for member in members]
-    block = together([block for block in blocks if block is not None])
-    wide = block.gram.device.type == "cpu" and block.gram.shape[-1] >= WIDE
-    if near and wide and ridge:
+    blocks = [block for member in members if (block := member.moments) is not None]
+    like = blocks[0].gram
+    if near and ridge and like.device.type == "cpu" and like.shape[-1] >= WIDE:
         solved = [_solve_near(*each, ridge) for each in zip(members, blocks, strict=True)]
     else:
-        weights, biases = linalg.solve_moments(block, ridge, eps=members[0].eps)
+        weights, biases = linalg.solve_moments(together(blocks), ridge, eps=members[0].eps)
         solved = list(zip(weights, biases, strict=True))
     for member, (weight, bias) in zip(members, solved, strict=True):
-        member.remember(moments_ridge=torch.tensor(ridge, dtype=block.total.dtype))
+        member.remember(moments_ridge=torch.tensor(ridge, dtype=like.dtype))
         if member.shrinkage is not None:
             factor = member.shrinkage.to(weight)
             weight, bias = factor[:, None] * weight, factor * bias
         member.assign(weight, bias)
 
 
-def _solve_near(member: Member, block: Moments | None, ridge: float) -> tuple[Tensor, Tensor]:
+def _solve_near(member: Member, block: Moments, ridge: float) -> tuple[Tensor, Tensor]:
     """Fit of one member by what is left of its last solve."""
-    assert block is not None
     weight, bias, member.inverse = linalg.solve_near_moments(
         block, ridge, member.weight, member.inverse, eps=member.eps
     )

@@ -131,10 +131,12 @@ def add_rows(
     weights = rows.weights(len(rows.features))
     known = [linalg.scale_moments(block, decay) for block in held if block is not None]
     if known and len(rows.targets) <= FEW and (weights[0] is None or weights[0] is weights[-1]):
-        wide = _widened(rows.features, rows.targets, weights[0])
-        block = linalg.add_moments(together(known), *wide, center=center)
-        _check_added(rows.features, rows.targets, weights[0], block)
-        return each(block)
+        alone = len(known) == 1
+        features = rows.features[0] if alone else rows.features
+        wide = _widened(features, rows.targets, weights[0])
+        block = linalg.add_moments(known[0] if alone else together(known), *wide, center=center)
+        _check_added(features, rows.targets, weights[0], block)
+        return [block] if alone else each(block)
     found = []
     # Many rows are added for one member after the other: the copies of all of them at once would
     # not stay in the processor's cache.

@@ -97,27 +97,29 @@ def add_moments(
     Parameters
     ----------
     held : Moments
-        Of m networks: entries have a leading dimension of m.
-    features : Tensor of shape (m, n, d)
+        Entries have a leading dimension of m for m networks.
+    features : Tensor of shape (n, d), or (m, n, d) for m networks
     targets : Tensor of shape (n, k)
     sample_weight : Tensor of shape (n,), or (m, n) for weights of each network, optional
     center : bool, default=True
     """
     if center and features.shape[-2] == 1:  # centred, it is zero
-        total = features.new_ones(1) if sample_weight is None else sample_weight[..., 0]
-        wanted = targets.expand_as(held.target_mean)
-        row = held._replace(total=total, feature_mean=features[:, 0], target_mean=wanted)
+        total = torch.ones_like(held.total) if sample_weight is None else sample_weight[..., 0]
+        wanted = targets[0].expand_as(held.target_mean)
+        row = held._replace(total=total, feature_mean=features[..., 0, :], target_mean=wanted)
         return _merged(held, row, held.gram, held.cross, held.target_square, center=True)
     rows = center_rows(features, targets, sample_weight, center=center)
-    wanted = rows.targets.expand(len(features), *rows.targets.shape[-2:])
+    wanted = rows.targets.expand(*features.shape[:-2], *rows.targets.shape[-2:])
+    add = torch.addmm if features.ndim == 2 else torch.baddbmm
     sums = (
-        torch.baddbmm(held.gram, rows.features.mT, rows.features),
-        torch.baddbmm(held.cross, wanted.mT, rows.features),
+        add(held.gram, rows.features.mT, rows.features),
+        add(held.cross, wanted.mT, rows.features),
         held.target_square + wanted.square().sum(-2),
     )
     total = torch.as_tensor(rows.total, dtype=features.dtype, device=features.device)
     means = rows.feature_mean, rows.target_mean.expand_as(held.target_mean)
-    return _merged(held, Moments(total.expand(len(features)), *means, *sums), *sums, center=center)
+    row = Moments(total.expand_as(held.total), *means, *sums)
+    return _merged(held, row, *sums, center=center)
 
 
 def _merged(

@@ -8,9 +8,9 @@ from torch import Tensor
 
 __all__ = ["inverse_values", "solve_near", "solve_symmetric"]
 
-# A solution is accepted if its last correction, which is about its error, is smaller than this
-# fraction of it. After so many steps, a factorisation is cheaper.
-NEAR, MOST_STEPS = 1e-13, 5
+# A solution is accepted if its next correction would be smaller than this fraction of it. After so
+# many steps, a factorisation is cheaper.
+NEAR, MOST_STEPS = 1e-12, 5
 # Smallest cosine between two vectors whose product is a divisor.
 LEAST_COSINE = 1e-8
 TINY = float(np.finfo(np.float64).tiny)
@@ -88,28 +88,32 @@ def _improve(
     Returns a vector that the system takes to the second result, and the inverse to that less the
     first result.
     """
-    left = wanted - _times(matrix, found) - shift * found
+    left = wanted - _times(matrix, found, shift)
     toward = correction = _times(inverse, left)
     square, change = float(left @ correction), None
+    last_size = float(correction @ correction)
     for _ in range(MOST_STEPS):
-        product = _times(matrix, toward)
-        product += shift * toward
+        product = _times(matrix, toward, shift)
         length = square / max(float(toward @ product), TINY)
         found += length * toward
         left -= length * product
         before, correction = correction, _times(inverse, left)
         if change is None:  # the inverse times `product` should be `toward`
             change = toward - (before - correction) / max(length, TINY), product
-        if float(correction @ correction) <= NEAR**2 * float(found @ found):
+        size = float(correction @ correction)
+        if size**2 <= NEAR**2 * float(found @ found) * last_size:  # the next is as much smaller
+            found += correction
             return change
+        last_size = size
         last, square = square, float(left @ correction)
         toward = correction + square / max(last, TINY) * toward
     return None
 
 
-def _times(matrix: Tensor, vector: np.ndarray) -> np.ndarray:
-    """Product with a symmetric matrix."""
-    product: np.ndarray = torch.mv(matrix, torch.from_numpy(vector)).numpy()
+def _times(matrix: Tensor, vector: np.ndarray, shift: float = 0.0) -> np.ndarray:
+    """Product with a symmetric matrix, plus ``shift`` times the identity."""
+    given = torch.from_numpy(vector)
+    product: np.ndarray = torch.addmv(given, matrix, given, beta=shift).numpy()
     return product
 
 

@@ -18,8 +18,18 @@ from torch import Tensor, nn
 
 from ..heads.together import AloneHead, Together, TogetherHead, counted
 from .seeding import mix_seed
+from .torch_settings import resolve_device
 
-__all__ = ["Alone", "Group", "Workers", "alone", "n_workers", "refuse_workers", "workers_of_fit"]
+__all__ = [
+    "Alone",
+    "Group",
+    "Workers",
+    "alone",
+    "n_workers",
+    "refuse_workers",
+    "told_to_all",
+    "workers_of_fit",
+]
 
 # Seconds after which a worker gives up waiting for the others; CFLL_TIMEOUT overrides it. A worker
 # that ends, by an error or a signal, closes its connections, and the others notice at once.
@@ -258,12 +268,13 @@ def n_workers() -> int:
 
     A worker of joblib is alone: a search hands each of its workers a fit of its own.
     """
-    backend, _ = get_active_backend()
-    if getattr(_own, "alone", False) or getattr(backend, "nesting_level", 0):
+    joined = dist.is_available() and dist.is_initialized()
+    if not (joined or "RANK" in os.environ) or getattr(_own, "alone", False):
         return 1
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size()
-    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    backend, _ = get_active_backend()
+    if getattr(backend, "nesting_level", 0):
+        return 1
+    return dist.get_world_size() if joined else int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextlib.contextmanager
@@ -290,6 +301,19 @@ def workers_of_fit(device: torch.device) -> Iterator[Workers]:
         yield workers
     finally:
         workers.close()
+
+
+@contextlib.contextmanager
+def told_to_all() -> Iterator[None]:
+    """Raise in all workers if the block, before they have met in a fit, raises in one."""
+    try:
+        yield
+    except Exception:
+        if n_workers() == 1:
+            raise
+        # The first thing that the others do in a fit is to ask whether all of them are well.
+        with workers_of_fit(resolve_device("auto")) as workers, workers.all_or_none("`fit`"):
+            raise
 
 
 def _own_device(device: torch.device) -> torch.device:

@@ -123,7 +123,7 @@ def test_levels_of_few_rows_are_told_apart(Estimator):
     X, y = table()
     y, train = target(Estimator, y), slice(0, 700)
     scores = [
-        Estimator(random_state=0, max_epochs=20, columns=ColumnEncoder(target_means=means))
+        Estimator(**SMALL, columns=ColumnEncoder(target_means=means))
         .fit(X[train], y[train])
         .score(X[700:], y[700:])
         for means in (False, True)
@@ -136,7 +136,7 @@ def test_scores_of_rows_held_out_are_those_of_new_rows():
     level = rng.integers(0, 340, 3000)
     y = rng.normal(size=340)[level] + 3 * rng.normal(size=3000)
     X = pd.DataFrame({"town": [f"t{each}" for each in level], "x": rng.normal(size=3000)})
-    model = CFLLRegressor(random_state=0, max_epochs=20).fit(X[:1500], y[:1500])
+    model = CFLLRegressor(**SMALL).fit(X[:1500], y[:1500])
     assert model.oof_score_ == pytest.approx(model.score(X[1500:], y[1500:]), abs=0.06)
     lower, upper = model.predict_interval(X[1500:])
     assert ((lower <= y[1500:]) & (y[1500:] <= upper)).mean() > 0.86

@@ -89,7 +89,7 @@ def test_shops_are_told_apart(Estimator, kind):
     y = (y > 0).astype(int) if Estimator is CFLLClassifier else y
     X = pd.DataFrame(X, columns=["shop", "x"]) if kind == "frame" else X
     scores = [
-        Estimator(random_state=0, max_epochs=20, columns=ColumnEncoder(values_as_levels=levels))
+        Estimator(**SMALL, columns=ColumnEncoder(values_as_levels=levels))
         .fit(X[:1000], y[:1000])
         .score(X[1000:], y[1000:])
         for levels in (False, True)
@@ -99,7 +99,7 @@ def test_shops_are_told_apart(Estimator, kind):
 
 def test_many_values_have_mean_targets():
     X, y = shops(3000, 600)
-    model = CFLLRegressor(random_state=0, max_epochs=20).fit(X[:2400], y[:2400])
+    model = CFLLRegressor(**SMALL).fit(X[:2400], y[:2400])
     reader = model._model.plan.reader
     assert list(reader.values) == [0] and list(reader.means) == [2]
     assert model.score(X[2400:], y[2400:]) > 0.8
@@ -146,7 +146,7 @@ def test_rows_of_weight_zero_change_nothing():
 def test_importances_are_of_the_column():
     X, y = shops()
     X = np.column_stack([X, np.random.default_rng(5).normal(size=len(y))])
-    importances = CFLLRegressor(random_state=0, max_epochs=20).fit(X, y).feature_importances_
+    importances = CFLLRegressor(**SMALL).fit(X, y).feature_importances_
     assert importances.argmax() == 0 and importances[0] > 2 * importances[1]
 
 

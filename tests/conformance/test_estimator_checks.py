@@ -6,7 +6,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 
 # Of the default size once is enough: the others differ in how they train, not in their width.
-NARROW = {"hidden_layer_sizes": (16, 16), "max_epochs": 20}
+NARROW = {"hidden_layer_sizes": (16, 16), "n_members": 4, "max_epochs": 20}
 UNSCALED = NARROW | {"columns": ColumnEncoder(importance=False)}
 OTHERS = [
     {"batch_size": "full"},

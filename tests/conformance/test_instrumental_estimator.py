@@ -6,9 +6,9 @@ from sklearn_cfll import CFLLIVRegressor
 
 # Without Z the treatment is its own instrument. Few epochs: checks are about manners.
 CONFIGURATIONS = [
-    CFLLIVRegressor(max_epochs=15),
-    CFLLIVRegressor(max_epochs=4, n_folds=2, n_repeats=1, batch_size=64, precision="float64"),
-    CFLLIVRegressor(treatment_backbone="identity", stage2_ridge=1e-3),
+    CFLLIVRegressor(max_epochs=5),
+    CFLLIVRegressor(max_epochs=2, n_folds=2, n_repeats=1, batch_size=64, precision="float64"),
+    CFLLIVRegressor(treatment_backbone="identity", stage2_ridge=1e-3, max_epochs=5),
 ]
 
 

@@ -210,7 +210,7 @@ def test_what_was_fitted_with_another_value_does_not_need_it(parameter, tmp_path
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = kind(**{**SMALL, parameter: value})
+            model = kind(**{**SMALL, "n_members": 3, parameter: value})
             model.fit(X, LABELS if kind is CFLLClassifier else Y)
         before, default = outputs(model), kind().get_params()[parameter]
         needed = {"optimizer": value} if isinstance(value, type) else {}

@@ -1,6 +1,7 @@
 """Numbers in any layout and container, as text, dates and masked values."""
 
 import datetime
+import functools
 from decimal import Decimal
 
 import numpy as np
@@ -71,17 +72,19 @@ def test_layouts_and_containers_give_the_same(layout, plain):
         )
 
 
+@functools.cache
+def with_instruments(layout):
+    """Predictions and score of a fit to this layout of arrays, or to plain ones."""
+    change = LAYOUTS.get(layout, lambda a: a)
+    sides = change(X), change(Y), change(X[:, ::-1].copy()), change(X[:, 1])
+    model = CFLLIVRegressor(max_epochs=1, n_folds=2, n_repeats=1, random_state=0)
+    model.fit(*sides, sample_weight=change(WEIGHT))
+    return model.predict(sides[0], sides[3]), model.score(*sides, change(WEIGHT))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_of_instruments_and_confounders(layout):
-    convert = LAYOUTS[layout]
-
-    def fit(change):
-        sides = change(X), change(Y), change(X[:, ::-1].copy()), change(X[:, 1])
-        model = CFLLIVRegressor(max_epochs=1, n_folds=2, n_repeats=1, random_state=0)
-        model.fit(*sides, sample_weight=change(WEIGHT))
-        return model.predict(sides[0], sides[3]), model.score(*sides, change(WEIGHT))
-
-    for one, other in zip(fit(convert), fit(lambda a: a), strict=True):
+    for one, other in zip(with_instruments(layout), with_instruments("plain"), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
 
 

@@ -321,10 +321,10 @@ def test_scikit_learn_tools_take_frames():
 
 def test_many_levels_take_bounded_memory():
     rng = np.random.default_rng(0)
-    X = pd.DataFrame({"id": rng.integers(0, 10_000, 20_000).astype(str), "x": rng.random(20_000)})
+    X = pd.DataFrame({"id": rng.integers(0, 2000, 4000).astype(str), "x": rng.random(4000)})
     model = CFLLRegressor(**{**SMALL, "max_epochs": 1}).fit(X, X["x"])
     assert model.encode(X[:5]).shape[1] <= 2 + 256
-    rows = model._model.plan.rows(np.zeros((5, 2)), lazy=False)
+    rows = model._model.plan.rows(np.zeros((5, 3)), lazy=False)  # the third is of means
     assert len(RowsDataset(rows)) == 5
 
 

@@ -29,7 +29,7 @@ def wrong_entries(X, value):
 def test_a_few_wrong_inputs_do_no_harm(Estimator):
     X, y = make_friedman1(900, noise=0.5, random_state=0)
     y = y > np.median(y) if Estimator is CFLLClassifier else y
-    model = Estimator(max_epochs=30, random_state=0)
+    model = Estimator(hidden_layer_sizes=(32, 32), n_members=4, max_epochs=30, random_state=0)
     clean = model.fit(X[:600], y[:600]).score(X[600:], y[600:])
     spoilt = model.fit(wrong_entries(X[:600], 1e6), y[:600]).score(X[600:], y[600:])
     # Of 900 rows of a random half: the accuracy of one fit varies by 0.02.
@@ -80,7 +80,7 @@ def test_predictions_have_the_precision_they_were_computed_in(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="float32 up to the limit on a CPU only")
 def test_columns_and_targets_far_from_zero_keep_their_precision():
     X, y = make_friedman1(800, noise=0.5, random_state=0)
-    narrow = {"hidden_layer_sizes": (32, 32), "max_epochs": 10, "random_state": 0}
+    narrow = {"hidden_layer_sizes": (32,), "n_members": 2, "max_epochs": 10, "random_state": 0}
     model = CFLLRegressor(**narrow)
     plain = model.fit(X[:600], y[:600]).score(X[600:], y[600:])
     assert model.predict(X).dtype == np.float32

@@ -95,7 +95,7 @@ def test_even_noise_stays_a_constant():
     X, y = draw(3000, 0, SPREADS["equal"])
     kinds = []
     for seed in range(5):
-        model = CFLLRegressor(hidden_layer_sizes=(8,), max_epochs=10, random_state=seed)
+        model = CFLLRegressor(hidden_layer_sizes=(8,), max_epochs=5, random_state=seed)
         model.fit(X[:, :1], y - np.sin(2 * X[:, 0]))
         kinds.append(bool(model._model.noise.weight.any()))
     assert sum(kinds) <= 2  # a standard error is passed by chance one time in six
@@ -315,7 +315,8 @@ def test_a_zero_inflated_target_is_covered(seed):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(2500, 3))
     y = np.where(rng.random(2500) < 0.05, 10 * rng.exponential(size=2500), 0.0)
-    model = CFLLRegressor(max_epochs=20, random_state=seed).fit(X[:1500], y[:1500])
+    model = CFLLRegressor(hidden_layer_sizes=(16, 16), max_epochs=10, random_state=seed)
+    model.fit(X[:1500], y[:1500])
     lower, upper = model.predict_interval(X[1500:], coverage=0.9)
     assert ((lower <= y[1500:]) & (y[1500:] <= upper)).mean() > 0.85
 

@@ -110,6 +110,8 @@ def of_two(rank):
     X, y, _ = own
     failing(X[:, : 5 + rank], y, "rows of shape")
     failing(X, y, "`ridge` is", ridge=1.0 + rank)
+    failing(X, y, "'ridge' parameter of CFLLRegressor", ridge=1.0 - 2 * rank)
+    failing(X, y, "`device`='abacus'", device="abacus" if rank else "cpu")
     failing(X if rank else X[:, 0], y, "")
     failing(X, y[: len(y) - rank], "rows, `y` has")
     labels = (y > 15).astype(int).astype(str if rank else int)
