@@ -35,7 +35,7 @@ ROWS_PER_FUNCTION = 4
 MOST_TREATMENTS = 10
 # Prior of a curve: a cubic polynomial plus a Matérn process (5/2), in standard deviations of the
 # treatment and the outcome. The square has a coefficient of one of these sizes, the cube one of
-# half of it; all combinations of size, length and amplitude below are equally likely. Chosen on eight
+# half of it; all combinations are equally likely. Chosen on eight
 # curves (benchmarks/instruments_band.py, development): the narrowest bands of those that covered
 # about nine tenths or more of the points of each. With a line in the place of the cubic, which
 # needs longer lengths, bands of bounded curves (steps, kinks) covered less and those of parabolas
