@@ -35,9 +35,9 @@ ROWS_PER_FUNCTION = 4
 MOST_TREATMENTS = 10
 # Prior of a curve: a cubic polynomial plus a Matérn process (5/2), in standard deviations of the
 # treatment and the outcome. The square has a coefficient of one of these sizes, the cube one of
-# half of it; all combinations are equally likely. Chosen on eight
-# curves (benchmarks/instruments_band.py, development): the narrowest bands of those that covered
-# about nine tenths or more of the points of each. With a line in the place of the cubic, which
+# half of it; all combinations are equally likely. Chosen on eight curves, the development block of
+# benchmarks/instruments_band.py: the narrowest bands of those that covered about nine tenths or
+# more of the points of each. With a line in the place of the cubic, which
 # needs longer lengths, bands of bounded curves (steps, kinks) covered less and those of parabolas
 # were wider. Priors that favour short lengths or large amplitudes widened all bands.
 PRIORS = tuple(itertools.product((0.03, 0.1, 0.3), (0.5, 0.8), (0.05, 0.2, 0.8)))
