@@ -16,17 +16,16 @@ band is meant to hold at all points at once, so that it should cover more; ``npi
 The prior of the band was chosen on the curves of the second block (``log`` to ``jump``) with other
 seeds: of those with a coverage of about 90% or more on each, the one with the narrowest bands.
 
-Other constructions, from the same fits: ``line below`` is the prior before, a line in the place of
-the cubic polynomial and longer lengths; ``most likely`` has the curve's posterior at the most
-likely prior in the place of an average, ``half a line`` half of the prior's mass on a straight
+Other constructions, from the same fits: ``cubic below`` is the posterior with a cubic polynomial in
+the place of the prior's line, and shorter lengths; ``most likely`` has the curve's posterior at the
+most likely prior in the place of an average, ``half a line`` half of the prior's mass on a straight
 line, ``distance`` the distance between the estimate and the posterior's mean in the place of the
 posterior's deviation. A Gaussian kernel, and quantiles in the place of deviations, hardly differed.
 ``sup-t`` is the band that is meant to hold at all points at once; ``whole`` is the share of draws
 in which a band contains all points.
 
-No band of these samples can be narrow on a line and wide on a step, since they hardly tell one from
-the other. ``t of the shape`` is the statistic of the true curve beside a free line, of one with the
-same shape in samples of a line: the most powerful test, which knows place and shape of the step.
+``t of the shape`` is the statistic of the true curve beside a free line, and that of the same curve
+in samples of a line: what a test could know at best, if it were told shape and place of the curve.
 
 Half-width and error (root mean square) are relative to the standard deviation of the truth.
 Needs the modules of ``pip install --no-deps pynpiv`` on the path for npiv, and patsy.
@@ -34,6 +33,7 @@ Needs the modules of ``pip install --no-deps pynpiv`` on the path for npiv, and 
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -49,7 +49,8 @@ from instruments import CURVES, FIRST_SEED, NORMAL_90, make, make_curve
 from sklearn_cfll import CFLLIVRegressor
 from sklearn_cfll.estimator.targets import TargetScale
 from sklearn_cfll.instruments.curve_posterior import (
-    PRIORS,
+    AMPLITUDES,
+    LENGTHS,
     CurveMoments,
     curve_moments,
     curve_prior,
@@ -72,11 +73,7 @@ DEVELOPMENT = {
     "jump": lambda x: np.where(x < 1, 0.0, 1.0),
 }
 STRAIGHT = ("line", "affine")
-BEFORE = [
-    (0.0, length, amplitude)
-    for length in (0.3, 0.5, 0.8, 1.3, 2.0)
-    for amplitude in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-]
+CUBIC = [*itertools.product((0.03, 0.1, 0.3), (0.5, 0.8), (0.05, 0.2, 0.8))]
 TASKS = (*REPORTED, "demand", "binary")
 MODELS = ("band", "npiv")
 
@@ -161,18 +158,30 @@ def linear_share(fitted: FittedInstruments) -> float:
 
 def others(moments: CurveMoments, basis: np.ndarray, middle: np.ndarray) -> dict[str, np.ndarray]:
     """Half-widths of other bands of the curve's posterior, over the outcome's unit."""
-    known = posteriors(moments, basis, PRIORS)
+    knots = moments.knots
+    pairs = itertools.product(LENGTHS, AMPLITUDES)
+    known = posteriors(moments, basis, [curve_prior(knots, *pair) for pair in pairs])
     likelihood, means, variances = known
-    line = posteriors(moments, basis, [(0.0, 1.0, 0.0)])
-    before = posteriors(moments, basis, BEFORE)
+    line = posteriors(moments, basis, [curve_prior(knots, 1.0, 0.0)])
+    cubic = posteriors(moments, basis, [cubic_prior(knots, *sizes) for sizes in CUBIC])
     both = [np.concatenate(pair) for pair in zip(known, line, strict=True)]
     both[0][:-1] -= np.log(len(likelihood))
     return {
-        "line below": NORMAL_90 * np.sqrt(mixed(*before)),
+        "cubic below": NORMAL_90 * np.sqrt(mixed(*cubic)),
         "most likely": NORMAL_90 * np.sqrt(variances[likelihood.argmax()]),
         "half a line": NORMAL_90 * np.sqrt(mixed(*both)),
         "distance": NORMAL_90 * np.abs(shares(likelihood) @ means - middle),
     }
+
+
+def cubic_prior(
+    knots: list[np.ndarray], square: float, length: float, amplitude: float
+) -> np.ndarray:
+    """That of the package, with a square and a cube in standard deviations of the treatment."""
+    prior, x = curve_prior(knots, length, amplitude), knots[0]
+    for power, scale in ((x**2, square), (x**3, square / 2)):
+        prior[1:, 1:] += scale**2 * np.outer(power, power)
+    return prior
 
 
 def shape_t(moments: CurveMoments, scale: TargetScale, task: str) -> dict[str, float]:
@@ -199,13 +208,12 @@ def shares(likelihood: np.ndarray) -> np.ndarray:
 
 
 def posteriors(
-    moments: CurveMoments, basis: np.ndarray, priors: Sequence[tuple[float, ...]]
+    moments: CurveMoments, basis: np.ndarray, priors: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, ...]:
     """Log likelihood, mean and variance at the grid, for each prior."""
-    slopes, moment, knots = moments
+    slopes, moment, _ = moments
     results = []
-    for sizes in priors:
-        prior = curve_prior(knots, *sizes)
+    for prior in priors:
         cross = slopes @ prior
         total = np.eye(len(moment)) + cross @ slopes.T
         solved = np.linalg.solve(total, np.column_stack([moment, cross]))

@@ -31,12 +31,14 @@ def test_splines_are_one_at_their_knot_and_straight_beyond():
 
 
 def test_covariance_is_that_of_bayesian_linear_regression(monkeypatch):
-    monkeypatch.setattr(posterior, "PRIORS", ((0.1, 0.8, 0.4),))
+    monkeypatch.setattr(posterior, "LENGTHS", (0.8,))
+    monkeypatch.setattr(posterior, "AMPLITUDES", (0.4,))
     rng = np.random.default_rng(0)
     slopes, moment = rng.normal(size=(12, 8)), rng.normal(size=12)
     knots = KNOTS[:1]
-    prior = posterior.curve_prior(knots, 0.1, 0.8, 0.4)
-    expected = np.linalg.inv(np.linalg.inv(prior) + slopes.T @ slopes)
+    expected = np.linalg.inv(
+        np.linalg.inv(posterior.curve_prior(knots, 0.8, 0.4)) + slopes.T @ slopes
+    )
     np.testing.assert_allclose(
         posterior._mixture(slopes, moment, knots), expected, rtol=1e-5, atol=1e-8
     )
@@ -44,7 +46,11 @@ def test_covariance_is_that_of_bayesian_linear_regression(monkeypatch):
 
 def test_without_information_the_prior_is_left():
     found = posterior._mixture(np.zeros((3, 10)), np.zeros(3), KNOTS)
-    priors = [posterior.curve_prior(KNOTS, *sizes) for sizes in posterior.PRIORS]
+    priors = [
+        posterior.curve_prior(KNOTS, length, amplitude)
+        for length in posterior.LENGTHS
+        for amplitude in posterior.AMPLITUDES
+    ]
     np.testing.assert_allclose(found, np.mean(priors, axis=0))
 
 
@@ -75,7 +81,8 @@ def test_band_is_never_narrower_than_the_jackknife_over_folds():
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_clusters_of_copies_count_once(monkeypatch):
-    monkeypatch.setattr(posterior, "PRIORS", ((0.1, 0.8, 0.4),))
+    monkeypatch.setattr(posterior, "LENGTHS", (0.8,))
+    monkeypatch.setattr(posterior, "AMPLITUDES", (0.4,))
     X, y, Z = (np.repeat(part, 3, axis=0) for part in curve_data(200))
     model = CFLLIVRegressor(**SMALL, diagnose=False).fit(X, y, Z=Z)._model
     data = InstrumentData(X, y, Z, None, None, float(len(X)))
