@@ -279,10 +279,14 @@ def report(records: list[Record]) -> None:
 def print_shapes(table: dict[str, dict[str, list[Record]]]) -> None:
     """How well the samples tell curves from a line."""
     for straight, tasks in (("line", REPORTED), ("affine", DEVELOPMENT)):
-        null = [run["shape_t"] for run in table[straight]["band"]] if straight in table else []
-        for task in (task for task in tasks if null and task in table and task != straight):
+        null = [run["shape_t"] for run in table[straight]["band"]]
+        for task in tasks:
+            own = np.array(
+                [run["shape_t"][task] for run in table[task]["band"] if task != straight]
+            )
+            if not (null and len(own)):
+                continue
             of_line = np.array([each[task] for each in null])
-            own = np.array([run["shape_t"][task] for run in table[task]["band"]])
             larger = np.mean(np.abs(own)[:, None] > np.abs(of_line))
             print(
                 f"{task:12s}t of the shape: mean {own.mean():.1f}, in samples of a line "
