@@ -204,7 +204,7 @@ def check_treatments(
     """Validate treatments, whose columns must be those of the fit."""
     check_no_categories(X, name)
     given = as_table(X, name)
-    with named_faults(given, name):
+    with named_faults(given, "X"):  # as scikit-learn calls it
         X = validate_data(
             estimator,
             given,
@@ -255,7 +255,7 @@ def named_faults(given: Any, name: str) -> Iterator[None]:
             yield
     except ValueError as error:
         kind = next((kind for kind in REMEDIES if f"contains {kind}" in str(error)), None)
-        if kind is None or f"Input {name[0]}" not in str(error):  # of another argument
+        if kind is None or f"Input {name} " not in str(error):  # of another argument
             raise
         numbers = check_array(given, dtype=np.float64, ensure_all_finite=False, allow_nd=True)
         numbers = numbers.reshape(len(numbers), -1)
