@@ -126,7 +126,7 @@ def train(
         plan.build,
         rows,
         schedule,
-        training_settings(estimator, rows.n_rows, has_offset=offsets is not None),
+        training_settings(estimator, rows.n_rows),
         shrinkage_choices(
             estimator,
             schedule.n_rows,
