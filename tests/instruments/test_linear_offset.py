@@ -28,6 +28,20 @@ def residuals(X, y, Z, C):
     return Residuals.of(*rest)
 
 
+def test_networks_are_trained_on_the_outcome_itself():
+    X, y, Z, C = linear_data(100)
+    options = WITHOUT_TESTS | {"max_epochs": 2, "n_folds": 2}
+    states = [
+        CFLLIVRegressor(**options, linear_part=part)
+        .fit(X, y, Z=Z, C=C)
+        ._model.models.folds[0][-1]
+        .state
+        for part in (True, False)
+    ]
+    for name, weights in states[0].items():
+        assert torch.equal(weights, states[1][name]), name
+
+
 def test_fuller_is_that_of_ivmodels():
     ivmodels = pytest.importorskip("ivmodels")
     X, y, Z, C = linear_data()
