@@ -67,7 +67,7 @@ def test_weak_instruments_leave_a_finite_estimate():
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("n_treatments", [1, 2, 3])
 def test_a_linear_truth_is_left_to_the_linear_fit(n_treatments):
-    X, y, Z, C = linear_data(600, n_treatments)
+    X, y, Z, C = linear_data(600, n_treatments, seed=1)
     design = np.column_stack([np.ones(len(y)), C])
     stage1 = np.column_stack([design, Z])
     told = stage1 @ np.linalg.lstsq(stage1, X, rcond=None)[0]
