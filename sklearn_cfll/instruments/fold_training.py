@@ -95,7 +95,7 @@ class FoldTraining:
     stage1_rows : InstrumentRows, optional
         A separate sample for the first stage.
     offset : Offset, optional
-        The linear fit to the training rows, which second stages of records may stand above.
+        The linear fit to the training rows, whose residuals the nets are trained on.
     stream : LentStream, optional
         Random stream of nets that cannot take a generator.
     """
@@ -165,8 +165,10 @@ class FoldTraining:
         scale = treatment_scale(forward.predicted.shape[1], self.networks.n_raw, shrinkage)
         predicted = forward.predicted * scale.to(forward.predicted)
         design = maths.stage2_design(predicted, forward.confounder, shrinkage.interactions)
-        rows = forward.rows
-        _, loss = self._solve("outcome", design, rows.outcome, shrinkage.ridge, rows.weight)
+        outcome = forward.rows.outcome
+        if forward.rows.offset is not None:
+            outcome = outcome - shrinkage.offset * forward.rows.offset
+        _, loss = self._solve("outcome", design, outcome, shrinkage.ridge, forward.rows.weight)
         loss = forward.stage1_loss + loss
         self.optimizer.zero_grad()
         loss.backward()

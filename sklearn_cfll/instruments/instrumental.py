@@ -67,7 +67,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         half by a first stage fitted to the other. Without it, the estimate is biased towards that
         of direct regression.
     linear_part : bool, default=True
-        Whether the second stage may stand above a linear instrumental-variable regression.
+        Whether to fit the networks to what a linear instrumental-variable regression leaves over.
         Held-out rows decide how much of either is used. It requires columns and the default
         ``treatment_backbone``.
     diagnose : bool, default=True

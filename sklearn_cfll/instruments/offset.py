@@ -51,7 +51,7 @@ def fuller(rows: Residuals) -> np.ndarray:
 
 
 def has_offset(estimator: Any, data: InstrumentData) -> bool:
-    """Whether a linear fit in these columns exists, above which the second stage may stand."""
+    """Whether a linear fit in these columns exists, and is what the nets are fitted above."""
     if data.Z is None or not estimator.linear_part or estimator.treatment_backbone is not None:
         return False
     columns = [part for part in (data.X, data.Z, data.C) if part is not None]

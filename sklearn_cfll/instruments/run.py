@@ -126,7 +126,7 @@ def train(
         plan.build,
         rows,
         schedule,
-        training_settings(estimator, rows.n_rows),
+        training_settings(estimator, rows.n_rows, has_offset=offsets is not None),
         shrinkage_choices(
             estimator,
             schedule.n_rows,
