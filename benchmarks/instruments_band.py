@@ -15,15 +15,17 @@ band is meant to hold at all points at once, so that it should cover more; ``npi
 
 The prior of the band was chosen on the curves of the second block (``log`` to ``jump``) with other
 seeds: of those with a coverage of about 90% or more on each, the one with the narrowest bands.
-Before, one with longer lengths was used, which covered 74% in ten draws of the step that are not
-reported.
 
-Other constructions, from the same fits: ``most likely`` has the curve's posterior at the most
-likely length and amplitude in the place of an average, ``quantiles`` the quantiles of that average
-in the place of 1.645 deviations, ``half a line`` half of the prior's mass on a straight line,
-``gaussian`` a Gaussian kernel with these lengths and one shorter. ``sup-t`` is the band that is
-meant to hold at all points at once; ``whole`` is the share of draws in which a band contains all
-points.
+Other constructions, from the same fits: ``cubic below`` is the posterior with a cubic polynomial in
+the place of the prior's line, and shorter lengths; ``most likely`` has the curve's posterior at the
+most likely prior in the place of an average, ``half a line`` half of the prior's mass on a straight
+line, ``distance`` the distance between the estimate and the posterior's mean in the place of the
+posterior's deviation. A Gaussian kernel, and quantiles in the place of deviations, hardly differed.
+``sup-t`` is the band that is meant to hold at all points at once; ``whole`` is the share of draws
+in which a band contains all points.
+
+``t of the shape`` is the statistic of the true curve beside a free line, and that of the same curve
+in samples of a line: what a test could know at best, if it were told shape and place of the curve.
 
 Half-width and error (root mean square) are relative to the standard deviation of the truth.
 Needs the modules of ``pip install --no-deps pynpiv`` on the path for npiv, and patsy.
@@ -33,22 +35,22 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
 from harness import Bench, Record, print_origin
 from measures import stopwatch
-from scipy.stats import norm
 from sklearn.utils import Bunch
 from tasks import Where
 
 from instruments import CURVES, FIRST_SEED, NORMAL_90, make, make_curve
 from sklearn_cfll import CFLLIVRegressor
+from sklearn_cfll.estimator.targets import TargetScale
 from sklearn_cfll.instruments.curve_posterior import (
     AMPLITUDES,
     LENGTHS,
-    LINE,
     CurveMoments,
     curve_moments,
     curve_prior,
@@ -70,6 +72,8 @@ DEVELOPMENT = {
     "cubic": lambda x: (x / 2) ** 3 - x / 3,
     "jump": lambda x: np.where(x < 1, 0.0, 1.0),
 }
+STRAIGHT = ("line", "affine")
+CUBIC = [*itertools.product((0.03, 0.1, 0.3), (0.5, 0.8), (0.05, 0.2, 0.8))]
 TASKS = (*REPORTED, "demand", "binary")
 MODELS = ("band", "npiv")
 
@@ -139,9 +143,11 @@ def band(data: Bunch, place: Record) -> list[Record]:
     own = fitted.plan.rows(checked.X, checked.Z, checked.C, outcome)
     moments = curve_moments(fitted.models, own, torch.as_tensor(labels), None, None)
     basis = functions(rows.treatment.numpy().astype(float), moments.knots)
-    for name, reach in others(moments, basis).items():
+    apart = (middle - fitted.scale.mean[0]) / unit
+    for name, reach in others(moments, basis, apart).items():
         found.append(record(grid, middle, np.maximum(unit * reach, NORMAL_90 * jackknife)))
         found[-1]["model"] = name
+    found[0]["shape_t"] = shape_t(moments, fitted.plan.scales["treatment_backbone"], place["task"])
     return found
 
 
@@ -150,19 +156,49 @@ def linear_share(fitted: FittedInstruments) -> float:
     return round(float(np.mean([float(fold[-1].share) for fold in fitted.models.folds])), 3)
 
 
-def others(moments: CurveMoments, basis: np.ndarray) -> dict[str, np.ndarray]:
+def others(moments: CurveMoments, basis: np.ndarray, middle: np.ndarray) -> dict[str, np.ndarray]:
     """Half-widths of other bands of the curve's posterior, over the outcome's unit."""
-    line, likelihood, means, variances = posteriors(moments, basis, LENGTHS, gaussian=False)
-    even = shares(likelihood)
-    mass = shares(np.append(likelihood - np.log(len(likelihood)), line[0]))
-    both = [np.vstack(pair) for pair in ((means, line[1]), (variances, line[2]))]
-    _, *other = posteriors(moments, basis, (0.2, *LENGTHS), gaussian=True)
+    knots = moments.knots
+    pairs = itertools.product(LENGTHS, AMPLITUDES)
+    known = posteriors(moments, basis, [curve_prior(knots, *pair) for pair in pairs])
+    likelihood, means, variances = known
+    line = posteriors(moments, basis, [curve_prior(knots, 1.0, 0.0)])
+    cubic = posteriors(moments, basis, [cubic_prior(knots, *sizes) for sizes in CUBIC])
+    both = [np.concatenate(pair) for pair in zip(known, line, strict=True)]
+    both[0][:-1] -= np.log(len(likelihood))
     return {
+        "cubic below": NORMAL_90 * np.sqrt(mixed(*cubic)),
         "most likely": NORMAL_90 * np.sqrt(variances[likelihood.argmax()]),
-        "quantiles": quantile_reach(even, means, np.sqrt(variances)),
-        "half a line": NORMAL_90 * np.sqrt(mixed(mass, *both)),
-        "gaussian": NORMAL_90 * np.sqrt(mixed(shares(other[0]), *other[1:])),
+        "half a line": NORMAL_90 * np.sqrt(mixed(*both)),
+        "distance": NORMAL_90 * np.abs(shares(likelihood) @ means - middle),
     }
+
+
+def cubic_prior(
+    knots: list[np.ndarray], square: float, length: float, amplitude: float
+) -> np.ndarray:
+    """That of the package, with a square and a cube in standard deviations of the treatment."""
+    prior, x = curve_prior(knots, length, amplitude), knots[0]
+    for power, scale in ((x**2, square), (x**3, square / 2)):
+        prior[1:, 1:] += scale**2 * np.outer(power, power)
+    return prior
+
+
+def shape_t(moments: CurveMoments, scale: TargetScale, task: str) -> dict[str, float]:
+    """Statistics of curves of this shape, with a free line beside them, by task."""
+    knots = moments.knots[0]
+    x = knots * scale.scale[0] + scale.mean[0]
+    line = np.column_stack([np.r_[1.0, 0.0 * knots], np.r_[0.0, knots]])
+    basis = np.linalg.qr(moments.slopes @ line)[0]
+    found = {}
+    curves = {name: CURVES[curve] for name, curve in REPORTED.items()} | DEVELOPMENT
+    for name, curve in curves.items():
+        direction = moments.slopes @ np.r_[0.0, curve(x)]
+        direction -= basis @ (basis.T @ direction)
+        length = np.linalg.norm(direction)
+        if length > 1e-9 and (task in STRAIGHT or name == task):
+            found[name] = float(direction @ moments.moment / length)
+    return found
 
 
 def shares(likelihood: np.ndarray) -> np.ndarray:
@@ -172,18 +208,12 @@ def shares(likelihood: np.ndarray) -> np.ndarray:
 
 
 def posteriors(
-    moments: CurveMoments, basis: np.ndarray, lengths: tuple[float, ...], *, gaussian: bool
-) -> tuple:
-    """Log likelihood, mean and variance at the grid: of a line; of all lengths and amplitudes."""
-    slopes, moment, knots = moments
+    moments: CurveMoments, basis: np.ndarray, priors: Sequence[np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """Log likelihood, mean and variance at the grid, for each prior."""
+    slopes, moment, _ = moments
     results = []
-    for length, amplitude in [(1.0, 1e-9), *itertools.product(lengths, AMPLITUDES)]:
-        prior = curve_prior(knots, length, amplitude)
-        if gaussian:
-            inside = slice(1, None)
-            distance = (knots[0][:, None] - knots[0]) / length
-            prior[inside, inside] = LINE**2 * np.outer(knots[0], knots[0])
-            prior[inside, inside] += amplitude**2 * np.exp(-(distance**2) / 2)
+    for prior in priors:
         cross = slopes @ prior
         total = np.eye(len(moment)) + cross @ slopes.T
         solved = np.linalg.solve(total, np.column_stack([moment, cross]))
@@ -191,25 +221,13 @@ def posteriors(
         covariance = prior - cross.T @ solved[:, 1:]
         variance = ((basis @ covariance) * basis).sum(1).clip(1e-12)
         results.append((likelihood, basis @ (cross.T @ solved[:, 0]), variance))
-    likelihoods, means, variances = (np.array(part) for part in zip(*results, strict=True))
-    return (likelihoods[0], means[0], variances[0]), likelihoods[1:], means[1:], variances[1:]
+    return tuple(np.array(part) for part in zip(*results, strict=True))
 
 
-def mixed(weight: np.ndarray, means: np.ndarray, variances: np.ndarray) -> np.ndarray:
+def mixed(likelihood: np.ndarray, means: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """Variance of a mixture."""
+    weight = shares(likelihood)
     return weight @ variances + weight @ np.square(means - weight @ means)
-
-
-def quantile_reach(weight: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
-    """Half-width of the interval about the mean that holds 90% of a mixture."""
-    middle = weight @ means
-    low, high = np.zeros(len(middle)), np.full(len(middle), 100.0)
-    for _ in range(50):
-        reach = (low + high) / 2
-        above = norm.cdf((middle + reach - means) / deviations)
-        inside = weight @ (above - norm.cdf((middle - reach - means) / deviations))
-        low, high = np.where(inside < 0.9, reach, low), np.where(inside < 0.9, high, reach)
-    return high
 
 
 def npiv(data: Bunch, place: Record) -> list[Record] | None:
@@ -254,6 +272,26 @@ def report(records: list[Record]) -> None:
                 whole = [run["whole"] for run in runs if "whole" in run]
                 line += f"{np.mean(whole):7.2f}" if whole else " " * 7
                 print(line + (f"{middle('seconds'):9.1f}" if "seconds" in runs[0] else ""))
+    print()
+    print_shapes(table)
+
+
+def print_shapes(table: dict[str, dict[str, list[Record]]]) -> None:
+    """How well the samples tell curves from a line."""
+    for straight, tasks in (("line", REPORTED), ("affine", DEVELOPMENT)):
+        null = [run["shape_t"] for run in table[straight]["band"]]
+        for task in tasks:
+            own = np.array(
+                [run["shape_t"][task] for run in table[task]["band"] if task != straight]
+            )
+            if not (null and len(own)):
+                continue
+            of_line = np.array([each[task] for each in null])
+            larger = np.mean(np.abs(own)[:, None] > np.abs(of_line))
+            print(
+                f"{task:12s}t of the shape: mean {own.mean():.1f}, in samples of a line "
+                f"{of_line.mean():.1f}; larger in {100 * larger:.0f}% of pairs"
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:

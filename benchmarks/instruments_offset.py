@@ -3,8 +3,8 @@
 Median structural mean squared error, coverage of the 90% band over the grid, and seconds of the
 process (one thread), of CFLLIVRegressor with all defaults (``cfll_iv``), with ``linear_part=False``
 (``without``), and of two-stage least squares (``2sls``). Linear truths with one, two and three
-treatments and three controls; curves and the demand design of ``instruments.py``, whose seeds they
-share.
+treatments and three controls; curves, the demand design (rho 0.1 and 0.9; ``demand_5000`` is rho
+0.5 with 5,000 rows) and sprites of ``instruments.py``, whose seeds they share.
 
     python benchmarks/instruments_offset.py --tasks linear_1 linear_2 linear_3
     python benchmarks/instruments_offset.py --report
@@ -25,8 +25,8 @@ from instruments import CURVES, FIRST_SEED, NORMAL_90, make, short
 from sklearn_cfll import CFLLIVRegressor
 
 LINEAR = {f"linear_{p}": p for p in (1, 2, 3)}
-DEMAND = {"demand_10": 0.1, "demand_90": 0.9}
-TASKS = (*LINEAR, *CURVES, *DEMAND)
+DEMAND = {"demand_10": (1000, 0.1), "demand_90": (1000, 0.9), "demand_5000": (5000, 0.5)}
+TASKS = (*LINEAR, *CURVES, *DEMAND, "sprites")
 OPTIONS = {"cfll_iv": {}, "without": {"linear_part": False}}
 MODELS = (*OPTIONS, "2sls")
 
@@ -52,7 +52,10 @@ def load(task: str, seed: int, where: Where) -> Bunch:
         return make_linear(LINEAR[task], FIRST_SEED + seed)
     if task in CURVES:
         return make(task, {"n": 2000}, FIRST_SEED + seed)
-    cell = {"n": 1000, "rho": DEMAND[task], "noise_scale": 158.0, "strength": 1.0}
+    if task == "sprites":
+        return make(task, {"n": 2000}, FIRST_SEED + seed)
+    n, rho = DEMAND[task]
+    cell = {"n": n, "rho": rho, "noise_scale": 158.0, "strength": 1.0}
     return make("demand", cell, FIRST_SEED + seed)
 
 

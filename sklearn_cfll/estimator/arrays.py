@@ -37,6 +37,12 @@ TEXT = "SUT"  # dtype kinds of bytes, and of strings of fixed and of variable wi
 # Prefixes of the names of date dtypes in pandas, polars and pyarrow.
 DATE_NAMES = ("date", "duration", "period", "time")
 
+ENCODE = (
+    "Encode such columns first, for example with sklearn.preprocessing.OrdinalEncoder or "
+    "OneHotEncoder in a sklearn.compose.ColumnTransformer, drop them, or fit a CFLLRegressor or "
+    "CFLLClassifier with `columns`=ColumnEncoder() to a frame."
+)
+
 
 def to_numpy(value: Any, name: str) -> Any:
     """Convert a tensor to a dense NumPy array, and raise for masked values.
@@ -253,8 +259,8 @@ def check_labels(y: np.ndarray, name: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def named_columns(X: Any, name: str) -> Iterator[None]:
-    """Add the column to errors about non-numeric values."""
+def named_columns(X: Any, name: str, remedy: str = ENCODE) -> Iterator[None]:
+    """Add the column to errors about non-numeric values, and what may be done."""
     check_no_dates(X, name)
     try:
         yield
@@ -269,9 +275,7 @@ def named_columns(X: Any, name: str) -> Iterator[None]:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"{str(error).rstrip('.')}. {label} (dtype {dtype}) holds {value!r}, which is not "
-            "a number. Encode such columns first, for example with sklearn.preprocessing."
-            "OrdinalEncoder or OneHotEncoder in a sklearn.compose.ColumnTransformer, drop them, or "
-            "fit a CFLLRegressor or CFLLClassifier with `columns`=ColumnEncoder() to a frame."
+            f"a number. {remedy}"
         ) from error
 
 

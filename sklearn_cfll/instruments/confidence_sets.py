@@ -16,7 +16,6 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy import linalg, stats
@@ -68,23 +67,17 @@ def anderson_rubin_set(rows: Residuals, level: float = 0.95) -> np.ndarray:
     x_scale = np.sqrt(np.average(rows.X[:, 0] ** 2, weights=counts))
     if q == 0 or units <= q or not (y_scale > 0 and x_scale > 0):
         return WHOLE_LINE
-    g_y, of_y = rows.sums(rows.Z * (rows.y / y_scale)[:, None])
-    g_x, of_x = rows.sums(rows.Z * (rows.X / x_scale))
+    y = rows.sums(rows.Z * (rows.y / y_scale)[:, None])
+    x = rows.sums(rows.Z * (rows.X / x_scale))
     critical = units * stats.beta.ppf(level, q / 2, (units - q) / 2)
 
-    def form(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-        (terms_a, g_a), (terms_b, g_b) = a, b
-        return terms_a.T @ terms_b, np.outer(g_a, g_b)
+    def form(a: tuple[np.ndarray, ...], b: tuple[np.ndarray, ...]) -> np.ndarray:
+        (total_a, terms_a), (total_b, terms_b) = a, b
+        value: np.ndarray = critical * terms_a.T @ terms_b - np.outer(total_a, total_b)
+        return value
 
-    parts = [
-        critical * omega - square
-        for omega, square in (
-            form((of_y, g_y), (of_y, g_y)),
-            form((of_y, g_y), (of_x, g_x)),
-            form((of_x, g_x), (of_x, g_x)),
-        )
-    ]
-    constant, linear, square = parts[0], -(parts[1] + parts[1].T), parts[2]
+    mixed = form(y, x)
+    constant, linear, square = form(y, y), -(mixed + mixed.T), form(x, x)
 
     def holds(theta: float) -> bool:
         # Beyond one, divided by θ²: large values of θ stay accurate.

@@ -146,7 +146,7 @@ def cross_fit(
             on_record(row)
         if epoch - run.best_epoch >= schedule.n_iter_no_change and run.full:
             break
-    return run.finish(folds, len(schedule.labels), whole, rows)
+    return run.finish(folds, len(schedule.labels), whole)
 
 
 def _epochs(
@@ -201,11 +201,7 @@ class _Run:
         return row
 
     def finish(
-        self,
-        trainings: list[FoldTraining],
-        n_repeats: int,
-        whole: Record | None,
-        rows: InstrumentRows,
+        self, trainings: list[FoldTraining], n_repeats: int, whole: Record | None
     ) -> FoldModels:
         """Models of the best window, averaged over shrinkages by held-out likelihood."""
         networks = trainings[0].networks.eval()
@@ -224,7 +220,7 @@ class _Run:
             models = [_average(record, weights) for record in records]
             models[-1] = _with_covariance(models[-1], records[-1], shrinkage, networks.n_raw)
             folds.append(models)
-        result = FoldModels(
+        return FoldModels(
             networks,
             folds,
             None if whole is None else _average(whole, weights),
@@ -235,8 +231,6 @@ class _Run:
             self.n_rows,
             n_repeats,
         )
-        result.set_level(rows)
-        return result
 
     def _between_offsets(
         self, likelihood: Tensor, trainings: list[FoldTraining], window: list[int], n_repeats: int

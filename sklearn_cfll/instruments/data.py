@@ -40,7 +40,12 @@ __all__ = [
 
 
 FEWEST_GROUPS = 8  # the networks of the controls have eight folds
-NAMED = 3  # columns with gaps that an error lists
+NAMED = 3  # columns with faults that an error lists
+REMEDIES = {
+    "NaN": "Drop these rows from X, y, Z and C, or fill the gaps of controls and add columns that "
+    "are one where they were.",
+    "infinity": "Drop these rows from X, y, Z and C, or replace the values.",
+}
 
 
 NO_NAMES: dict[str, tuple[str, ...] | None] = dict.fromkeys(("X", "Z", "C"))
@@ -75,10 +80,9 @@ def check_instrument_data(
     y = None if y is None else as_values(as_targets(y), estimator)
     own = is_own(estimator.treatment_backbone)
     names = {name: column_names(part) for name, part in (("X", X), ("Z", Z), ("C", C))}
-    for name, part in (("X", X), ("Z", Z), ("C", C)):
-        check_no_categories(part, name)
+    check_no_categories(X, "X")
     given = as_table(X, "X")
-    with named_columns(given, "X"), named_gaps(given, "X", names["X"]):
+    with named_faults(given, "X"):
         X, y = validate_data(
             estimator,
             given,
@@ -198,8 +202,9 @@ def check_treatments(
     estimator: Any, X: Any, name: str = "X", *, own: bool, min_samples: int = 1
 ) -> np.ndarray:
     """Validate treatments, whose columns must be those of the fit."""
+    check_no_categories(X, name)
     given = as_table(X, name)
-    with named_columns(given, name), named_gaps(given, "X", column_names(given)):
+    with named_faults(given, "X"):  # as scikit-learn calls it
         X = validate_data(
             estimator,
             given,
@@ -220,12 +225,13 @@ def check_side(
     """
     if value is None:
         return None
+    check_no_categories(value, name)
     given = as_table(value, name)
     # A table of pyarrow has a shape, but no number of dimensions.
     if len(given.shape if hasattr(given, "shape") else np.shape(given)) == 1:
         given = np.asarray(given).reshape(-1, 1)
     own = own if shape is None else len(shape) > 1
-    with named_columns(given, name), named_gaps(given, name, column_names(given)):
+    with named_faults(given, name):
         value = check_array(given, dtype="numeric", input_name=name, allow_nd=own)
     value = as_columns(value, given, name, integers=own)
     check_range(value, given, name)
@@ -239,23 +245,31 @@ def check_side(
 
 
 @contextmanager
-def named_gaps(given: Any, name: str, names: tuple[str, ...] | None) -> Iterator[None]:
-    """Add the columns to an error about missing values, and what may be done."""
+def named_faults(given: Any, name: str) -> Iterator[None]:
+    """Name the columns in errors about words, missing and infinite values, and the remedy."""
+    indicators = (
+        f"Replace words by indicators, such as `pandas.get_dummies({name}, drop_first=True)`."
+    )
     try:
-        yield
+        with named_columns(given, name, indicators):
+            yield
     except ValueError as error:
-        if "contains NaN" not in str(error):
+        kind = next((kind for kind in REMEDIES if f"contains {kind}" in str(error)), None)
+        if kind is None or f"Input {name} " not in str(error):  # of another argument
             raise
-        numbers = check_array(given, dtype=np.float64, ensure_all_finite="allow-nan", allow_nd=True)
-        gaps = np.isnan(numbers.reshape(len(numbers), -1))
+        numbers = check_array(given, dtype=np.float64, ensure_all_finite=False, allow_nd=True)
+        numbers = numbers.reshape(len(numbers), -1)
+        faults, names = (
+            np.isnan(numbers) if kind == "NaN" else np.isinf(numbers),
+            column_names(given),
+        )
         listed = [
-            f"column {label(names, j)} in {gaps[:, j].sum()} of {len(gaps)} rows, first in row "
-            f"{gaps[:, j].argmax()}"
-            for j in np.flatnonzero(gaps.any(0))[:NAMED]
+            f"column {label(names, j)} in {faults[:, j].sum()} of {len(faults)} rows, first in row "
+            f"{faults[:, j].argmax()}"
+            for j in np.flatnonzero(faults.any(0))[:NAMED]
         ]
         raise ValueError(
-            f"Input {name} contains NaN: {'; '.join(listed)}. Drop these rows from X, y, Z and C, "
-            "or fill the gaps of controls and add columns that are one where they were."
+            f"Input {name} contains {kind}: {'; '.join(listed)}. {REMEDIES[kind]}"
         ) from error
 
 

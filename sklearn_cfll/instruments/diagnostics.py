@@ -29,6 +29,7 @@ from scipy import stats
 __all__ = [
     "HypothesisTest",
     "Strength",
+    "cluster_sums",
     "complement",
     "confounding_size",
     "effective_f",
@@ -315,9 +316,7 @@ class _Rows:
             # independent repetitions need it once.
             scores: np.ndarray = columns * (residual / self.root)[:, None]
             return scores
-        terms = np.zeros((int(clusters.max()) + 1, columns.shape[1]))
-        np.add.at(terms, clusters, columns * residual[:, None])
-        return terms
+        return cluster_sums(columns * residual[:, None], clusters)
 
     def correction(self, df: int, clusters: np.ndarray | None) -> float:
         """Factor of a covariance for few rows (HC1) or few clusters (CR1)."""
@@ -340,6 +339,13 @@ class _Rows:
             residual = x - self.basis @ (self.basis.T @ x)
             left = self.basis @ complement(others)
             yield left.T @ x, residual, left
+
+
+def cluster_sums(rows: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Sums of rows (n, k) by cluster; (clusters, k)."""
+    sums = np.zeros((int(clusters.max()) + 1, rows.shape[1]))
+    np.add.at(sums, clusters, rows)
+    return sums
 
 
 def orthonormal(columns: np.ndarray) -> np.ndarray:

@@ -140,10 +140,13 @@ def curve_effect(model: FittedInstruments, data: InstrumentData) -> dict[str, np
             low[:, j], high[:, j] = X[:, j] - step, X[:, j] + step
         width = np.where(high[:, j] > low[:, j], high[:, j] - low[:, j], np.nan)
         rows = [model.plan.rows(each, None, C) for each in (low, high)]
-        lower, upper = (model.predict(each) for each in rows)
-        slopes.append(np.average((upper - lower) / width, weights=weight))
-        below, above = (model.models.by_fold(each)[..., 0].cpu().numpy() for each in rows)
+        below, above = (model.models.by_fold(each)[..., 0].double().cpu().numpy() for each in rows)
         by_fold = np.average((above - below) / width, axis=-1, weights=weight)
+        if model.models.whole is None:
+            slopes.append(by_fold.mean() * model.scale.scale[0])
+        else:  # not the average of the folds
+            lower, upper = (model.predict(each) for each in rows)
+            slopes.append(np.average((upper - lower) / width, weights=weight))
         variance = jackknife_variance(by_fold[..., None])[0]
         errors.append(np.sqrt(variance) * model.scale.scale[0])
     return {"curve_estimate": np.array(slopes), "curve_std_error": np.array(errors)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -135,18 +136,33 @@ class FoldModels:
         index that is comparable between folds: the part of the structural function that is
         linear in the features.
         """
+        actual, predicted = self._held_out(self._treatment, rows, labels).mean(0).cpu()
+        return actual, predicted
+
+    @torch.no_grad()
+    def held_out_outcome(self, rows: InstrumentRows, labels: Tensor) -> Tensor:
+        """The structural function at each row by the fold that held it out; (repeats, n, k)."""
+
+        def outcome(models: list[Model], own: InstrumentRows) -> Tensor:
+            return torch.cat([self._mean(models, block) for block in own.blocks()]).unsqueeze(0)
+
+        return self._held_out(outcome, rows, labels)[:, 0].cpu()
+
+    def _held_out(
+        self, of: Callable[[list[Model], InstrumentRows], Tensor], rows: InstrumentRows, labels: Any
+    ) -> Tensor:
+        """Values (·, n, k) of each row's own models, by split: (repeats, ·, n, k)."""
         n_folds = len(self.folds) // self.n_repeats
         splits = []
         for repeat, label in enumerate(labels):
             members = [(label == k).nonzero()[:, 0] for k in range(n_folds)]
             parts = [
-                self._treatment(self.folds[repeat * n_folds + k], rows.take(indices))
+                of(self.folds[repeat * n_folds + k], rows.take(indices))
                 for k, indices in enumerate(members)
             ]
             back = torch.argsort(torch.cat(members))
             splits.append(torch.cat(parts, dim=1)[:, back])
-        actual, predicted = torch.stack(splits).mean(0).cpu()
-        return actual, predicted
+        return torch.stack(splits)
 
     def _treatment(self, models: list[Model], rows: InstrumentRows) -> Tensor:
         """Treatment and its prediction, averaged over models; (2, n, p)."""
@@ -159,12 +175,6 @@ class FoldModels:
             ]
             blocks.append(torch.stack(known).unflatten(0, (-1, 2)).mean(0))
         return torch.cat(blocks, dim=1)
-
-    @torch.no_grad()
-    def held_out_outcome(self, rows: InstrumentRows, labels: Tensor) -> Tensor:
-        """The structural function at each row by the fold that held it out; (repeats, n, k)."""
-        splits = zip(self.by_fold(rows).cpu(), labels.cpu(), strict=True)
-        return torch.stack([by_fold[own, torch.arange(rows.n_rows)] for by_fold, own in splits])
 
     @torch.no_grad()
     def held_out_functions(

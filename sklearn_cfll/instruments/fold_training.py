@@ -19,7 +19,7 @@ from .stages import (
     Settings,
     Shrinkage,
     confounder_corrections,
-    design_scale,
+    design_scales,
     joined,
     projected_outcome,
     shrunken_fits,
@@ -35,14 +35,21 @@ __all__ = ["FoldTraining", "Record"]
 PROXIMAL_RIDGE, PROXIMAL_ROWS = 1.0, 256
 
 
-class Forward(NamedTuple):
-    """First stage and inputs of the second on one batch, rows in the order of ``outcome``."""
+class Together(NamedTuple):
+    """The rows of all parts, one after another."""
 
-    predicted: Tensor  # treatment features predicted from instruments, (n, a)
-    confounder: Tensor | None  # normalised features (n, q)
+    confounder: Tensor | None
     outcome: Tensor
     offset: Tensor | None  # at the actual treatment, of the shape of the outcome
     weight: Tensor | None
+
+
+class Forward(NamedTuple):
+    """First stage and inputs of the second on one batch."""
+
+    predicted: Tensor  # treatment features predicted from instruments, (n, a)
+    confounder: Tensor | None  # normalised features (n, q)
+    rows: Together
     stage1_loss: Tensor | float
     scalings: dict[str, maths.Scaling]
     first_stages: list[tuple[maths.Scaling, maths.LinearMap]]
@@ -118,6 +125,7 @@ class FoldTraining:
         )
         n_rows, size = sum(map(len, parts)), settings.batch_size
         self.n_batches = 1 if size is None else max(1, round(n_rows / size))
+        self.together = self._together(self.train)
         # Last layers of the previous step, used on mini-batches.
         self.memory: dict[Any, Tensor] = {}
 
@@ -157,10 +165,10 @@ class FoldTraining:
         scale = treatment_scale(forward.predicted.shape[1], self.networks.n_raw, shrinkage)
         predicted = forward.predicted * scale.to(forward.predicted)
         design = maths.stage2_design(predicted, forward.confounder, shrinkage.interactions)
-        outcome = forward.outcome
-        if forward.offset is not None:
-            outcome = outcome - shrinkage.offset * forward.offset
-        _, loss = self._solve("outcome", design, outcome, shrinkage.ridge, forward.weight)
+        outcome = forward.rows.outcome
+        if forward.rows.offset is not None:
+            outcome = outcome - shrinkage.offset * forward.rows.offset
+        _, loss = self._solve("outcome", design, outcome, shrinkage.ridge, forward.rows.weight)
         loss = forward.stage1_loss + loss
         self.optimizer.zero_grad()
         loss.backward()
@@ -180,10 +188,10 @@ class FoldTraining:
         predicted, first_stages = [], []
         for j, net in enumerate(nets.instruments):
             fitted = [i for i in range(len(sources)) if i != j or len(sources) == 1]
-            rows = [sources[i] for i in fitted]
+            others = [sources[i] for i in fitted]
             treatment = torch.cat([known[i] for i in fitted])
-            weight = joined(rows, "weight")
-            instrument = net(joined(rows, "instrument"), joined(rows, "confounder"))
+            weight = joined(others, "weight")
+            instrument = net(joined(others, "instrument"), joined(others, "confounder"))
             normalise = maths.feature_scaling(instrument, weight)
             instrument = normalise(instrument)
             solved, own_loss = self._solve(f"treatment {j}", instrument, treatment, ridge, weight)
@@ -196,12 +204,13 @@ class FoldTraining:
         if not predicted:  # direct regression uses the actual treatment
             predicted = [scaling(part) for part in features]
         scalings, confounder = {"treatment": scaling}, None
-        weight = joined(parts, "weight")
+        rows = self.together if parts is self.train else self._together(parts)
+        weight = rows.weight
         if nets.confounder is not None:
-            confounder = nets.confounder(joined(parts, "confounder"))
+            confounder = nets.confounder(rows.confounder)
             scalings["confounder"] = maths.feature_scaling(confounder, weight)
             confounder = scalings["confounder"](confounder)
-            if first_stages:
+            if first_stages and self.networks.training:
                 # A function of the confounders that is in the predicted treatment but not in the
                 # features of the second stage would act as an instrument, although confounders
                 # are not excluded from the outcome. So the confounder features are trained to
@@ -209,13 +218,14 @@ class FoldTraining:
                 # and Hansen, Review of Economic Studies 81(2), 2014).
                 treatment = scaling(torch.cat(features)).detach()
                 loss = loss + self._solve("control", confounder, treatment, ridge, weight)[1]
-        outcome, offset = joined(parts, "outcome"), None
+        return Forward(torch.cat(predicted), confounder, rows, loss, scalings, first_stages)
+
+    def _together(self, parts: list[InstrumentRows]) -> Together:
+        outcome, confounder = joined(parts, "outcome"), joined(parts, "confounder")
+        offset = None
         if self.offset is not None:
-            offset = self.offset(joined(parts, "treatment"), joined(parts, "confounder"))
-            offset = offset.to(outcome)
-        return Forward(
-            torch.cat(predicted), confounder, outcome, offset, weight, loss, scalings, first_stages
-        )
+            offset = self.offset(joined(parts, "treatment"), confounder).to(outcome)
+        return Together(confounder, outcome, offset, joined(parts, "weight"))
 
     def _solve(
         self, name: str, features: Tensor, targets: Tensor, penalty: float, weight: Tensor | None
@@ -253,24 +263,24 @@ class FoldTraining:
         forward = self._forward(self.train, self.stage1_rows)
         predicted, corrections = self._corrected(forward)
         design = maths.stage2_design(predicted, forward.confounder, 1.0)
-        outcome = forward.outcome
-        if forward.offset is not None:  # solved for both: solutions are linear in the outcome
-            outcome = torch.cat([outcome, forward.offset], dim=1)
+        outcome = forward.rows.outcome
+        if forward.rows.offset is not None:  # solved for both: solutions are linear in the outcome
+            outcome = torch.cat([outcome, forward.rows.offset], dim=1)
         block = linalg.moments(
             _double(design),
             _double(outcome),
-            None if forward.weight is None else _double(forward.weight),
+            None if forward.rows.weight is None else _double(forward.rows.weight),
         )
         sizes = design.shape[1], forward.predicted.shape[1], nets.n_raw
         # Candidates that differ in the share of the offset have the same solution.
         alike = [each._replace(offset=0.0) for each in shrinkages]
         distinct = list(dict.fromkeys(alike))
-        scales = torch.stack([design_scale(*sizes, each) for each in distinct])
+        scales = design_scales(*sizes, tuple(distinct))
         weight = shrunken_fits(block, scales, [each.ridge for each in distinct])
         weight = weight[[distinct.index(each) for each in alike]]
         bias = block.target_mean - weight @ block.feature_mean
         share = weight.new_tensor([each.offset for each in shrinkages])
-        if forward.offset is not None:
+        if forward.rows.offset is not None:
             weight, of_offset = weight.chunk(2, dim=1)
             weight = weight - share[:, None, None] * of_offset
             bias, of_offset = bias.chunk(2, dim=1)
@@ -296,8 +306,9 @@ class FoldTraining:
         sizes = [part.n_rows for part in self.train]
         predicted = list(_double(forward.predicted).split(sizes))
         confounder = list(_double(forward.confounder).split(sizes))
-        weight = None if forward.weight is None else list(_double(forward.weight).split(sizes))
-        corrections = confounder_corrections(predicted, confounder, weight)
+        weight = forward.rows.weight
+        weights = None if weight is None else list(_double(weight).split(sizes))
+        corrections = confounder_corrections(predicted, confounder, weights)
         parts = zip(predicted, confounder, corrections, strict=True)
         corrected = torch.cat([part + correct(xi) for part, xi, correct in parts])
         like = forward.predicted

@@ -98,7 +98,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
     Attributes
     ----------
     shrinkage_ : dict
-        The most likely values of ``interactions``, ``features`` and ``ridge``.
+        The most likely ``interactions``, ``features``, ``ridge``, and parts of the linear fit.
     resolved_ : dict
         The value used for each "auto", by parameter name; the most likely value for the three
         parameters that are averaged over.
@@ -236,7 +236,7 @@ class CFLLIVRegressor(RegressorMixin, InstrumentAttributes, BaseEstimator):
         Z : array-like of shape (n_samples, n_instruments), default=None
             Instruments. If None, y is regressed on X and C directly.
         C : array-like of shape (n_samples, n_confounders), default=None
-            Observed confounders, used in both stages.
+            Controls (observed confounders), used in both stages.
         sample_weight : array-like of shape (n_samples,), default=None
             Numbers of repetitions, or shares, which are scaled to a mean of one if it is below.
         X_stage1, Z_stage1, C_stage1 : optional

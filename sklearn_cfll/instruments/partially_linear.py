@@ -20,7 +20,7 @@ import numpy as np
 from ..columns import ColumnEncoder
 from ..estimator.wild_targets import wild_bounds
 from ..regressor import CFLLRegressor
-from .diagnostics import complement, linear_controls, orthonormal
+from .diagnostics import cluster_sums, complement, linear_controls, orthonormal
 
 __all__ = ["LinearEffect", "Residuals", "cross_fitted_predictions", "two_stage_effect"]
 
@@ -82,9 +82,7 @@ class Residuals(NamedTuple):
         weighted = scores * self.counts[:, None]
         if self.clusters is None:
             return weighted.sum(0), scores * np.sqrt(self.counts)[:, None]
-        terms = np.zeros((int(self.clusters.max()) + 1, scores.shape[1]))
-        np.add.at(terms, self.clusters, weighted)
-        return weighted.sum(0), terms
+        return weighted.sum(0), cluster_sums(weighted, self.clusters)
 
     def covariance(self, scores: np.ndarray, n_parameters: int) -> np.ndarray:
         """Robust or clustered covariance (k, k) of the sum of scores (n, k), with the usual

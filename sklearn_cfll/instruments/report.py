@@ -28,7 +28,13 @@ from .identification import LinearStrength
 from .names import label
 from .stages import InstrumentRows
 
-__all__ = ["DirectRegressionPreferredWarning", "WeakInstrumentWarning", "diagnose", "warn_of"]
+__all__ = [
+    "DirectRegressionPreferredWarning",
+    "SlopesDisagreeWarning",
+    "WeakInstrumentWarning",
+    "diagnose",
+    "warn_of",
+]
 
 # The effective F of the learned first stage differs between random states by a third or so (19 to
 # 27 on Card's data, where that of the linear one is 14). It replaces a weak one from this multiple

@@ -68,6 +68,7 @@ def fit_instruments(
         residuals = control_residuals(estimator, data, plan.seed)
         offsets = fit_offsets(plan, data, outcome, residuals, labels)
     models = train(estimator, plan, rows, schedule, stage1_rows, offsets)
+    models.set_level(rows)
     found = resolved(estimator, plan, models.shrinkage, rows.n_rows)
     model = FittedInstruments(plan, scale, models, found)
     if data.Z is not None and estimator.feature_scale != 0 and both_features(plan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "Shrinkage",
     "confounder_corrections",
     "design_scale",
+    "design_scales",
     "instrument_features",
     "joined",
     "predicted_treatment",
@@ -218,6 +220,14 @@ def design_scale(n_columns: int, n_features: int, n_raw: int, shrinkage: Shrinka
         features[:n_raw] = (shrinkage.ridge / shrinkage.treatment) ** 0.5
     controls = torch.full((n_confounder,), shrinkage.controls)
     return torch.cat([features * shrinkage.slopes, controls, products * shrinkage.slopes])
+
+
+@lru_cache(maxsize=8)  # all records of a fit ask for the same
+def design_scales(
+    n_columns: int, n_features: int, n_raw: int, shrinkages: tuple[Shrinkage, ...]
+) -> Tensor:
+    """:func:`design_scale` for c shrinkages; (c, d)."""
+    return torch.stack([design_scale(n_columns, n_features, n_raw, each) for each in shrinkages])
 
 
 def shrunken_fit(

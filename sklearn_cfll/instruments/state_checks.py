@@ -40,11 +40,15 @@ def is_dict(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
 def is_pairs(value: Any) -> bool:
     """Whether a value is nested lists or tuples of arrays, such as maps and scalings."""
     if isinstance(value, list | tuple):
         return all(map(is_pairs, value))
-    return isinstance(value, np.ndarray)
+    return is_array(value)
 
 
 def is_scale(value: Any) -> bool:
@@ -61,7 +65,7 @@ def is_names(value: Any) -> bool:
 def is_offset(value: Any) -> bool:
     """Whether a value holds slopes of treatments, of confounders or None, and a constant."""
     parts = isinstance(value, tuple) and len(value) == 3
-    return parts and all(isinstance(part, np.ndarray) or part is None for part in value)
+    return parts and all(map(is_optional(is_array), value))
 
 
 def is_curve(value: Any) -> bool:
@@ -89,14 +93,14 @@ PARTS: Fields = {
     "scale": is_scale,
     "resolved": is_dict,
     "diagnostics": is_dict,
-    "effect": lambda v: v is None or is_dict(v),
-    "curve": is_optional(lambda v: is_curve(v)),
+    "effect": is_optional(is_dict),
+    "curve": is_optional(is_curve),
 }
 PLAN: Fields = {
     "recipes": lambda v: by_role(v, lambda part: True),
     "hidden_sizes": lambda v: by_role(v, lambda part: is_shape(part) and len(part) > 0),
     "activation": lambda v: v in ACTIVATIONS,
-    "shapes": lambda v: by_role(v, lambda part: part is None or is_shape(part)),
+    "shapes": lambda v: by_role(v, is_optional(is_shape)),
     "scales": lambda v: by_role(v, is_optional(is_scale)),
     "n_first_stages": lambda v: v in (0, 1, 2),
     "dtype": lambda v: v in ("float32", "float64"),
@@ -107,7 +111,7 @@ PLAN: Fields = {
 }
 MODELS: Fields = {
     "folds": lambda v: isinstance(v, list) and len(v) > 0 and all(map(is_models, v)),
-    "whole": lambda v: v is None or is_model(v),
+    "whole": is_optional(is_model),
     "shrinkage": lambda v: (
         isinstance(v, tuple) and len(v) == len(Shrinkage._fields) and all(map(is_number, v))
     ),
@@ -125,10 +129,10 @@ MODEL: Fields = {
     "corrections": is_pairs,
     "weight": is_pairs,
     "bias": is_pairs,
-    "mean": lambda v: isinstance(v, np.ndarray),
-    "covariance": lambda v: v is None or isinstance(v, np.ndarray),
+    "mean": is_array,
+    "covariance": is_optional(is_array),
     "offset": is_optional(is_offset),
-    "share": lambda v: isinstance(v, np.ndarray),
+    "share": is_array,
 }
 
 

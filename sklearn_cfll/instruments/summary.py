@@ -287,20 +287,13 @@ def _effect_tables(effect: dict[str, Any], has_instruments: bool) -> list[Table]
         values = (estimate[j], error[j], statistic[j], low[j], high[j])
         first, second, t, lower, upper = (f"{value:.4g}" for value in values)
         rows.append((label, first, second, t, f"{effect['p_value'][j]:.3g}", lower, upper))
+    blank = ("",) * 4
     if effect["tf_std_error"] is not None:
-        rows.append(("  with tF errors", "", f"{effect['tf_std_error'][0]:.4g}", "", "", "", ""))
-    for j, name in enumerate(names):
-        rows.append(
-            (
-                f"  slope of the curve{'' if len(names) == 1 else f', {name}'}",
-                f"{effect['curve_estimate'][j]:.4g}",
-                f"{effect['curve_std_error'][j]:.4g}",
-                "",
-                "",
-                "",
-                "",
-            )
-        )
+        rows.append(("  with tF errors", "", f"{effect['tf_std_error'][0]:.4g}", *blank))
+    curve = zip(names, effect["curve_estimate"], effect["curve_std_error"], strict=True)
+    for name, slope, of_slope in curve:
+        label = f"  slope of the curve{'' if len(names) == 1 else f', {name}'}"
+        rows.append((label, f"{slope:.4g}", f"{of_slope:.4g}", *blank))
     columns = ("estimate", "std. error", "t", "P>|t|", "[0.025", "0.975]")
     tables = [Table("Average effect", columns, rows)]
     sets = [

@@ -53,6 +53,26 @@ def test_categories_are_not_taken_for_amounts(argument):
             CFLLIVRegressor(**QUICK).fit(y=y, **given)
 
 
+def test_words_and_infinite_values_are_named_with_what_to_do():
+    X, y, Z, C = sample()
+    words = pd.DataFrame({"c": C[:, 0], "region": ["north", "south"] * 100})
+    with pytest.raises(ValueError, match=r"'region' of `C` .*`pandas.get_dummies\(C, drop_first"):
+        CFLLIVRegressor(**QUICK).fit(X, y, Z=Z, C=words)
+    Z[[4, 9], 1] = np.inf
+    with pytest.raises(ValueError, match="Z contains infinity: column 1 in 2 of 200 .* row 4"):
+        CFLLIVRegressor(**QUICK).fit(X, y, Z=Z, C=C)
+
+
+def test_categories_at_predict_are_not_taken_for_amounts():
+    X, y, Z, C = sample()
+    model = CFLLIVRegressor(**QUICK, diagnose=False).fit(X, y, Z=Z, C=C)
+    years = pd.DataFrame({"c": C[:, 0], "year": pd.Series(np.arange(200) % 4, dtype="category")})
+    with pytest.raises(ValueError, match="Column 'year' of `C` is a category"):
+        model.predict(X, years)
+    with pytest.raises(ValueError, match="Column 'year' of `Z` is a category"):
+        model.score(X, y, years, C)
+
+
 def test_wild_values_of_controls_are_named():
     X, y, Z, C = sample()
     C = pd.DataFrame(C, columns=["c", "d"])
