@@ -56,8 +56,11 @@ class Thresholds:
         "On the development sets four members erred by 8.5% more, and eight by 7.4% more if they "
         "held out the same tenth of the rows.",
     )
-    folds_from: int = reasoned(
-        10, "Different inputs from which members hold out folds; each then holds out a row or two."
+    folds_from: int = measured(
+        10,
+        "small_data.py",
+        "Different inputs from which members hold out folds. With 39 rows of the reported sets the "
+        "test MSE was .73 of ridge regression's and at most 1.01 of it, without folds .98 and 3.4.",
     )
     cross_fit_from: int = reasoned(
         4, "Each of m members trains on a share 1 - 1/m of the rows; half of them are too few."

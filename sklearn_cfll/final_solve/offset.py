@@ -18,9 +18,9 @@ from ..training.batches import RowsDataset
 __all__ = ["LinearOffset", "Offset", "WithOffset", "less_offset"]
 
 LEAST_REST = 1e-6  # for a row that is fitted exactly
-# Fits to about as many rows as columns that are penalised less have wild leave-one-out errors, the
-# least of which says nothing (benchmarks/small_data.py).
-RIDGES_OF_LINE = tuple(ridge for ridge in RIDGES if ridge > 5e-4)
+# With fewer rows per column, leave-one-out errors of fits that are penalised less are wild, and the
+# least of them says nothing (benchmarks/small_data.py).
+ENOUGH_ROWS, LOWEST_RIDGE = 4, 5e-4
 # Normal scores are used if their error, relative to that on plain columns, is below this
 # (benchmarks/heavy_tails.py).
 BETTER = 0.8
@@ -122,14 +122,14 @@ class LinearOffset(nn.Module):
         else:
             self.columns.set_tables([])
         batch = self.columns(inputs), targets, weights
-        self.layer.refit([batch], ridge=RIDGES_OF_LINE[int(errors.argmin())])
+        self.layer.refit([batch], ridge=_ridges(inputs)[int(errors.argmin())])
         return self
 
     def _errors(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Leave-one-out error for each of ``RIDGES_OF_LINE``."""
+        """Leave-one-out error for each ridge that may be chosen."""
         columns = self.columns(inputs).double()
         return linalg.leave_one_out_errors(
-            columns, targets.double(), torch.tensor(RIDGES_OF_LINE), weights.double()
+            columns, targets.double(), torch.tensor(_ridges(inputs)), weights.double()
         )
 
     def left_out_shift(self, rows: RowsDataset) -> Tensor:
@@ -138,3 +138,10 @@ class LinearOffset(nn.Module):
         share = self.layer.leverage(self.columns(inputs))
         share = (share if weight is None else share * weight).clamp_max(1 - LEAST_REST)
         return (share / (1.0 - share)).to(inputs.dtype).unsqueeze(1)
+
+
+def _ridges(inputs: Tensor) -> tuple[float, ...]:
+    n_rows, n_columns = inputs.shape
+    if n_rows >= ENOUGH_ROWS * n_columns:
+        return RIDGES
+    return tuple(ridge for ridge in RIDGES if ridge > LOWEST_RIDGE)
