@@ -128,10 +128,10 @@ def test_what_needs_a_missing_file_or_package_is_left_out(load, tmp_path, capsys
 
 def test_thresholds_are_replaced_in_a_subclass(load):
     models = load("models")
-    changed = models.with_defaults(models.CFLLRegressor, held_out_from=20)
-    assert changed.defaults.held_out_from == 20
-    assert models.CFLLRegressor.defaults.held_out_from == 40
-    X = np.random.default_rng(0).normal(size=(30, 2))
+    changed = models.with_defaults(models.CFLLRegressor, folds_from=5)
+    assert changed.defaults.folds_from == 5
+    assert models.CFLLRegressor.defaults.folds_from == 10
+    X = np.random.default_rng(0).normal(size=(8, 2))
     kept = [kind(max_epochs=2).fit(X, X[:, 0]) for kind in (models.CFLLRegressor, changed)]
     assert [model.history_[0]["valid_loss"] is None for model in kept] == [True, False]
 
