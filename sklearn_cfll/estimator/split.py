@@ -212,6 +212,8 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     if crosses and n_rows < defaults.held_out_from:
         distinct = Distinct.of(data, checked.groups)
     n_units = n_rows if distinct is None else distinct.n_inputs
+    if n_units < 2:  # not all rows can be held out together
+        distinct = None
     holds_out = holds_out and defaults.holds_out(estimator.early_stopping, n_units, crosses)
     crosses = crosses_folds(estimator, n_members, holds_out=holds_out, given=given)
     holds_out = holds_out or crosses

@@ -240,6 +240,13 @@ def test_few_rows_with_the_same_inputs_share_a_fold():
         assert np.ptp(honest[cell.ravel() == number]) < 1e-9
 
 
+def test_few_rows_with_one_input_have_random_folds():
+    y = np.random.default_rng(0).normal(size=30)
+    model = CFLLRegressor(cross_fit=True, **BRIEF).fit(np.ones((30, 2)), y)
+    assert model.resolved_["n_folds"] == 8
+    assert CFLLRegressor(**BRIEF).fit(np.ones((30, 2)), y).resolved_["n_folds"] == 0
+
+
 @BOTH
 def test_few_rows_of_noise_lead_to_no_certainty(Estimator):
     rng = np.random.default_rng(0)
