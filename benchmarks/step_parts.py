@@ -22,8 +22,8 @@ from unittest import mock
 import numpy as np
 import torch
 from gpu_steps import Task, WithHead, our_epochs, plain_loop
-from harness import Bench, Record, means, print_origin, print_table
-from steps import TASKS
+from harness import Record, means, print_origin, print_table
+from steps import run_rounds
 
 from sklearn_cfll.heads.module import CFLLModule
 from sklearn_cfll.heads.solving import SolvedLayer
@@ -93,11 +93,7 @@ def report(records: list[Record]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    small: dict[str, Any] = {"tasks": ["default ensemble, 2,000 rows"]}
-    bench = Bench(__doc__, "step_parts", arguments, seeds=5, smallest=small)
-    tasks = bench.grid(TASKS, lambda name, seed, where: TASKS[name])
-    bench.run(tasks, {"all": round_of}, ("task", "seed", "model"))
-    report(bench.records)
+    report(run_rounds(__doc__, "step_parts", round_of, arguments))
 
 
 if __name__ == "__main__":

@@ -111,12 +111,19 @@ def report(records: list[Record]) -> None:
     print_table("To the PyTorch loop, medians of the rounds", table, ".2f")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def run_rounds(
+    doc: str | None, name: str, of_round: Callable[..., list[Record]], arguments: list[str] | None
+) -> list[Record]:
+    """Rounds of all tasks, stored under this name."""
     small: dict[str, Any] = {"tasks": ["default ensemble, 2,000 rows"]}
-    bench = Bench(__doc__, "steps", arguments, seeds=5, smallest=small)
+    bench = Bench(doc, name, arguments, seeds=5, smallest=small)
     tasks = bench.grid(TASKS, lambda name, seed, where: TASKS[name])
-    bench.run(tasks, {"all": round_of}, ("task", "seed", "model"))
-    report(bench.records)
+    bench.run(tasks, {"all": of_round}, ("task", "seed", "model"))
+    return bench.records
+
+
+def main(arguments: list[str] | None = None) -> None:
+    report(run_rounds(__doc__, "steps", round_of, arguments))
 
 
 if __name__ == "__main__":

@@ -232,7 +232,7 @@ class Defaults(Thresholds):
             return 1 if own else self.members
         return int(n_members)
 
-    def holds_out(self, early_stopping: Any, n_rows: int, crosses: bool) -> bool:
+    def holds_out(self, early_stopping: Any, n_rows: int, *, crosses: bool) -> bool:
         """Whether rows are held out; "auto" holds some out from 40 rows on, folds from 10 on."""
         if early_stopping != "auto":
             return bool(early_stopping)

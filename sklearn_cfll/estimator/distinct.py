@@ -15,10 +15,10 @@ __all__ = ["Distinct"]
 class Distinct(NamedTuple):
     """The distinct rows among a few, in an order that does not depend on theirs.
 
-    On a few rows it must make no difference whether a row is repeated or has that weight. It would
-    if copies were in different folds. So copies become one row, which has their weight, and rows
-    with the same inputs share a fold, whatever their targets: members that have seen only the
-    others of these targets would be wrong about it.
+    A row with the weight 3 must count as three copies of it do, which could be in different folds.
+    So copies become one row of their total weight. Rows with the same inputs share a fold, even if
+    their targets differ: a member that had seen only some of these targets would be misled about
+    the others.
 
     Attributes
     ----------
@@ -52,6 +52,12 @@ class Distinct(NamedTuple):
     def n_inputs(self) -> int:
         """Number of different inputs."""
         return int(self.inputs.max()) + 1
+
+    def units(self, groups: np.ndarray | None) -> np.ndarray | None:
+        """What is held out together, of distinct rows; None if each row is by itself."""
+        if groups is not None:
+            return groups[self.first]
+        return None if self.n_inputs == len(self.first) else self.inputs
 
     def total(self, weights: np.ndarray | None) -> np.ndarray | None:
         """Weights (m,) of the distinct rows, with mean one; None if all are equal."""

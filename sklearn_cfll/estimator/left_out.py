@@ -14,7 +14,7 @@ from ..training.batches import RowsDataset
 from .checks import Checked
 from .fitted import FittedModel
 from .run import Run
-from .split import Parts
+from .split import Parts, crosses_folds
 
 __all__ = ["NO_MOMENTS", "honest", "honest_outputs", "leave_one_out_score", "left_out"]
 __all__ += ["no_residuals"]
@@ -27,8 +27,9 @@ NO_MOMENTS = (
 
 def no_residuals(estimator: Any) -> str:
     """Reason for missing residuals of held-out rows, and the remedy."""
-    defaults, n_members = estimator.defaults, estimator.resolved_["n_members"]
-    enough = defaults.least_rows(n_members >= defaults.cross_fit_from)
+    n_members = estimator.resolved_["n_members"]
+    crosses = crosses_folds(estimator, n_members, holds_out=True, given=False)
+    enough = estimator.defaults.least_rows(crosses)
     if estimator.early_stopping is False or estimator.validation_fraction == 0:
         remedy = "call `fit` with early_stopping=True and `validation_fraction` above 0"
     elif estimator._known_rows.is_stream:

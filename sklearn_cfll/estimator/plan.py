@@ -39,7 +39,6 @@ PREDICTION_ROWS = 1024
 # number: products take the rows in blocks, and those that fill no block in another way. (A few rows
 # are predicted without torch, see few_rows.py.)
 PREDICTION_BLOCK = 32
-FEW = 64  # rows that are expanded at once, as they may be read more than once
 ON_ACCELERATOR = 8  # times as many for a perceptron: its kernels take less time than their launch
 PREDICTION_POINTS = 2**15  # for fields: 8 samples of 64 × 64 points
 
@@ -114,10 +113,8 @@ class Plan:
         if network.columns is None:
             return as_rows(X, network.device, network.backbone.input_dtype, lazy)
         narrow = getattr(X, "dtype", None) in NARROW or network.device.type == "mps"
-        dtype = network.dtype if narrow else torch.float64
-        rows = ExpandedRows(as_rows(X, network.device, dtype, lazy), network.columns.expansion)
-        few = isinstance(X, np.ndarray) and len(X) <= FEW
-        return as_rows(rows.take(slice(None)), network.device, dtype) if few else rows
+        rows = as_rows(X, network.device, network.dtype if narrow else torch.float64, lazy)
+        return ExpandedRows(rows, network.columns.expansion)
 
     def check_targets(self, checked: Checked) -> None:
         """Raise if targets have another layout than at fit."""

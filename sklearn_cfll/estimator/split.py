@@ -214,7 +214,7 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     n_units = n_rows if distinct is None else distinct.n_inputs
     if n_units < 2:  # not all rows can be held out together
         distinct = None
-    holds_out = holds_out and defaults.holds_out(estimator.early_stopping, n_units, crosses)
+    holds_out = holds_out and defaults.holds_out(estimator.early_stopping, n_units, crosses=crosses)
     crosses = crosses_folds(estimator, n_members, holds_out=holds_out, given=given)
     holds_out = holds_out or crosses
     warn_without_effect(estimator, holds_out=holds_out, given=given, crosses=crosses)
@@ -252,7 +252,7 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
         data, own = distinct.of_rows(data), distinct.total(own)
         first, y = distinct.first, y[distinct.first]
         classes = None if classes is None else classes[first]
-        groups = _units(groups, distinct)
+        groups = distinct.units(groups)
     n_folds = min(n_members, defaults.most_folds)
     if groups is not None:
         n_folds = min(n_folds, len(np.unique(groups)))
@@ -266,13 +266,6 @@ def parts_of(estimator: Any, plan: Plan, checked: Checked, X_val: Any, y_val: An
     parts = Parts.crossed(data, Folds(of_row, also, n_folds, n_members))
     place = None if distinct is None else distinct.place
     return parts._replace(grouped=checked.groups is not None, own_weight=own, place=place)
-
-
-def _units(groups: np.ndarray | None, distinct: Distinct) -> np.ndarray | None:
-    """What is held out together, of distinct rows: groups, or rows with the same inputs."""
-    if groups is not None:
-        return groups[distinct.first]
-    return None if distinct.n_inputs == len(distinct.first) else distinct.inputs
 
 
 def _warn_of_groups(given: bool) -> None:

@@ -249,7 +249,7 @@ class _Reader:
         self.sizes = np.diff(edges).tolist()
         defaults, n_members = estimator.defaults, plan.network.n_members
         holds = estimator.validation_fraction != 0
-        holds = holds and defaults.holds_out(estimator.early_stopping, look.n_rows, False)
+        holds = holds and defaults.holds_out(estimator.early_stopping, look.n_rows, crosses=False)
         self.crosses = crosses_folds(estimator, n_members, holds_out=holds, given=False)
         self.holds_out = holds or self.crosses
         self.n_folds = min(n_members, defaults.most_folds) if self.crosses else 0

@@ -102,8 +102,6 @@ def find_wild(values: np.ndarray, weights: np.ndarray) -> Wild | None:
 
 def tame_targets(checked: Checked) -> Checked:
     """Clip a few wild targets to the nearest other one, and warn about them."""
-    if len(checked.y) < 2:
-        return checked
     few, many = _found(checked)
     done = "Training clips them to that range, because they would dominate the squared error"
     for text in _remarks(checked, "y", few, many, done):

@@ -259,10 +259,8 @@ def named_faults(given: Any, name: str) -> Iterator[None]:
             raise
         numbers = check_array(given, dtype=np.float64, ensure_all_finite=False, allow_nd=True)
         numbers = numbers.reshape(len(numbers), -1)
-        faults, names = (
-            np.isnan(numbers) if kind == "NaN" else np.isinf(numbers),
-            column_names(given),
-        )
+        faults = np.isnan(numbers) if kind == "NaN" else np.isinf(numbers)
+        names = column_names(given)
         listed = [
             f"column {label(names, j)} in {faults[:, j].sum()} of {len(faults)} rows, first in row "
             f"{faults[:, j].argmax()}"

@@ -62,6 +62,9 @@ def test_error_of_an_interval_after_partial_fit_names_partial_fit():
     few = CFLLRegressor(**SMALL).fit(X[:8], Y[:8]).partial_fit(X, Y)
     with pytest.raises(ValueError, match=r"`fit` holds none out of fewer than 10 rows"):
         few.predict_interval(X)
+    alone = CFLLRegressor(cross_fit=False, **SMALL).fit(X[:30], Y[:30])
+    with pytest.raises(ValueError, match=r"`fit` holds none out of fewer than 40 rows"):
+        alone.predict_interval(X)
     fitted = CFLLRegressor(**SMALL).fit(X, Y).partial_fit(X, Y)
     lower, upper = fitted.predict_interval(X)  # those of `fit` speak of the model still
     assert np.all(lower < upper)
