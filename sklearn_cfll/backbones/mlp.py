@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._compat import Interval
 from .._validation import Choice, RealInterval, check_parameters, positive_integers
 from .._warnings import user_level
+from ..columns.indicators import Indicators
 from .dropout import SeededDropout
 
 __all__ = ["ACTIVATIONS", "MLPBackbone"]
@@ -55,20 +56,24 @@ class Blocks(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.widths = list(widths)
 
-    def forward(self, inputs: Tensor, *scale: Tensor) -> Tensor:
-        blocks = zip(*(part.split(self.widths, -1) for part in (inputs, *scale)), strict=True)
-        networks = zip(self.networks, blocks, strict=True)
-        return torch.cat([network(*block) for network, block in networks], dim=-1)
+    def forward(self, inputs: Tensor, *given: Any) -> Tensor:
+        widths = self.widths
+        if len(given) > 1:  # the last inputs of each block are looked up
+            widths = [width - given[1].shape[-1] for width in widths]
+        parts = [inputs.split(widths, -1), *(part.split(self.widths, -1) for part in given[:1])]
+        blocks = zip(self.networks, *parts, strict=True)
+        found = [network(*block, *given[1:]) for network, *block in blocks]
+        return torch.cat(found, dim=-1)
 
 
 class MemberNetworks(nn.Sequential):
-    """Layers of m networks, of which the first takes the scale of each input too."""
+    """Layers of m networks, of which the first takes the scale of each input and indicators too."""
 
     takes_scale = True
 
-    def forward(self, inputs: Tensor, *scale: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, *given: Any) -> Tensor:
         for part in self:
-            inputs, scale = part(inputs, *scale), ()
+            inputs, given = part(inputs, *given), ()
         return inputs
 
 
@@ -98,11 +103,19 @@ class MemberLinear(nn.Module):
         for parameter in (self.weight, self.bias):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
-    def forward(self, inputs: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Outputs; ``scale`` (m, 1, p) multiplies the inputs of each network."""
+    def forward(
+        self, inputs: Tensor, scale: Tensor | None = None, indicators: Indicators | None = None
+    ) -> Tensor:
+        """Outputs; ``scale`` (m, 1, p) multiplies the inputs of each network.
+
+        The last of the p inputs may be ``indicators``, which are looked up, not multiplied.
+        """
         inputs = inputs.expand(len(self.weight), *inputs.shape[-2:])
         weight = self.weight if scale is None else self.weight * scale.mT
-        return torch.baddbmm(self.bias, inputs, weight)
+        if indicators is None:
+            return torch.baddbmm(self.bias, inputs, weight)
+        numbers, levels = weight.tensor_split([inputs.shape[-1]], 1)
+        return torch.baddbmm(self.bias, inputs, numbers) + indicators.product(levels)
 
 
 def seeded_linear(in_features: int, out_features: int, generator: torch.Generator | None) -> Any:

@@ -14,6 +14,7 @@ from .._compat import Interval, Options
 from .._validation import check_parameters
 from .bins import PiecewiseLinear
 from .expansion import Expansion, Levels, NumberRows
+from .indicators import Indicators
 from .normal_scores import NormalScores
 from .protocol import Encoder, take_sizes
 from .rows import Rows
@@ -22,6 +23,9 @@ from .scaling import RobustStandardize, Standardize
 __all__ = ["ENCODERS", "ColumnEncoder", "Encoded", "EncodedColumns"]
 
 
+# Indicators per category from which on they are looked up in the first layer's weights: with fewer,
+# products take less time (two cores, eight members).
+LOOKED_UP = 32
 TAKES = "takes_scale"  # attribute of networks whose forward takes the scale of each input too
 
 
@@ -194,6 +198,22 @@ class EncodedColumns(nn.Module):
             parts = [each for part in parts for each in (part, found)] or [found]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
+    @property
+    def looks_up(self) -> bool:
+        """Whether indicators are so many that looking them up is faster than products."""
+        n_ones = len(self.expansion.gaps) + len(self.expansion.categories)
+        return len(self.expansion.share) > LOOKED_UP * max(1, n_ones)
+
+    def looked_up(self, rows: Tensor) -> tuple[Tensor, Tensor, Indicators]:
+        """Outputs of the encoders, the scales of all outputs, and the indicators of rows (n, q)."""
+        n, dtype = self.expansion.n_numbers, self.expansion.like.dtype
+        parts = [encoder(rows[:, :n]) for encoder in self._encoders]
+        found = torch.cat(parts or [rows[:, :0].to(dtype)], 1)
+        scale = found.new_ones(sum(self.widths)) if self.column_scale is None else self.column_scale
+        given = (rows[:, n:], self.expansion.share, self.expansion.spread)
+        indicators = Indicators(*(each.to(dtype) for each in given))
+        return found, scale if scale.ndim > 1 else scale[None, None], indicators
+
     def forward(self, rows: Tensor, scaled: bool = True) -> Tensor:
         encoded = self.encode(rows)
         return encoded if self.column_scale is None or not scaled else encoded * self.column_scale
@@ -232,6 +252,18 @@ class Encoded(nn.Module):
 
     def forward(self, rows: Tensor) -> Any:
         scale = self.columns.column_scale
+        if self._looks_up(rows):
+            return self.network(*self.columns.looked_up(rows))
         if rows.ndim > 2 or scale is None or scale.ndim < 3 or not hasattr(self.network, TAKES):
             return self.network(self.columns(rows))
         return self.network(self.columns(rows, scaled=False), scale)
+
+    def _looks_up(self, rows: Tensor) -> bool:
+        """Whether the indicators of these rows are looked up.
+
+        Slopes along indicators need products. A compiled or exported module has no numbers of ones
+        that depend on the rows, and a GPU would have to wait for them.
+        """
+        plain = rows.ndim == 2 and rows.device.type == "cpu" and not rows.requires_grad
+        takes = plain and hasattr(self.network, TAKES) and not torch.compiler.is_compiling()
+        return takes and self.columns.looks_up

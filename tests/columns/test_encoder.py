@@ -15,7 +15,8 @@ from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
 from sklearn_cfll.backbones import MLPBackbone
 from sklearn_cfll.columns import Encoder
 from sklearn_cfll.columns.bins import PiecewiseLinear
-from sklearn_cfll.columns.encoder import ENCODERS, EncodedColumns
+from sklearn_cfll.columns.encoder import ENCODERS, Encoded, EncodedColumns
+from sklearn_cfll.columns.expansion import NUMBER, Levels
 from sklearn_cfll.columns.normal_scores import NormalScores
 from sklearn_cfll.columns.rows import as_rows
 from sklearn_cfll.columns.scaling import RobustStandardize
@@ -203,3 +204,31 @@ def test_a_module_scales_what_comes_from_a_column():
     before = columns(inputs)
     columns.scale_columns(torch.tensor([2.0, 3.0, 5.0]))
     assert torch.equal(columns(inputs), before * torch.tensor([2.0, 3.0, 5.0, 2.0, 3.0, 5.0]))
+
+
+@pytest.mark.parametrize("scales", ["none", "shared", "of members"])
+def test_many_levels_are_looked_up_in_the_weights(scales):
+    """The same outputs and gradients as products with the indicators, unknown levels included."""
+    codes = torch.arange(300, dtype=torch.float64)
+    known = torch.stack([codes % 90, torch.sin(codes), codes % 70, codes.cos().round()], 1)
+    known[::50, 1] = torch.nan
+    columns = EncodedColumns([RobustStandardize(), PiecewiseLinear(4)], scales != "none").double()
+    columns.fit(
+        as_rows(known, "cpu", torch.float64), levels=[Levels(91), NUMBER, Levels(70), NUMBER]
+    )
+    if scales != "none":
+        columns.scale_columns(torch.rand(*[3] * (scales == "of members"), 4).double() + 0.5)
+    recipe = MLPBackbone((6, 5), n_members=3)
+    network = recipe.build((sum(columns.widths),), widths=columns.widths).double()
+    module = Encoded(columns, network)
+    known[:3, 0] = torch.tensor([-1.0, torch.nan, 90.0])
+    rows = columns.expansion(known)
+    assert columns.looks_up
+    found = []
+    for inputs in (rows, rows.clone().requires_grad_()):  # slopes along indicators need products
+        module.zero_grad()
+        outputs = module(inputs)
+        outputs.square().sum().backward()
+        found.append([outputs, *(each.grad for each in module.parameters())])
+    for looked_up, multiplied in zip(*found, strict=True):
+        torch.testing.assert_close(looked_up, multiplied)
