@@ -241,6 +241,24 @@ class Expansion(EncoderModule):
         return torch.where(lacking, share, found[:, :-1])
 
     @property
+    def n_coded(self) -> int:
+        """Number of numbers and categories."""
+        return self.n_numbers + len(self.categories)
+
+    @property
+    def owner(self) -> Tensor:
+        """Whether each indicator is of a level of each category; (n_indicators, n_categories)."""
+        owner = self.coded[:, None] == self.categories
+        owner[: len(self.gaps)] = False
+        return owner
+
+    def levels(self, expanded: Tensor) -> Tensor:
+        """Level (n, n_categories) of each category in expanded rows, from 1; 0 if it has none."""
+        ones = expanded[:, self.n_numbers :] == 1
+        place = self.owner.to(self.like.dtype)
+        return ones.to(place.dtype) @ (place.cumsum(0) * place)
+
+    @property
     def spread(self) -> Tensor:
         """Root of the summed variances of all indicators of a column; shape (n_indicators,).
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..backbones.recipe import cast_module, takes_generator
 from ..columns.reader import unpacked
+from ..final_solve.local_part import STATE
 from ..persistence import ModelFileError, dtype_name
 from ..training.seeding import own_generator
 
@@ -216,21 +217,27 @@ def is_levels(value: Any) -> bool:
     return levels is not None and len(set(levels)) == len(levels)
 
 
-def check_local_part(local: dict[str, np.ndarray] | None, k: int, n_expanded: int) -> None:
-    """Check that the arrays of a local part fit together, and expanded rows of this length."""
+def check_local_part(local: dict[str, np.ndarray] | None, k: int, n_located: int) -> None:
+    """Check that the arrays of a local part fit together, and rows of so many coordinates."""
     if local is None:
         return
-    names = ("used", "places", "residuals", "weights", "bandwidth", "prior", "explained", "alone")
-    if set(local) != set(names):
-        raise ModelFileError(f"local_part: it must have {', '.join(names)}, got {sorted(local)}.")
+    if set(local) != set(STATE):
+        raise ModelFileError(f"local_part: it must have {', '.join(STATE)}, got {sorted(local)}.")
     used, q = local["used"], len(local["weights"]) if local["weights"].ndim else 0
     shapes: dict[str, tuple[int, ...]] = {"places": (q, used.size), "residuals": (q, k)}
-    shapes |= {"weights": (q,), "explained": (k,), "bandwidth": (), "prior": (), "alone": ()}
+    shapes |= {
+        "steps": (local["steps"].size,),
+        "weights": (q,),
+        "explained": (k,),
+        "bandwidth": (),
+        "prior": (),
+        "alone": (),
+    }
     for name, shape in shapes.items():
         if not is_floats(local[name], *shape):
             raise ModelFileError(f"local_part: `{name}` is not an array of floats {shape}.")
     fits = used.ndim == 1 and used.dtype == np.int64 and len(used) > 0 and q > 0
-    if not fits or used.min() < 0 or used.max() >= n_expanded:
+    if not fits or used.min() < 0 or used.max() >= n_located or len(local["steps"]) > len(used):
         raise ModelFileError("local_part: `used` holds no indices of columns.")
     if not (local["bandwidth"] > 0 and local["prior"] > 0 and (local["weights"] >= 0).all()):
         raise ModelFileError("local_part: `bandwidth` and `prior` must be positive.")

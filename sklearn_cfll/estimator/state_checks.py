@@ -263,7 +263,8 @@ def check_sizes(model: dict[str, Any], n_targets: int, n_columns: int | None) ->
         if model["reader"] is not None:
             levels = TableReader.unpack(model["reader"]).levels
         widths = check_columns(network["encoder"], shape, columns, dtype, levels)
-        check_local_part(model["local_part"], n_targets, *shape)
+        parts = (len(columns[f"expansion.{name}"]) for name in ("numbers", "gaps", "categories"))
+        check_local_part(model["local_part"], n_targets, sum(parts))
         shape = (sum(widths),)
     elif model["local_part"] is not None:
         raise ModelFileError("local_part: it needs an encoding of columns.")

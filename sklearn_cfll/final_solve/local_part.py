@@ -32,6 +32,9 @@ MANY_VALUES = 0.05
 FARTHEST = 40.0
 # Distances at a time: on a CPU, what its cache holds.
 BLOCK, BLOCK_OF_DEVICES = 2**18, 2**24
+STATE = (
+    "used", "places", "steps", "residuals", "weights", "bandwidth", "prior", "explained", "alone"
+)  # fmt: skip
 
 
 class LocalPart(nn.Module):
@@ -45,15 +48,18 @@ class LocalPart(nn.Module):
 
     with the sample weights v. The distance is the sum of the absolute differences of all columns
     (standardised, categories as indicators), each times its scale: columns that the network does
-    not use do not count.
+    not use do not count. Any two levels of a category are equally far from each other, so that one
+    comparison takes the place of as many differences as there are levels.
 
     Parameters
     ----------
     columns : EncodedColumns
     used : Tensor of shape (f,)
-        Indices of the standardised columns and indicators that count.
+        Indices of the coordinates of a row (see :func:`located`) that count.
     places : Tensor of shape (q, f)
-        The rows that are remembered, each column times its scale.
+        The rows that are remembered.
+    steps : Tensor of shape (c,)
+        Distance between two levels, of the categories among these coordinates, the last ones.
     residuals : Tensor of shape (q, k)
     weights : Tensor of shape (q,)
     bandwidth, prior : Tensor, each a number
@@ -65,6 +71,7 @@ class LocalPart(nn.Module):
 
     used: Tensor
     places: Tensor
+    steps: Tensor
     residuals: Tensor
     weights: Tensor
     bandwidth: Tensor
@@ -72,26 +79,11 @@ class LocalPart(nn.Module):
     explained: Tensor
     alone: Tensor
 
-    def __init__(
-        self,
-        columns: EncodedColumns,
-        used: Tensor,
-        places: Tensor,
-        residuals: Tensor,
-        weights: Tensor,
-        bandwidth: Tensor,
-        prior: Tensor,
-        explained: Tensor,
-        alone: Tensor,
-    ) -> None:
+    def __init__(self, columns: EncodedColumns, **state: Tensor) -> None:
         super().__init__()
         self.columns = columns
-        for name, value in (
-            ("used", used), ("places", places), ("residuals", residuals),
-            ("weights", weights), ("bandwidth", bandwidth), ("prior", prior),
-            ("explained", explained), ("alone", alone),
-        ):  # fmt: skip
-            self.register_buffer(name, value)
+        for name in STATE:
+            self.register_buffer(name, state[name])
 
     def own_state(self) -> dict[str, Tensor]:
         """The buffers, without those of the columns, which are the network's."""
@@ -133,19 +125,25 @@ class LocalPart(nn.Module):
             Whether targets that are not helped are left as they are; classes are one target.
         """
         n = len(rows)
-        if n < LEAST_ROWS or n * columns.expansion.n_outputs > MOST_ENTRIES:
+        if n < LEAST_ROWS or n * columns.expansion.n_coded > MOST_ENTRIES:
             return None
         taken = (rows.inputs.take(slice(i, i + 4096)) for i in range(0, n, 4096))
-        found = torch.cat([scaled(columns, each) for each in taken])
-        used = found.count_nonzero(0).nonzero().flatten()
+        found, steps = torch.cat([located(columns, each) for each in taken]), steps_of(columns)
+        matters = found.any(0)
+        matters[len(matters) - len(steps) :] &= steps > 0
+        used, steps = matters.nonzero().flatten(), steps[matters[len(matters) - len(steps) :]]
         weights = found.new_ones(n) if rows.sample_weight is None else rows.sample_weight
         places, near = found.index_select(1, used), spread(n, 512)
-        median = torch.cdist(places[near], places[near], p=1).median()
+        median = distances(places[near], places[near], steps).median()
         if median == 0:  # most rows are copies
             return None
         one, residuals = torch.ones_like(median), residuals.to(found)
-        state = residuals, weights.to(found), median / 2, one, torch.zeros_like(residuals[0]), one
-        part, alike = cls(columns, used, places, *state), copies_by(rows.targets)
+        part = cls(
+            columns, used=used, places=places, steps=steps, residuals=residuals,
+            weights=weights.to(found), bandwidth=median / 2, prior=one,
+            explained=torch.zeros_like(residuals[0]), alone=one,
+        )  # fmt: skip
+        alike = copies_by(rows.targets)
         if not part._choose(alike):
             return None
         sums = part._sums_without(torch.arange(n, device=places.device), alike)
@@ -203,7 +201,7 @@ class LocalPart(nn.Module):
         return torch.cat([weights * self.residuals, weights], 1)
 
     def _sums_of(self, inputs: Tensor) -> Tensor:
-        places = scaled(self.columns, inputs).index_select(1, self.used)
+        places = located(self.columns, inputs).index_select(1, self.used)
         of_rows = self._of_rows
         if is_exporting() or torch.jit.is_tracing():  # type: ignore[no-untyped-call]
             # For any number of rows.
@@ -233,7 +231,7 @@ class LocalPart(nn.Module):
 
     def _weights(self, places: Tensor) -> Tensor:
         """Kernel weights (n, q)."""
-        apart = distances(places, self.places)
+        apart = distances(places, self.places, self.steps)
         if apart.requires_grad or is_exporting():
             return torch.exp(-apart / self.bandwidth)
         return self._decayed(apart)
@@ -244,7 +242,7 @@ class LocalPart(nn.Module):
 
     def _weights_of_others(self, chosen: Tensor, alike: Tensor | None) -> Tensor:
         """Kernel weights of some of the rows, zero for a row itself and for copies of it."""
-        apart = distances(self.places[chosen], self.places)
+        apart = distances(self.places[chosen], self.places, self.steps)
         copies = apart == 0 if alike is None else alike[chosen].unsqueeze(1) == alike
         return self._decayed(apart).masked_fill_(copies, 0.0)
 
@@ -279,21 +277,44 @@ def copies_by(targets: Tensor | None) -> Tensor | None:
     return number if len(values) > MANY_VALUES * len(targets) else None
 
 
-def scaled(columns: EncodedColumns, rows: Tensor) -> Tensor:
-    """Standardised numbers and indicators (n, q) of rows, each times the scale of its column.
+def located(columns: EncodedColumns, rows: Tensor) -> Tensor:
+    """Coordinates of expanded rows: standardised numbers and indicators of gaps, levels behind.
 
-    Of scales that differ between members, the mean.
+    Numbers and gaps are multiplied by the scale of their column.
     """
-    found = columns.standardised(rows)
+    expansion = columns.expansion
+    n = expansion.n_numbers + len(expansion.gaps)
+    plain = columns.standardised(rows)[:, :n] * _scale_of(columns)[:n]
+    return torch.cat([plain, expansion.levels(rows).to(plain.dtype)], 1)
+
+
+def steps_of(columns: EncodedColumns) -> Tensor:
+    """City-block distance between the indicators of two levels, for each category."""
+    expansion = columns.expansion
+    scale = _scale_of(columns)[expansion.n_numbers :] / expansion.spread  # of all alike
+    owner = expansion.owner[len(expansion.gaps) :].to(scale.dtype)
+    found = 2.0 * (scale[len(expansion.gaps) :] @ owner) / owner.sum(0).clamp_min(1.0)
+    return found.to(expansion.like.dtype)
+
+
+def _scale_of(columns: EncodedColumns) -> Tensor:
+    """Scale of each expanded column; of scales that differ between members, the mean."""
     scale: Any = columns.column_scale
     if scale is None or not len(scale):
-        return found
-    mean: Tensor = scale.reshape(-1, scale.shape[-1])[:, : found.shape[1]].mean(0)
-    return found * mean
+        return columns.expansion.like.new_ones(columns.expansion.n_outputs)
+    mean: Tensor = scale.reshape(-1, scale.shape[-1])[:, : columns.expansion.n_outputs].mean(0)
+    return mean
 
 
-def distances(places: Tensor, others: Tensor) -> Tensor:
-    """City-block distances (n, q) of rows (n, f) from others (q, f)."""
+def distances(places: Tensor, others: Tensor, steps: Tensor) -> Tensor:
+    """City-block distances (n, q) of rows (n, f) from others (q, f), of which c are levels."""
+    n = places.shape[1] - len(steps)
     if is_exporting():  # ONNX has no such distances
-        return (places.unsqueeze(1) - others).abs().sum(2)
-    return torch.cdist(places, others, p=1)
+        levels = (places[:, None, n:] != others[:, n:]).to(steps.dtype) * steps
+        return (places[:, None, :n] - others[:, :n]).abs().sum(2) + levels.sum(2)
+    apart = torch.cdist(places[:, :n], others[:, :n], p=1)
+    add = torch.add if apart.requires_grad else Tensor.add_
+    for column, step in enumerate(steps.tolist(), n):
+        differs = places[:, column, None] != others[:, column].contiguous()
+        apart = add(apart, differs, alpha=step)
+    return apart

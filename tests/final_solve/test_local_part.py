@@ -10,9 +10,19 @@ from sklearn.base import is_classifier
 
 from helpers import BOTH, raw, small
 from sklearn_cfll import CFLLClassifier, CFLLRegressor, ColumnEncoder
+from sklearn_cfll.columns.encoder import EncodedColumns
+from sklearn_cfll.columns.expansion import NUMBER, Levels
 from sklearn_cfll.columns.rows import as_rows
+from sklearn_cfll.columns.scaling import RobustStandardize
 from sklearn_cfll.final_solve import local_part as module
-from sklearn_cfll.final_solve.local_part import PRIORS, LocalPart, scaled
+from sklearn_cfll.final_solve.local_part import (
+    PRIORS,
+    STATE,
+    LocalPart,
+    distances,
+    located,
+    steps_of,
+)
 from sklearn_cfll.persistence import ModelFileError
 from sklearn_cfll.training.batches import RowsDataset
 
@@ -61,7 +71,7 @@ def test_it_is_added_to_the_same_network(pair):
     part = model._model.local_part
     assert model.resolved_["local_part"] and not without.resolved_["local_part"]
     inputs = torch.as_tensor(X, dtype=torch.float32)
-    places = scaled(part.columns, inputs)[:, part.used].double().numpy()
+    places = located(part.columns, inputs)[:, part.used].double().numpy()
     expected = by_hand(part, places) * model._model.plan.scale.scale
     found = np.reshape(raw(model, X) - raw(without, X), (len(X), -1))
     np.testing.assert_allclose(found, expected, atol=2e-5)
@@ -148,6 +158,7 @@ def test_a_file_whose_arrays_do_not_fit_is_refused(pair):
     for name, wrong in (
         ("places", np.zeros((3, 1), np.float32)),
         ("used", np.array([0, 99])),
+        ("steps", np.zeros(9, np.float32)),
         ("prior", np.array(-1.0)),
         ("residuals", None),
     ):
@@ -259,6 +270,24 @@ def test_categories_and_gaps_have_places():
     np.testing.assert_array_equal(model.predict(turned), model.predict(frame))
 
 
+@pytest.mark.parametrize("n_members", [0, 3])
+def test_distances_are_those_of_all_indicators(n_members):
+    codes = torch.arange(200, dtype=torch.float64)
+    coded = torch.stack([codes % 7, codes.sin(), codes % 3, codes % 2, codes * 0], 1)
+    coded[::9, 1], coded[::5, 2] = torch.nan, torch.nan
+    columns = EncodedColumns([RobustStandardize()], True).double()
+    levels = [Levels(7), NUMBER, Levels(3), Levels(2), Levels(1)]
+    columns.fit(as_rows(coded, "cpu", torch.float64), levels=levels)
+    columns.scale_columns(torch.rand(*[n_members] * (n_members > 0), 5).double())
+    rows = columns.expansion(coded)
+    scale = columns.column_scale.reshape(-1, columns.column_scale.shape[-1]).mean(0)
+    every = columns.standardised(rows) * scale
+    places = located(columns, rows)
+    found = distances(places, places, steps_of(columns))
+    torch.testing.assert_close(found, torch.cdist(every, every, p=1))
+    assert torch.equal(found == 0, (every[:, None] == every).all(2))
+
+
 def test_weights_are_repetitions_of_the_rows_that_are_remembered():
     rng = np.random.RandomState(0)
     places, residuals, new = (torch.as_tensor(rng.normal(size=(n, 2))) for n in (60, 60, 20))
@@ -267,8 +296,9 @@ def test_weights_are_repetitions_of_the_rows_that_are_remembered():
     some = torch.tensor(0.3, dtype=torch.float64)
     found = []
     for rows, weights in ((slice(None), often.double()), (each, torch.ones(len(each)).double())):
-        known = places[rows], residuals[rows], weights, some, some, residuals[0], some
-        part = LocalPart(None, torch.arange(2), *known)
+        of_rows = torch.arange(2), places[rows], places[0, :0], residuals[rows], weights
+        state = zip(STATE, (*of_rows, some, some, residuals[0], some), strict=True)
+        part = LocalPart(None, **dict(state))
         found.append(part._predicted(part._weights(new) @ part._of_rows))
     torch.testing.assert_close(*found)
 
