@@ -59,7 +59,7 @@ class Blocks(nn.Module):
     def forward(self, inputs: Tensor, *given: Any) -> Tensor:
         widths = self.widths
         if len(given) > 1:  # the last inputs of each block are looked up
-            widths = [width - given[1].shape[-1] for width in widths]
+            widths = [width - given[1].width for width in widths]
         parts = [inputs.split(widths, -1), *(part.split(self.widths, -1) for part in given[:1])]
         blocks = zip(self.networks, *parts, strict=True)
         found = [network(*block, *given[1:]) for network, *block in blocks]

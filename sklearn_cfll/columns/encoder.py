@@ -211,7 +211,7 @@ class EncodedColumns(nn.Module):
         found = torch.cat(parts or [rows[:, :0].to(dtype)], 1)
         scale = found.new_ones(sum(self.widths)) if self.column_scale is None else self.column_scale
         given = (rows[:, n:], self.expansion.share, self.expansion.spread)
-        indicators = Indicators(*(each.to(dtype) for each in given))
+        indicators = Indicators.of(*(each.to(dtype) for each in given))
         return found, scale if scale.ndim > 1 else scale[None, None], indicators
 
     def forward(self, rows: Tensor, scaled: bool = True) -> Tensor:

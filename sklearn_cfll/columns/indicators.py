@@ -16,26 +16,37 @@ class Indicators(NamedTuple):
 
     Attributes
     ----------
-    entries : Tensor of shape (n, q)
-        Most of them are zero.
+    first : Tensor of shape (n,)
+        Place of the first entry of each row in the following.
+    column, value : Tensor of shape (n_entries,)
+        Of the entries that are not zero, row by row.
     share, spread : Tensor of shape (q,)
-        Subtracted from the entries, and what they are divided by then.
+        Subtracted from the indicators, and what they are divided by then.
     """
 
-    entries: Tensor
+    first: Tensor
+    column: Tensor
+    value: Tensor
     share: Tensor
     spread: Tensor
 
+    @classmethod
+    def of(cls, indicators: Tensor, share: Tensor, spread: Tensor) -> Indicators:
+        """From indicators (n, q), most of which are zero."""
+        row, column = indicators.nonzero(as_tuple=True)
+        first = torch.searchsorted(row, torch.arange(len(indicators)))
+        return cls(first, column, indicators[row, column], share, spread)
+
     @property
-    def shape(self) -> torch.Size:
-        return self.entries.shape
+    def width(self) -> int:
+        """Number of indicators."""
+        return len(self.share)
 
     def product(self, weight: Tensor) -> Tensor:
         """Product with the weights (m, q, u) of m layers; shape (m, n, u)."""
         table = (weight / self.spread[:, None]).movedim(0, 1).flatten(1)
-        row, column = self.entries.nonzero(as_tuple=True)
-        start = torch.searchsorted(row, torch.arange(len(self.entries)))
-        values = self.entries[row, column]
-        found = F.embedding_bag(column, table, start, mode="sum", per_sample_weights=values)
+        found = F.embedding_bag(
+            self.column, table, self.first, mode="sum", per_sample_weights=self.value
+        )
         found = found - self.share @ table
         return found.reshape(len(found), len(weight), -1).movedim(1, 0)
