@@ -55,7 +55,9 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
     """Neural-network classification with a closed-form last layer.
 
     The loss is the squared error on one-hot targets (one column for two classes, one column per
-    label for multilabel targets), which gives the last layer its closed form.
+    label for multilabel targets). Therefore the weights of the last linear layer can be solved for
+    on every batch; the layers below are trained by gradient descent. X may be a table as it comes,
+    with categories, text and gaps: nothing has to be scaled or encoded.
 
     Parameters
     ----------
@@ -199,8 +201,8 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
             default, the classes of the first rows are used.
         categories : dict, default=None
             All levels of categories that will occur, by the column's name or index; a level of
-            text or a number. By default the levels of the first rows are used, and later ones
-            count as gaps.
+            text or a number. By default the levels of the first rows are used, and others count as
+            unseen: as rare levels, or as the mean of all levels if there are none.
 
         Returns
         -------
@@ -256,10 +258,8 @@ class CFLLClassifier(ClassifierMixin, Decisions, BaseCFLL):
 
         With squared loss, a score estimates the probability itself. Scores are kept positive by a
         softplus and a floor, raised to a power, and normalised; floor and power minimise the log
-        loss on held-out rows that the last layer was not fitted to. Without such rows, the power is
-        1 and the floor 0.01.
-        ``benchmarks/classification.py --calibration`` compares this with a temperature, vector
-        and matrix scaling, projection on the simplex and Gaussian posteriors.
+        loss on held-out rows. Without such rows, the power is 1 and the floor 0.01. Other ways
+        are compared by ``benchmarks/classification.py --calibration``.
 
         Parameters
         ----------

@@ -59,6 +59,10 @@ FEW_ROWS = 20.0  # in a stream, before the scale of its targets is known
 class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
     """Neural-network regression with a closed-form last layer.
 
+    The weights of the last linear layer are solved for on every batch, and once more on all rows at
+    the end; the layers below are trained by gradient descent. X may be a table as it comes, with
+    categories, text and gaps: nothing has to be scaled or encoded.
+
     Parameters
     ----------
     {parameters}
@@ -184,8 +188,8 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
             As in :meth:`fit`.
         categories : dict, default=None
             All levels of categories that will occur, by the column's name or index; a level of
-            text or a number. By default the levels of the first rows are used, and later ones
-            count as gaps.
+            text or a number. By default the levels of the first rows are used, and others count as
+            unseen: as rare levels, or as the mean of all levels if there are none.
 
         Returns
         -------
@@ -201,15 +205,14 @@ class CFLLRegressor(RegressorMixin, Uncertainty, BaseCFLL):
         ----------
         X : array-like of shape (n_samples, ...)
         return_std : bool, default=False
-            Whether to also return the predictive standard deviation of a new observation, from
-            Bayesian linear regression on the features and the differences between members. The
-            noise is estimated from the residuals of the held-out rows. It depends on the row if
-            that explains the residuals better (a ridge regression of the logarithm of squared
-            residuals on the same features). The standard deviations are scaled so that the
-            standardised residuals of the held-out rows have a mean square of one, regularised by 20
-            pseudo-observations with variance 1.5, because these rows have chosen epoch and ridge
-            too. With cross-fitted members, the variance between them is taken off the squares
-            before: residuals are those of single members.
+            Whether to also return the standard deviation of a new observation: the uncertainty of
+            the last layer (Bayesian linear regression on the features), the differences between
+            members, and the noise, estimated from the residuals of the held-out rows. The noise
+            depends on the row if that explains the residuals better. Deviations are scaled so that
+            the standardised residuals of the held-out rows have a mean square of one, regularised
+            by 20 pseudo-observations with variance 1.5, because these rows have chosen epoch and
+            ridge too. With cross-fitted members, whose residuals are larger than those of their
+            mean, the variance between members is first taken off the squared residuals.
         return_cov : bool, default=False
             Whether to also return the covariance of new observations at the rows of X, whose
             diagonal is the square of that standard deviation. Rows are correlated by the

@@ -139,7 +139,9 @@ class JoinMembers(nn.Module):
 class MLPBackbone(BaseEstimator):
     """Recipe of a multilayer perceptron; its last hidden layer gives the features.
 
-    The estimators put the encoding of the columns before it (their parameter ``columns``).
+    It is the default network of the estimators, which have parameters for its sizes. Pass one as
+    ``backbone`` to set ``bins_share``, or for a grid over ``backbone__...``. The estimators put the
+    encoding of the columns before it (their parameter ``columns``).
 
     Parameters
     ----------

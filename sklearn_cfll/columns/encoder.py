@@ -32,16 +32,21 @@ TAKES = "takes_scale"  # attribute of networks whose forward takes the scale of 
 class ColumnEncoder(BaseEstimator):
     """Recipe of what a network sees of a table's columns.
 
-    Categories become indicators, and gaps are filled and marked, before the numbers of a table are
-    encoded as follows. An estimator fits it to all rows that are passed to ``fit``, those that are
-    held out included (but not ``X_val``). Targets are looked at by ``importance``, those of the
-    training rows alone, by ``target_means`` and by ``values_as_levels``. Then it stands before the
-    network, in ``fit`` and in ``predict``.
+    Pass one as ``columns`` of an estimator, to change an encoding of the default network, to search
+    over its parameters, or to put the encoding before a network of your own. Categories become
+    indicators, gaps are filled and marked, and numbers are standardised by robust statistics; the
+    parameters below add to that.
+
+    An estimator fits the encoding to all rows that are passed to ``fit``, those that are held out
+    included (but not ``X_val``). ``importance``, ``target_means`` and ``values_as_levels`` also use
+    the targets: ``importance`` those of the training rows only, the others those of rows outside
+    the fold of each row.
 
     Parameters
     ----------
     n_bins : int, default=16
-        Number of bins per column of a piecewise linear encoding, beside the standardised column. In
+        Number of bins per column of a piecewise linear encoding, beside the standardised column:
+        they let a network turn sharply along a column. In
         :class:`~sklearn_cfll.backbones.MLPBackbone`, a share of the units of each layer
         (``bins_share``: half, or a quarter by default in CFLLClassifier) form a separate network on
         the bins. A column with few distinct values (up to four times as many as bins, with 16 rows
@@ -52,9 +57,9 @@ class ColumnEncoder(BaseEstimator):
         (lognormal columns, counts that are mostly zero) by their normal scores, a quantile
         transform. Bins also resolve the values of such columns.
     importance : bool, default=True
-        Whether to multiply each column by how much predictions vary along it. Two short runs on
-        halves of the rows, which are then discarded, and an additive model of all columns estimate
-        that. Uninformative columns then have less influence; those that neither finds are switched
+        Whether to multiply each column by how much predictions vary along it, which two short runs
+        on halves of the rows, then discarded, and an additive model of all columns estimate.
+        Uninformative columns then have less influence; those that neither finds are switched
         off. Members that hold out folds have factors of their own, from rows outside their folds.
         This requires held-out rows, at least 75 training rows and two columns.
     target_means : bool, default=True

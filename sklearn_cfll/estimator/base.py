@@ -133,10 +133,11 @@ class BaseCFLL(
             map or a ``torch.utils.data.Dataset`` of (inputs, target) pairs is read batch by batch;
             a third part of its items is the sample weight.
             A :class:`~sklearn_cfll.data.ParquetDataset`, a DataLoader or an IterableDataset of such
-            pairs is read in order, at constant memory: a first pass draws a sample, from which the
-            columns and the targets are scaled, and which judges held-out rows. A dict of arrays of
-            n_samples rows each is passed as keyword arguments to the forward of the backbone; a
-            hyperparameter search, which selects rows, needs a ``skorch.helper.SliceDict`` instead.
+            pairs is read in order, at constant memory: a first pass draws a sample, which decides
+            the scales of columns and targets, and whose held-out rows choose the epoch. A dict of
+            arrays of n_samples rows each is passed as keyword arguments to the forward of the
+            backbone; a hyperparameter search, which selects rows, needs a
+            ``skorch.helper.SliceDict`` instead.
             Integers stay integers (``torch.int64``) if the backbone does not accept floats, for
             example because it is an ``nn.Embedding``.
         y : array-like of shape (n_samples,) or (n_samples, ...)
@@ -145,7 +146,7 @@ class BaseCFLL(
             they are at most 2% of the rows, with a warning that names them. If they are more, up to
             a tenth of the rows, they are only named.
         sample_weight : array-like of shape (n_samples,), default=None
-            A weight is a number of repetitions; it applies to the solve and to the gradient.
+            A weight is a number of repetitions of the row: in the solve and in the gradient.
         X_val, y_val : array-like, default=None
             Validation set to use instead of ``validation_fraction``. Earlier steps of a pipeline do
             not transform it unless ``transform_input`` is set; a warning is issued if it is on

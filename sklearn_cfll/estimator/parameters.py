@@ -63,11 +63,10 @@ CONSTRAINTS: dict[str, Any] = {
 PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=None
         Network that computes the features. None is the
         :class:`~sklearn_cfll.backbones.MLPBackbone` that the next four parameters describe. A
-        module is copied at fit. A callable
-        takes ``input_shape``, the shape of one sample, and returns a module (bind options with
-        ``functools.partial(make, width=32)``). A recipe has a method ``build(input_shape)`` and its
-        own parameters (``backbone__...`` in a grid), like
-        :class:`~sklearn_cfll.backbones.MLPBackbone`. If a network ends in an ``nn.Linear`` or a
+        module is copied at fit. A callable takes ``input_shape``, the shape of one sample, and
+        returns a module (bind options with ``functools.partial(make, width=32)``). A recipe, such
+        as :class:`~sklearn_cfll.backbones.FNOBackbone`, has a method ``build(input_shape)`` and
+        its own parameters (``backbone__...`` in a grid). If a network ends in an ``nn.Linear`` or a
         convolution with kernel size 1, that layer is split off and replaced; a softmax after it is
         an error. Inputs are passed as floats; integers stay integers (``torch.int64``) if the
         network does not accept floats (``nn.Embedding``). If X is a dict of arrays, they are passed
@@ -98,9 +97,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Strength of the penalty towards the previous weights (or moments, see ``memory``), relative
         to the mean feature power. With a small value the last layer fits each batch, with a large
         one it averages over many. "auto" is ``{per_feature} * d * min(1, d / batch_size) ** 2`` for
-        networks with d features each, {alone}. Fewer than 40 training rows
-        count as a batch of 40. It is at least 0.1 for fields, where each sample has many rows, and
-        0.01 in full batches, where it is the ridge penalty itself.
+        networks with d features each, {alone}. With fewer than 40
+        training rows it is that of a single network, and batches count as at most 40 rows. It is at
+        least 0.1 for fields, where each sample has many rows, and 0.01 in full batches, where it is
+        the ridge penalty itself. The final solve chooses its own ridge (``final_ridge_``).
     decay : float, default=1.0
         Fraction of the earlier information that is kept at each batch: 1 is the paper's proximal
         update, 0 ignores earlier batches.
@@ -108,9 +108,9 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Memory of the last layer: its previous weights, or decayed moments of all rows seen (with
         ``decay=1``, the exact ridge fit to them while the backbone is frozen).
     update_order : {{"last_layer_first", "backbone_first"}}, default="last_layer_first"
-        Which part is updated first on each batch. "last_layer_first" is cheaper and, with the final
-        refit, was as good or better on most tasks; "backbone_first" is the paper's
-        algorithm and takes a second forward pass.
+        Which part is updated first on each batch. "backbone_first" is the paper's algorithm and
+        takes a second forward pass. "last_layer_first" is cheaper and, with the final refit, was as
+        good or better on most tasks.
     optimizer : {{"adamw", "adam", "sgd", ...}} or torch.optim.Optimizer class, default="adamw"
         Optimiser of the backbone.
     learning_rate : float or "auto", default="auto"
@@ -147,7 +147,8 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         ``validation_fraction`` is a number; else True.
     early_stopping : bool or "auto", default="auto"
         Whether to hold rows out, monitor their loss and keep the best epoch. "auto" is True from 40
-        rows on, and with ``cross_fit`` from ten rows of different inputs on.
+        rows on, and with ``cross_fit`` from ten rows of different inputs on. Without held-out rows
+        there are no standard deviations, intervals or out-of-fold scores.
     validation_fraction : float or "auto", default="auto"
         Fraction of the rows to hold out, the same for all members. "auto" is a tenth; for fewer
         than 400 rows it is 40 rows or a quarter, whichever is less. A number switches ``cross_fit``
@@ -164,9 +165,10 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         Whether to add a kernel smoother of the out-of-fold residuals to the predictions, if it
         lowers the leave-one-out error of these residuals clearly (by 2.5 standard errors, and by
         half a percent). It finds what rows share that are very near each other, such as repeated
-        measurements. The model then holds the rows (at most 32,768), and predicts more slowly. It
-        requires cross-fitted members, encoded ``columns``, 500 rows, all in one process, and no
-        ``groups``. Rows that are added later do not change it.
+        measurements; ``resolved_["local_part"]`` says whether it was added. The model then holds
+        the rows (at most 32,768), and predicts more slowly. It requires cross-fitted members,
+        encoded ``columns``, 500 rows, all in one process, and no ``groups``. Rows that are added
+        later do not change it.
     {own}
     device : str or torch.device, default="auto"
         "auto" is CUDA if available, else the CPU.
@@ -187,7 +189,7 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
         images and fields. The caller's setting is restored afterwards. Another number of threads
         changes results by rounding.
     callbacks : list of skorch callbacks, default=None
-        Called during training, as in skorch.
+        Called during training, as in skorch, such as those of ``sklearn_cfll.training``.
     warm_start : bool, default=False
         Whether ``fit`` continues from the previous fit. Training parameters that were changed in
         between (the optimiser, rates, penalties, ``memory``, batch and epochs) take effect, as in

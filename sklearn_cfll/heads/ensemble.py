@@ -30,8 +30,13 @@ class EnsembleLastLayer(LastLayer):
 
     The features of the networks are concatenated. Each member is a :class:`ClosedFormLastLayer` on
     its own block of features and is solved separately; together they are one linear layer on all
-    features. Training uses the error of each member (:meth:`member_predictions`): trained on the
-    error of the mean, the members would be parts of one network.
+    features. In a training loop, add up the errors of the members. On the error of their mean, they
+    would be trained as parts of one network::
+
+        features = backbone(x)                          # of all networks, side by side
+        head.step(features.detach(), y)                 # solves the last layer of each
+        errors = head.member_predictions(features) - y  # (m, n, k)
+        errors.square().mean((1, 2)).sum().backward()   # gradient of the backbone, weights fixed
 
     Parameters
     ----------
@@ -39,9 +44,11 @@ class EnsembleLastLayer(LastLayer):
         Number of all features; the first ``in_features / n_members`` belong to the first member.
         Sizes that are not given are inferred from the first rows, see :class:`ClosedFormLastLayer`.
     out_features : int, optional
+        Number k of targets.
     n_members : int, default=4
+        Number m of networks.
     **options
-        Options of each member, see :class:`ClosedFormLastLayer`.
+        Options of each member, such as ``ridge``, see :class:`ClosedFormLastLayer`.
 
     Attributes
     ----------
