@@ -112,11 +112,13 @@ def _of_category(label: str, name: Any, series: nw.Series[Any]) -> Column:
     native, levels = series.to_native(), None
     if hasattr(native, "cat") and hasattr(native, "iloc"):
         known = native.cat.categories.tolist()
-        values = np.asarray(series.to_numpy(), dtype=object)
+        codes = native.cat.codes.to_numpy()  # -1 for a gap
         levels = known if native.cat.ordered else None
     else:
-        values = np.array(_texts(series), dtype=object)
-        known = [each for each in values if each is not None]
+        texts = _texts(series)
+        known = list(dict.fromkeys(each for each in texts if each is not None))
+        place: dict[Any, int] = {each: code for code, each in enumerate(known)}
+        codes = np.array([place.get(each, -1) for each in texts], dtype=np.int64)
         if isinstance(series.dtype, nw.Enum):
             levels = list(series.dtype.categories)
         elif getattr(getattr(native, "type", None), "ordered", False):  # pyarrow
@@ -124,15 +126,15 @@ def _of_category(label: str, name: Any, series: nw.Series[Any]) -> Column:
     kinds = {type(each) for each in known}
     if kinds and all(issubclass(kind, Real | np.bool_) for kind in kinds):
         check_exact(label, known)
-        numbers = [np.nan if is_gap(each) else float(each) for each in values]
+        numbers = np.array([*map(float, known), np.nan])[codes]
         order: Any = "unordered" if levels is None else [float(each) for each in levels]
-        return Column(label, name, np.array(numbers, dtype=np.float64), order)
+        return Column(label, name, numbers, order)
     if len(kinds) > 1:
         one, other = known[0], next(each for each in known if type(each) is not type(known[0]))
         raise ValueError(f"{label} {_mixed(name, one, other)}")
-    texts = [None if is_gap(each) else str(each) for each in values]
+    values = np.array([*map(str, known), None], dtype=object)[codes]
     order = "unordered" if levels is None else [str(each) for each in levels]
-    return Column(label, name, np.array(texts, dtype=object), order)
+    return Column(label, name, values, order)
 
 
 def check_exact(label: str, levels: list[Any]) -> None:
@@ -192,6 +194,8 @@ def _of_objects(label: str, name: Any, values: np.ndarray, parse: bool = False) 
 
 def is_gap(value: Any) -> bool:
     """Whether a value is None, NaN or NaT of any type, or pandas' NA."""
+    if isinstance(value, str):
+        return False
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, Decimal):  # a signalling NaN cannot be compared

@@ -18,7 +18,7 @@ from .contents import (
     with_given,
 )
 from .expansion import Levels
-from .frames import Column, as_frame, columns_of, is_gap
+from .frames import Column, as_frame, columns_of
 from .statistics import spread_rows
 from .target_means import (
     MOST_TARGETS,
@@ -316,7 +316,6 @@ def _codes(column: Column, content: ColumnContent) -> np.ndarray:
             f"{column.label} holds text, but held numbers, as levels of a category, when the model "
             "was fitted. Convert it to numbers, or fit again."
         )
-    code = {level: float(i) for i, level in enumerate(content.levels)}
-    values = column.values.tolist()
-    found = [code.get(each, math.nan if is_gap(each) else -1.0) for each in values]
-    return np.array(found)
+    code = {level: float(i) for i, level in enumerate(content.levels)} | {None: math.nan}
+    found = np.array([code.get(each, -1.0) for each in column.values.tolist()])
+    return found if known is None else np.where(np.isnan(known), math.nan, found)
