@@ -72,11 +72,11 @@ def error_gradient(
         weighted = residuals * sample_weight.reshape(-1, *[1] * (targets.ndim - 1))
     n_values = targets.numel()
     error = torch.dot(weighted.flatten(), residuals.flatten()) / n_values
-    slopes = (weighted * (2.0 / n_values)).movedim(0, -2)  # (..., m, k)
+    slopes = weighted * (2.0 / n_values)  # (m, ..., k)
     if slopes.shape[-1] == 1:
-        gradient = slopes * weight[:, 0]
-    else:
-        gradient = torch.matmul(slopes.unsqueeze(-2), weight).squeeze(-2)
+        gradient = slopes.movedim(0, -2) * weight[:, 0]
+    else:  # one product per member: a product per row would copy the weights for each
+        gradient = torch.bmm(slopes.flatten(1, -2), weight).movedim(0, 1)
     prediction = predictions[0] if len(weight) == 1 else predictions.mean(0)
     # skorch's callbacks may expect a loss that requires a gradient.
-    return error.requires_grad_(), prediction, gradient.flatten(-2).to(features.dtype)
+    return error.requires_grad_(), prediction, gradient.reshape(features.shape).to(features.dtype)
