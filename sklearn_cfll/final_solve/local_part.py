@@ -18,8 +18,8 @@ __all__ = ["LocalPart", "WithLocalPart"]
 N_BANDWIDTHS = 10
 # Weights of the residual zero that are tried, in rows.
 PRIORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-# Fewer rows say too little; more entries take too much memory.
-LEAST_ROWS, MOST_ENTRIES = 500, 2**24
+# Fewer rows say too little; with more entries, some seconds would go by before the first is known.
+LEAST_ROWS, MOST_ENTRIES = 500, 2**22
 # Rows that are looked at first: if their gain is below its standard error, no others are. And the
 # most by which bandwidth and prior are chosen.
 FIRST_ROWS, MOST_CHOOSING = 1000, 2**13
