@@ -236,8 +236,11 @@ class Expansion(EncoderModule):
         slot = torch.where(gaps, self.gap_slot.to(device), self.slot.to(device)[place])
         found = rows.new_zeros(len(rows), len(share) + 1)  # the last one takes what has no slot
         found.scatter_(1, torch.where(slot < 0, len(share), slot - n_gaps), 1.0)
-        mean = self.owner[n_gaps:].to(device).T * share  # of a category that a row lacks
-        return found[:, :-1] + (slot < 0).to(mean.dtype) @ mean
+        lacking = slot < 0
+        if device.type == "cpu" and not lacking.any():  # a GPU would have to wait for the answer
+            return found[:, :-1]
+        owner = torch.searchsorted(self.categories, self.coded[n_gaps:]).to(device)
+        return torch.where(lacking.index_select(1, owner), share, found[:, :-1])
 
     @property
     def n_coded(self) -> int:

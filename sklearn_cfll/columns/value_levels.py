@@ -77,7 +77,8 @@ def are_names(
         return False
     if not is_shared(codes.astype(np.float64), None if groups is None else groups[known]):
         return False
-    left = _beyond_a_function(values, _few(targets, weight), weight, MAX_BINS // n_columns)
+    targets, most_bins = _few(targets, weight), MAX_BINS // n_columns
+    left = targets - _function(values, codes, targets, weight, most_bins)[codes]
     means = out_of_fold_means(codes.astype(np.float64), len(levels), left, weight, folds)
     gain = (left**2 - (left - means) ** 2).sum(1)
     total, mean = weight.sum(), float(weight @ gain) / weight.sum()
@@ -96,16 +97,21 @@ def _few(targets: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return found
 
 
-def _beyond_a_function(
-    values: np.ndarray, targets: np.ndarray, weight: np.ndarray, most_bins: int
+def _function(
+    values: np.ndarray, codes: np.ndarray, targets: np.ndarray, weight: np.ndarray, most_bins: int
 ) -> np.ndarray:
-    """Targets less a piecewise linear function of the values, fitted by least squares."""
+    """A piecewise linear function at each level of the values, fitted by least squares.
+
+    Rows of a level count as one, with their mean target: the function is the same.
+    """
     rows = torch.from_numpy(values)[:, None]
     bins = PiecewiseLinear(most=most_bins)
     bins.fit(as_rows(rows, "cpu", torch.float64), torch.from_numpy(weight))
-    line = (values - values.mean()) / values.std()
-    features = np.column_stack([np.ones(len(values)), line, bins(rows).double().numpy()])
-    root = np.sqrt(weight)[:, None]
-    fitted = np.linalg.lstsq(root * features, root * targets, rcond=1e-6)[0]
-    rest: np.ndarray = targets - features @ fitted
-    return rest
+    levels, total = np.unique(values), np.bincount(codes, weight)[:, None]
+    sums = [np.bincount(codes, weight * column) for column in targets.T]
+    of_bins = bins(torch.from_numpy(levels)[:, None]).double().numpy()
+    line = (levels - levels.mean()) / levels.std()
+    features, root = np.column_stack([np.ones(len(levels)), line, of_bins]), np.sqrt(total)
+    fitted = np.linalg.lstsq(root * features, np.column_stack(sums) / root, rcond=1e-6)[0]
+    found: np.ndarray = features @ fitted
+    return found
