@@ -19,6 +19,7 @@ Categorical = Any  # "from_dtype", names, indices, a mask, or None
 
 # With fewer levels, text of numbers and of words may well be a category.
 LEAST_MIXED = 20
+MARKS = "$€£¥% "  # around the number of an amount
 
 
 class ColumnContent(NamedTuple):
@@ -103,8 +104,9 @@ def content_of(column: Column, chosen: bool | Literal["from_dtype"]) -> ColumnCo
         value = next(each for each in column.values if each is not None)
         raise ValueError(
             f"{column.label} holds {value!r:.60}, which is not a number, and "
-            '`categorical_features` leaves it out. Use `categorical_features`="from_dtype", add '
-            "the column, or encode it first."
+            "`categorical_features` leaves it out. Add the column; or use "
+            '`categorical_features`="from_dtype", by which all text is a category, and convert '
+            'columns of codes: `.astype("category")`.'
         )
     if chosen is True or column.is_text or column.order is not None:
         return _levels_of(column)
@@ -164,19 +166,29 @@ def with_given(content: ColumnContent, column: Column, given: Any) -> ColumnCont
 
 
 def _warn_of_numbers(column: Column, levels: set[str]) -> bool:
-    """Warn if most of the text is numbers, as in a column with "?" for a gap."""
+    """Warn if most of the text is numbers or amounts, but not names such as postal codes."""
     others = [each for each in levels if not is_number(each)]
-    mixed = 0 < len(others) < len(levels) / 2
-    if mixed:
+    numbers = [each for each in levels if is_number(each)]
+    amounts = [each for each in others if is_number(each.strip(MARKS).replace(",", ""))]
+    measured = len(numbers) + len(amounts) > len(levels) / 2 and (others or not _are_names(numbers))
+    if measured:
+        such = [min(each) for each in (numbers, amounts, set(others) - set(amounts)) if each]
         warnings.warn(
-            f"{column.label} is text, and becomes a category, but {len(levels) - len(others)} of "
-            f"its {len(levels)} levels are numbers, and others are not, such as "
-            f"{min(others)!r:.60}. If it holds measurements, convert it first: "
-            'pandas.to_numeric(..., errors="coerce").',
+            f"{column.label} is text, and becomes a category, but most of its {len(levels)} levels "
+            f"are numbers: {', '.join(f'{each!r:.60}' for each in such)}. If it holds "
+            'measurements, convert it first: `pandas.to_numeric(..., errors="coerce")`, without '
+            'signs such as "%". If it holds names, convert it to a categorical dtype: '
+            '`.astype("category")`.',
             UserWarning,
             stacklevel=user_level(),
         )
-    return mixed
+    return bool(measured)
+
+
+def _are_names(numbers: list[str]) -> bool:
+    """Whether text of numbers may well be names: digits of one length, or with leading zeros."""
+    digits = all(each.isdigit() for each in numbers)
+    return digits and (len(set(map(len, numbers))) == 1 or any(e[0] == "0" < e for e in numbers))
 
 
 def _warn_of_identifiers(column: Column, levels: set[str]) -> None:

@@ -21,8 +21,8 @@ from .expansion import Levels
 from .frames import Column, as_frame, columns_of
 from .statistics import spread_rows
 from .target_means import (
-    MOST_TARGETS,
     TargetMeans,
+    few_targets,
     folds_of_rows,
     is_shared,
     level_checksums,
@@ -203,11 +203,10 @@ class TableReader:
     def _with_means_of(
         self, places: list[int], codes: np.ndarray, targets: np.ndarray, weight: np.ndarray
     ) -> TableReader:
-        n_levels = [each.n_levels for each in self._coded]
-        few = targets.shape[1] <= MOST_TARGETS
+        n_levels, targets = [each.n_levels for each in self._coded], few_targets(targets)
         means = {
             place: TargetMeans.fit(codes[:, place], n_levels[place], targets, weight)
-            for place in (places if few else ())
+            for place in places
         }
         return TableReader(self.contents, self.names, self.values, means)
 
@@ -221,6 +220,7 @@ class TableReader:
         parts = [codes]
         if self.means:
             folds, coded = self._folds(codes, targets, groups), self._coded
+            targets = few_targets(targets)
         for place in self.means:
             n_levels = coded[place].n_levels
             parts.append(out_of_fold_means(codes[:, place], n_levels, targets, weight, folds))

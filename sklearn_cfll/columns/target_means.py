@@ -8,17 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .expansion import MOST_INDICATORS
+from .importance import random_directions
 from .statistics import occurrences
 
-__all__ = ["MOST_TARGETS", "TargetMeans", "folds_of_rows", "is_shared", "level_checksums"]
-__all__ += ["out_of_fold_means", "outnumber_indicators"]
+__all__ = ["MOST_TARGETS", "TargetMeans", "few_targets", "folds_of_rows", "is_shared"]
+__all__ += ["level_checksums", "out_of_fold_means", "outnumber_indicators"]
 
 # The most frequent levels, each of which can have an indicator; the last one is for all others.
 MANY_LEVELS = MOST_INDICATORS - 1
 # A category has the mean targets of its levels instead, if more than this share of the rows have
 # another level.
 LEFT_OUT = 0.1
-MOST_TARGETS = 32  # each target is a number more for one column of the table
+# Each target is a number more for one column of the table. Random sums stand for more of them.
+MOST_TARGETS = 32
 N_FOLDS = 5
 
 
@@ -80,6 +82,15 @@ class TargetMeans(NamedTuple):
         """Means (n, k) of rows with these codes (n,)."""
         found: np.ndarray = self.means[_places(codes, len(self.means) - 2)]
         return found
+
+
+def few_targets(targets: np.ndarray) -> np.ndarray:
+    """The targets (n, k), or 32 random sums of more of them."""
+    if targets.shape[1] <= MOST_TARGETS:
+        return targets
+    sums: np.ndarray = random_directions(targets.shape[1], MOST_TARGETS).double().numpy()
+    found: np.ndarray = targets @ sums.T
+    return found
 
 
 def out_of_fold_means(

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..backbones.recipe import cast_module, takes_generator
 from ..columns.reader import unpacked
+from ..columns.target_means import MOST_TARGETS
 from ..final_solve.local_part import STATE
 from ..persistence import ModelFileError, dtype_name
 from ..training.seeding import own_generator
@@ -200,7 +201,7 @@ def _are_values_and_means(values: Any, means: Any, contents: Any, n_targets: int
     return all(
         place < len(known)
         and (levels := known[place]) is not None
-        and is_floats(found, len(levels) + 2, n_targets)
+        and is_floats(found, len(levels) + 2, min(n_targets, MOST_TARGETS))
         for place, found in means
     )
 

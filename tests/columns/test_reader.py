@@ -169,6 +169,21 @@ def test_rows_with_a_text_of_their_own_are_warned_of():
         TableReader.fit(days, "from_dtype")
 
 
+@pytest.mark.parametrize("written", ["{:d}", "{:d}.5", "${:,d}", "{:d}%"])
+def test_numbers_written_as_text_are_warned_of(written):
+    text = pd.DataFrame({"height": [written.format(7 * each) for each in range(90, 300)]})
+    with pytest.warns(UserWarning, match=r"Column 'height' .* most of its 210 levels.*to_numeric"):
+        TableReader.fit(text, "from_dtype")
+
+
+@pytest.mark.parametrize("written", ["{:05d}", "1{:03d}", "shop {:d}"])
+def test_names_with_digits_are_not_warned_of(written, recwarn):
+    text = pd.DataFrame({"shop": [written.format(each) for each in range(90, 300)] * 3})
+    TableReader.fit(text, "from_dtype")
+    TableReader.fit(text.astype("category"), "from_dtype")
+    assert not recwarn
+
+
 def test_columns_may_be_in_another_order():
     frame = in_pandas()
     reader, codes = coded(frame)

@@ -257,14 +257,19 @@ def test_means_point_the_right_way_if_rows_repeat(coded):
     assert abs(model.oof_score_ - model.score(X[2500:], y[2500:])) < 0.08
 
 
-def test_more_than_ten_classes_have_means():
+@pytest.mark.parametrize("n_classes", [12, 40])
+def test_many_classes_have_means(n_classes, tmp_path):
+    """Of more than 32 classes, random sums."""
     rng = np.random.default_rng(1)
-    name, classes = rng.integers(0, 400, 5000), rng.integers(0, 12, 400)
-    y = np.where(rng.random(5000) < 0.7, classes[name], rng.integers(0, 12, 5000))
+    name, classes = rng.integers(0, 400, 5000), rng.integers(0, n_classes, 400)
+    y = np.where(rng.random(5000) < 0.7, classes[name], rng.integers(0, n_classes, 5000))
     X = pd.DataFrame({"town": [f"t{each}" for each in name], "x": rng.normal(size=5000)})
     model = CFLLClassifier(**SMALL | {"max_epochs": 20}).fit(X[:4000], y[:4000])
     assert model._model.plan.reader.means
     assert model.score(X[4000:], y[4000:]) > 0.5
+    model.save(tmp_path / "model")
+    loaded = CFLLClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict(X[:9]), model.predict(X[:9]))
 
 
 def test_a_level_that_was_not_seen_does_not_change_the_others():

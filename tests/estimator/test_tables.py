@@ -349,7 +349,7 @@ def test_text_that_is_mostly_numbers_is_warned_of():
     rng = np.random.default_rng(0)
     X = pd.DataFrame({"x": rng.random(60).round(3).astype(str)})
     X.loc[3, "x"] = "?"
-    with pytest.warns(UserWarning, match=r"Column 'x' of `X` is text.*such as '\?'.*to_numeric"):
+    with pytest.warns(UserWarning, match=r"Column 'x' of `X` is text.*'\?'.*to_numeric"):
         CFLLRegressor(**SMALL).fit(X, rng.random(60))
 
 
