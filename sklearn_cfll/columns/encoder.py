@@ -264,11 +264,12 @@ class Encoded(nn.Module):
         return self.network(self.columns(rows, scaled=False), scale)
 
     def _looks_up(self, rows: Tensor) -> bool:
-        """Whether the indicators of these rows are looked up.
+        """Whether the indicators of these rows are looked up: in training, on a CPU.
 
-        Slopes along indicators need products. A compiled or exported module has no numbers of ones
-        that depend on the rows, and a GPU would have to wait for them.
+        Modules that are used elsewhere may be traced, exported or derived in any way, for all of
+        which products are made. A compiled module has no numbers of ones that depend on the rows,
+        and a GPU would have to wait for them.
         """
         plain = rows.ndim == 2 and rows.device.type == "cpu" and not rows.requires_grad
-        takes = plain and hasattr(self.network, TAKES) and not torch.compiler.is_compiling()
-        return takes and self.columns.looks_up
+        trained = plain and self.training and not torch.compiler.is_compiling()
+        return trained and hasattr(self.network, TAKES) and self.columns.looks_up

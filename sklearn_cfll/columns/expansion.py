@@ -276,8 +276,9 @@ class Expansion(EncoderModule):
         return torch.where(spread > 0, spread, 1.0)
 
     def standardised(self, indicators: Tensor) -> Tensor:
-        """Indicators (n, n_indicators), centred; those of a column vary together like a number."""
-        return (indicators - self.share) / self.spread
+        """Indicators, or the first of them, centred; those of a column vary like a number."""
+        n = indicators.shape[1]
+        return (indicators - self.share[:n]) / self.spread[:n]
 
     def centred(self, slopes: Tensor) -> Tensor:
         """Slopes (..., n_outputs) along levels less their mean over all levels of the column.

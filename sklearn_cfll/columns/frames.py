@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from numbers import Real
@@ -108,37 +109,57 @@ def _of_series(label: str, name: Any, series: nw.Series[Any]) -> Column:
 
 
 def _of_category(label: str, name: Any, series: nw.Series[Any]) -> Column:
-    """A column of a categorical dtype, whose levels may be numbers or objects in pandas."""
-    native, levels = series.to_native(), None
-    if hasattr(native, "cat") and hasattr(native, "iloc"):
-        known = native.cat.categories.tolist()
-        codes = native.cat.codes.to_numpy()  # -1 for a gap
-        levels = known if native.cat.ordered else None
-    else:
-        texts = _texts(series)
-        known = list(dict.fromkeys(each for each in texts if each is not None))
-        place: dict[Any, int] = {each: code for code, each in enumerate(known)}
-        codes = np.array([place.get(each, -1) for each in texts], dtype=np.int64)
-        if isinstance(series.dtype, nw.Enum):
-            levels = list(series.dtype.categories)
-        elif getattr(getattr(native, "type", None), "ordered", False):  # pyarrow
-            levels = native.unify_dictionaries().chunk(0).dictionary.to_pylist()
-    kinds = {type(each) for each in known}
+    """A column of a categorical dtype, whose levels may be numbers or objects."""
+    known, codes, order = _coded(series)
+    some = [each for each in known if not is_gap(each)]
+    date = next((each for each in some if is_date(each)), None)
+    if date is not None:
+        raise dated(label, f"category of {type(date).__name__}")
+    kinds = {type(each) for each in some}
     if kinds and all(issubclass(kind, Real | np.bool_) for kind in kinds):
-        check_exact(label, known)
-        numbers = np.array([*map(float, known), np.nan])[codes]
-        order: Any = "unordered" if levels is None else [float(each) for each in levels]
-        return Column(label, name, numbers, order)
+        check_exact(label, some)
+        numbers = np.array([*(np.nan if is_gap(e) else float(e) for e in known), np.nan])
+        in_order: Any = "unordered" if order is None else [float(each) for each in order]
+        return Column(label, name, numbers[codes], in_order)
     if len(kinds) > 1:
-        one, other = known[0], next(each for each in known if type(each) is not type(known[0]))
-        raise ValueError(f"{label} {_mixed(name, one, other)}")
-    values = np.array([*map(str, known), None], dtype=object)[codes]
-    order = "unordered" if levels is None else [str(each) for each in levels]
-    return Column(label, name, values, order)
+        other = next(each for each in some if type(each) is not type(some[0]))
+        raise ValueError(f"{label} {_mixed(name, some[0], other)}")
+    texts = [None if is_gap(each) else str(each) for each in known]
+    last = dict(zip(texts, known, strict=True))
+    merged = next((t for t, each in zip(texts, known, strict=True) if last[t] != each), None)
+    if merged is not None:
+        raise ValueError(
+            f"{label} is a category with several levels that read {merged!r:.60} as text. Rename "
+            "them: `.cat.rename_categories(...)`."
+        )
+    in_order = "unordered" if order is None else [str(each) for each in order]
+    return Column(label, name, np.array([*texts, None], dtype=object)[codes], in_order)
+
+
+def _coded(series: nw.Series[Any]) -> tuple[list[Any], np.ndarray, list[Any] | None]:
+    """Levels of a categorical column, the code of each row (-1 for a gap), and levels in order."""
+    native = series.to_native()
+    if hasattr(native, "cat") and hasattr(native, "iloc"):  # pandas
+        known = native.cat.categories.tolist()
+        return known, native.cat.codes.to_numpy(), known if native.cat.ordered else None
+    if hasattr(native, "unify_dictionaries"):  # pyarrow
+        whole = native.unify_dictionaries().combine_chunks()
+        known, codes = whole.dictionary.to_pylist(), whole.indices.fill_null(-1).to_numpy()
+        return known, codes, known if native.type.ordered else None
+    texts = _texts(series)
+    known = list(dict.fromkeys(each for each in texts if each is not None))
+    place: dict[Any, int] = {each: code for code, each in enumerate(known)}
+    codes = np.array([place.get(each, -1) for each in texts], dtype=np.int64)
+    levels = list(series.dtype.categories) if isinstance(series.dtype, nw.Enum) else None
+    return known, codes, levels
 
 
 def check_exact(label: str, levels: list[Any]) -> None:
-    """Raise for levels that float64 would merge."""
+    """Raise for levels that are infinite, or that float64 would merge."""
+    if any(each in (math.inf, -math.inf) for each in levels):
+        raise ValueError(
+            f"{label} is a category with an infinite level. Replace it, for example by NaN."
+        )
     wide = [each for each in levels if abs(each) > MOST_EXACT]
     if wide:
         raise ValueError(

@@ -34,7 +34,7 @@ class Indicators(NamedTuple):
     def of(cls, indicators: Tensor, share: Tensor, spread: Tensor) -> Indicators:
         """From indicators (n, q), most of which are zero."""
         row, column = indicators.nonzero(as_tuple=True)
-        first = torch.searchsorted(row, torch.arange(len(indicators)))
+        first = torch.searchsorted(row, torch.arange(len(indicators), device=row.device))
         return cls(first, column, indicators[row, column], share, spread)
 
     @property
@@ -49,4 +49,4 @@ class Indicators(NamedTuple):
             self.column, table, self.first, mode="sum", per_sample_weights=self.value
         )
         found = found - self.share @ table
-        return found.reshape(len(found), len(weight), -1).movedim(1, 0)
+        return found.reshape(len(found), len(weight), weight.shape[2]).movedim(1, 0)

@@ -127,7 +127,8 @@ class LocalPart(nn.Module):
         n = len(rows)
         if n < LEAST_ROWS or n * columns.expansion.n_coded > MOST_ENTRIES:
             return None
-        taken = (rows.inputs.take(slice(i, i + 4096)) for i in range(0, n, 4096))
+        size = max(256, BLOCK // columns.expansion.n_outputs)
+        taken = (rows.inputs.take(slice(i, i + size)) for i in range(0, n, size))
         found, steps = torch.cat([located(columns, each) for each in taken]), steps_of(columns)
         matters = found.any(0)
         matters[len(matters) - len(steps) :] &= steps > 0
@@ -284,7 +285,7 @@ def located(columns: EncodedColumns, rows: Tensor) -> Tensor:
     """
     expansion = columns.expansion
     n = expansion.n_numbers + len(expansion.gaps)
-    plain = columns.standardised(rows)[:, :n] * _scale_of(columns)[:n]
+    plain = columns.standardised(rows[:, :n]) * _scale_of(columns)[:n]
     return torch.cat([plain, expansion.levels(rows).to(plain.dtype)], 1)
 
 
@@ -313,8 +314,6 @@ def distances(places: Tensor, others: Tensor, steps: Tensor) -> Tensor:
         levels = (places[:, None, n:] != others[:, n:]).to(steps.dtype) * steps
         return (places[:, None, :n] - others[:, :n]).abs().sum(2) + levels.sum(2)
     apart = torch.cdist(places[:, :n], others[:, :n], p=1)
-    add = torch.add if apart.requires_grad else Tensor.add_
-    for column, step in enumerate(steps.tolist(), n):
-        differs = places[:, column, None] != others[:, column].contiguous()
-        apart = add(apart, differs, alpha=step)
+    for column, step in enumerate(steps, n):
+        apart = apart + step * (places[:, column, None] != others[:, column].contiguous())
     return apart

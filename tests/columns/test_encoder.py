@@ -232,3 +232,6 @@ def test_many_levels_are_looked_up_in_the_weights(scales):
         found.append([outputs, *(each.grad for each in module.parameters())])
     for looked_up, multiplied in zip(*found, strict=True):
         torch.testing.assert_close(looked_up, multiplied)
+    traced = torch.jit.trace(module.eval(), rows[:4])  # of a module that is exported
+    torch.testing.assert_close(traced(rows), module(rows))
+    assert module(rows[:0]).shape == (0, 15)

@@ -184,6 +184,44 @@ def test_names_with_digits_are_not_warned_of(written, recwarn):
     assert not recwarn
 
 
+DAYS = pd.date_range("2020", periods=3)
+
+
+@pytest.mark.parametrize("dates", [DAYS, DAYS - DAYS[0], DAYS.to_period("D"), DAYS.date])
+def test_categories_of_dates_are_refused(dates):
+    frame = pd.DataFrame({"day": pd.Categorical(dates)})
+    with pytest.raises(ValueError, match=r"Column 'day' .*category of .* holds dates"):
+        TableReader.fit(frame, "from_dtype")
+
+
+def test_categories_of_numbers_are_numbers_in_pyarrow_too():
+    frame = pd.DataFrame({"code": pd.Categorical([30, 10, None, 30]), "is": [True, None] * 2})
+    frame["is"] = frame["is"].astype("category")
+    reader, codes = coded(frame)
+    np.testing.assert_array_equal(reader.read(pa.Table.from_pandas(frame)), codes)
+    again, _ = coded(pa.Table.from_pandas(frame))
+    assert again.contents == reader.contents
+
+
+def test_levels_that_read_the_same_are_refused():
+    frame = pd.DataFrame({"kind": pd.Categorical([Named("a"), Named("a"), Named("b")])})
+    with pytest.raises(ValueError, match=r"Column 'kind' .* several levels that read 'a'"):
+        TableReader.fit(frame, "from_dtype")
+
+
+class Named:
+    """A level that is told apart by what it is, not by its name."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __str__(self):
+        return self.name
+
+    def __lt__(self, other):
+        return self.name < other.name
+
+
 def test_columns_may_be_in_another_order():
     frame = in_pandas()
     reader, codes = coded(frame)
