@@ -44,6 +44,13 @@ class ColumnContent(NamedTuple):
         """Number of levels, whether they are ordered, and whether they were given."""
         return NUMBER if self.levels is None else Levels(len(self.levels), *self[1:])
 
+    def described(self) -> str:
+        """What the column held, in words."""
+        if self.levels is None:
+            return "number"
+        kind = "ordered category" if self.ordered else "category"
+        return f"{kind} of {len(self.levels)} levels" if self.levels else "only gaps"
+
     @property
     def holds_text(self) -> bool:
         """Whether the levels are text."""

@@ -106,6 +106,19 @@ class TableReader:
         """A reader for columns of numbers, whatever their names."""
         return cls([ColumnContent()] * n_columns, None)
 
+    def described(self) -> dict[Any, str]:
+        """What has become of each column, in words, by its name or index."""
+        names = range(len(self.contents)) if self.names is None else self.names
+        found = {}
+        for place, (name, content) in enumerate(zip(names, self.contents, strict=True)):
+            found[name] = content.described()
+            own = len(self.contents) + list(self.values).index(place) if place in self.values else 0
+            if own:
+                found[name] += f", and category of {len(self.values[place])} values"
+            if place in self.means or own in self.means:
+                found[name] += ", by mean targets"
+        return found
+
     @property
     def _coded(self) -> list[Levels]:
         """What each column of codes holds, before means take the place of some."""

@@ -302,7 +302,7 @@ def check_unmasked(value: Any, name: str) -> Any:
         raise ValueError(
             f"`{name}` is a masked array, and {len(masked)} of its {value.size} entries are "
             f"masked, the first at index {tuple(masked[0].tolist())}. Fill them "
-            f"(`{name}.filled(...)`, or NaN and an imputer), or remove such rows."
+            f"(`{name}.filled(...)`, in columns of a table by NaN), or remove such rows."
         )
     return np.asarray(value)
 

@@ -267,6 +267,7 @@ def named_columns(X: Any, name: str, remedy: str = ENCODE) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         found = _first_bad_column(X)
         if found is None:
+            _raise_infinite(X, name, error)
             raise
         position, dtype, value = found
         label = _label(X, position, name)
@@ -276,6 +277,19 @@ def named_columns(X: Any, name: str, remedy: str = ENCODE) -> Iterator[None]:
         raise kind(
             f"{str(error).rstrip('.')}. {label} (dtype {dtype}) holds {value!r}, which is not "
             f"a number. {remedy}"
+        ) from error
+
+
+def _raise_infinite(X: Any, name: str, error: Exception) -> None:
+    """Raise an error with the column and row of the first infinite value, if there is one."""
+    if scipy.sparse.issparse(X) or np.ndim(X) != 2 or "infinity" not in str(error):
+        return
+    places = np.argwhere(np.isinf(np.asarray(X, dtype=np.float64)))
+    if len(places):
+        row, column = places[0].tolist()
+        raise ValueError(
+            f"Input {name} contains infinity: {_label(X, column, name)}, row {row}. Replace it, "
+            "for example by NaN, or drop the row."
         ) from error
 
 

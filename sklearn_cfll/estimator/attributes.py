@@ -113,6 +113,20 @@ class FittedAttributes(StateMixin):
         return importances
 
     @property
+    def columns_(self) -> dict[Any, str]:
+        """How each column of the table is used, in words, by its name or index."""
+        plan = self._fitted("columns_").plan
+        if plan.network.columns is None:
+            raise AttributeError(
+                f"This {type(self).__name__} has no `columns_`: the columns of its inputs are not "
+                "encoded. Pass `columns`=ColumnEncoder()."
+            )
+        if plan.reader is None:
+            names = getattr(self, "feature_names_in_", range(plan.network.sample_shape[0]))
+            return dict.fromkeys(names, "number")
+        return plan.reader.described()
+
+    @property
     def oof_score_(self) -> float:
         """The score to be expected of new rows."""
         return honest(self, "oof_score_")[1]

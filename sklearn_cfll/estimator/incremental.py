@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
@@ -65,6 +66,17 @@ class IncrementalMixin:
 
     def _begin_stream(self: Any, checked: Checked) -> tuple[Run, FittedModel]:
         """A new net for the first rows of a stream."""
+        X = checked.X
+        plain = isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind == "f"
+        for column in np.flatnonzero(np.isnan(X).all(0))[:1] if plain else ():
+            name = getattr(self, "feature_names_in_", range(X.shape[1]))[column]
+            warnings.warn(
+                f"Column {name!r} of `X` holds only gaps in these first rows, which settle how its "
+                "values are seen in later calls. Begin with rows that hold values of each column, "
+                "or drop it.",
+                UserWarning,
+                stacklevel=user_level(),
+            )
         plan = make_plan(self, checked)
         warn_without_effect(self, holds_out=True, given=False, stream=True)
         plan.mean_weight = 1.0  # a stream's weights are not normalised

@@ -205,10 +205,15 @@ PARAMETERS = """backbone : None, torch.nn.Module, recipe or callable, default=No
 
 ATTRIBUTES = """backbone_ : torch.nn.Module
         The trained backbone.
+    columns_ : dict of str
+        How each column of a table is used, in words, by its name or index: "number", or "category
+        of 51 levels".
     feature_importances_ : ndarray of shape (n_features_in_,)
         Influence of each column on the predictions: their variance over the training rows along all
-        that the network sees of the column, to first order. They sum to one. Only available if X is
-        a table.
+        that the network sees of the column, to first order. They sum to one. Columns along which
+        the predictions are curved count for more than their share:
+        :func:`sklearn.inspection.permutation_importance` does not overstate them. Only available if
+        X is a table.
     last_layer_coef_ : ndarray of shape (n_outputs_, d)
         Weights of the last layer on :meth:`features`, in y's units.
     last_layer_intercept_ : ndarray of shape (n_outputs_,)

@@ -5,6 +5,7 @@ import re
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, make_friedman1
@@ -133,6 +134,14 @@ def test_a_frozen_backbone_makes_partial_fit_exact():
     for i in range(40, 60):
         model.partial_fit(X[i : i + 1], y[i : i + 1])
     np.testing.assert_allclose(model.predict(X), whole.predict(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])
+def test_a_first_chunk_with_gaps_alone_is_named(container):
+    X, y = friedman(50)
+    X[:, 1] = np.nan
+    with pytest.warns(UserWarning, match="Column '?1'? of `X` holds only gaps in these first rows"):
+        CFLLRegressor(**NARROW).partial_fit(container(X), y)
 
 
 def test_a_first_chunk_that_covers_little_of_a_column_is_named():

@@ -409,3 +409,29 @@ def test_an_ordered_level_that_was_not_seen_is_the_middle_one():
     new = pd.DataFrame({"grade": pd.Series(["none", "middle"]).astype(other)})
     found, middle = model.predict(new)
     assert -1 < found < 11 and abs(found - middle) < 4
+
+
+def test_columns_say_how_they_are_used():
+    rng = np.random.default_rng(0)
+    shop = rng.integers(0, 90, 900)
+    frame = pd.DataFrame(
+        {
+            "size": rng.normal(size=900),
+            "shop": shop,
+            "town": rng.choice(["a", "b", None], 900),
+            "key": [f"k{each}" for each in rng.integers(0, 700, 900)],
+            "empty": np.nan,
+        }
+    )
+    y = 3 * rng.normal(size=90)[shop] + frame["size"]
+    model = CFLLRegressor(**SMALL).fit(frame, y)
+    assert model.columns_ == {
+        "size": "number",
+        "shop": "number, and category of 90 values",
+        "town": "category of 2 levels",
+        "key": f"category of {frame['key'].nunique()} levels, by mean targets",
+        "empty": "only gaps",
+    }
+    assert CFLLRegressor(**SMALL).fit(frame[["size"]].to_numpy(), y).columns_ == {0: "number"}
+    with pytest.raises(AttributeError, match="not encoded"):
+        _ = CFLLRegressor(**SMALL, columns="passthrough").fit(frame[["size"]], y).columns_
