@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import logging
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,6 +205,20 @@ class _Whole(nn.Module):
         return apply(self.module, inputs)
 
 
+@contextlib.contextmanager
+def _errors_only(*names: str) -> Iterator[None]:
+    """Let these loggers report errors only, and restore them: their notes are not the user's."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
 def write_onnx(module: nn.Module, file: Any, inputs: Any, output: str) -> None:
     """Write a module as an ONNX file that takes any number of rows.
 
@@ -232,7 +249,7 @@ def write_onnx(module: nn.Module, file: Any, inputs: Any, output: str) -> None:
     named = isinstance(inputs, dict)
     rows = {name: example(part) for name, part in inputs.items()} if named else example(inputs)
     sizes = {0: torch.export.Dim("n_samples", min=1)}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _errors_only("torch.onnx", "onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")  # of the exporter's own parts
         torch.onnx.export(
             _Whole(module).eval(),
