@@ -112,10 +112,11 @@ class TableReader:
         found = {}
         for place, (name, content) in enumerate(zip(names, self.contents, strict=True)):
             found[name] = content.described()
-            own = len(self.contents) + list(self.values).index(place) if place in self.values else 0
-            if own:
+            codes = {place}
+            if place in self.values:
+                codes.add(len(self.contents) + list(self.values).index(place))
                 found[name] += f", and category of {len(self.values[place])} values"
-            if place in self.means or own in self.means:
+            if codes & set(self.means):
                 found[name] += ", by mean targets"
         return found
 

@@ -416,10 +416,10 @@ def test_columns_say_how_they_are_used():
     shop = rng.integers(0, 90, 900)
     frame = pd.DataFrame(
         {
+            "key": [f"k{each}" for each in rng.integers(0, 700, 900)],
             "size": rng.normal(size=900),
             "shop": shop,
             "town": rng.choice(["a", "b", None], 900),
-            "key": [f"k{each}" for each in rng.integers(0, 700, 900)],
             "empty": np.nan,
         }
     )
