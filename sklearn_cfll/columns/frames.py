@@ -144,7 +144,8 @@ def _coded(series: nw.Series[Any]) -> tuple[list[Any], np.ndarray, list[Any] | N
         return known, native.cat.codes.to_numpy(), known if native.cat.ordered else None
     if hasattr(native, "unify_dictionaries"):  # pyarrow
         whole = native.unify_dictionaries().combine_chunks()
-        known, codes = whole.dictionary.to_pylist(), whole.indices.fill_null(-1).to_numpy()
+        codes = whole.indices.cast("int64").fill_null(-1).to_numpy()
+        known = whole.dictionary.to_pylist()
         return known, codes, known if native.type.ordered else None
     texts = _texts(series)
     known = list(dict.fromkeys(each for each in texts if each is not None))

@@ -113,7 +113,7 @@ class FittedAttributes(StateMixin):
         return importances
 
     @property
-    def columns_(self) -> dict[Any, str]:
+    def columns_(self: Any) -> dict[Any, str]:
         """How each column of the table is used, in words, by its name or index."""
         plan = self._fitted("columns_").plan
         if plan.network.columns is None:
@@ -122,9 +122,10 @@ class FittedAttributes(StateMixin):
                 "encoded. Pass `columns`=ColumnEncoder()."
             )
         if plan.reader is None:
-            names = getattr(self, "feature_names_in_", range(plan.network.sample_shape[0]))
+            names = getattr(self, "feature_names_in_", range(self.n_features_in_))
             return dict.fromkeys(names, "number")
-        return plan.reader.described()
+        found: dict[Any, str] = plan.reader.described()
+        return found
 
     @property
     def oof_score_(self) -> float:

@@ -203,6 +203,13 @@ def test_categories_of_numbers_are_numbers_in_pyarrow_too():
     assert again.contents == reader.contents
 
 
+def test_dictionaries_of_pyarrow_have_indices_of_any_type():
+    index = pa.array([1, None, 0], pa.uint8())
+    column = pa.DictionaryArray.from_arrays(index, pa.array(["u", "v"]))
+    _, codes = coded(pa.table({"kind": pa.chunked_array([column, column])}))
+    np.testing.assert_array_equal(codes.ravel(), [1, np.nan, 0] * 2)
+
+
 def test_levels_that_read_the_same_are_refused():
     frame = pd.DataFrame({"kind": pd.Categorical([Named("a"), Named("a"), Named("b")])})
     with pytest.raises(ValueError, match=r"Column 'kind' .* several levels that read 'a'"):
