@@ -111,9 +111,9 @@ def content_of(column: Column, chosen: bool | Literal["from_dtype"]) -> ColumnCo
         value = next(each for each in column.values if each is not None)
         raise ValueError(
             f"{column.label} holds {value!r:.60}, which is not a number, and "
-            "`categorical_features` leaves it out. Add the column; or use "
-            '`categorical_features`="from_dtype", by which all text is a category, and convert '
-            'columns of codes: `.astype("category")`.'
+            "`categorical_features` leaves it out. Add the column, or use "
+            '`categorical_features`="from_dtype", which takes all text as categories, and give '
+            'columns of codes a categorical dtype: `.astype("category")`.'
         )
     if chosen is True or column.is_text or column.order is not None:
         return _levels_of(column)
@@ -174,12 +174,12 @@ def with_given(content: ColumnContent, column: Column, given: Any) -> ColumnCont
 
 def _warn_of_numbers(column: Column, levels: set[str]) -> bool:
     """Warn if most of the text is numbers or amounts, but not names such as postal codes."""
-    others = [each for each in levels if not is_number(each)]
-    numbers = [each for each in levels if is_number(each)]
-    amounts = [each for each in others if is_number(each.strip(MARKS).replace(",", ""))]
+    numbers = {each for each in levels if is_number(each)}
+    others = levels - numbers
+    amounts = {each for each in others if is_number(each.strip(MARKS).replace(",", ""))}
     measured = len(numbers) + len(amounts) > len(levels) / 2 and (others or not _are_names(numbers))
     if measured:
-        such = [min(each) for each in (numbers, amounts, set(others) - set(amounts)) if each]
+        such = [min(each) for each in (numbers, amounts, others - amounts) if each]
         warnings.warn(
             f"{column.label} is text, and becomes a category, but most of its {len(levels)} levels "
             f"are numbers: {', '.join(f'{each!r:.60}' for each in such)}. If it holds "
@@ -192,10 +192,10 @@ def _warn_of_numbers(column: Column, levels: set[str]) -> bool:
     return bool(measured)
 
 
-def _are_names(numbers: list[str]) -> bool:
+def _are_names(numbers: set[str]) -> bool:
     """Whether text of numbers may well be names: digits of one length, or with leading zeros."""
-    digits = all(each.isdigit() for each in numbers)
-    return digits and (len(set(map(len, numbers))) == 1 or any(e[0] == "0" < e for e in numbers))
+    padded = any(each.startswith("0") and len(each) > 1 for each in numbers)
+    return all(map(str.isdigit, numbers)) and (padded or len(set(map(len, numbers))) == 1)
 
 
 def _warn_of_identifiers(column: Column, levels: set[str]) -> None:

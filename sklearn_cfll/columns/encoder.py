@@ -57,11 +57,11 @@ class ColumnEncoder(BaseEstimator):
         (lognormal columns, counts that are mostly zero) by their normal scores, a quantile
         transform. Bins also resolve the values of such columns.
     importance : bool, default=True
-        Whether to multiply each column by how much predictions vary along it, which two short runs
-        on halves of the rows, then discarded, and an additive model of all columns estimate.
-        Uninformative columns then have less influence; those that neither finds are switched
-        off. Members that hold out folds have factors of their own, from rows outside their folds.
-        This requires held-out rows, at least 75 training rows and two columns.
+        Whether to multiply each column by how much predictions vary along it. Two short runs on
+        halves of the rows, whose networks are discarded, and an additive model of all columns
+        estimate that. Uninformative columns then have less influence, and columns that neither
+        finds are switched off. Members that hold out folds have factors of their own, from rows
+        outside their folds. This requires held-out rows, at least 75 training rows and two columns.
     target_means : bool, default=True
         Whether a category becomes numbers if more than a tenth of the rows have none of its 255
         most frequent levels. The numbers are the mean targets of each level (for up to 32 classes,

@@ -108,9 +108,8 @@ class TableReader:
 
     def described(self) -> dict[Any, str]:
         """What has become of each column, in words, by its name or index."""
-        names = range(len(self.contents)) if self.names is None else self.names
         found = {}
-        for place, (name, content) in enumerate(zip(names, self.contents, strict=True)):
+        for place, (name, content) in enumerate(zip(self._titles, self.contents, strict=True)):
             found[name] = content.described()
             codes = {place}
             if place in self.values:
@@ -119,6 +118,11 @@ class TableReader:
             if codes & set(self.means):
                 found[name] += ", by mean targets"
         return found
+
+    @property
+    def _titles(self) -> list[Any]:
+        """Names of the columns, or their indices."""
+        return list(range(len(self.contents))) if self.names is None else list(self.names)
 
     @property
     def _coded(self) -> list[Levels]:
@@ -143,8 +147,7 @@ class TableReader:
 
     def has_levels(self, column: Any, listed: Any) -> bool:
         """Whether a column, given by name or index, has these levels."""
-        names = range(len(self.contents)) if self.names is None else self.names
-        content = self.contents[position_of(column, list(names), "categories")]
+        content = self.contents[position_of(column, self._titles, "categories")]
         found = checked_levels(f"Column {column!r} of `X`", listed)
         kind = str if content.holds_text else float
         try:

@@ -84,12 +84,11 @@ class TargetMeans(NamedTuple):
         return found
 
 
-def few_targets(targets: np.ndarray) -> np.ndarray:
-    """The targets (n, k), or 32 random sums of more of them."""
-    if targets.shape[1] <= MOST_TARGETS:
+def few_targets(targets: np.ndarray, most: int = MOST_TARGETS) -> np.ndarray:
+    """The targets (n, k), or so many random sums of more of them."""
+    if targets.shape[1] <= most:
         return targets
-    sums: np.ndarray = random_directions(targets.shape[1], MOST_TARGETS).double().numpy()
-    found: np.ndarray = targets @ sums.T
+    found: np.ndarray = targets @ random_directions(targets.shape[1], most).double().numpy().T
     return found
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from .bins import MAX_BINS, PiecewiseLinear
-from .importance import random_directions
 from .rows import as_rows
-from .target_means import is_shared, out_of_fold_means
+from .target_means import few_targets, is_shared, out_of_fold_means
 
 __all__ = ["MOST_ROWS", "are_names", "level_codes", "may_be_names"]
 
@@ -91,10 +90,7 @@ def _few(targets: np.ndarray, weight: np.ndarray) -> np.ndarray:
     share = weight / weight.sum()
     centred = targets - share @ targets
     spread = np.sqrt(share @ centred**2)
-    standard = centred / np.where(spread > 0, spread, 1.0)
-    sums = random_directions(targets.shape[1], MOST_TARGETS).double().numpy()
-    found: np.ndarray = standard @ sums.T
-    return found
+    return few_targets(centred / np.where(spread > 0, spread, 1.0), MOST_TARGETS)
 
 
 def _function(

@@ -19,8 +19,8 @@ from ..columns.frames import dated as dates_error
 from ..columns.rows import check_unmasked, native
 
 __all__ = ["as_columns", "as_table", "as_targets", "as_values", "as_weights", "check_labels"]
-__all__ += ["check_no_dates", "check_range", "few_numbers", "named_columns", "outside"]
-__all__ += ["to_numpy", "told_of"]
+__all__ += ["check_no_dates", "check_no_infinity", "check_range", "few_numbers"]
+__all__ += ["named_columns", "outside", "to_numpy", "told_of"]
 
 # Outside this range, squares and sums of squares overflow or underflow in float64.
 LARGEST, SMALLEST = 1e140, 1e-140
@@ -267,7 +267,8 @@ def named_columns(X: Any, name: str, remedy: str = ENCODE) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         found = _first_bad_column(X)
         if found is None:
-            _raise_infinite(X, name, error)
+            if "infinity" in str(error) and not scipy.sparse.issparse(X) and np.ndim(X) == 2:
+                check_no_infinity(np.asarray(X, dtype=np.float64), X, name)
             raise
         position, dtype, value = found
         label = _label(X, position, name)
@@ -280,17 +281,15 @@ def named_columns(X: Any, name: str, remedy: str = ENCODE) -> Iterator[None]:
         ) from error
 
 
-def _raise_infinite(X: Any, name: str, error: Exception) -> None:
-    """Raise an error with the column and row of the first infinite value, if there is one."""
-    if scipy.sparse.issparse(X) or np.ndim(X) != 2 or "infinity" not in str(error):
-        return
-    places = np.argwhere(np.isinf(np.asarray(X, dtype=np.float64)))
-    if len(places):
-        row, column = places[0].tolist()
+def check_no_infinity(numbers: np.ndarray, X: Any, name: str) -> None:
+    """Raise if a column of a table, X, holds an infinite value; ``numbers`` are those in it."""
+    infinite = np.isinf(numbers)
+    if infinite.any():
+        row, column = np.argwhere(infinite)[0].tolist()
         raise ValueError(
-            f"Input {name} contains infinity: {_label(X, column, name)}, row {row}. Replace it, "
-            "for example by NaN, or drop the row."
-        ) from error
+            f"Input {name} contains infinity in column {_title(X, column)!r}, row {row}. Replace "
+            "it, by NaN for example, or drop the row."
+        )
 
 
 def check_no_dates(X: Any, name: str) -> None:
@@ -318,12 +317,16 @@ def _label(X: Any, position: int, name: str) -> str:
     """Name of a column in error messages."""
     if len(getattr(X, "shape", "2d")) == 1:
         return f"`{name}`"
+    return f"Column {_title(X, position)!r} of `{name}`"
+
+
+def _title(X: Any, position: int) -> Any:
+    """Name of a column, or its index."""
     names = getattr(X, "columns", None)
     if names is None or callable(names) or not hasattr(X, "dtypes"):
         names = getattr(X, "column_names", None)  # pyarrow
     column = position if names is None else names[position]
-    column = column.item() if isinstance(column, np.generic) else column
-    return f"Column {column!r} of `{name}`"
+    return column.item() if isinstance(column, np.generic) else column
 
 
 def _first_bad_column(X: Any) -> tuple[int, Any, Any] | None:

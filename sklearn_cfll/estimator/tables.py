@@ -16,7 +16,7 @@ from ..columns.encoder import ColumnEncoder
 from ..columns.frames import as_frame
 from ..columns.reader import TableReader
 from ..columns.value_levels import may_be_names
-from .arrays import as_table, check_no_dates
+from .arrays import as_table, check_no_dates, check_no_infinity
 
 __all__ = ["check_categories", "encodes_columns", "holds_objects", "new_reader", "read_table"]
 __all__ += ["with_learned_columns"]
@@ -88,15 +88,7 @@ def read_table(
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     check_no_dates(X, "X")
     codes = reader.read(X)
-    infinite = np.isinf(codes).any(0)
-    if infinite.any():
-        column = int(infinite.argmax())
-        named = column if reader.names is None else repr(reader.names[column])
-        row = int(np.isinf(codes[:, column]).argmax())
-        raise ValueError(
-            f"Input X contains infinity in column {named}, row {row}. Replace it, by NaN for "
-            "example, or drop the row."
-        )
+    check_no_infinity(codes, X, "X")
     checked: np.ndarray = check_array(
         codes,
         ensure_all_finite="allow-nan",

@@ -106,7 +106,7 @@ def test_infinity_in_one_row_to_predict(Estimator, value):
     X, y = few_rows(Estimator)
     model, row = quick(Estimator).fit(X, y), X[:1].copy()
     row[0, 2] = value
-    with pytest.raises(ValueError, match="Input X contains infinity: Column 2 of `X`, row 0"):
+    with pytest.raises(ValueError, match="Input X contains infinity in column 2, row 0"):
         model.predict(row)
 
 
